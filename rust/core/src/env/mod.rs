@@ -1,0 +1,1 @@
+//! The environments and the list of their ids.

@@ -1,0 +1,12 @@
+//! Everything `mlx_baselines3` does once per environment step, in plain Rust.
+//!
+//! This crate knows nothing of Python: `cargo test` and `cargo bench` run on a
+//! machine without an interpreter. The `mlx-baselines3-python` crate wraps it.
+#![deny(missing_docs)]
+#![forbid(unsafe_code)]
+
+pub mod advantage;
+pub mod buffer;
+pub mod env;
+pub mod rng;
+pub mod vec_env;

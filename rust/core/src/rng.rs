@@ -1,0 +1,1 @@
+//! NumPy's random generators, bit for bit.

@@ -1,0 +1,17 @@
+//! The Python door: each function converts, releases the GIL, calls core and wraps the answer.
+
+mod blas;
+mod buffers;
+mod ffi;
+mod vec_env;
+
+use pyo3::prelude::*;
+
+/// The native half of `mlx_baselines3`.
+#[pymodule(gil_used = true)]
+fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    blas::register(m)?;
+    buffers::register(m)?;
+    vec_env::register(m)
+}
