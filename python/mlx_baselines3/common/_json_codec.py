@@ -260,8 +260,8 @@ class Decoder:
         if not _DTYPE.fullmatch(value["dtype"]) or not is_shape(value["shape"]):
             raise ValueError("dtype or shape")
         data = base64.b64decode(value["base64"], validate=True)
-        array: np.ndarray = np.frombuffer(data, dtype=value["dtype"])
-        return array.reshape(value["shape"]).copy()
+        array: np.ndarray = np.frombuffer(data, dtype=value["dtype"]).reshape(value["shape"]).copy()
+        return array
 
     def _mlx_array(self, value: dict[str, Any]) -> Any:
         if not is_shape(value["shape"]):

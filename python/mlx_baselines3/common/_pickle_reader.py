@@ -16,6 +16,8 @@ import numpy as np
 from mlx_baselines3.common._import_paths import UnknownName
 
 _MAX_DEPTH = 64
+# A short pickle can refer to one list so often that writing it out would never end.
+_MAX_VALUES = 2_000_000
 _MARK = object()
 _CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
@@ -23,7 +25,6 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
     "NEWFALSE": lambda: False,
     "EMPTY_LIST": list,
     "EMPTY_TUPLE": tuple,
-    "EMPTY_DICT": dict,
 }
 _LITERALS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
@@ -67,6 +68,26 @@ class Node:
         self.state: Any = None
         self.items: list[Any] = []
         self.pairs: list[tuple[Any, Any]] = []
+
+
+class Table:
+    """A dict, as pairs: hashing the keys of a forged one can take forever before they are known to be small."""
+
+    __slots__ = ("pairs",)
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[Any, Any]] = []
+
+    def get(self, key: str) -> Any:
+        """
+        Look up a text without evaluating anything.
+
+        :param key: the key
+        :return: what stands there last, or None
+        """
+        return next(
+            (item for name, item in reversed(self.pairs) if isinstance(name, str) and name == key), None
+        )
 
 
 class _Machine:
@@ -120,16 +141,13 @@ class _Machine:
     def set_items(self, flat: list[Any]) -> None:
         target = self.top()
         pairs = list(zip(flat[::2], flat[1::2], strict=True))
-        if isinstance(target, Node):
-            target.pairs.extend(pairs)
-        elif isinstance(target, dict):
-            target.update(pairs)
-        else:
+        if not isinstance(target, (Node, Table)):
             raise TypeError("keys for something that is not a table")
+        target.pairs.extend(pairs)
 
     def new_dict(self) -> None:
         flat = self.to_mark()
-        self.stack.append({})
+        self.stack.append(Table())
         self.set_items(flat)
 
     def pop_two(self) -> list[Any]:
@@ -168,6 +186,7 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], Any]] = {
     "DUP": lambda m, _: m.stack.append(m.top()),
     "APPEND": lambda m, _: m.append([m.pop()]),
     "APPENDS": lambda m, _: m.append(m.to_mark()),
+    "EMPTY_DICT": lambda m, _: m.stack.append(Table()),
     "LIST": lambda m, _: m.stack.append(m.to_mark()),
     "TUPLE": lambda m, _: m.stack.append(tuple(m.to_mark())),
     "TUPLE1": lambda m, _: m.pop_tuple(1),
@@ -198,7 +217,7 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], Any]] = {
 
 def parse(pickled: bytes) -> Any:
     """
-    Read a pickle into containers, numbers, texts, :class:`Node` and :class:`Global`.
+    Read a pickle into lists, tuples, numbers, texts, :class:`Table`, :class:`Node` and :class:`Global`.
 
     :param pickled: the pickle; memory and time stay in proportion to its length
     :return: the root of the graph
@@ -239,7 +258,8 @@ class Evaluator:
         self._constructors = constructors
         self._resolve = resolve
         self._budget = budget
-        self._done: dict[int, Any] = {}
+        self._done: dict[int, tuple[Any, int]] = {}
+        self._count = 0
         self._open: set[int] = set()
 
     def spend(self, array: Any) -> None:
@@ -261,26 +281,36 @@ class Evaluator:
         :return: the value
         :raises UnknownName: if it needs a name that is refused, or contains itself
         """
-        if not isinstance(value, (list, tuple, dict, Node, Global)):
+        self._count += 1
+        if not isinstance(value, (list, tuple, Table, Node, Global)):
             return value
         key = id(value)
         if key in self._done:
-            return self._done[key]
+            made, size = self._done[key]
+            self._count += size
+            self._check_count()
+            return made
         if key in self._open or len(self._open) > _MAX_DEPTH:
             raise UnknownName("it is nested too deeply, or contains itself")
         self._open.add(key)
+        start = self._count
         made = self._make(value)
+        self._check_count()
         self._open.discard(key)
-        self._done[key] = made
+        self._done[key] = made, self._count - start
         return made
+
+    def _check_count(self) -> None:
+        if self._count > _MAX_VALUES:
+            raise UnknownName(f"it unfolds into more than {_MAX_VALUES} values")
 
     def _make(self, value: Any) -> Any:
         if isinstance(value, list):
             return [self(item) for item in value]
         if isinstance(value, tuple):
             return tuple(self(item) for item in value)
-        if isinstance(value, dict):
-            return {self(key): self(item) for key, item in value.items()}
+        if isinstance(value, Table):
+            return {self(key): self(item) for key, item in value.pairs}
         if isinstance(value, Global):
             return self._resolve(value)
         constructor = self._constructors.get((value.callee.module, value.callee.name))

@@ -2,7 +2,8 @@
 The safetensors format in NumPy: eight bytes of header length, a JSON header, raw little-endian data.
 
 MLX has a reader of its own; it works on paths, reads lazily, and multiplies shapes without looking for
-overflow (a tensor of shape ``[2**31, 2**31]`` with no data passes). This one checks every number before it allocates.
+overflow (a tensor of shape ``[2**31, 2**31]`` with no data passes). This one checks every number before
+it allocates.
 The format: https://huggingface.co/docs/safetensors
 """
 

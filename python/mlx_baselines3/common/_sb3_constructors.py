@@ -14,7 +14,7 @@ import numpy as np
 from mlx_baselines3.common._archive import ModelFileError
 from mlx_baselines3.common._import_paths import UnknownName, find, find_class
 from mlx_baselines3.common._json_codec import PLAIN_OBJECTS, plain_object
-from mlx_baselines3.common._pickle_reader import Evaluator, Global, Node, ordered_dict
+from mlx_baselines3.common._pickle_reader import Evaluator, Global, Node, Table, ordered_dict
 from mlx_baselines3.common._safetensors import is_shape
 from mlx_baselines3.common._space_codec import SPACE_NAMES, build_generator, build_space
 
@@ -83,14 +83,14 @@ def _is_sb3(name: Global) -> bool:
 
 
 def _dtype(evaluate: Evaluator, node: Node) -> np.dtype[Any]:
-    text = node.args[0]
+    text = evaluate(node.args[0])
     if not isinstance(text, str) or not _DTYPE.fullmatch(text):
         raise UnknownName(f"it has an array of the dtype {text!r:.40}")
-    dtype = np.dtype(text)
+    dtype: np.dtype[Any] = np.dtype(text)
     order = node.state[1] if isinstance(node.state, tuple) else "="
     if order == ">":
-        return dtype.newbyteorder(">")
-    return dtype.newbyteorder("<") if order == "<" else dtype
+        dtype = dtype.newbyteorder(">")
+    return dtype
 
 
 def _as_array(evaluate: Evaluator, buffer: Any, dtype: Any, shape: Any, fortran: bool) -> np.ndarray:
@@ -98,14 +98,17 @@ def _as_array(evaluate: Evaluator, buffer: Any, dtype: Any, shape: Any, fortran:
         raise TypeError("an array without data, dtype or shape")
     if dtype.itemsize == 0 or math.prod(shape) * dtype.itemsize != len(buffer):
         raise ValueError(f"{len(buffer)} bytes for an array of {dtype} of shape {shape}")
-    array: np.ndarray = np.frombuffer(buffer, dtype=dtype).reshape(shape, order="F" if fortran else "C")
-    evaluate.spend(array)
-    return array.copy(order="K")
+    flat: np.ndarray = np.frombuffer(buffer, dtype=dtype)
+    evaluate.spend(flat)
+    flat = flat.copy().reshape(shape, order="F" if fortran else "C")
+    return flat
 
 
 def _from_buffer(evaluate: Evaluator, node: Node) -> np.ndarray:
-    buffer, dtype, shape, order = (evaluate(argument) for argument in node.args)
-    return _as_array(evaluate, buffer, dtype, shape, order == "F")
+    buffer, dtype, shape, order, axes = (*(evaluate(argument) for argument in node.args), None)[:5]
+    array = _as_array(evaluate, buffer, dtype, shape, order == "F")
+    # NumPy 2 keeps the memory of a transposed array as it is, and says how the axes were moved.
+    return array.transpose(axes) if order == "K" and axes is not None else array
 
 
 def _reconstruct(evaluate: Evaluator, node: Node) -> np.ndarray:
@@ -131,7 +134,7 @@ def _generator(evaluate: Evaluator, node: Node) -> np.random.Generator | None:
     for owner in (node, *node.args[:1]):
         state = owner.state if isinstance(owner, Node) else None
         state = state[0] if isinstance(state, tuple) and state else state
-        if isinstance(state, dict):
+        if isinstance(state, Table):
             return build_generator(evaluate(state))
     return None
 
@@ -185,11 +188,11 @@ def _function(evaluate: Evaluator, node: Node) -> Any:
     is restored.
     """
     slots = node.state[1] if isinstance(node.state, tuple) and len(node.state) == 2 else None
-    slots = slots if isinstance(slots, dict) else {}
-    name = str(slots.get("__qualname__", "a function"))
-    closure = slots.get("__closure__") or ()
+    slots = slots if isinstance(slots, Table) else Table()
+    name, module, closure = (slots.get(f"__{key}__") for key in ("qualname", "module", "closure"))
+    name = name if isinstance(name, str) else "<unknown>"
     code = node.args[0] if node.args else None
-    if slots.get("__module__") == "stable_baselines3.common.utils" and isinstance(code, Node):
+    if module == "stable_baselines3.common.utils" and isinstance(code, Node) and isinstance(closure, tuple):
         values = [_cell(evaluate, cell) for cell in closure]
         found = _schedule(name, code, values)
         if found is not None:
@@ -209,7 +212,8 @@ def _schedule(name: str, code: Node, values: list[Any]) -> Any:
     if name == "get_schedule_fn.<locals>.<lambda>" and len(values) == 1 and callable(values[0]):
         return plain_object(find(f"{_UTILS}:FloatSchedule"), {"value_schedule": values[0]})
     wanted = {"start", "end", "end_fraction"}
-    names = next((part for part in code.args if isinstance(part, tuple) and set(part) == wanted), ())
+    texts = [part for part in code.args if isinstance(part, tuple) and all(isinstance(x, str) for x in part)]
+    names = next((part for part in texts if set(part) == wanted), ())
     if name == "get_linear_fn.<locals>.func" and len(names) == len(values) == 3:
         state = {key: float(value) for key, value in zip(names, values, strict=True)}
         return plain_object(find(f"{_UTILS}:LinearSchedule"), state)

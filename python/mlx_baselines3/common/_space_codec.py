@@ -174,7 +174,7 @@ def build_generator(state: Any) -> np.random.Generator:
     :raises ModelFileError: if it is no such state
     """
     try:
-        bit_generator = BIT_GENERATORS[state["bit_generator"]](0)
+        bit_generator = BIT_GENERATORS[str(state["bit_generator"])](0)
         bit_generator.state = state
     except (TypeError, ValueError, KeyError, OverflowError, IndexError) as error:
         raise ModelFileError(f"not the state of a random generator ({error!r:.200}).") from error

@@ -55,7 +55,15 @@ class _TorchFile:
             return evaluate(parse(self._archive.read(self._pickle)))
         except UnknownName as error:
             raise ModelFileError(f"{self.label}: {error}.") from error
-        except (TypeError, ValueError, IndexError, KeyError, AttributeError, OverflowError) as error:
+        except (
+            TypeError,
+            ValueError,
+            IndexError,
+            KeyError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             if isinstance(error, ModelFileError):
                 raise
             raise ModelFileError(f"{self.label} is damaged ({error!r:.200}).") from error
@@ -69,7 +77,8 @@ class _TorchFile:
             or kind.module != "torch"
             or kind.name not in _STORAGES
         ):
-            raise UnknownName(f"it has a storage of the unknown kind {kind!s:.80}")
+            named = str(kind) if isinstance(kind, Global) else type(kind).__name__
+            raise UnknownName(f"it has a storage of the unknown kind {named}")
         if type(key) is not str or type(count) is not int:
             raise TypeError("the name or the length of a storage")
         dtype = np.dtype(_STORAGES[kind.name]).newbyteorder(">" if self._big_endian else "<")
@@ -85,8 +94,9 @@ class _TorchFile:
             # The upper half of a float32, which NumPy does have.
             wide = stored.view(dtype).astype(np.uint32) << 16
             evaluate.spend(wide)
-            return wide.view(np.float32)
-        values: np.ndarray = (stored != 0) if kind.name == "BoolStorage" else stored.view(dtype)
+            values: np.ndarray = wide.view(np.float32)
+        else:
+            values = (stored != 0) if kind.name == "BoolStorage" else stored.view(dtype)
         return values
 
     def _tensor(self, evaluate: Evaluator, node: Node) -> Any:

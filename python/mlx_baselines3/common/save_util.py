@@ -163,7 +163,8 @@ def json_to_data(
         except UnknownName as error:
             warnings.warn(
                 f"Could not restore `{key}`: {error}. "
-                f"Consider using the `custom_objects` argument to replace it: custom_objects={{'{key}': ...}}.",
+                f"Consider using the `custom_objects` argument to replace it: "
+                f"custom_objects={{'{key}': ...}}.",
                 stacklevel=2,
             )
         except ModelFileError as error:

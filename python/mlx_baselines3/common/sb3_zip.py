@@ -43,7 +43,8 @@ def read_tensors(archive: ArchiveReader, variables: str) -> dict[str, Any]:
     :param archive: an SB3 file
     :param variables: the name under which to give ``pytorch_variables``
     :return: by name: arrays by name for a network, torch's state dict (``{"state": {index: {...}},
-        "param_groups": [...]}``) for an optimizer. The layouts are torch's: a linear weight is (out, in), a convolution OIHW
+        "param_groups": [...]}``) for an optimizer. The layouts are torch's: a linear weight is (out, in), a
+        convolution OIHW
     :raises ModelFileError: if one of them is damaged
     """
     states = {}
