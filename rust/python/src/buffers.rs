@@ -1,5 +1,176 @@
-use pyo3::prelude::*;
+//! Storage of the rollout and replay buffers, advantages and row moves.
 
-pub(crate) fn register(_m: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
+use mlx_baselines3_core::advantage::{Trajectory, gae as core_gae};
+use mlx_baselines3_core::buffer::layout::Layout;
+use mlx_baselines3_core::buffer::rows;
+use numpy::{
+    PyArray1, PyReadonlyArray1, PyReadonlyArrayDyn, PyReadwriteArray1, PyReadwriteArrayDyn,
+};
+use pyo3::exceptions::{PyIndexError, PyKeyError, PyMemoryError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::ffi::block::Block;
+
+pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<Storage>()?;
+    m.add_function(wrap_pyfunction!(gae, m)?)?;
+    m.add_function(wrap_pyfunction!(flatten_env_major, m)?)?;
+    m.add_function(wrap_pyfunction!(gather, m)?)
+}
+
+/// Zeroed columns in one block of memory owned by Rust; `column` gives NumPy's view of each.
+#[pyclass(frozen, module = "mlx_baselines3._native")]
+struct Storage {
+    block: Block,
+    layout: Layout,
+    names: Vec<String>,
+    rows: usize,
+}
+
+impl Storage {
+    fn range(&self, name: &str) -> PyResult<std::ops::Range<usize>> {
+        let index = self.names.iter().position(|known| known == name);
+        index
+            .and_then(|index| self.layout.column(index))
+            .ok_or_else(|| {
+                PyKeyError::new_err(format!("no column {name:?}, there are {:?}", self.names))
+            })
+    }
+}
+
+#[pymethods]
+impl Storage {
+    /// `columns` lists (name, bytes a row).
+    #[new]
+    fn new(rows: usize, columns: Vec<(String, usize)>) -> PyResult<Self> {
+        let (names, widths): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
+        let layout = Layout::new(rows, &widths)
+            .map_err(|error| PyMemoryError::new_err(error.to_string()))?;
+        let block = Block::zeroed(layout.bytes()).ok_or_else(|| {
+            PyMemoryError::new_err(format!("{} bytes cannot be allocated", layout.bytes()))
+        })?;
+        Ok(Self {
+            block,
+            layout,
+            names,
+            rows,
+        })
+    }
+
+    /// The bytes of a column, shared with this object.
+    fn column<'py>(slf: &Bound<'py, Self>, name: &str) -> PyResult<Bound<'py, PyArray1<u8>>> {
+        let this = slf.get();
+        let range = this.range(name)?;
+        Ok(this.block.view(slf.clone().into_any(), range))
+    }
+
+    /// Where a column starts, to compare with `array.ctypes.data`.
+    fn address(&self, name: &str) -> PyResult<usize> {
+        Ok(self.block.address() + self.range(name)?.start)
+    }
+
+    /// What Rust sees in one row of a column.
+    fn row<'py>(&self, py: Python<'py>, name: &str, row: usize) -> PyResult<Bound<'py, PyBytes>> {
+        let range = self.range(name)?;
+        if row >= self.rows {
+            let rows = self.rows;
+            return Err(PyIndexError::new_err(format!(
+                "row {row} of a column with {rows} rows"
+            )));
+        }
+        let width = range.len() / self.rows;
+        let start = range.start + row * width;
+        Ok(PyBytes::new(py, &self.block.read(py, start..start + width)))
+    }
+
+    /// Size of the block in bytes.
+    #[getter]
+    fn nbytes(&self) -> usize {
+        self.layout.bytes()
+    }
+}
+
+fn slice<'a>(array: &'a PyReadonlyArrayDyn<'_, f32>, name: &str) -> PyResult<&'a [f32]> {
+    array
+        .as_slice()
+        .map_err(|_| PyValueError::new_err(format!("{name} is not C-contiguous")))
+}
+
+fn bad(error: impl std::fmt::Display) -> PyErr {
+    PyValueError::new_err(error.to_string())
+}
+
+/// GAE(lambda) in place over `(n_steps, n_envs)` float32 columns.
+#[pyfunction]
+#[allow(clippy::too_many_arguments)] // one name for each column is the clearest door
+fn gae(
+    py: Python<'_>,
+    rewards: PyReadonlyArrayDyn<'_, f32>,
+    values: PyReadonlyArrayDyn<'_, f32>,
+    episode_starts: PyReadonlyArrayDyn<'_, f32>,
+    last_values: PyReadonlyArrayDyn<'_, f32>,
+    dones: PyReadonlyArrayDyn<'_, f32>,
+    gamma: f64,
+    gae_lambda: f64,
+    mut advantages: PyReadwriteArrayDyn<'_, f32>,
+    mut returns: PyReadwriteArrayDyn<'_, f32>,
+) -> PyResult<()> {
+    let seen = Trajectory {
+        rewards: slice(&rewards, "rewards")?,
+        values: slice(&values, "values")?,
+        episode_starts: slice(&episode_starts, "episode_starts")?,
+        last_values: slice(&last_values, "last_values")?,
+        dones: slice(&dones, "dones")?,
+    };
+    let advantages = advantages.as_slice_mut().map_err(bad)?;
+    let returns = returns.as_slice_mut().map_err(bad)?;
+    py.detach(|| core_gae(&seen, gamma, gae_lambda, advantages, returns))
+        .map_err(bad)
+}
+
+/// Copies the bytes of `(n_steps, n_envs)` rows into `(n_envs, n_steps)` order.
+#[pyfunction]
+fn flatten_env_major(
+    py: Python<'_>,
+    source: PyReadonlyArray1<'_, u8>,
+    mut target: PyReadwriteArray1<'_, u8>,
+    n_steps: usize,
+    n_envs: usize,
+) -> PyResult<()> {
+    let from = source.as_slice()?;
+    let to = target.as_slice_mut()?;
+    let width = from
+        .len()
+        .checked_div(n_steps.saturating_mul(n_envs))
+        .unwrap_or(0);
+    py.detach(|| rows::flatten_env_major(from, to, n_steps, n_envs, width))
+        .map_err(bad)
+}
+
+/// Copies the bytes of the rows named by `indices` from each source to its target.
+#[pyfunction]
+fn gather(
+    py: Python<'_>,
+    pairs: Vec<(PyReadonlyArray1<'_, u8>, PyReadwriteArray1<'_, u8>)>,
+    indices: PyReadonlyArray1<'_, i64>,
+) -> PyResult<()> {
+    let indices: Vec<usize> = indices
+        .as_slice()?
+        .iter()
+        .map(|&row| usize::try_from(row))
+        .collect::<Result<_, _>>()
+        .map_err(|_| PyIndexError::new_err("a row index is negative"))?;
+    let mut pairs = pairs;
+    let mut slices = Vec::with_capacity(pairs.len());
+    for (from, to) in &mut pairs {
+        slices.push((from.as_slice()?, to.as_slice_mut()?));
+    }
+    py.detach(|| {
+        slices.into_iter().try_for_each(|(from, to)| {
+            let width = to.len().checked_div(indices.len()).unwrap_or(0);
+            rows::gather(from, to, width, &indices)
+        })
+    })
+    .map_err(|error| PyIndexError::new_err(error.to_string()))
 }

@@ -1,4 +1,6 @@
-//! The only file of this crate with `unsafe` in it.
+//! The only place of this crate with `unsafe` in it: this file and its `ffi/` folder.
+
+pub(crate) mod block;
 
 use std::ptr::NonNull;
 

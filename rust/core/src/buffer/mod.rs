@@ -1,1 +1,7 @@
-//! Storage for transitions.
+//! Storage for transitions: where each column lies, how rows are moved, where the cursor is.
+//!
+//! Memory itself belongs to the caller: a `Vec` in tests and benches, a block shared with NumPy
+//! behind the Python door. Rows are moved as bytes, so one function serves every dtype.
+
+pub mod layout;
+pub mod rows;

@@ -1,0 +1,210 @@
+"""What a network sees of an observation: image checks, one-hot codes, shapes and sizes."""
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium import spaces
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+
+def is_image_space_channels_first(observation_space: spaces.Box) -> bool:
+    """
+    Tell channel-first images (CxHxW) from channel-last ones (HxWxC): the channels are the smallest dimension.
+
+    :param observation_space: an image space (see :func:`is_image_space`)
+    :return: True for channel-first
+    """
+    smallest = int(np.argmin(observation_space.shape))
+    if smallest == 1:
+        warnings.warn(
+            "Treating image space as channels-last, while second dimension was smallest of the three.",
+            stacklevel=2,
+        )
+    return smallest == 0
+
+
+def is_image_space(
+    observation_space: spaces.Space[Any],
+    check_channels: bool = False,
+    normalized_image: bool = False,
+) -> bool:
+    """
+    Say whether a space holds images: a three-dimensional Box of uint8 from 0 to 255. In doubt, it does not.
+
+    :param observation_space: the space to look at
+    :param check_channels: also require 1, 3 or 4 channels (stacked frames have more)
+    :param normalized_image: the images are normalised already: do not look at dtype and bounds
+    :return: True for an image space
+    """
+    if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 3:
+        return False
+    if not normalized_image:
+        if observation_space.dtype != np.uint8:
+            return False
+        if np.any(observation_space.low != 0) or np.any(observation_space.high != 255):
+            return False
+    if not check_channels:
+        return True
+    channel_axis = 0 if is_image_space_channels_first(observation_space) else -1
+    return observation_space.shape[channel_axis] in (1, 3, 4)
+
+
+def maybe_transpose(observation: np.ndarray, observation_space: spaces.Space[Any]) -> np.ndarray:
+    """
+    Move the channels of an image to where the space has them, if that makes the shapes agree.
+
+    :param observation: an image ``(H, W, C)`` or a batch ``(N, H, W, C)``; others are left alone
+    :param observation_space: the space that the observation should fit
+    :return: the observation, channel-first if the space is channel-first
+    """
+    if not is_image_space(observation_space) or _fits(observation, observation_space):
+        return observation
+    if observation.ndim not in (3, 4):
+        return observation
+    transposed = np.moveaxis(observation, -1, -3)
+    return transposed if _fits(transposed, observation_space) else observation
+
+
+def _fits(observation: np.ndarray, space: spaces.Space[Any]) -> bool:
+    return observation.shape == space.shape or observation.shape[1:] == space.shape
+
+
+def preprocess_obs(
+    obs: "mx.array | dict[str, mx.array]",
+    observation_space: spaces.Space[Any],
+    normalize_images: bool = True,
+) -> "mx.array | dict[str, mx.array]":
+    """
+    Turn a batch of observations into float32 for a network: images in [0, 1], integers as one-hot codes.
+
+    An integer outside of its space gives a code of zeros, as the check would have to wait for the device.
+
+    :param obs: batch of observations, the batch axis first; a dict of them for a Dict space
+    :param observation_space: the space of one observation
+    :param normalize_images: divide images by 255
+    :return: float32 arrays: ``(batch, *shape)`` for Box and MultiBinary, ``(batch, n)`` for Discrete,
+        ``(batch, sum(nvec))`` for MultiDiscrete
+    :raises NotImplementedError: for any other space
+    """
+    import mlx.core as mx
+
+    if isinstance(observation_space, spaces.Dict):
+        assert isinstance(obs, dict), f"Expected dict, got {type(obs)}"
+        # A Dict space holds no further dicts, see check_for_nested_spaces.
+        parts: dict[str, Any] = {
+            key: preprocess_obs(part, observation_space[key], normalize_images) for key, part in obs.items()
+        }
+        return parts
+
+    assert isinstance(obs, mx.array), f"Expected an mx.array, got {type(obs)}"
+    if isinstance(observation_space, spaces.Box):
+        scaled = normalize_images and is_image_space(observation_space)
+        return obs.astype(mx.float32) / 255.0 if scaled else obs.astype(mx.float32)
+    if isinstance(observation_space, spaces.Discrete):
+        first = int(observation_space.start)
+        values = mx.arange(first, first + int(observation_space.n))
+        return (obs[..., None] == values).astype(mx.float32)
+    if isinstance(observation_space, spaces.MultiDiscrete):
+        return _one_hot_columns(obs, observation_space)
+    if isinstance(observation_space, spaces.MultiBinary):
+        return obs.astype(mx.float32)
+    raise NotImplementedError(f"Preprocessing not implemented for {observation_space}")
+
+
+def _one_hot_columns(obs: "mx.array", space: spaces.MultiDiscrete) -> "mx.array":
+    """
+    Concatenate the one-hot codes of the columns: one gather and one comparison for any number of columns.
+
+    :param obs: integers ``(batch, n_columns)``
+    :param space: the space of one row
+    :return: float32 codes ``(batch, sum(nvec))``
+    """
+    import mlx.core as mx
+
+    sizes = [int(size) for size in space.nvec]
+    # Gymnasium before 1.0 has no start for MultiDiscrete.
+    starts = [int(start) for start in getattr(space, "start", np.zeros(len(sizes)))]
+    columns = mx.array(np.repeat(np.arange(len(sizes)), sizes))
+    values = mx.array(np.concatenate([np.arange(a, a + n) for a, n in zip(starts, sizes, strict=True)]))
+    rows = obs.reshape(obs.shape[0], len(sizes))
+    return (mx.take(rows, columns, axis=1) == values).astype(mx.float32)
+
+
+def get_obs_shape(observation_space: spaces.Space[Any]) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
+    """
+    Get the shape in which a buffer stores one observation.
+
+    :param observation_space: the observation space
+    :return: the shape, or a dict of shapes for a Dict space
+    :raises NotImplementedError: for a space that buffers do not store
+    """
+    if isinstance(observation_space, spaces.Box | spaces.MultiBinary):
+        return tuple(observation_space.shape)
+    if isinstance(observation_space, spaces.Discrete):
+        return (1,)
+    if isinstance(observation_space, spaces.MultiDiscrete):
+        return (len(observation_space.nvec),)
+    if isinstance(observation_space, spaces.Dict):
+        shapes: dict[str, Any] = {
+            key: get_obs_shape(space) for key, space in observation_space.spaces.items()
+        }
+        return shapes
+    raise NotImplementedError(f"{observation_space} observation space is not supported")
+
+
+def get_flattened_obs_dim(observation_space: spaces.Space[Any]) -> int:
+    """
+    Get the number of features of one observation, flattened, after :func:`preprocess_obs`. Not for images.
+
+    :param observation_space: the observation space
+    :return: number of features
+    """
+    # Gymnasium's flatdim may count a MultiDiscrete by its columns instead of their codes.
+    if isinstance(observation_space, spaces.MultiDiscrete):
+        return int(np.sum(observation_space.nvec))
+    return int(spaces.utils.flatdim(observation_space))
+
+
+def get_action_dim(action_space: spaces.Space[Any]) -> int:
+    """
+    Get the number of entries of one action.
+
+    :param action_space: the action space
+    :return: 1 for Discrete, otherwise the number of entries of the array
+    :raises NotImplementedError: for a space that is none of Box, Discrete, MultiDiscrete and MultiBinary
+    """
+    if isinstance(action_space, spaces.Box):
+        return int(np.prod(action_space.shape))
+    if isinstance(action_space, spaces.Discrete):
+        return 1
+    if isinstance(action_space, spaces.MultiDiscrete):
+        return len(action_space.nvec)
+    if isinstance(action_space, spaces.MultiBinary):
+        assert isinstance(action_space.n, int), (
+            f"Multi-dimensional MultiBinary({action_space.n}) action space is not supported. "
+            "You can flatten it instead."
+        )
+        return int(action_space.n)
+    raise NotImplementedError(f"{action_space} action space is not supported")
+
+
+def check_for_nested_spaces(obs_space: spaces.Space[Any]) -> None:
+    """
+    Refuse Dict and Tuple spaces that contain further Dict or Tuple spaces.
+
+    :param obs_space: the observation space
+    :raises NotImplementedError: if spaces are nested
+    """
+    if isinstance(obs_space, spaces.Dict):
+        subspaces = list(obs_space.spaces.values())
+    elif isinstance(obs_space, spaces.Tuple):
+        subspaces = list(obs_space.spaces)
+    else:
+        return
+    if any(isinstance(space, spaces.Dict | spaces.Tuple) for space in subspaces):
+        raise NotImplementedError(
+            "Nested observation spaces are not supported (Tuple/Dict space inside Tuple/Dict space)."
+        )

@@ -1,0 +1,40 @@
+"""Rendered frames: laid out side by side, shown in a window."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def tile_images(images_nhwc: Sequence[np.ndarray]) -> np.ndarray:
+    """
+    Lay ``N`` images out on a grid that is as close to square as possible, row by row.
+
+    :param images_nhwc: ``N`` images of one shape ``(H, W, C)``
+    :return: one image ``(rows * H, columns * W, C)``; cells without an image are black
+    """
+    images = np.asarray(images_nhwc)
+    n_images, height, width, channels = images.shape
+    rows = int(np.ceil(np.sqrt(n_images)))
+    columns = int(np.ceil(n_images / rows))
+    cells = np.zeros((rows * columns, height, width, channels), dtype=images.dtype)
+    cells[:n_images] = images
+    grid = cells.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    return np.asarray(grid.reshape(rows * height, columns * width, channels))
+
+
+def show_image(image: np.ndarray) -> None:
+    """
+    Show an image in an OpenCV window.
+
+    :param image: RGB image ``(H, W, 3)``
+    :raises ImportError: if OpenCV is missing
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise ImportError(
+            "opencv-python is needed to show `rgb_array` frames in a window. Install it with "
+            "`pip install opencv-python`, or make the environments with render_mode='human'."
+        ) from error
+    cv2.imshow("vecenv", image[:, :, ::-1])
+    cv2.waitKey(1)
