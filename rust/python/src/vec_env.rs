@@ -217,6 +217,11 @@ impl EnvBatch {
         self.envs.set_param(env, name, value).map_err(py_err)
     }
 
+    /// Whether an environment has a random generator, so that it can be reset without a seed.
+    fn has_rng(&self, env: usize) -> PyResult<bool> {
+        Ok(self.envs.snapshot(env).map_err(py_err)?.rng.is_some())
+    }
+
     /// Makes every later reset and step an error.
     fn close(&mut self) {
         self.closed = true;
