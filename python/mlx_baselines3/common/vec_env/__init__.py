@@ -1,11 +1,97 @@
 """Vectorised environments and the wrappers around them."""
 
+from copy import deepcopy
+from typing import TypeVar
+
 from mlx_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper, VecEnv, VecEnvWrapper
 from mlx_baselines3.common.vec_env.dummy_vec_env import DummyVecEnv
+from mlx_baselines3.common.vec_env.stacked_observations import StackedObservations
+from mlx_baselines3.common.vec_env.vec_check_nan import VecCheckNan
+from mlx_baselines3.common.vec_env.vec_extract_dict_obs import VecExtractDictObs
+from mlx_baselines3.common.vec_env.vec_frame_stack import VecFrameStack
+from mlx_baselines3.common.vec_env.vec_monitor import VecMonitor
+from mlx_baselines3.common.vec_env.vec_normalize import VecNormalize
+from mlx_baselines3.common.vec_env.vec_transpose import VecTransposeImage
+from mlx_baselines3.common.vec_env.vec_video_recorder import VecVideoRecorder
+
+VecEnvWrapperT = TypeVar("VecEnvWrapperT", bound=VecEnvWrapper)
+
+
+def unwrap_vec_wrapper(env: VecEnv, vec_wrapper_class: type[VecEnvWrapperT]) -> VecEnvWrapperT | None:
+    """
+    Find a wrapper around a vectorised environment.
+
+    :param env: the vectorised environment
+    :param vec_wrapper_class: the wrapper to look for
+    :return: the outermost wrapper of that class, None if there is none
+    """
+    while isinstance(env, VecEnvWrapper):
+        if isinstance(env, vec_wrapper_class):
+            return env
+        env = env.venv
+    return None
+
+
+def unwrap_vec_normalize(env: VecEnv) -> VecNormalize | None:
+    """
+    Find the ``VecNormalize`` around a vectorised environment.
+
+    :param env: the vectorised environment
+    :return: the wrapper, None if there is none
+    """
+    return unwrap_vec_wrapper(env, VecNormalize)
+
+
+def is_vecenv_wrapped(env: VecEnv, vec_wrapper_class: type[VecEnvWrapper]) -> bool:
+    """
+    Say whether a vectorised environment carries a wrapper.
+
+    :param env: the vectorised environment
+    :param vec_wrapper_class: the wrapper to look for
+    :return: True if it is there, at any depth
+    """
+    return unwrap_vec_wrapper(env, vec_wrapper_class) is not None
+
+
+def sync_envs_normalization(env: VecEnv, eval_env: VecEnv) -> None:
+    """
+    Copy the statistics of each ``VecNormalize`` of the training environment to that of the evaluation one.
+
+    :param env: training environment
+    :param eval_env: evaluation environment, wrapped in the same way
+    :raises AssertionError: if it is wrapped differently
+    """
+    while isinstance(env, VecEnvWrapper):
+        expected = VecNormalize if isinstance(env, VecNormalize) else VecEnvWrapper
+        assert isinstance(eval_env, expected), (
+            "Error while synchronizing normalization stats: expected the eval env to be "
+            f"a {expected.__name__} but got {eval_env} instead. "
+            "This is probably due to the training env not being wrapped the same way as the evaluation env. "
+            f"Training env type: {env}."
+        )
+        if isinstance(env, VecNormalize) and isinstance(eval_env, VecNormalize):
+            # There are no statistics of observations that are not normalised.
+            if "obs_rms" in env.__dict__:
+                eval_env.obs_rms = deepcopy(env.obs_rms)
+            eval_env.ret_rms = deepcopy(env.ret_rms)
+        env, eval_env = env.venv, eval_env.venv
+
 
 __all__ = [
     "CloudpickleWrapper",
     "DummyVecEnv",
+    "StackedObservations",
+    "VecCheckNan",
     "VecEnv",
     "VecEnvWrapper",
+    "VecExtractDictObs",
+    "VecFrameStack",
+    "VecMonitor",
+    "VecNormalize",
+    "VecTransposeImage",
+    "VecVideoRecorder",
+    "is_vecenv_wrapped",
+    "sync_envs_normalization",
+    "unwrap_vec_normalize",
+    "unwrap_vec_wrapper",
 ]

@@ -204,10 +204,7 @@ class VecEnv(ABC):
             return None
         mode = mode or self.render_mode
         if mode is None:
-            warnings.warn(
-                "You tried to call render() but no `render_mode` was passed to the env constructor.",
-                stacklevel=2,
-            )
+            warnings.warn("You tried to render environments made without a `render_mode`.", stacklevel=2)
             return None
         if self.render_mode != "rgb_array":
             self.env_method("render")

@@ -1,0 +1,217 @@
+"""The zip container of a model file: bounded reading, whole-or-nothing writing."""
+
+import contextlib
+import io
+import os
+import pathlib
+import secrets
+import stat
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import IO
+
+FilePath = str | pathlib.Path
+
+# What `zipfile` and `zlib` raise on bytes that are not what they claim to be.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+    OverflowError,
+    IndexError,
+)
+_MAX_ENTRIES = 4096
+# An entry that someone re-compressed with `zip` is still read, but a small file may not unfold into a huge
+# one.
+_EXPANSION_FACTOR = 4
+_EXPANSION_SLACK = 16 * 2**20
+# One date for all entries: the same model gives the same bytes.
+_ENTRY_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+class ModelFileError(ValueError):
+    """The file is not a model archive, is damaged, or comes from a newer version of the format."""
+
+
+def target_path(path: pathlib.Path, verbose: int = 0, suffix: str | None = None) -> pathlib.Path:
+    """
+    Decide where a file asked for as ``path`` is written, and make the folder for it.
+
+    :param path: the path that was asked for
+    :param verbose: at 2, warn that an existing file will be replaced
+    :param suffix: appended (without a dot) when ``path`` has none
+    :return: ``path``, with the suffix; with ``_2`` behind it when it is a folder (with a warning). Missing
+        parent folders are made (with a warning).
+    """
+    if path.suffix == "" and suffix:
+        path = pathlib.Path(f"{path}.{suffix}")
+    if path.is_dir():
+        warnings.warn(f"Path '{path}' is a folder. Will save instead to {path}_2", stacklevel=3)
+        return target_path(pathlib.Path(f"{path}_2"), verbose, suffix)
+    if path.is_file() and verbose >= 2:
+        warnings.warn(f"Path '{path}' exists, will overwrite it.", stacklevel=3)
+    if not path.parent.exists():
+        warnings.warn(f"Path '{path.parent}' does not exist. Will create it.", stacklevel=3)
+        path.parent.mkdir(exist_ok=True, parents=True)
+    return path
+
+
+@contextlib.contextmanager
+def atomic_open(path: FilePath, verbose: int = 0, suffix: str | None = None) -> Iterator[IO[bytes]]:
+    """
+    Open a file for writing so that readers see the old contents or the new ones, never a part.
+
+    The bytes go to a temporary file beside the target, are flushed to the disk, and take the target's name
+    when the block ends. If the block raises, the temporary file is removed and the target is left as it was.
+
+    :param path: where the file should be
+    :param verbose: see :func:`target_path`
+    :param suffix: see :func:`target_path`
+    :return: a context manager giving a binary file, open for reading and writing
+    """
+    target = target_path(pathlib.Path(path), verbose, suffix)
+    if target.exists() and not target.is_file():
+        # A device or a pipe cannot be replaced by renaming.
+        with target.open("wb") as stream:
+            yield stream
+        return
+    real = pathlib.Path(os.path.realpath(target))
+    temporary = real.with_name(f".{real.name[:100]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("x+b") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        if real.exists():
+            os.chmod(temporary, stat.S_IMODE(real.stat().st_mode))
+        os.replace(temporary, real)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+    _sync_folder(real.parent)
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    """Make the rename itself survive a power cut, where the system lets a folder be opened."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_entries(stream: IO[bytes], entries: dict[str, bytes]) -> None:
+    """
+    Write a zip of uncompressed entries.
+
+    :param stream: binary file to write to
+    :param entries: name and contents of each entry, in order
+    """
+    with zipfile.ZipFile(stream, mode="w") as archive:
+        for name, contents in entries.items():
+            info = zipfile.ZipInfo(name, _ENTRY_DATE)
+            info.external_attr = 0o600 << 16
+            archive.writestr(info, contents)
+
+
+class ArchiveReader:
+    """
+    Reads the entries of a zip that may have been damaged or forged.
+
+    Every size is checked against the length of the file before anything is allocated, and nothing is ever
+    unpacked to disk.
+
+    :param stream: seekable binary file
+    :param label: what to call the file in error messages
+    :raises ModelFileError: if it is not a zip, is truncated, or declares impossible entries
+    """
+
+    def __init__(self, stream: IO[bytes], label: str) -> None:
+        self.label = label
+        try:
+            self._length = stream.seek(0, io.SEEK_END)
+            self._zip = zipfile.ZipFile(stream)
+        except _ZIP_ERRORS as error:
+            raise ModelFileError(
+                f"Error: the file {label} wasn't a zip-file or is truncated ({error})."
+            ) from error
+        self._entries: dict[str, zipfile.ZipInfo] = {}
+        self._check_entries()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the entries, in the order of the file."""
+        return list(self._entries)
+
+    def read(self, name: str) -> bytes:
+        """
+        Read one entry whole and check its CRC.
+
+        :param name: name of the entry
+        :return: its contents
+        :raises ModelFileError: if it is absent or damaged
+        """
+        info = self._entries.get(name)
+        if info is None:
+            raise ModelFileError(f"{self.label}: the entry '{name}' is missing.")
+        try:
+            with self._zip.open(info) as entry:
+                # An explicit size: read() without one inflates first and looks at the declared size
+                # afterwards.
+                contents = entry.read(info.file_size)
+                complete = len(contents) == info.file_size and not entry.read(1)
+        except _ZIP_ERRORS as error:
+            raise ModelFileError(f"{self.label}: the entry '{name}' is damaged ({error}).") from error
+        if not complete:
+            raise ModelFileError(f"{self.label}: the entry '{name}' is not as long as it says.")
+        return contents
+
+    def text(self, name: str) -> str:
+        """
+        Read one entry as UTF-8.
+
+        :param name: name of the entry
+        :return: its text
+        :raises ModelFileError: if it is absent, damaged or not UTF-8
+        """
+        try:
+            return self.read(name).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ModelFileError(f"{self.label}: the entry '{name}' is not text ({error}).") from error
+
+    def _check_entries(self) -> None:
+        infos = self._zip.infolist()
+        if len(infos) > _MAX_ENTRIES:
+            raise ModelFileError(f"{self.label}: {len(infos)} entries, at most {_MAX_ENTRIES} were expected.")
+        for info in infos:
+            self._check_entry(info)
+            if info.filename in self._entries:
+                raise ModelFileError(f"{self.label}: the entry '{info.filename}' is there twice.")
+            self._entries[info.filename] = info
+        stored = sum(info.compress_size for info in infos)
+        declared = sum(info.file_size for info in infos)
+        if stored > self._length or declared > _EXPANSION_FACTOR * self._length + _EXPANSION_SLACK:
+            raise ModelFileError(
+                f"{self.label}: its entries claim {declared} bytes ({stored} packed), but the file has only "
+                f"{self._length}."
+            )
+
+    def _check_entry(self, info: zipfile.ZipInfo) -> None:
+        name = info.filename
+        if not name or name.startswith("/") or "\\" in name or ":" in name or ".." in name.split("/"):
+            raise ModelFileError(f"{self.label}: unsafe entry name {name!r}.")
+        if info.flag_bits & 0x1:
+            raise ModelFileError(f"{self.label}: the entry '{name}' is encrypted, which is not supported.")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ModelFileError(f"{self.label}: the entry '{name}' is packed in an unknown way.")
+        if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
+            raise ModelFileError(f"{self.label}: the entry '{name}' has two different sizes.")

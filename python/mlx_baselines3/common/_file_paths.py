@@ -1,0 +1,82 @@
+"""Opening files the way SB3 does: suffixes are added, folders made, streams passed through."""
+
+import functools
+import io
+import pathlib
+import warnings
+
+from mlx_baselines3.common._archive import target_path
+
+Stream = io.BufferedWriter | io.BufferedReader | io.BytesIO | io.BufferedRandom
+_STREAMS = (io.BufferedWriter, io.BufferedReader, io.BytesIO, io.BufferedRandom)
+_MODES = {"write": "w", "read": "r", "w": "w", "r": "r"}
+
+
+@functools.singledispatch
+def open_path(
+    path: str | pathlib.Path | io.BufferedIOBase, mode: str, verbose: int = 0, suffix: str | None = None
+) -> Stream:
+    """
+    Open a file for reading or writing, or check that an open one can be.
+
+    :param path: a path, or a binary stream, which is given back as it is
+    :param mode: ``"r"`` or ``"read"``, ``"w"`` or ``"write"``
+    :param verbose: at 2, warn when a file is replaced, or was only found with its suffix
+    :param suffix: without a dot; added to a path without one when writing, tried second when reading
+    :return: the open stream. A folder that is missing is made, a path that is a folder gets ``_2`` behind it,
+        both with a warning
+    :raises TypeError: if ``path`` is neither a path nor a binary stream
+    :raises ValueError: if the stream is closed or does not fit the mode, or the mode is unknown
+    :raises FileNotFoundError: if a file to read is not there, with and without suffix
+    """
+    if not isinstance(path, _STREAMS):
+        raise TypeError(f"Path {path} parameter has invalid type: expected a path or one of {_STREAMS}.")
+    if path.closed:
+        raise ValueError(f"File stream {path} is closed.")
+    kind = _MODES.get(mode.lower())
+    if kind is None:
+        raise ValueError(f"Expected mode to be either 'w' or 'r', not {mode!r}.")
+    if not (path.writable() if kind == "w" else path.readable()):
+        raise ValueError(f"Expected a {'writable' if kind == 'w' else 'readable'} file.")
+    return path
+
+
+@open_path.register(str)
+def open_path_str(path: str, mode: str, verbose: int = 0, suffix: str | None = None) -> Stream:
+    """
+    :func:`open_path` for a path given as text.
+
+    :param path: the path
+    :param mode: ``"w"`` or ``"r"``
+    :param verbose: see :func:`open_path`
+    :param suffix: see :func:`open_path`
+    :return: the open stream
+    """
+    return open_path_pathlib(pathlib.Path(path), mode, verbose, suffix)
+
+
+@open_path.register(pathlib.Path)
+def open_path_pathlib(path: pathlib.Path, mode: str, verbose: int = 0, suffix: str | None = None) -> Stream:
+    """
+    :func:`open_path` for a ``pathlib.Path``.
+
+    :param path: the path
+    :param mode: ``"w"`` or ``"r"``
+    :param verbose: see :func:`open_path`
+    :param suffix: see :func:`open_path`
+    :return: the open stream
+    """
+    kind = _MODES.get(mode.lower())
+    if kind is None:
+        raise ValueError(f"Expected mode to be either 'w' or 'r', not {mode!r}.")
+    if kind == "w":
+        return target_path(path, verbose, suffix).open("wb")
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        if not suffix:
+            raise
+    longer = pathlib.Path(f"{path}.{suffix}")
+    if verbose >= 2:
+        warnings.warn(f"Path '{path}' not found. Attempting {longer}.", stacklevel=2)
+    return longer.open("rb")

@@ -1,0 +1,331 @@
+"""
+Reading a pickle as data: the opcodes build a graph of inert nodes, and nothing is imported or called.
+
+What the nodes mean is decided afterwards by an :class:`Evaluator`, which knows a handful of constructors by
+name and refuses the rest. The opcodes are documented in the standard library's ``pickletools``.
+"""
+
+import collections
+import pickletools
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from mlx_baselines3.common._import_paths import UnknownName
+
+_MAX_DEPTH = 64
+# A short pickle can refer to one list so often that writing it out would never end.
+_MAX_VALUES = 2_000_000
+_MARK = object()
+_CONSTANTS: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+}
+_LITERALS = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+}
+_IGNORED = {"PROTO", "FRAME"}
+# cloudpickle fills functions and cells by calling one of these and dropping what it returns.
+_STATE_SETTERS = {"_function_setstate", "_cell_set"}
+
+
+class Global:
+    """
+    The name of a class or function.
+
+    :param module: its module
+    :param name: its qualified name
+    """
+
+    __slots__ = ("module", "name")
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module, self.name = module, name
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+class Node:
+    """
+    A call that a pickle asks for, not made.
+
+    :param callee: what should be called
+    :param args: with which arguments
+    """
+
+    __slots__ = ("args", "callee", "items", "pairs", "state")
+
+    def __init__(self, callee: Global, args: tuple[Any, ...]) -> None:
+        self.callee, self.args = callee, args
+        self.state: Any = None
+        self.items: list[Any] = []
+        self.pairs: list[tuple[Any, Any]] = []
+
+
+class Table:
+    """A dict, as pairs: hashing the keys of a forged one can take forever before they are known to be small."""
+
+    __slots__ = ("pairs",)
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[Any, Any]] = []
+
+    def get(self, key: str) -> Any:
+        """
+        Look up a text without evaluating anything.
+
+        :param key: the key
+        :return: what stands there last, or None
+        """
+        return next(
+            (item for name, item in reversed(self.pairs) if isinstance(name, str) and name == key), None
+        )
+
+
+class _Machine:
+    """The stack and the memo while the opcodes are read."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def pop(self) -> Any:
+        value = self.stack.pop()
+        if value is _MARK:
+            raise IndexError("a mark where a value was expected")
+        return value
+
+    def top(self) -> Any:
+        value = self.stack[-1]
+        if value is _MARK:
+            raise IndexError("a mark where a value was expected")
+        return value
+
+    def to_mark(self) -> list[Any]:
+        for index in range(len(self.stack) - 1, -1, -1):
+            if self.stack[index] is _MARK:
+                items = self.stack[index + 1 :]
+                del self.stack[index:]
+                return items
+        raise IndexError("no mark on the stack")
+
+    def call(self, callee: Any, args: Any) -> None:
+        if not isinstance(callee, Global) or not isinstance(args, tuple):
+            raise TypeError("something other than a named function is called")
+        if callee.name in _STATE_SETTERS and len(args) == 2 and isinstance(args[0], Node):
+            args[0].state = args[1]
+        self.stack.append(Node(callee, args))
+
+    def build(self) -> None:
+        state, target = self.pop(), self.top()
+        if isinstance(target, Node):
+            target.state = state
+
+    def append(self, items: list[Any]) -> None:
+        target = self.top()
+        if isinstance(target, Node):
+            target.items.extend(items)
+        elif isinstance(target, list):
+            target.extend(items)
+        else:
+            raise TypeError("items for something that is not a list")
+
+    def set_items(self, flat: list[Any]) -> None:
+        target = self.top()
+        pairs = list(zip(flat[::2], flat[1::2], strict=True))
+        if not isinstance(target, (Node, Table)):
+            raise TypeError("keys for something that is not a table")
+        target.pairs.extend(pairs)
+
+    def new_dict(self) -> None:
+        flat = self.to_mark()
+        self.stack.append(Table())
+        self.set_items(flat)
+
+    def pop_two(self) -> list[Any]:
+        second = self.pop()
+        return [self.pop(), second]
+
+    def pop_tuple(self, size: int) -> None:
+        items = [self.pop() for _ in range(size)]
+        self.stack.append(tuple(reversed(items)))
+
+    def stack_global(self) -> None:
+        module, name = self.pop_two()
+        self.push_global(module, name)
+
+    def push_global(self, module: Any, name: Any) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise TypeError("a name that is not text")
+        self.stack.append(Global(module, name))
+
+    def new_with_keywords(self) -> None:
+        keywords = self.pop()
+        callee, args = self.pop_two()
+        if keywords:
+            raise TypeError("a class is made with keywords")
+        self.call(callee, args)
+
+
+def _call_top(machine: _Machine) -> None:
+    machine.call(*machine.pop_two())
+
+
+_OPERATIONS: dict[str, Callable[[_Machine, Any], Any]] = {
+    "MARK": lambda m, _: m.stack.append(_MARK),
+    "POP": lambda m, _: m.stack.pop(),
+    "POP_MARK": lambda m, _: m.to_mark(),
+    "DUP": lambda m, _: m.stack.append(m.top()),
+    "APPEND": lambda m, _: m.append([m.pop()]),
+    "APPENDS": lambda m, _: m.append(m.to_mark()),
+    "EMPTY_DICT": lambda m, _: m.stack.append(Table()),
+    "LIST": lambda m, _: m.stack.append(m.to_mark()),
+    "TUPLE": lambda m, _: m.stack.append(tuple(m.to_mark())),
+    "TUPLE1": lambda m, _: m.pop_tuple(1),
+    "TUPLE2": lambda m, _: m.pop_tuple(2),
+    "TUPLE3": lambda m, _: m.pop_tuple(3),
+    "DICT": lambda m, _: m.new_dict(),
+    "SETITEM": lambda m, _: m.set_items(m.pop_two()),
+    "SETITEMS": lambda m, _: m.set_items(m.to_mark()),
+    "EMPTY_SET": lambda m, _: m.stack.append(Node(Global("builtins", "set"), ())),
+    "ADDITEMS": lambda m, _: m.append(m.to_mark()),
+    "FROZENSET": lambda m, _: m.stack.append(Node(Global("builtins", "frozenset"), (m.to_mark(),))),
+    "PUT": lambda m, arg: m.memo.__setitem__(arg, m.top()),
+    "BINPUT": lambda m, arg: m.memo.__setitem__(arg, m.top()),
+    "LONG_BINPUT": lambda m, arg: m.memo.__setitem__(arg, m.top()),
+    "MEMOIZE": lambda m, _: m.memo.__setitem__(len(m.memo), m.top()),
+    "GET": lambda m, arg: m.stack.append(m.memo[arg]),
+    "BINGET": lambda m, arg: m.stack.append(m.memo[arg]),
+    "LONG_BINGET": lambda m, arg: m.stack.append(m.memo[arg]),
+    "GLOBAL": lambda m, arg: m.push_global(*arg.split(" ", 1)),
+    "STACK_GLOBAL": lambda m, _: m.stack_global(),
+    "REDUCE": lambda m, _: _call_top(m),
+    "NEWOBJ": lambda m, _: _call_top(m),
+    "NEWOBJ_EX": lambda m, _: m.new_with_keywords(),
+    "BUILD": lambda m, _: m.build(),
+    "BINPERSID": lambda m, _: m.stack.append(Node(Global("", "persistent"), (m.pop(),))),
+}
+
+
+def parse(pickled: bytes) -> Any:
+    """
+    Read a pickle into lists, tuples, numbers, texts, :class:`Table`, :class:`Node` and :class:`Global`.
+
+    :param pickled: the pickle; memory and time stay in proportion to its length
+    :return: the root of the graph
+    :raises UnknownName: if it is damaged, or uses an opcode that no file of SB3's needs
+    """
+    machine = _Machine()
+    try:
+        for opcode, argument, _ in pickletools.genops(pickled):
+            name = opcode.name
+            if name in _LITERALS:
+                machine.stack.append(bytes(argument) if isinstance(argument, bytearray) else argument)
+            elif name in _CONSTANTS:
+                machine.stack.append(_CONSTANTS[name]())
+            elif name == "STOP":
+                return machine.pop()
+            elif name not in _IGNORED:
+                _OPERATIONS[name](machine, argument)
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError, struct.error) as error:
+        raise UnknownName(f"its pickle is damaged or of an unknown kind ({error!r:.200})") from error
+    raise UnknownName("its pickle has no end")
+
+
+class Evaluator:
+    """
+    Gives nodes their meaning.
+
+    :param constructors: by module and name: called with the evaluator and the node, gives the value
+    :param resolve: gives the value of a bare class or function name, or raises :class:`UnknownName`
+    :param budget: how many bytes of arrays may be made; small files can refer to one array many times
+    """
+
+    def __init__(
+        self,
+        constructors: Mapping[tuple[str, str], Callable[["Evaluator", Node], Any]],
+        resolve: Callable[[Global], Any],
+        budget: int,
+    ) -> None:
+        self._constructors = constructors
+        self._resolve = resolve
+        self._budget = budget
+        self._done: dict[int, tuple[Any, int]] = {}
+        self._count = 0
+        self._open: set[int] = set()
+
+    def spend(self, array: Any) -> None:
+        """
+        Account for an array that is about to be copied.
+
+        :param array: the array; anything else is free
+        :raises UnknownName: if the budget is exhausted
+        """
+        self._budget -= array.nbytes if isinstance(array, np.ndarray) else 0
+        if self._budget < 0:
+            raise UnknownName("it claims far more data than the file has")
+
+    def __call__(self, value: Any) -> Any:
+        """
+        Evaluate a part of the graph. A part that is referred to twice is made once.
+
+        :param value: what :func:`parse` gave
+        :return: the value
+        :raises UnknownName: if it needs a name that is refused, or contains itself
+        """
+        self._count += 1
+        if not isinstance(value, (list, tuple, Table, Node, Global)):
+            return value
+        key = id(value)
+        if key in self._done:
+            made, size = self._done[key]
+            self._count += size
+            self._check_count()
+            return made
+        if key in self._open or len(self._open) > _MAX_DEPTH:
+            raise UnknownName("it is nested too deeply, or contains itself")
+        self._open.add(key)
+        start = self._count
+        made = self._make(value)
+        self._check_count()
+        self._open.discard(key)
+        self._done[key] = made, self._count - start
+        return made
+
+    def _check_count(self) -> None:
+        if self._count > _MAX_VALUES:
+            raise UnknownName(f"it unfolds into more than {_MAX_VALUES} values")
+
+    def _make(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self(item) for item in value]
+        if isinstance(value, tuple):
+            return tuple(self(item) for item in value)
+        if isinstance(value, Table):
+            return {self(key): self(item) for key, item in value.pairs}
+        if isinstance(value, Global):
+            return self._resolve(value)
+        constructor = self._constructors.get((value.callee.module, value.callee.name))
+        if constructor is None:
+            raise UnknownName(f"it needs `{value.callee}`, which is not called from a model file")
+        return constructor(self, value)
+
+
+def ordered_dict(evaluate: Evaluator, node: Node) -> dict[Any, Any]:
+    """
+    The constructor of ``collections.OrderedDict``; torch hangs attributes on its own, which are left behind.
+
+    :param evaluate: the evaluator
+    :param node: the call
+    :return: the table
+    """
+    given = evaluate(node.args[0]) if node.args else ()
+    return collections.OrderedDict([*given, *((evaluate(key), evaluate(item)) for key, item in node.pairs)])

@@ -1,0 +1,190 @@
+"""
+The safetensors format in NumPy: eight bytes of header length, a JSON header, raw little-endian data.
+
+MLX has a reader of its own; it works on paths, reads lazily, and multiplies shapes without looking for
+overflow (a tensor of shape ``[2**31, 2**31]`` with no data passes). This one checks every number before
+it allocates.
+The format: https://huggingface.co/docs/safetensors
+"""
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_baselines3.common._archive import ModelFileError
+
+_TO_DTYPE = {
+    "BOOL": np.dtype(np.bool_),
+    "U8": np.dtype("u1"),
+    "I8": np.dtype("i1"),
+    "U16": np.dtype("<u2"),
+    "I16": np.dtype("<i2"),
+    "U32": np.dtype("<u4"),
+    "I32": np.dtype("<i4"),
+    "U64": np.dtype("<u8"),
+    "I64": np.dtype("<i8"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),  # NumPy has no bfloat16: the bits travel as uint16
+    "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
+    "C64": np.dtype("<c8"),
+}
+_FROM_DTYPE = {dtype: tag for tag, dtype in _TO_DTYPE.items() if tag != "BF16"}
+_MAX_DIMS = 32
+# The header is JSON, which Python unfolds to some thirty times its size: it may not be most of a big file.
+_MAX_HEADER = 64 * 2**20
+
+Tensor = mx.array | np.ndarray
+
+
+def to_mlx(array: np.ndarray) -> Tensor:
+    """
+    Hand an array to MLX if MLX can hold it without losing precision.
+
+    :param array: any numeric array
+    :return: the same values as an ``mx.array``; float64 and complex128 stay in NumPy, since MLX would narrow
+        them
+    """
+    if array.dtype.newbyteorder("=") in (np.dtype(np.float64), np.dtype(np.complex128)):
+        return array
+    return mx.array(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(array.shape))
+
+
+def tensor_bytes(tensor: Tensor) -> tuple[str, tuple[int, ...], bytes]:
+    """
+    Take a tensor apart.
+
+    :param tensor: array of any shape, of a dtype that safetensors knows
+    :return: safetensors' name of the dtype, the shape, the data in C order, little-endian
+    :raises TypeError: if the format has no such dtype
+    """
+    if isinstance(tensor, mx.array) and tensor.dtype == mx.bfloat16:
+        return "BF16", tuple(tensor.shape), np.asarray(tensor.view(mx.uint16)).astype("<u2").tobytes()
+    array = np.asarray(tensor)
+    tag = _FROM_DTYPE.get(array.dtype.newbyteorder("<"))
+    if tag is None:
+        raise TypeError(f"an array of dtype {array.dtype} cannot be stored as a tensor")
+    return tag, array.shape, array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def tensor_from_bytes(tag: str, shape: tuple[int, ...], data: bytes | memoryview) -> Tensor:
+    """
+    Put a tensor together again.
+
+    :param tag: safetensors' name of the dtype
+    :param shape: shape, already known to fit the data
+    :param data: the bytes, little-endian, C order
+    :return: see :func:`to_mlx`
+    """
+    array = np.frombuffer(data, dtype=_TO_DTYPE[tag]).reshape(shape)
+    if tag == "BF16":
+        return mx.array(array.astype(np.uint16)).view(mx.bfloat16)
+    if tag == "BOOL":
+        # Any byte but 0 and 1 would be an invalid boolean to NumPy and MLX alike.
+        array = np.frombuffer(data, dtype=np.uint8).reshape(shape) != 0
+    return to_mlx(array)
+
+
+def dumps(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """
+    Write tensors as safetensors.
+
+    :param tensors: name and array
+    :param metadata: text to keep beside them
+    :return: the file's contents
+    :raises TypeError: if a dtype is not one of the format's
+    """
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    chunks: list[bytes] = []
+    offset = 0
+    for name, tensor in tensors.items():
+        tag, shape, data = tensor_bytes(tensor)
+        header[name] = {"dtype": tag, "shape": list(shape), "data_offsets": [offset, offset + len(data)]}
+        chunks.append(data)
+        offset += len(data)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([struct.pack("<Q", len(text)), text, *chunks])
+
+
+def loads(contents: bytes, label: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """
+    Read safetensors that may have been damaged or forged.
+
+    :param contents: the file's contents
+    :param label: what to call the file in error messages
+    :return: the tensors by name (see :func:`to_mlx`), and the metadata
+    :raises ModelFileError: unless header and data fit each other exactly, without overlap or gap
+    """
+    header, data = _split(contents, label)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ModelFileError(f"{label}: the metadata is not a table of texts.")
+    spans = sorted((*_span(name, entry, label), name) for name, entry in header.items())
+    end = 0
+    for start, stop, name in spans:
+        if start != end or stop > len(data):
+            raise ModelFileError(f"{label}: tensor '{name}' lies at [{start}, {stop}), expected it at {end}.")
+        end = stop
+    if end != len(data):
+        raise ModelFileError(f"{label}: {len(data)} bytes of data, but the tensors take {end}.")
+    tensors = {
+        name: tensor_from_bytes(
+            entry["dtype"], tuple(entry["shape"]), data[entry["data_offsets"][0] : entry["data_offsets"][1]]
+        )
+        for name, entry in header.items()
+    }
+    return tensors, metadata
+
+
+def _split(contents: bytes, label: str) -> tuple[dict[str, Any], memoryview]:
+    if len(contents) < 8:
+        raise ModelFileError(f"{label}: {len(contents)} bytes are too few for a safetensors file.")
+    (length,) = struct.unpack_from("<Q", contents)
+    if length > min(len(contents) - 8, _MAX_HEADER):
+        raise ModelFileError(f"{label}: a header of {length} bytes in a file of {len(contents)}.")
+    try:
+        header = json.loads(contents[8 : 8 + length])
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{label}: the header is not JSON ({error}).") from error
+    if not isinstance(header, dict):
+        raise ModelFileError(
+            f"{label}: the header is a {type(header).__name__}, expected a table of tensors."
+        )
+    return header, memoryview(contents)[8 + length :]
+
+
+def _span(name: str, entry: Any, label: str) -> tuple[int, int]:
+    """Check one line of the header by itself; where the tensor lies is checked by the caller."""
+    if not isinstance(entry, dict):
+        raise ModelFileError(f"{label}: tensor '{name}' has no description.")
+    tag, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(tag, str) or tag not in _TO_DTYPE:
+        raise ModelFileError(f"{label}: tensor '{name}' has the unknown dtype {tag!r:.40}.")
+    if shape is None or offsets is None or not is_shape(shape) or not is_shape(offsets) or len(offsets) != 2:
+        raise ModelFileError(f"{label}: tensor '{name}' has no valid shape and offsets.")
+    start, stop = offsets
+    if stop - start != math.prod(shape) * _TO_DTYPE[tag].itemsize:
+        raise ModelFileError(
+            f"{label}: tensor '{name}' of shape {shape} and dtype {tag} is not {stop - start} bytes."
+        )
+    return start, stop
+
+
+def is_shape(value: Any) -> bool:
+    """
+    Whether a value read from a file can be a shape.
+
+    :param value: anything
+    :return: true for a short list or tuple of integers from 0 to 2**63 - 1
+    """
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) <= _MAX_DIMS
+        and all(type(size) is int and 0 <= size < 2**63 for size in value)
+    )

@@ -1,0 +1,276 @@
+"""What the pickles inside SB3's files ask for, in terms of NumPy, Gymnasium, MLX and this package."""
+
+import collections
+import enum
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+
+from mlx_baselines3.common._archive import ModelFileError
+from mlx_baselines3.common._import_paths import UnknownName, find, find_class
+from mlx_baselines3.common._json_codec import PLAIN_OBJECTS, plain_object
+from mlx_baselines3.common._pickle_reader import Evaluator, Global, Node, Table, ordered_dict
+from mlx_baselines3.common._safetensors import is_shape
+from mlx_baselines3.common._space_codec import SPACE_NAMES, build_generator, build_space
+
+_UTILS = "mlx_baselines3.common.utils"
+_DTYPE = re.compile(r"[<>|=]?[biufcSU][0-9]{1,9}")
+_ACTIVATIONS = (
+    *(
+        "CELU",
+        "ELU",
+        "GELU",
+        "Hardswish",
+        "LeakyReLU",
+        "LogSigmoid",
+        "Mish",
+        "PReLU",
+        "ReLU",
+        "ReLU6",
+        "SELU",
+    ),
+    *("Sigmoid", "SiLU", "Softmax", "Softplus", "Softsign", "Tanh"),
+)
+_OPTIMIZERS = ("Adadelta", "Adagrad", "Adam", "Adamax", "AdamW", "RMSprop", "SGD")
+_TORCH_TWINS: dict[tuple[str, str], Any] = {
+    **{
+        ("torch.nn.modules.activation", name): getattr(nn, name) for name in _ACTIVATIONS if hasattr(nn, name)
+    },
+    **{
+        (f"torch.optim.{name.lower()}", name): getattr(optim, name)
+        for name in _OPTIMIZERS
+        if hasattr(optim, name)
+    },
+    # Not in the first versions of MLX that the package accepts, nor in its stubs.
+    ("torch.nn.modules.linear", "Identity"): getattr(nn, "Identity", None),
+}
+
+
+def own_path(name: Global) -> str:
+    """
+    Where this package has what SB3 has elsewhere.
+
+    :param name: a name of SB3's
+    :return: an import path
+    """
+    return f"mlx_baselines3{name.module.removeprefix('stable_baselines3')}:{name.name}"
+
+
+def resolve(name: Global) -> Any:
+    """
+    The class that a name in an SB3 file stands for here.
+
+    :param name: the name
+    :return: MLX's twin of a torch class, this package's twin of one of SB3's, or a class that the program has
+        imported
+    :raises UnknownName: if there is none
+    """
+    twin = _TORCH_TWINS.get((name.module, name.name))
+    if twin is not None:
+        return twin
+    if name.module.partition(".")[0] == "torch":
+        raise UnknownName(f"`{name}` has no twin in MLX")
+    return find(own_path(name) if _is_sb3(name) else f"{name.module}:{name.name}")
+
+
+def _is_sb3(name: Global) -> bool:
+    return name.module.partition(".")[0] == "stable_baselines3"
+
+
+def _dtype(evaluate: Evaluator, node: Node) -> np.dtype[Any]:
+    text = evaluate(node.args[0])
+    if not isinstance(text, str) or not _DTYPE.fullmatch(text):
+        raise UnknownName(f"it has an array of the dtype {text!r:.40}")
+    dtype: np.dtype[Any] = np.dtype(text)
+    order = node.state[1] if isinstance(node.state, tuple) else "="
+    if order == ">":
+        dtype = dtype.newbyteorder(">")
+    return dtype
+
+
+def _as_array(evaluate: Evaluator, buffer: Any, dtype: Any, shape: Any, fortran: bool) -> np.ndarray:
+    if not isinstance(buffer, bytes) or not isinstance(dtype, np.dtype) or not is_shape(shape):
+        raise TypeError("an array without data, dtype or shape")
+    if dtype.itemsize == 0 or math.prod(shape) * dtype.itemsize != len(buffer):
+        raise ValueError(f"{len(buffer)} bytes for an array of {dtype} of shape {shape}")
+    flat: np.ndarray = np.frombuffer(buffer, dtype=dtype)
+    evaluate.spend(flat)
+    flat = flat.copy().reshape(shape, order="F" if fortran else "C")
+    return flat
+
+
+def _from_buffer(evaluate: Evaluator, node: Node) -> np.ndarray:
+    buffer, dtype, shape, order, axes = (*(evaluate(argument) for argument in node.args), None)[:5]
+    array = _as_array(evaluate, buffer, dtype, shape, order == "F")
+    # NumPy 2 keeps the memory of a transposed array as it is, and says how the axes were moved.
+    return array.transpose(axes) if order == "K" and axes is not None else array
+
+
+def _reconstruct(evaluate: Evaluator, node: Node) -> np.ndarray:
+    _, shape, dtype, fortran, buffer = (evaluate(part) for part in node.state)
+    return _as_array(evaluate, buffer, dtype, shape, bool(fortran))
+
+
+def _numpy_scalar(evaluate: Evaluator, node: Node) -> Any:
+    dtype, buffer = (evaluate(argument) for argument in node.args)
+    return _as_array(evaluate, buffer, dtype, (), False)[()]
+
+
+def _encode(evaluate: Evaluator, node: Node) -> bytes:
+    # How Python 2's protocols spell bytes.
+    text, encoding = (evaluate(argument) for argument in node.args)
+    if encoding not in ("latin1", "latin-1"):
+        raise UnknownName(f"it has text in the encoding {encoding!r:.40}")
+    return str(text).encode("latin-1")
+
+
+def _generator(evaluate: Evaluator, node: Node) -> np.random.Generator | None:
+    """The state hangs on the generator (NumPy 1), or with a seed sequence on its bit generator (NumPy 2)."""
+    for owner in (node, *node.args[:1]):
+        state = owner.state if isinstance(owner, Node) else None
+        state = state[0] if isinstance(state, tuple) and state else state
+        if isinstance(state, Table):
+            return build_generator(evaluate(state))
+    return None
+
+
+def _deque(evaluate: Evaluator, node: Node) -> collections.deque[Any]:
+    items, maxlen = (*(evaluate(argument) for argument in node.args), None, None)[:2]
+    return collections.deque([*(items or ()), *map(evaluate, node.items)], maxlen=maxlen)
+
+
+def _set(evaluate: Evaluator, node: Node) -> set[Any]:
+    return {*(evaluate(node.args[0]) if node.args else ()), *map(evaluate, node.items)}
+
+
+def _enum_member(evaluate: Evaluator, node: Node) -> Any:
+    # Python 3.11 pickles a member of an enumeration as getattr(class, name).
+    kind, name = (evaluate(argument) for argument in node.args)
+    if not (isinstance(kind, type) and issubclass(kind, enum.Enum)) or name not in kind.__members__:
+        raise UnknownName("it calls getattr")
+    return kind[name]
+
+
+def _enum_value(evaluate: Evaluator, node: Node) -> Any:
+    return find_class(own_path(node.callee), enum.Enum)(evaluate(node.args[0]))
+
+
+def _train_freq(evaluate: Evaluator, node: Node) -> Any:
+    values = evaluate(node.args)
+    kind = find_class(own_path(node.callee), tuple)
+    if len(values) != len(kind._fields):
+        raise ValueError(f"{len(values)} values for {kind.__name__}")
+    return tuple.__new__(kind, values)
+
+
+def _plain(evaluate: Evaluator, node: Node) -> Any:
+    return plain_object(find(own_path(node.callee)), evaluate(node.state))
+
+
+def _space(evaluate: Evaluator, node: Node) -> Any:
+    state = evaluate(node.state)
+    if not isinstance(state, dict):
+        raise TypeError("a space without attributes")
+    for part in state.values():
+        evaluate.spend(part)
+    return build_space(node.callee.name, state)
+
+
+def _function(evaluate: Evaluator, node: Node) -> Any:
+    """
+    A function that cloudpickle took along whole. Before SB3 2.7 the schedules were closures of three
+    functions; what they close over is data, from which today's schedule objects are made. No other function
+    is restored.
+    """
+    slots = node.state[1] if isinstance(node.state, tuple) and len(node.state) == 2 else None
+    slots = slots if isinstance(slots, Table) else Table()
+    name, module, closure = (slots.get(f"__{key}__") for key in ("qualname", "module", "closure"))
+    name = name if isinstance(name, str) else "<unknown>"
+    code = node.args[0] if node.args else None
+    if module == "stable_baselines3.common.utils" and isinstance(code, Node) and isinstance(closure, tuple):
+        values = [_cell(evaluate, cell) for cell in closure]
+        found = _schedule(name, code, values)
+        if found is not None:
+            return found
+    raise UnknownName(f"it is the function `{name}`, and a model file's functions are not run")
+
+
+def _cell(evaluate: Evaluator, cell: Any) -> Any:
+    if isinstance(cell, Node) and cell.callee.name == "_make_cell":
+        return evaluate(cell.args[0])
+    return evaluate(cell.state) if isinstance(cell, Node) else None
+
+
+def _schedule(name: str, code: Node, values: list[Any]) -> Any:
+    if name == "constant_fn.<locals>.func" and len(values) == 1 and isinstance(values[0], (int, float)):
+        return plain_object(find(f"{_UTILS}:ConstantSchedule"), {"val": float(values[0])})
+    if name == "get_schedule_fn.<locals>.<lambda>" and len(values) == 1 and callable(values[0]):
+        return plain_object(find(f"{_UTILS}:FloatSchedule"), {"value_schedule": values[0]})
+    wanted = {"start", "end", "end_fraction"}
+    texts = [part for part in code.args if isinstance(part, tuple) and all(isinstance(x, str) for x in part)]
+    names = next((part for part in texts if set(part) == wanted), ())
+    if name == "get_linear_fn.<locals>.func" and len(names) == len(values) == 3:
+        state = {key: float(value) for key, value in zip(names, values, strict=True)}
+        return plain_object(find(f"{_UTILS}:LinearSchedule"), state)
+    return None
+
+
+def _frozenset(evaluate: Evaluator, node: Node) -> frozenset[Any]:
+    return frozenset(_set(evaluate, node))
+
+
+def _nothing(evaluate: Evaluator, node: Node) -> None:
+    """For what is not needed, such as the seed that a generator once started from."""
+
+
+Constructor = Callable[[Evaluator, Node], Any]
+
+
+def _table() -> dict[tuple[str, str], Constructor]:
+    table: dict[tuple[str, str], Constructor] = {
+        ("numpy", "dtype"): _dtype,
+        ("_codecs", "encode"): _encode,
+        ("collections", "OrderedDict"): ordered_dict,
+        ("collections", "deque"): _deque,
+        ("builtins", "set"): _set,
+        ("builtins", "frozenset"): _frozenset,
+        ("builtins", "getattr"): _enum_member,
+        ("numpy.random._pickle", "__generator_ctor"): _generator,
+        ("numpy.random._pickle", "__randomstate_ctor"): _nothing,
+        ("numpy.random.bit_generator", "__pyx_unpickle_SeedSequence"): _nothing,
+        ("gym.utils.seeding", "_generator_ctor"): _nothing,
+        ("gym.utils.seeding", "RandomNumberGenerator._generator_ctor"): _nothing,
+        ("stable_baselines3.common.type_aliases", "TrainFreq"): _train_freq,
+        ("stable_baselines3.common.type_aliases", "TrainFrequencyUnit"): _enum_value,
+        ("stable_baselines3.her.goal_selection_strategy", "GoalSelectionStrategy"): _enum_value,
+        ("cloudpickle.cloudpickle", "_make_function"): _function,
+    }
+    for core in ("numpy.core", "numpy._core"):
+        table[f"{core}.multiarray", "_reconstruct"] = _reconstruct
+        table[f"{core}.multiarray", "scalar"] = _numpy_scalar
+        table[f"{core}.numeric", "_frombuffer"] = _from_buffer
+    for package in ("gym", "gymnasium"):
+        for name, module in SPACE_NAMES.items():
+            table[f"{package}.spaces.{module}", name] = _space
+    for path in PLAIN_OBJECTS:
+        module, _, name = path.partition(":")
+        table[f"stable_baselines3{module.removeprefix('mlx_baselines3')}", name] = _plain
+    return table
+
+
+CONSTRUCTORS = _table()
+DAMAGE = (
+    ModelFileError,
+    TypeError,
+    ValueError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)

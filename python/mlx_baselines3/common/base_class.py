@@ -1,0 +1,427 @@
+"""What every algorithm shares: environments, schedules, logging, prediction, files."""
+
+import io
+import pathlib
+import time
+import warnings
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, ClassVar, TypeVar
+
+import mlx.core as mx
+import numpy as np
+from gymnasium import spaces
+
+from mlx_baselines3.common import model_io, utils
+from mlx_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
+from mlx_baselines3.common.env_setup import check_spaces, maybe_make_env, wrap_env
+from mlx_baselines3.common.logger import Logger
+from mlx_baselines3.common.noise import ActionNoise
+from mlx_baselines3.common.policies import BasePolicy
+from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
+from mlx_baselines3.common.utils import (
+    FloatSchedule,
+    check_for_correct_spaces,
+    get_device,
+    set_random_seed,
+    update_learning_rate,
+)
+from mlx_baselines3.common.vec_env import (
+    VecEnv,
+    VecNormalize,
+    unwrap_vec_normalize,
+)
+
+SelfBaseAlgorithm = TypeVar("SelfBaseAlgorithm", bound="BaseAlgorithm")
+
+
+class BaseAlgorithm(ABC):
+    """
+    Base of all algorithms.
+
+    :param policy: name or class of the policy
+    :param env: a Gymnasium environment, a VecEnv, the id of a registered environment, or None for a
+        model that is only loaded to predict
+    :param learning_rate: a number, or a function of the remaining progress (1 at the start, 0 at the end)
+    :param policy_kwargs: further arguments of the policy
+    :param stats_window_size: number of episodes that the logged means are taken over
+    :param tensorboard_log: folder for tensorboard; None writes nothing
+    :param verbose: 0 quiet, 1 information, 2 debugging
+    :param device: "auto", "cpu", "gpu" or an ``mx.Device``
+    :param support_multi_env: whether the algorithm trains with several environments
+    :param monitor_wrapper: wrap a single environment in a Monitor
+    :param seed: seed of all random generators
+    :param use_sde: state-dependent exploration (gSDE)
+    :param sde_sample_freq: draw gSDE's noise matrix every that many steps; -1: once per rollout
+    :param supported_action_spaces: action spaces that the algorithm can use
+    :raises AssertionError: if the action space is not supported, or continuous without finite bounds
+    :raises ValueError: if the policy's name is unknown or does not fit the observations, gSDE is asked
+        for discrete actions, or there are more environments than the algorithm supports
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {}
+    policy: BasePolicy
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    n_envs: int
+    lr_schedule: Schedule
+    _logger: Logger
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule,
+        policy_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        device: mx.Device | str = "auto",
+        support_multi_env: bool = False,
+        monitor_wrapper: bool = True,
+        seed: int | None = None,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        supported_action_spaces: tuple[type[spaces.Space[Any]], ...] | None = None,
+    ) -> None:
+        self.policy_class = self._get_policy_from_name(policy) if isinstance(policy, str) else policy
+        self.device = get_device(device)
+        if verbose >= 1:
+            print(f"Using {self.device.type.name} device")
+        self.verbose = verbose
+        self.policy_kwargs = {} if policy_kwargs is None else policy_kwargs
+        self.seed = seed
+        self.learning_rate = learning_rate
+        self.tensorboard_log = tensorboard_log
+        self.use_sde = use_sde
+        self.sde_sample_freq = sde_sample_freq
+        self.action_noise: ActionNoise | None = None
+        self._stats_window_size = stats_window_size
+        self._init_counters()
+        self.env: VecEnv | None = None
+        self._vec_normalize_env: VecNormalize | None = None
+        if env is not None:
+            vec_env = self._wrap_env(maybe_make_env(env, verbose), verbose, monitor_wrapper)
+            self.observation_space = vec_env.observation_space
+            self.action_space = vec_env.action_space
+            self.n_envs = vec_env.num_envs
+            self.env = vec_env
+            self._vec_normalize_env = unwrap_vec_normalize(vec_env)
+            check_spaces(self, policy, support_multi_env, supported_action_spaces)
+
+    def _init_counters(self) -> None:
+        self.num_timesteps = 0
+        self._total_timesteps = 0
+        self._num_timesteps_at_start = 0
+        self.start_time = 0.0
+        self._episode_num = 0
+        self._n_updates = 0
+        self._current_progress_remaining = 1.0
+        self._last_obs: np.ndarray | dict[str, np.ndarray] | None = None
+        self._last_original_obs: np.ndarray | dict[str, np.ndarray] | None = None
+        self._last_episode_starts: np.ndarray | None = None
+        self.ep_info_buffer: deque[Any] | None = None
+        self.ep_success_buffer: deque[Any] | None = None
+        self._custom_logger = False
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        return wrap_env(env, verbose, monitor_wrapper)
+
+    @abstractmethod
+    def _setup_model(self) -> None:
+        """Make networks, buffers and optimizers."""
+
+    def set_logger(self, logger: Logger) -> None:
+        """
+        Use a logger of one's own. ``tensorboard_log`` and ``verbose`` no longer choose where logs go.
+
+        :param logger: the logger
+        """
+        self._logger = logger
+        self._custom_logger = True
+
+    @property
+    def logger(self) -> Logger:
+        """:return: the logger; there is one from the first ``learn`` on"""
+        return self._logger
+
+    def _setup_lr_schedule(self) -> None:
+        self.lr_schedule = FloatSchedule(self.learning_rate)
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        self._current_progress_remaining = 1.0 - float(num_timesteps) / float(total_timesteps)
+
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        """
+        Record the learning rate of the present progress and hand it to the optimizers.
+
+        :param optimizers: one or a list
+        """
+        learning_rate = self.lr_schedule(self._current_progress_remaining)
+        self.logger.record("train/learning_rate", learning_rate)
+        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
+            update_learning_rate(optimizer, learning_rate)
+
+    def _excluded_save_params(self) -> list[str]:
+        """:return: attributes that ``save`` leaves out"""
+        return [
+            "policy",
+            "device",
+            "env",
+            "replay_buffer",
+            "rollout_buffer",
+            "_vec_normalize_env",
+            "_logger",
+            "_custom_logger",
+            "_update_step",
+        ]
+
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        """
+        :param policy_name: for instance "MlpPolicy"
+        :return: the class
+        :raises ValueError: if the algorithm has no policy of that name
+        """
+        if policy_name not in self.policy_aliases:
+            raise ValueError(
+                f"Policy {policy_name} unknown; {type(self).__name__} has {', '.join(self.policy_aliases)}."
+            )
+        return self.policy_aliases[policy_name]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        """
+        :return: attributes with a ``state_dict`` to save ("policy.optimizer" for a nested one), and
+            attributes that are single arrays
+        """
+        return ["policy"], []
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        if isinstance(callback, list):
+            callback = CallbackList(callback)
+        if not isinstance(callback, BaseCallback):
+            callback = ConvertCallback(callback)
+        if progress_bar:
+            callback = CallbackList([callback, ProgressBarCallback()])
+        callback.init_callback(self)
+        return callback
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        """
+        Get ready for training.
+
+        :param total_timesteps: environment steps
+        :param callback: called at every step
+        :param reset_num_timesteps: start counting at zero, and reset the environments
+        :param tb_log_name: name of the run for tensorboard
+        :param progress_bar: show one
+        :return: the count of steps to stop at, and the callback
+        """
+        self.start_time = time.time_ns()
+        if self.ep_info_buffer is None or reset_num_timesteps:
+            self.ep_info_buffer = deque(maxlen=self._stats_window_size)
+            self.ep_success_buffer = deque(maxlen=self._stats_window_size)
+        if self.action_noise is not None:
+            self.action_noise.reset()
+        if reset_num_timesteps:
+            self.num_timesteps = 0
+            self._episode_num = 0
+        else:
+            total_timesteps += self.num_timesteps
+        self._total_timesteps = total_timesteps
+        self._num_timesteps_at_start = self.num_timesteps
+        if reset_num_timesteps or self._last_obs is None:
+            assert self.env is not None, "There is no environment to train in: call set_env() first."
+            self._last_obs = self.env.reset()
+            self._last_episode_starts = np.ones((self.env.num_envs,), dtype=bool)
+            if self._vec_normalize_env is not None:
+                self._last_original_obs = self._vec_normalize_env.get_original_obs()
+        if not self._custom_logger:
+            self._logger = utils.configure_logger(
+                self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps
+            )
+        return total_timesteps, self._init_callback(callback, progress_bar)
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
+        """
+        Keep return, length and success of the episodes that just ended.
+
+        :param infos: one per environment
+        :param dones: (n_envs,) which episodes ended
+        """
+        assert self.ep_info_buffer is not None
+        assert self.ep_success_buffer is not None
+        for i, info in enumerate(infos):
+            if not info:
+                continue
+            if (episode := info.get("episode")) is not None:
+                self.ep_info_buffer.append(episode)
+            if (success := info.get("is_success")) is not None and dones is not None and dones[i]:
+                self.ep_success_buffer.append(success)
+
+    def get_env(self) -> VecEnv | None:
+        """:return: the training environments, or None"""
+        return self.env
+
+    def get_vec_normalize_env(self) -> VecNormalize | None:
+        """:return: the VecNormalize wrapper of the training environments, or None"""
+        return self._vec_normalize_env
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        Train in another environment from now on.
+
+        :param env: as many environments as before, with the same spaces
+        :param force_reset: start new episodes at the next ``learn``
+        :raises AssertionError: if the number of environments differs
+        :raises ValueError: if the spaces differ
+        """
+        vec_env = self._wrap_env(env, self.verbose)
+        assert vec_env.num_envs == self.n_envs, (
+            "The number of environments to be set is different from the number of environments in the "
+            f"model: ({vec_env.num_envs} != {self.n_envs}), whereas `set_env` requires them to be the same. "
+            f"To load a model with another number of them, use `{type(self).__name__}.load(path, env)`."
+        )
+        check_for_correct_spaces(vec_env, self.observation_space, self.action_space)
+        self._vec_normalize_env = unwrap_vec_normalize(vec_env)
+        if force_reset:
+            self._last_obs = None
+        self.env = vec_env
+
+    @abstractmethod
+    def learn(
+        self: SelfBaseAlgorithm,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 100,
+        tb_log_name: str = "run",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfBaseAlgorithm:
+        """
+        Train.
+
+        :param total_timesteps: environment steps of all environments together; a lower bound, as whole
+            rollouts are collected
+        :param callback: called at every step; training stops when it returns False
+        :param log_interval: rollouts (on-policy) or episodes (off-policy) between two log entries
+        :param tb_log_name: name of the run for tensorboard
+        :param reset_num_timesteps: start counting at zero; False goes on from the last call
+        :param progress_bar: show one (needs tqdm and rich)
+        :return: self
+        """
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Choose actions for one observation or a batch. See :meth:`BasePolicy.predict`.
+
+        :param observation: one observation or a batch
+        :param state: handed back as it is (used by recurrent policies)
+        :param episode_start: not used (used by recurrent policies)
+        :param deterministic: the most likely actions instead of random ones
+        :return: one action or a batch of them, and ``state``
+        """
+        return self.policy.predict(observation, state, episode_start, deterministic)
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Seed Python, NumPy, MLX, the action space and the environments (environment i with ``seed + i``).
+
+        :param seed: None leaves everything as it is
+        """
+        if seed is None:
+            return
+        set_random_seed(seed)
+        self.action_space.seed(seed)
+        if self.env is not None:
+            self.env.seed(seed)
+
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        """:return: object name ("policy", "policy.optimizer", …) -> name -> array"""
+        return model_io.get_parameters(self)
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | dict[str, TensorDict],
+        exact_match: bool = True,
+        device: mx.Device | str = "auto",
+    ) -> None:
+        """
+        Replace parameters in place.
+
+        :param load_path_or_dict: a file written by ``save``, or what :meth:`get_parameters` gives
+        :param exact_match: every object and every array must be given, and nothing else
+        :param device: kept for SB3's signature; MLX arrays belong to no device
+        :raises ValueError: if an object is unknown, or one is missing and ``exact_match``
+        :raises RuntimeError: if arrays are missing or unknown, or a shape differs
+        """
+        model_io.set_parameters(self, load_path_or_dict, exact_match)
+
+    @classmethod
+    def load(
+        cls: type[SelfBaseAlgorithm],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: mx.Device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfBaseAlgorithm:
+        """
+        Make a model from a file. To change an existing model, use :meth:`set_parameters`.
+
+        :param path: a file written by ``save`` (".zip" may be left away) or an open binary file
+        :param env: environments to use; None makes a model that predicts only
+        :param device: "auto", "cpu", "gpu" or an ``mx.Device``
+        :param custom_objects: values to use instead of stored ones, by attribute name
+        :param print_system_info: print the system that saved the file and the present one
+        :param force_reset: start new episodes at the next ``learn``
+        :param kwargs: attributes to change
+        :return: the model
+        :raises ValueError: if ``policy_kwargs`` or the spaces of ``env`` differ from the stored ones
+        """
+        return model_io.load(cls, path, env, device, custom_objects, print_system_info, force_reset, kwargs)
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Write the model to a file.
+
+        :param path: the file (".zip" is added if there is no suffix) or an open binary file
+        :param exclude: attributes to leave out besides the usual ones
+        :param include: attributes to write although they are usually left out
+        """
+        model_io.save(self, path, exclude, include)
+
+    def dump_logs(self) -> None:
+        """
+        Write one log entry. Each kind of algorithm has its own.
+
+        :raises NotImplementedError: always
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not write logs.")
+
+    def _dump_logs(self, *args: Any) -> None:
+        warnings.warn(
+            "algo._dump_logs() is deprecated in favor of algo.dump_logs().", DeprecationWarning, stacklevel=2
+        )
+        self.dump_logs(*args)

@@ -1,0 +1,392 @@
+"""What every network and every policy of the package can do."""
+
+import copy
+import io
+import pathlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+from gymnasium import spaces
+
+from mlx_baselines3.common.layers import Conv2d, Module, named_parameters, orthogonal, set_named_parameters
+from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
+from mlx_baselines3.common.preprocessing import is_image_space, maybe_transpose, preprocess_obs
+from mlx_baselines3.common.save_util import load_from_zip_file, save_to_zip_file
+from mlx_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+)
+from mlx_baselines3.common.type_aliases import PyTorchObs
+from mlx_baselines3.common.utils import get_device, is_vectorized_observation, obs_as_tensor
+
+SelfBaseModel = TypeVar("SelfBaseModel", bound="BaseModel")
+
+
+class BaseModel(Module):
+    """
+    A network that reads observations: a policy or a critic.
+
+    :param observation_space: space of one observation
+    :param action_space: space of one action
+    :param features_extractor_class: class of the module that turns observations into features
+    :param features_extractor_kwargs: its arguments after the observation space
+    :param features_extractor: a ready-made one, shared with another network
+    :param normalize_images: divide uint8 images by 255
+    :param optimizer_class: an MLX optimizer
+    :param optimizer_kwargs: its arguments, except for the learning rate
+    """
+
+    optimizer: Any
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        features_extractor: BaseFeaturesExtractor | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[optim.Optimizer] = optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        self._device = mx.default_device()
+        # Second names of child modules, as in SB3's state_dict: alias -> name.
+        self._parameter_aliases: dict[str, str] = {}
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.features_extractor = features_extractor
+        self.normalize_images = normalize_images
+        self.optimizer_class = optimizer_class
+        self.optimizer_kwargs = dict(optimizer_kwargs or {})
+        self.features_extractor_class = features_extractor_class
+        self.features_extractor_kwargs = dict(features_extractor_kwargs or {})
+        if not normalize_images and issubclass(features_extractor_class, (NatureCNN, CombinedExtractor)):
+            self.features_extractor_kwargs["normalized_image"] = True
+
+    def _update_features_extractor(
+        self, net_kwargs: dict[str, Any], features_extractor: BaseFeaturesExtractor | None = None
+    ) -> dict[str, Any]:
+        """
+        :param net_kwargs: arguments of a network
+        :param features_extractor: the extractor to share; a new one is made if not given
+        :return: the arguments with the extractor and its number of features
+        """
+        if features_extractor is None:
+            features_extractor = self.make_features_extractor()
+        return {
+            **net_kwargs,
+            "features_extractor": features_extractor,
+            "features_dim": features_extractor.features_dim,
+        }
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """:return: a new features extractor of the class given at construction"""
+        return self.features_extractor_class(self.observation_space, **self.features_extractor_kwargs)
+
+    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> mx.array:
+        """
+        :param obs: (batch, ...) observations, a dictionary of them for a Dict space
+        :param features_extractor: the module to use
+        :return: (batch, features_dim)
+        """
+        return features_extractor(
+            preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
+        )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        """:return: the arguments that make an equal network, without its weights"""
+        return {
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "normalize_images": self.normalize_images,
+        }
+
+    @property
+    def device(self) -> mx.Device:
+        """:return: the device that the network computes on"""
+        return self._device
+
+    def to(self: SelfBaseModel, device: mx.Device | str) -> SelfBaseModel:
+        """
+        Compute on ``device`` from now on. MLX arrays belong to no device, so nothing moves.
+
+        :param device: 'auto', 'cpu', 'gpu' or an ``mx.Device``
+        :return: self
+        """
+        self._device = get_device(device)
+        return self
+
+    def state_dict(self) -> dict[str, mx.array]:
+        """:return: every array of the network by SB3's name, shared modules under each of their names"""
+        parameters = named_parameters(self)
+        for alias, name in self._parameter_aliases.items():
+            shared = {k: v for k, v in parameters.items() if k.startswith(f"{name}.")}
+            parameters.update({alias + k.removeprefix(name): v for k, v in shared.items()})
+        return parameters
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
+        """
+        Replace arrays by name. Nothing changes if anything is wrong.
+
+        :param state_dict: name -> array (MLX or NumPy)
+        :param strict: every array must be given, and nothing else
+        :raises RuntimeError: if names are missing or unknown (only when ``strict``) or a shape differs
+        """
+        own = self.state_dict()
+        problems = []
+        if strict and (missing := own.keys() - state_dict.keys()):
+            problems.append(f"Missing key(s) in state_dict: {', '.join(sorted(missing))}.")
+        if strict and (unknown := state_dict.keys() - own.keys()):
+            problems.append(f"Unexpected key(s) in state_dict: {', '.join(sorted(unknown))}.")
+        known = {name: to_mlx(value) for name, value in state_dict.items() if name in own}
+        problems += [
+            f"size mismatch for {name}: the value has shape {value.shape}, the network {own[name].shape}."
+            for name, value in known.items()
+            if value.shape != own[name].shape
+        ]
+        if problems:
+            raise RuntimeError(f"Cannot load the state of {type(self).__name__}: " + " ".join(problems))
+        parameters = named_parameters(self)
+        set_named_parameters(
+            self,
+            {
+                self._own_name(name): value.astype(parameters[self._own_name(name)].dtype)
+                for name, value in known.items()
+            },
+        )
+
+    def _own_name(self, name: str) -> str:
+        for alias, target in self._parameter_aliases.items():
+            if name.startswith(f"{alias}."):
+                return target + name.removeprefix(alias)
+        return name
+
+    def save(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """
+        Write the network alone, without the algorithm, to a file.
+
+        :param path: the file
+        """
+        save_to_zip_file(path, data=self._get_constructor_parameters(), params={"policy": self.state_dict()})
+
+    @classmethod
+    def load(
+        cls: type[SelfBaseModel],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        device: mx.Device | str = "auto",
+    ) -> SelfBaseModel:
+        """
+        Read a network written by :meth:`save`.
+
+        :param path: the file
+        :param device: device to compute on
+        :return: the network
+        """
+        data, params, _ = load_from_zip_file(path, device=device)
+        assert data is not None, f"{path} holds no constructor arguments"
+        model = cls(**data).to(device)
+        model.load_state_dict(params["policy"])
+        return model
+
+    def load_from_vector(self, vector: np.ndarray) -> None:
+        """
+        Set all parameters from one vector.
+
+        :param vector: (number of parameters,), in the order of :meth:`parameters_to_vector`
+        :raises ValueError: if the length differs
+        """
+        parameters = named_parameters(self)
+        total = sum(array.size for array in parameters.values())
+        if len(vector) != total:
+            raise ValueError(f"The vector has {len(vector)} numbers, the network has {total} parameters.")
+        new, start = {}, 0
+        for name, array in parameters.items():
+            new[name] = to_mlx(np.asarray(vector[start : start + array.size], np.float32)).reshape(
+                array.shape
+            )
+            start += array.size
+        set_named_parameters(self, new)
+
+    def parameters_to_vector(self) -> np.ndarray:
+        """:return: (number of parameters,) float32, all parameters one after the other"""
+        return np.concatenate([to_numpy(array).ravel() for array in named_parameters(self).values()])
+
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        Choose between training and evaluation; matters to dropout and batch normalisation only.
+
+        :param mode: True for training
+        """
+        # Walking through all modules at every predict() would cost more than a small network does.
+        if self.training != mode:
+            self.train(mode)
+
+    def is_vectorized_observation(self, observation: np.ndarray | dict[str, np.ndarray]) -> bool:
+        """
+        :param observation: one observation or a batch; images may be channel-last
+        :return: True for a batch
+        """
+        if isinstance(observation, dict):
+            return any(
+                is_vectorized_observation(maybe_transpose(obs, space), space)
+                for obs, space in self._with_spaces(observation)
+            )
+        return is_vectorized_observation(
+            maybe_transpose(observation, self.observation_space), self.observation_space
+        )
+
+    def _with_spaces(self, observation: dict[str, np.ndarray]) -> list[tuple[np.ndarray, spaces.Space[Any]]]:
+        assert isinstance(self.observation_space, spaces.Dict), (
+            f"The observation is a dict, but the observation space is {self.observation_space}."
+        )
+        return [(obs, self.observation_space.spaces[key]) for key, obs in observation.items()]
+
+    def obs_to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[PyTorchObs, bool]:
+        """
+        Make a batch for the network out of what a user hands to ``predict``.
+
+        :param observation: one observation or a batch; images may be channel-last
+        :return: the batch, and whether it was one already
+        :raises ValueError: if the shape fits neither one observation nor a batch
+        """
+        if isinstance(observation, dict):
+            batches = {}
+            vectorized = False
+            for key, (obs, space) in zip(observation, self._with_spaces(observation), strict=True):
+                batches[key], is_batch = _as_batch(obs, space)
+                vectorized = vectorized or is_batch
+            return obs_as_tensor(batches, self.device), vectorized
+        batch, vectorized = _as_batch(observation, self.observation_space)
+        return obs_as_tensor(batch, self.device), vectorized
+
+
+def _as_batch(observation: np.ndarray, space: spaces.Space[Any]) -> tuple[np.ndarray, bool]:
+    if is_image_space(space):
+        observation = maybe_transpose(observation, space)
+    observation = np.asarray(observation)
+    vectorized = is_vectorized_observation(observation, space)
+    return observation.reshape((-1, *(space.shape or ()))), vectorized
+
+
+class BasePolicy(BaseModel, ABC):
+    """
+    A network that chooses actions.
+
+    :param args: as in :class:`BaseModel`
+    :param squash_output: the actions are squashed by tanh, and unscaled to the action space
+    :param kwargs: as in :class:`BaseModel`
+    """
+
+    features_extractor: BaseFeaturesExtractor
+
+    def __init__(self, *args: Any, squash_output: bool = False, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._squash_output = squash_output
+
+    @staticmethod
+    def _dummy_schedule(progress_remaining: float) -> float:
+        """A learning rate for a policy that is only loaded to predict."""
+        return 0.0
+
+    @property
+    def squash_output(self) -> bool:
+        """:return: whether actions are squashed by tanh"""
+        return self._squash_output
+
+    @staticmethod
+    def init_weights(module: nn.Module, gain: float = 1) -> None:
+        """
+        Orthogonal weights and zero biases for a linear or convolutional layer; others are left alone.
+
+        :param module: the layer
+        :param gain: factor on the weights
+        """
+        if isinstance(module, (nn.Linear, nn.Conv2d, Conv2d)):
+            module.weight = orthogonal(module.weight.shape, gain)
+            if "bias" in module:
+                module.bias = mx.zeros_like(module.bias)
+
+    @abstractmethod
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> mx.array:
+        """
+        :param observation: (batch, ...) observations
+        :param deterministic: the most likely actions instead of random ones
+        :return: (batch, ...) actions, before clipping or unscaling
+        """
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Choose actions for one observation or a batch.
+
+        :param observation: one observation or a batch, a dictionary of them for a Dict space; images may
+            be channel-first or channel-last
+        :param state: handed back as it is (used by recurrent policies)
+        :param episode_start: not used (used by recurrent policies)
+        :param deterministic: the most likely actions instead of random ones
+        :return: one action or a batch of them, inside the action space; and ``state``
+        :raises ValueError: if the observation is a tuple (the answer of a Gymnasium ``reset``) or has
+            a shape that does not fit the observation space
+        """
+        self.set_training_mode(False)
+        if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
+            raise ValueError(
+                "predict() got a tuple instead of a NumPy array or a dict. You are probably mixing the Gym "
+                "API with the VecEnv API: `obs, info = env.reset()` (Gymnasium), `obs = vec_env.reset()` "
+                "(VecEnv)."
+            )
+        with mx.stream(self.device):
+            batch, vectorized = self.obs_to_tensor(observation)
+            raw = to_numpy(self._predict(batch, deterministic=deterministic))
+        actions = raw.reshape((-1, *(self.action_space.shape or ())))
+        if isinstance(self.action_space, spaces.Box):
+            if self.squash_output:
+                actions = self.unscale_action(actions)
+            else:
+                actions = np.clip(actions, self.action_space.low, self.action_space.high)
+        return (actions if vectorized else actions.squeeze(axis=0)), state
+
+    def scale_action(self, action: np.ndarray) -> np.ndarray:
+        """
+        :param action: (..., action_dim) inside the Box action space
+        :return: the same in [-1, 1]
+        """
+        low, high = self._bounds("scale")
+        return 2.0 * ((action - low) / (high - low)) - 1.0
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """
+        :param scaled_action: (..., action_dim) in [-1, 1]
+        :return: the same inside the Box action space
+        """
+        low, high = self._bounds("unscale")
+        return low + (0.5 * (scaled_action + 1.0) * (high - low))
+
+    def _bounds(self, verb: str) -> tuple[np.ndarray, np.ndarray]:
+        assert isinstance(self.action_space, spaces.Box), (
+            f"Only actions of a Box space have bounds to {verb} to, not those of {self.action_space}."
+        )
+        return self.action_space.low, self.action_space.high
+
+    def __deepcopy__(self: SelfBaseModel, memo: dict[int, Any]) -> SelfBaseModel:
+        # A module is a dict with attributes beside it; copy both, aliases included.
+        clone = self.__class__.__new__(self.__class__)
+        memo[id(self)] = clone
+        for key, value in self.items():
+            dict.__setitem__(clone, key, copy.deepcopy(value, memo))
+        for key, value in self.__dict__.items():
+            object.__setattr__(clone, key, copy.deepcopy(value, memo))
+        return clone

@@ -1,0 +1,129 @@
+"""What every action distribution has, and the tanh that squashes two of them."""
+
+from abc import ABC, abstractmethod
+from typing import Any, TypeVar
+
+import mlx.core as mx
+
+__all__ = ["Distribution", "TanhBijector", "sum_independent_dims"]
+
+SelfDistribution = TypeVar("SelfDistribution", bound="Distribution")
+
+
+class Distribution(ABC):
+    """A distribution over actions, whose parameters a network computes."""
+
+    distribution: Any
+
+    @abstractmethod
+    def proba_distribution_net(self, *args: Any, **kwargs: Any) -> Any:
+        """
+        Make the layers (and arrays) that compute the distribution's parameters.
+
+        :return: a module, or a module and an array that is to be learned
+        """
+
+    @abstractmethod
+    def proba_distribution(self: SelfDistribution, *args: Any, **kwargs: Any) -> SelfDistribution:
+        """
+        Set the parameters of the distribution.
+
+        :return: self
+        """
+
+    @abstractmethod
+    def log_prob(self, actions: mx.array) -> mx.array:
+        """
+        :param actions: (batch, ...) actions
+        :return: (batch,) log likelihood
+        """
+
+    @abstractmethod
+    def entropy(self) -> mx.array | None:
+        """:return: (batch,) Shannon entropy in nats, or None where there is no closed form"""
+
+    @abstractmethod
+    def sample(self) -> mx.array:
+        """:return: (batch, ...) actions drawn at random"""
+
+    @abstractmethod
+    def mode(self) -> mx.array:
+        """:return: (batch, ...) the most likely actions"""
+
+    def get_actions(self, deterministic: bool = False) -> mx.array:
+        """
+        :param deterministic: the most likely actions instead of random ones
+        :return: (batch, ...) actions
+        """
+        return self.mode() if deterministic else self.sample()
+
+    @abstractmethod
+    def actions_from_params(self, *args: Any, **kwargs: Any) -> mx.array:
+        """
+        Set the parameters and return actions.
+
+        :return: (batch, ...) actions
+        """
+
+    @abstractmethod
+    def log_prob_from_params(self, *args: Any, **kwargs: Any) -> tuple[mx.array, mx.array]:
+        """
+        Set the parameters, draw actions and return their log likelihood too.
+
+        :return: (batch, ...) actions and (batch,) log likelihood
+        """
+
+
+def sum_independent_dims(tensor: mx.array) -> mx.array:
+    """
+    Log likelihoods and entropies of independent action components add up.
+
+    :param tensor: (batch, n_actions) or (n_actions,)
+    :return: (batch,) or a scalar
+    """
+    return tensor.sum(axis=1) if tensor.ndim > 1 else tensor.sum()
+
+
+class TanhBijector:
+    """
+    ``y = tanh(x)`` as a change of variables.
+
+    :param epsilon: keeps the logarithm of the derivative finite
+    """
+
+    def __init__(self, epsilon: float = 1e-6):
+        self.epsilon = epsilon
+
+    @staticmethod
+    def forward(x: mx.array) -> mx.array:
+        """
+        :param x: any shape
+        :return: ``tanh(x)``
+        """
+        return mx.tanh(x)
+
+    @staticmethod
+    def atanh(x: mx.array) -> mx.array:
+        """
+        :param x: any shape, inside (-1, 1)
+        :return: ``(log(1 + x) - log(1 - x)) / 2``
+        """
+        return 0.5 * (mx.log1p(x) - mx.log1p(-x))
+
+    @staticmethod
+    def inverse(y: mx.array) -> mx.array:
+        """
+        :param y: any shape; clipped to the largest numbers inside (-1, 1) that the dtype has
+        :return: ``atanh(y)``
+        """
+        bound = 1.0 - mx.finfo(y.dtype).eps
+        return TanhBijector.atanh(mx.clip(y, -bound, bound))
+
+    def log_prob_correction(self, x: mx.array) -> mx.array:
+        """
+        Logarithm of the derivative of tanh (appendix C of https://arxiv.org/abs/1812.05905).
+
+        :param x: any shape, before squashing
+        :return: ``log(1 - tanh(x)^2 + epsilon)``
+        """
+        return mx.log(1.0 - mx.square(mx.tanh(x)) + self.epsilon)

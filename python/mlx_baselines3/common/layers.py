@@ -1,0 +1,248 @@
+"""Modules with SB3's parameter names, on top of :mod:`mlx.nn`.
+
+``mlx.nn.Sequential`` keeps its layers in a list called ``layers``, so that a weight would be called
+``policy_net.layers.0.weight``. SB3 calls it ``policy_net.0.weight``; models travel between the two
+because the containers here give that name. Convolution weights are stored as (out, in, height,
+width), SB3's layout, and turned to MLX's where they are used.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+__all__ = [
+    "Conv2d",
+    "Flatten",
+    "Module",
+    "ModuleDict",
+    "Sequential",
+    "named_parameters",
+    "orthogonal",
+    "set_named_parameters",
+]
+
+
+def _holds_parameters(value: Any) -> bool:
+    if isinstance(value, (mx.array, nn.Module)):
+        return True
+    if isinstance(value, Mapping):
+        return any(_holds_parameters(item) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return any(_holds_parameters(item) for item in value)
+    return False
+
+
+class Module(nn.Module):
+    """
+    An :class:`mlx.nn.Module` that behaves as a program written for SB3 expects.
+
+    - A subclass may define ``forward`` (SB3's way) or ``__call__`` (MLX's way).
+    - Only arrays, modules and containers of them are parameters; a list of layer sizes or a
+      dictionary of keyword arguments is an ordinary attribute.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """
+        Compute the output of the module. To be defined by subclasses.
+
+        :raises NotImplementedError: if the subclass defines neither ``forward`` nor ``__call__``
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines neither `forward` nor `__call__`.")
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        if isinstance(value, (dict, list, tuple)) and not _holds_parameters(value):
+            self.pop(key, None)
+            object.__setattr__(self, key, value)
+        else:
+            super().__setattr__(key, value)
+
+    # A module is a dict to MLX; as a value in `if module:` or as a dictionary key it is an object.
+    def __bool__(self) -> bool:
+        return True
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def set_alias(self, name: str, module: nn.Module) -> None:
+        """
+        Make ``module`` reachable under a second name without listing its parameters twice.
+
+        :param name: the attribute
+        :param module: a module that is already a child under another name
+        """
+        self.pop(name, None)
+        object.__setattr__(self, name, module)
+
+
+class Sequential(Module):
+    """
+    Modules called one after the other; layer ``i``'s parameters are named ``"{i}.…"`` as in SB3.
+
+    :param layers: the modules, or functions of one array
+    """
+
+    def __init__(self, *layers: Callable[[mx.array], mx.array]):
+        super().__init__()
+        self._length = len(layers)
+        for i, layer in enumerate(layers):
+            setattr(self, str(i), layer)
+
+    def forward(self, x: mx.array) -> mx.array:
+        """
+        :param x: input of the first layer
+        :return: output of the last layer (``x`` itself if there are no layers)
+        """
+        for layer in self.layers():
+            x = layer(x)
+        return x
+
+    def layers(self) -> Iterator[Callable[[mx.array], mx.array]]:
+        """:return: the layers in order"""
+        return (getattr(self, str(i)) for i in range(self._length))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, int):
+            return getattr(self, str(range(self._length)[key]))
+        return super().__getitem__(key)
+
+
+class ModuleDict(Module):
+    """
+    Modules by name.
+
+    :param modules: name -> module; names must not contain a dot
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module]):
+        super().__init__()
+        self._names = tuple(modules)
+        for name, module in modules.items():
+            self[name] = module
+
+    def named_items(self) -> Iterator[tuple[str, nn.Module]]:
+        """:return: (name, module) pairs in the order given"""
+        return ((name, self[name]) for name in self._names)
+
+
+class Flatten(Module):
+    """Flattens all axes but the first."""
+
+    def forward(self, x: mx.array) -> mx.array:
+        """
+        :param x: (batch, ...)
+        :return: (batch, product of the rest)
+        """
+        return x.reshape(x.shape[0], -1)
+
+
+class Conv2d(Module):
+    """
+    2D convolution over channel-first images with SB3's weight layout and initial distribution.
+
+    Inside, MLX convolves channel-last images; the caller sees (batch, channels, height, width).
+
+    :param in_channels: channels of the input
+    :param out_channels: channels of the output
+    :param kernel_size: side of the square kernel in pixels
+    :param stride: in pixels
+    :param padding: in pixels, on each side
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0
+    ):
+        super().__init__()
+        bound = 1.0 / math.sqrt(in_channels * kernel_size * kernel_size)
+        shape = (out_channels, in_channels, kernel_size, kernel_size)
+        self.weight = mx.random.uniform(-bound, bound, shape)
+        self.bias = mx.random.uniform(-bound, bound, (out_channels,))
+        self.stride = stride
+        self.padding = padding
+
+    def forward(self, x: mx.array) -> mx.array:
+        """
+        :param x: (batch, in_channels, height, width)
+        :return: (batch, out_channels, height', width')
+        """
+        out = mx.conv2d(x.transpose(0, 2, 3, 1), self.weight.transpose(0, 2, 3, 1), self.stride, self.padding)
+        return (out + self.bias).transpose(0, 3, 1, 2)
+
+
+def orthogonal(shape: tuple[int, ...], gain: float = 1.0) -> mx.array:
+    """
+    A (semi-)orthogonal matrix, the initial weights of PPO and A2C.
+
+    Saxe, McClelland and Ganguli (2013), https://arxiv.org/abs/1312.6120. The first axis is the rows,
+    the others together are the columns. The factorisation is NumPy's, because MLX has none on a GPU.
+
+    :param shape: shape of the weight, at least two axes
+    :param gain: factor on the result
+    :return: float32 array of that shape
+    """
+    rows, columns = shape[0], math.prod(shape[1:])
+    normal = np.array(mx.random.normal((max(rows, columns), min(rows, columns))), dtype=np.float64)
+    q, r = np.linalg.qr(normal)
+    # Without the signs of R's diagonal, Q would not be uniformly distributed.
+    q *= np.sign(np.diag(r))
+    if rows < columns:
+        q = q.T
+    return mx.array((gain * q).reshape(shape).astype(np.float32))
+
+
+def _walk(value: Any, prefix: str) -> Iterator[tuple[str, mx.array]]:
+    if isinstance(value, mx.array):
+        yield prefix, value
+        return
+    if isinstance(value, dict):
+        children = [(key, child) for key, child in value.items() if not key.startswith("_")]
+    elif isinstance(value, (list, tuple)):
+        children = [(str(i), child) for i, child in enumerate(value)]
+    else:
+        return
+    # A module's own arrays come before those of its children, the order in which SB3's
+    # optimizers number the parameters.
+    for key, child in sorted(children, key=lambda item: not isinstance(item[1], mx.array)):
+        yield from _walk(child, f"{prefix}.{key}" if prefix else key)
+
+
+def named_parameters(module: nn.Module) -> dict[str, mx.array]:
+    """
+    All arrays of a module by their dotted name, in SB3's order.
+
+    :param module: any MLX module
+    :return: for instance ``{"mlp_extractor.policy_net.0.weight": …}``
+    """
+    return dict(_walk(module, ""))
+
+
+def set_named_parameters(module: nn.Module, parameters: Mapping[str, mx.array]) -> None:
+    """
+    Put arrays in the places that :func:`named_parameters` names. Shapes are not checked.
+
+    :param module: the module to change
+    :param parameters: name -> array, any subset of the names
+    :raises KeyError: if the module has no such place
+    """
+    for name, array in parameters.items():
+        *path, leaf = name.split(".")
+        owner: Any = module
+        for key in path:
+            owner = owner[int(key)] if isinstance(owner, (list, tuple)) else dict.__getitem__(owner, key)
+        if isinstance(owner, list):
+            owner[int(leaf)] = array
+        elif leaf in owner:
+            dict.__setitem__(owner, leaf, array)
+        else:
+            raise KeyError(name)

@@ -1,0 +1,41 @@
+"""The only place where NumPy arrays become MLX arrays and back.
+
+Each direction copies once. MLX has no float64 on its GPU backends and keeps Python floats in
+float32, so 64-bit floats arrive as float32, as they do in SB3 when the observation is cast for
+the network.
+"""
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import ArrayLike
+
+__all__ = ["to_mlx", "to_numpy"]
+
+
+def to_mlx(array: ArrayLike | mx.array) -> mx.array:
+    """
+    Copy a NumPy array (or anything NumPy can read) into a new MLX array.
+
+    :param array: any shape; an ``mx.array`` is handed back as it is
+    :return: the same shape; float64 becomes float32, every other dtype is kept
+    """
+    if isinstance(array, mx.array):
+        return array
+    values = np.asarray(array)
+    if values.dtype == np.float64:
+        values = values.astype(np.float32)
+    return mx.array(values)
+
+
+def to_numpy(array: Any) -> np.ndarray:
+    """
+    Evaluate an MLX array and copy it out. The result belongs to the caller.
+
+    :param array: an ``mx.array`` (a NumPy array is handed back as it is)
+    :return: the same shape and dtype
+    """
+    if isinstance(array, np.ndarray):
+        return array
+    return np.array(array)

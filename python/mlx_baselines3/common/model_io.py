@@ -1,0 +1,176 @@
+"""Saving and loading of models: what :class:`BaseAlgorithm` hands to and takes from the archive."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import mlx.core as mx
+
+from mlx_baselines3.common.mlx_interop import to_mlx
+from mlx_baselines3.common.save_util import (
+    load_from_zip_file,
+    recursive_getattr,
+    recursive_setattr,
+    save_to_zip_file,
+)
+from mlx_baselines3.common.type_aliases import GymEnv
+from mlx_baselines3.common.utils import check_for_correct_spaces, get_system_info
+from mlx_baselines3.common.vec_env.patch_gym import _convert_space
+
+if TYPE_CHECKING:
+    from mlx_baselines3.common.base_class import BaseAlgorithm
+
+Algorithm = TypeVar("Algorithm", bound="BaseAlgorithm")
+
+
+def get_parameters(model: BaseAlgorithm) -> dict[str, dict[str, Any]]:
+    """
+    :param model: an algorithm
+    :return: object name ("policy", "policy.optimizer", …) -> name -> array
+    """
+    names, _ = model._get_torch_save_params()
+    return {name: recursive_getattr(model, name).state_dict() for name in names}
+
+
+def set_parameters(model: BaseAlgorithm, source: str | Mapping[str, Any], exact_match: bool) -> None:
+    """
+    Replace parameters in place; see :meth:`BaseAlgorithm.set_parameters`.
+
+    :param model: the algorithm to change
+    :param source: a file, or object name -> name -> array
+    :param exact_match: every object and every array must be given, and nothing else
+    :raises ValueError: if an object is unknown, or one is missing and ``exact_match``
+    :raises RuntimeError: if arrays are missing or unknown, or a shape differs
+    """
+    params = source if isinstance(source, Mapping) else load_from_zip_file(source, load_data=False)[1]
+    expected, _ = model._get_torch_save_params()
+    for name in params:
+        try:
+            recursive_getattr(model, name).state_dict  # noqa: B018  only whether it is there
+        except AttributeError as error:
+            raise ValueError(
+                f"Key {name} is an invalid object name; {type(model).__name__} has {', '.join(expected)}."
+            ) from error
+    if exact_match and set(params) != set(expected):
+        raise ValueError(
+            "Names of parameters do not match agents' parameters: "
+            f"expected {sorted(expected)}, got {sorted(params)}"
+        )
+    for name, values in params.items():
+        target = recursive_getattr(model, name)
+        if name.endswith("optimizer"):
+            target.load_state_dict(values)
+        else:
+            target.load_state_dict(values, strict=exact_match)
+
+
+def save(
+    model: BaseAlgorithm,
+    path: str | pathlib.Path | io.BufferedIOBase,
+    exclude: Iterable[str] | None,
+    include: Iterable[str] | None,
+) -> None:
+    """
+    Write a model; see :meth:`BaseAlgorithm.save`.
+
+    :param model: the algorithm
+    :param path: the file
+    :param exclude: attributes to leave out besides the usual ones
+    :param include: attributes to write although they are usually left out
+    """
+    objects, variables = model._get_torch_save_params()
+    left_out = set(exclude or ()).union(model._excluded_save_params()).difference(include or ())
+    # What is saved as arrays is not saved a second time among the attributes.
+    left_out |= {name.split(".")[0] for name in objects + variables}
+    save_to_zip_file(
+        path,
+        data={name: value for name, value in vars(model).items() if name not in left_out},
+        params=get_parameters(model),
+        pytorch_variables={name: recursive_getattr(model, name) for name in variables},
+    )
+
+
+def load(
+    cls: type[Algorithm],
+    path: str | pathlib.Path | io.BufferedIOBase,
+    env: GymEnv | None,
+    device: mx.Device | str,
+    custom_objects: dict[str, Any] | None,
+    print_system_info: bool,
+    force_reset: bool,
+    changes: dict[str, Any],
+) -> Algorithm:
+    """
+    Make a model from a file; see :meth:`BaseAlgorithm.load`.
+
+    :param cls: the algorithm's class
+    :param path: the file
+    :param env: environments to use, or None
+    :param device: device to compute on
+    :param custom_objects: values to use instead of stored ones
+    :param print_system_info: print the system that saved the file and the present one
+    :param force_reset: start new episodes at the next ``learn``
+    :param changes: attributes to change
+    :return: the model
+    """
+    if print_system_info:
+        print("== CURRENT SYSTEM INFO ==")
+        get_system_info()
+    data, params, variables = load_from_zip_file(
+        path, device=device, custom_objects=custom_objects, print_system_info=print_system_info
+    )
+    if data is None or not params:
+        raise ValueError(f"{path} holds {'no attributes' if data is None else 'no parameters'} of a model.")
+    _check_attributes(data, changes)
+    if env is not None:
+        env = cls._wrap_env(env, data.get("verbose", 0))
+        check_for_correct_spaces(env, data["observation_space"], data["action_space"])
+        if force_reset:
+            data["_last_obs"] = None
+        data["n_envs"] = env.num_envs
+    else:
+        env = data.pop("env", None)
+    model = cls(
+        policy=data["policy_class"],
+        env=env,  # type: ignore[arg-type]  # a model without environments can still predict
+        device=device,
+        _init_setup_model=False,  # type: ignore[call-arg]
+    )
+    model.__dict__.update(data)
+    model.__dict__.update(changes)
+    model._setup_model()
+    model.set_parameters(params, exact_match=True, device=device)
+    for name, value in (variables or {}).items():
+        # SAC has `log_ent_coef` only if the coefficient is tuned.
+        if value is not None:
+            recursive_setattr(model, name, to_mlx(value))
+    if model.use_sde:
+        model.policy.reset_noise()
+    return model
+
+
+def _check_attributes(data: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Bring stored attributes up to date, and refuse changes that would not fit the stored weights."""
+    policy_kwargs = data.get("policy_kwargs", {})
+    policy_kwargs.pop("device", None)
+    # SB3 before 1.8 wrote `net_arch=[dict(pi=…, vf=…)]`.
+    net_arch = policy_kwargs.get("net_arch")
+    if isinstance(net_arch, list) and net_arch and isinstance(net_arch[0], dict):
+        policy_kwargs["net_arch"] = net_arch[0]
+    if "policy_kwargs" in changes and changes["policy_kwargs"] != policy_kwargs:
+        raise ValueError(
+            "The specified policy kwargs do not equal the stored policy kwargs. "
+            f"Stored kwargs: {policy_kwargs}, specified kwargs: {changes['policy_kwargs']}"
+        )
+    if "observation_space" not in data or "action_space" not in data:
+        raise KeyError("The observation_space and action_space were not given, can't verify new environments")
+    for key in ("observation_space", "action_space"):
+        data[key] = _convert_space(data[key])
+    if "policy_class" not in data:
+        raise KeyError(
+            "The policy class could not be restored: import the module that defines it before loading, "
+            "or pass custom_objects={'policy_class': ...}."
+        )

@@ -1,0 +1,368 @@
+"""What PPO and A2C share: collect a rollout with the present policy, then learn from it."""
+
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+import mlx.core as mx
+import numpy as np
+from gymnasium import spaces
+
+from mlx_baselines3.common.base_class import BaseAlgorithm
+from mlx_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from mlx_baselines3.common.callbacks import BaseCallback
+from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
+from mlx_baselines3.common.policies import ActorCriticPolicy
+from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from mlx_baselines3.common.update import Arrays, LossFunction, UpdateStep
+from mlx_baselines3.common.utils import explained_variance, obs_as_tensor, safe_mean
+from mlx_baselines3.common.vec_env import VecEnv
+
+Minibatch = tuple[Arrays, mx.array]
+SelfOnPolicyAlgorithm = TypeVar("SelfOnPolicyAlgorithm", bound="OnPolicyAlgorithm")
+
+
+class OnPolicyAlgorithm(BaseAlgorithm):
+    """
+    Base of PPO and A2C.
+
+    :param policy: name or class of the policy
+    :param env: a Gymnasium environment, a VecEnv or the id of a registered environment
+    :param learning_rate: a number, or a function of the remaining progress (1 at the start, 0 at the end)
+    :param n_steps: steps of each environment per rollout
+    :param gamma: discount factor
+    :param gae_lambda: trade-off between bias (0) and variance (1) of the advantage estimate
+    :param ent_coef: weight of the entropy in the loss
+    :param vf_coef: weight of the value loss
+    :param max_grad_norm: largest 2-norm of the gradient
+    :param use_sde: state-dependent exploration (gSDE)
+    :param sde_sample_freq: draw gSDE's noise matrix every that many steps; -1: once per rollout
+    :param rollout_buffer_class: class of the rollout buffer; chosen by the observation space if None
+    :param rollout_buffer_kwargs: further arguments of it
+    :param stats_window_size: number of episodes that the logged means are taken over
+    :param tensorboard_log: folder for tensorboard; None writes nothing
+    :param monitor_wrapper: wrap a single environment in a Monitor
+    :param policy_kwargs: further arguments of the policy
+    :param verbose: 0 quiet, 1 information, 2 debugging
+    :param seed: seed of all random generators
+    :param device: "auto", "cpu", "gpu" or an ``mx.Device``
+    :param _init_setup_model: build the networks at once
+    :param supported_action_spaces: action spaces that the algorithm can use
+    """
+
+    rollout_buffer: RolloutBuffer
+    policy: ActorCriticPolicy
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule,
+        n_steps: int,
+        gamma: float,
+        gae_lambda: float,
+        ent_coef: float,
+        vf_coef: float,
+        max_grad_norm: float,
+        use_sde: bool,
+        sde_sample_freq: int,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        monitor_wrapper: bool = True,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: mx.Device | str = "auto",
+        _init_setup_model: bool = True,
+        supported_action_spaces: tuple[type[spaces.Space[Any]], ...] | None = None,
+    ):
+        super().__init__(
+            policy=policy,
+            env=env,
+            learning_rate=learning_rate,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            device=device,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            support_multi_env=True,
+            monitor_wrapper=monitor_wrapper,
+            seed=seed,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            supported_action_spaces=supported_action_spaces,
+        )
+        self.n_steps = n_steps
+        self.gamma = gamma
+        self.gae_lambda = gae_lambda
+        self.ent_coef = ent_coef
+        self.vf_coef = vf_coef
+        self.max_grad_norm = max_grad_norm
+        self.rollout_buffer_class = rollout_buffer_class
+        self.rollout_buffer_kwargs = rollout_buffer_kwargs or {}
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        if self.rollout_buffer_class is None:
+            is_dict = isinstance(self.observation_space, spaces.Dict)
+            self.rollout_buffer_class = DictRolloutBuffer if is_dict else RolloutBuffer
+        self.rollout_buffer = self.rollout_buffer_class(
+            self.n_steps,
+            self.observation_space,
+            self.action_space,
+            device=self.device,
+            gamma=self.gamma,
+            gae_lambda=self.gae_lambda,
+            n_envs=self.n_envs,
+            **self.rollout_buffer_kwargs,
+        )
+        with mx.stream(self.device):
+            policy = self.policy_class(
+                self.observation_space,
+                self.action_space,
+                self.lr_schedule,
+                use_sde=self.use_sde,
+                **self.policy_kwargs,
+            )
+        self.policy = policy.to(self.device)
+        self._update_step: tuple[tuple[Any, ...], UpdateStep] | None = None
+        self._maybe_recommend_cpu()
+
+    def _maybe_recommend_cpu(self, mlp_class_name: str = "ActorCriticPolicy") -> None:
+        """
+        Warn that small networks are faster on the CPU.
+
+        :param mlp_class_name: name of the policy class that the advice is for
+        """
+        name = self.policy_class.__name__
+        if self.device.type != mx.cpu and name == mlp_class_name:
+            warnings.warn(
+                f"You are running {type(self).__name__} with {name} on the GPU. A network this small is "
+                "usually faster on the CPU: pass `device='cpu'`.",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: RolloutBuffer,
+        n_rollout_steps: int,
+    ) -> bool:
+        """
+        Step the environments with the present policy and fill a rollout buffer.
+
+        :param env: the training environments
+        :param callback: called at every step, and at both ends of the rollout
+        :param rollout_buffer: the buffer to fill
+        :param n_rollout_steps: steps of each environment
+        :return: False if the callback stopped the training, True otherwise
+        """
+        assert self._last_obs is not None, "No previous observation was provided"
+        self.policy.set_training_mode(False)
+        n_steps = 0
+        rollout_buffer.reset()
+        if self.use_sde:
+            self.policy.reset_noise(env.num_envs)
+        callback.on_rollout_start()
+
+        while n_steps < n_rollout_steps:
+            if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
+                self.policy.reset_noise(env.num_envs)
+            obs_tensor = obs_as_tensor(self._last_obs, self.device)
+            actions, values, log_probs = self.policy(obs_tensor)
+            # One evaluation for all three; each is then only copied out.
+            mx.eval(actions, values, log_probs)
+            actions = to_numpy(actions)
+            clipped_actions = self._to_env_actions(actions)
+            new_obs, rewards, dones, infos = env.step(clipped_actions)
+            self.num_timesteps += env.num_envs
+
+            # Callbacks find SB3's names in these locals.
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+
+            self._update_info_buffer(infos, dones)
+            n_steps += 1
+            if isinstance(self.action_space, spaces.Discrete):
+                actions = actions.reshape(-1, 1)
+            self._bootstrap_timeouts(rewards, dones, infos)
+            rollout_buffer.add(self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs)
+            self._last_obs = new_obs
+            self._last_episode_starts = dones
+
+        values = self.policy.predict_values(obs_as_tensor(new_obs, self.device))
+        rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _to_env_actions(self, actions: np.ndarray) -> np.ndarray:
+        """Continuous actions as the environment takes them; the buffer keeps those of the policy."""
+        if not isinstance(self.action_space, spaces.Box):
+            return actions
+        if self.policy.squash_output:
+            return self.policy.unscale_action(actions)
+        return np.clip(actions, self.action_space.low, self.action_space.high)
+
+    def _bootstrap_timeouts(
+        self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
+    ) -> None:
+        """
+        Where the time limit cut an episode short, the value of its last observation stands for the
+        rewards that were not collected (https://arxiv.org/abs/1712.00378).
+        """
+        for i in np.flatnonzero(dones):
+            terminal_obs = infos[i].get("terminal_observation")
+            if terminal_obs is not None and infos[i].get("TimeLimit.truncated", False):
+                value = self.policy.predict_values(self.policy.obs_to_tensor(terminal_obs)[0])
+                rewards[i] += self.gamma * to_numpy(value)[0, 0]
+
+    def _rollout_arrays(self) -> Arrays:
+        """The whole rollout as MLX arrays, environment after environment; copied once per update."""
+        flattened = self.rollout_buffer.flattened()
+        actions = flattened.pop("actions")
+        if isinstance(self.action_space, spaces.Discrete):
+            actions = actions.reshape(-1).astype(np.int32)
+        observations = flattened.pop("observations")
+        if isinstance(observations, dict):
+            arrays: dict[str, Any] = {key: to_mlx(value) for key, value in observations.items()}
+        else:
+            arrays = to_mlx(observations)
+        rest = {name: to_mlx(value.reshape(-1)) for name, value in flattened.items()}
+        return {"observations": arrays, "actions": to_mlx(actions), **rest}
+
+    def _epochs(self, batch_size: int | None, n_epochs: int) -> Iterator[Iterable[Minibatch]]:
+        """
+        Passes over the rollout, each in an order of its own.
+
+        :param batch_size: rows of a minibatch; None takes all at once
+        :param n_epochs: number of passes
+        :return: for each pass, pairs of a data set and the rows to take from it
+        """
+        if type(self.rollout_buffer).get not in (RolloutBuffer.get, DictRolloutBuffer.get):
+            yield from (self._custom_minibatches(batch_size) for _ in range(n_epochs))
+            return
+        data = self._rollout_arrays()
+        total = data["advantages"].shape[0]
+        size = batch_size or total
+        for _ in range(n_epochs):
+            # NumPy's global generator, as SB3 shuffles: one seed gives both the same minibatches.
+            order = mx.array(np.random.permutation(total).astype(np.uint32))  # noqa: NPY002
+            yield [(data, order[start : start + size]) for start in range(0, total, size)]
+
+    def _custom_minibatches(self, batch_size: int | None) -> Iterator[Minibatch]:
+        """Minibatches of a user's own buffer class, which decides itself what its ``get`` yields."""
+        for samples in self.rollout_buffer.get(batch_size):
+            actions = samples.actions
+            if isinstance(self.action_space, spaces.Discrete):
+                actions = actions.astype(mx.int32).flatten()
+            batch = {
+                "observations": samples.observations,
+                "actions": actions,
+                "values": samples.old_values,
+                "log_probs": samples.old_log_prob,
+                "advantages": samples.advantages,
+                "returns": samples.returns,
+            }
+            yield batch, mx.arange(samples.advantages.shape[0])
+
+    def _compiled_step(self, loss: LossFunction, *static: Any) -> UpdateStep:
+        """
+        The compiled update step; made anew when something changed that it has compiled in.
+
+        :param loss: the loss function
+        :param static: whatever else the loss depends on besides its arguments
+        """
+        key = (id(self.policy), id(self.policy.optimizer), *static)
+        if self._update_step is None or self._update_step[0] != key:
+            self._update_step = (key, UpdateStep(self.policy, self.policy.optimizer, loss))
+        return self._update_step[1]
+
+    def _record_fit(self) -> None:
+        """Record how well the values explain the returns, and the width of the action noise."""
+        buffer = self.rollout_buffer
+        fit = explained_variance(buffer.values.flatten(), buffer.returns.flatten())
+        self.logger.record("train/explained_variance", fit)
+        if hasattr(self.policy, "log_std"):
+            self.logger.record("train/std", mx.exp(self.policy.log_std).mean().item())
+
+    def train(self) -> None:
+        """
+        Learn from the rollout in the buffer. Each algorithm has its own.
+
+        :raises NotImplementedError: always
+        """
+        raise NotImplementedError
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """
+        Write one log entry.
+
+        :param iteration: number of the rollout; 0 leaves it away
+        """
+        assert self.ep_info_buffer is not None
+        assert self.ep_success_buffer is not None
+        elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
+        fps = int((self.num_timesteps - self._num_timesteps_at_start) / elapsed)
+        if iteration > 0:
+            self.logger.record("time/iterations", iteration, exclude="tensorboard")
+        if len(self.ep_info_buffer) > 0 and len(self.ep_info_buffer[0]) > 0:
+            self.logger.record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
+            self.logger.record("rollout/ep_len_mean", safe_mean([info["l"] for info in self.ep_info_buffer]))
+        self.logger.record("time/fps", fps)
+        self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        if len(self.ep_success_buffer) > 0:
+            self.logger.record("rollout/success_rate", safe_mean(self.ep_success_buffer))
+        self.logger.dump(step=self.num_timesteps)
+
+    def learn(
+        self: SelfOnPolicyAlgorithm,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "OnPolicyAlgorithm",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfOnPolicyAlgorithm:
+        """
+        Train. See :meth:`BaseAlgorithm.learn`.
+
+        :param total_timesteps: environment steps, rounded up to whole rollouts
+        :param callback: called at every step
+        :param log_interval: rollouts between two log entries
+        :param tb_log_name: name of the run for tensorboard
+        :param reset_num_timesteps: start counting at zero
+        :param progress_bar: show one (needs tqdm and rich)
+        :return: self
+        """
+        iteration = 0
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        callback.on_training_start(locals(), globals())
+        assert self.env is not None
+        with mx.stream(self.device):
+            while self.num_timesteps < total_timesteps:
+                if not self.collect_rollouts(self.env, callback, self.rollout_buffer, self.n_steps):
+                    break
+                iteration += 1
+                self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+                if log_interval is not None and iteration % log_interval == 0:
+                    self.dump_logs(iteration)
+                self.train()
+        callback.on_training_end()
+        return self
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer"], []

@@ -1,0 +1,351 @@
+"""
+Model files: a zip of JSON and safetensors that is read without executing anything.
+
+``data`` is JSON, every entry of ``params`` is a safetensors file, and two small entries name the version of
+this package and of the format. Nothing in it is a pickle unless the user asked for one, with
+``allow_pickle=True``, both when saving and when loading. Files that SB3 wrote are recognised and read by
+:mod:`~mlx_baselines3.common.sb3_zip`.
+
+Kept in ``data`` are numbers, texts, None, lists, tuples, dicts, sets, deques, bytes, NumPy and MLX arrays,
+scalars and dtypes, Gymnasium's spaces with their random generators, enumerations, named tuples, this
+package's schedules and action noise, classes and module-level functions (by import path). An object of
+another class is kept if its class has a method ``__archive_state__()``, giving a value of these kinds, and a
+class method ``__from_archive_state__(state)``.
+
+A path in a file is only looked up among the modules that are imported already; a file never causes an import.
+"""
+
+import base64
+import functools
+import io
+import json
+import pathlib
+import pickle
+import re
+import warnings
+from typing import Any
+
+import cloudpickle
+import mlx.core as mx
+
+from mlx_baselines3.common import sb3_zip
+from mlx_baselines3.common._archive import ArchiveReader, ModelFileError, atomic_open, write_entries
+from mlx_baselines3.common._file_paths import open_path, open_path_pathlib, open_path_str
+from mlx_baselines3.common._import_paths import UnknownName
+from mlx_baselines3.common._json_codec import TAG, Decoder, Encoder, Unencodable
+from mlx_baselines3.common._tensor_trees import dump_tree, load_tree
+from mlx_baselines3.common.utils import get_device, get_system_info
+
+__all__ = [
+    "ModelFileError",
+    "data_to_json",
+    "is_json_serializable",
+    "json_to_data",
+    "load_from_pkl",
+    "load_from_zip_file",
+    "open_path",
+    "open_path_pathlib",
+    "open_path_str",
+    "recursive_getattr",
+    "recursive_setattr",
+    "save_to_pkl",
+    "save_to_zip_file",
+]
+
+FORMAT_VERSION = 1
+_SERIALIZED = ":serialized:"
+_TENSOR_SUFFIX = ".safetensors"
+_VARIABLES = "variables"
+_ENTRY_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+ModelParts = tuple[dict[str, Any] | None, dict[str, Any], dict[str, Any] | None]
+
+
+def recursive_getattr(obj: Any, attr: str, *args: Any) -> Any:
+    """
+    ``getattr`` that follows dots.
+
+    :param obj: where to start
+    :param attr: for instance ``"actor.optimizer"``
+    :param args: a default, for each of the steps
+    :return: the attribute
+    :raises AttributeError: if there is none, and no default
+    """
+    return functools.reduce(lambda owner, name: getattr(owner, name, *args), attr.split("."), obj)
+
+
+def recursive_setattr(obj: Any, attr: str, val: Any) -> None:
+    """
+    ``setattr`` that follows dots.
+
+    :param obj: where to start
+    :param attr: for instance ``"actor.optimizer"``
+    :param val: the new value
+    :raises AttributeError: if there is nothing on the way to it
+    """
+    owner, _, name = attr.rpartition(".")
+    setattr(recursive_getattr(obj, owner) if owner else obj, name, val)
+
+
+def is_json_serializable(item: Any) -> bool:
+    """
+    Whether JSON can express a value by itself.
+
+    :param item: anything
+    :return: true if ``json.dumps`` takes it
+    """
+    try:
+        json.dumps(item)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def data_to_json(data: dict[str, Any], allow_pickle: bool = False) -> str:
+    """
+    Write a model's attributes as JSON (see the top of this module for what it can express).
+
+    :param data: attributes by name
+    :param allow_pickle: keep whatever else there is (a lambda, an object of some class) as a pickle, which
+        runs code when it is read; without it such an attribute is left out, with a warning that names it
+    :return: JSON
+    """
+    return json.dumps({key: _encode_entry(key, item, allow_pickle) for key, item in data.items()}, indent=4)
+
+
+def _encode_entry(key: str, item: Any, allow_pickle: bool) -> Any:
+    try:
+        return Encoder().encode(item, key)
+    except Unencodable as error:
+        reason = str(error)
+    if allow_pickle:
+        pickled = base64.b64encode(cloudpickle.dumps(item)).decode()
+        return {TAG: "pickle", "class": str(type(item)), _SERIALIZED: pickled}
+    warnings.warn(
+        f"`{key}` cannot be kept in the model file: {reason}. "
+        f"Give it as custom_objects={{'{key}': ...}} when loading, or save with allow_pickle=True.",
+        stacklevel=4,
+    )
+    return {TAG: "missing", "class": str(type(item)), "reason": reason}
+
+
+def json_to_data(
+    json_string: str, custom_objects: dict[str, Any] | None = None, allow_pickle: bool = False
+) -> dict[str, Any]:
+    """
+    Read a model's attributes from JSON, ours or SB3's. Nothing is executed unless ``allow_pickle`` is set.
+
+    :param json_string: what :func:`data_to_json` wrote
+    :param custom_objects: values to use instead of the stored ones, for names that are stored
+    :param allow_pickle: unpickle what was stored as a pickle; only for files that you trust as you trust a
+        program
+    :return: attributes by name. One that cannot be restored is left out, with a warning that names it
+    :raises ValueError: if ``custom_objects`` is neither a dict nor None
+    :raises ModelFileError: if the JSON is damaged
+    """
+    if custom_objects is not None and not isinstance(custom_objects, dict):
+        raise ValueError(
+            f"custom_objects argument must be a dict or None, not {type(custom_objects).__name__}"
+        )
+    try:
+        entries = json.loads(json_string)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"The model's attributes are not JSON ({error}).") from error
+    if not isinstance(entries, dict):
+        raise ModelFileError(f"The model's attributes are a {type(entries).__name__}, expected a table.")
+    data = {}
+    for key, entry in entries.items():
+        if custom_objects is not None and key in custom_objects:
+            data[key] = custom_objects[key]
+            continue
+        try:
+            data[key] = _decode_entry(entry, allow_pickle)
+        except UnknownName as error:
+            warnings.warn(
+                f"Could not restore `{key}`: {error}. "
+                f"Consider using the `custom_objects` argument to replace it: "
+                f"custom_objects={{'{key}': ...}}.",
+                stacklevel=2,
+            )
+        except ModelFileError as error:
+            raise ModelFileError(f"The stored value of `{key}` is damaged: {error}") from error
+    return data
+
+
+def _decode_entry(entry: Any, allow_pickle: bool) -> Any:
+    if not isinstance(entry, dict) or TAG not in entry:
+        return Decoder().decode(entry)
+    if entry[TAG] == "missing":
+        raise UnknownName(f"it was not saved, because {entry.get('reason')!s:.300}")
+    if not isinstance(entry.get(_SERIALIZED), str):
+        return Decoder().decode(entry)
+    try:
+        pickled = base64.b64decode(entry[_SERIALIZED], validate=True)
+    except ValueError as error:
+        raise ModelFileError(f"not base64 ({error}).") from error
+    if entry[TAG] != "pickle":
+        try:
+            return sb3_zip.read_pickle(pickled)
+        except UnknownName:
+            if not allow_pickle:
+                raise
+    if not allow_pickle:
+        raise UnknownName("it was saved as a pickle, which is only opened with allow_pickle=True")
+    try:
+        return cloudpickle.loads(pickled)
+    except Exception as error:  # a pickle can raise anything
+        raise UnknownName(f"unpickling it failed with {error!r:.300}") from error
+
+
+def save_to_zip_file(
+    save_path: str | pathlib.Path | io.BufferedIOBase,
+    data: dict[str, Any] | None = None,
+    params: dict[str, Any] | None = None,
+    pytorch_variables: dict[str, Any] | None = None,
+    verbose: int = 0,
+    allow_pickle: bool = False,
+) -> None:
+    """
+    Save a model. A file given by its path is replaced as a whole: whatever happens, it is the old one or the
+    new one.
+
+    :param save_path: a path (``.zip`` is added if it has no suffix) or a binary stream open for writing
+    :param data: attributes, see :func:`data_to_json`
+    :param params: states of networks and optimizers by name: arrays by name, or nested dicts and lists of
+        arrays, numbers and texts
+    :param pytorch_variables: further arrays by name
+    :param verbose: 0 for no output, 2 to be told of a file that is replaced
+    :param allow_pickle: see :func:`data_to_json`
+    :raises ValueError: if a name in ``params`` cannot be a file name
+    :raises TypeError: if ``params`` holds something else than arrays, numbers and texts
+    """
+    entries: dict[str, bytes] = {}
+    if data is not None:
+        entries["data"] = data_to_json(data, allow_pickle).encode()
+    if pytorch_variables is not None:
+        entries[_VARIABLES + _TENSOR_SUFFIX] = dump_tree(pytorch_variables)
+    for name, state in (params or {}).items():
+        if not _ENTRY_NAME.fullmatch(name) or name == _VARIABLES:
+            raise ValueError(
+                f"'{name}' cannot name an entry of `params`: use letters, digits, '_', '-' and '.'."
+            )
+        entries[name + _TENSOR_SUFFIX] = dump_tree(state)
+    entries["_mlx_baselines3_version"] = _package_version().encode()
+    entries["format"] = str(FORMAT_VERSION).encode()
+    entries["system_info.txt"] = get_system_info(print_info=False)[1].encode()
+    if isinstance(save_path, (str, pathlib.Path)):
+        with atomic_open(save_path, verbose, suffix="zip") as stream:
+            write_entries(stream, entries)
+    else:
+        write_entries(open_path(save_path, "w", verbose), entries)
+
+
+def _package_version() -> str:
+    # Not at the top: the package is still being imported when this module is.
+    from mlx_baselines3 import __version__
+
+    return __version__
+
+
+def save_to_pkl(path: str | pathlib.Path | io.BufferedIOBase, obj: Any, verbose: int = 0) -> None:
+    """
+    Pickle an object. A file given by its path is replaced as a whole, as in :func:`save_to_zip_file`.
+
+    :param path: a path (``.pkl`` is added if it has no suffix) or a binary stream open for writing
+    :param obj: the object
+    :param verbose: 0 for no output, 2 to be told of a file that is replaced
+    """
+    if isinstance(path, (str, pathlib.Path)):
+        with atomic_open(path, verbose, suffix="pkl") as stream:
+            pickle.dump(obj, stream, protocol=pickle.HIGHEST_PROTOCOL)
+    else:
+        pickle.dump(obj, open_path(path, "w", verbose), protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def load_from_pkl(path: str | pathlib.Path | io.BufferedIOBase, verbose: int = 0) -> Any:
+    """
+    Unpickle an object. A pickle can run any code: open only files that you trust.
+
+    :param path: a path (tried with ``.pkl`` behind it if it is not there) or a binary stream open for reading
+    :param verbose: 0 for no output, 2 to be told when the suffix was needed
+    :return: the object
+    """
+    stream = open_path(path, "r", verbose, suffix="pkl")
+    try:
+        return pickle.load(stream)
+    finally:
+        if stream is not path:
+            stream.close()
+
+
+def load_from_zip_file(
+    load_path: str | pathlib.Path | io.BufferedIOBase,
+    load_data: bool = True,
+    custom_objects: dict[str, Any] | None = None,
+    device: mx.Device | str = "auto",
+    verbose: int = 0,
+    print_system_info: bool = False,
+    allow_pickle: bool = False,
+) -> ModelParts:
+    """
+    Load a model that this package or SB3 (1.8 to 2.9) saved, without executing anything that is in the file.
+
+    :param load_path: a path (tried with ``.zip`` behind it if it is not there) or a binary stream open for
+        reading
+    :param load_data: whether to read the attributes
+    :param custom_objects: see :func:`json_to_data`
+    :param device: checked to be a device; arrays in MLX belong to none
+    :param verbose: 0 for no output, 2 to be told when the suffix was needed
+    :param print_system_info: print what the file says about the system on which it was saved
+    :param allow_pickle: see :func:`json_to_data`
+    :return: attributes (None if absent or not asked for), ``params`` and ``pytorch_variables`` (None if
+        absent) as they were saved. Arrays are ``mx.array``, those of 64-bit floats ``np.ndarray``. The
+        optimizers of an SB3 file are torch's state dicts: ``{"state": {index: {...}}, "param_groups":
+        [...]}``
+    :raises ModelFileError: if it is not a model file, is damaged, or was written in a newer format
+    :raises FileNotFoundError: if there is no such file
+    """
+    get_device(device)
+    stream = open_path(load_path, "r", verbose, suffix="zip")
+    label = str(load_path) if isinstance(load_path, (str, pathlib.Path)) else "the model file"
+    try:
+        archive = ArchiveReader(stream, label)
+        if print_system_info:
+            _print_system_info(archive)
+        tensors = _read_tensors(archive)
+        variables = tensors.pop(_VARIABLES, None)
+        data = None
+        if load_data and "data" in archive.names:
+            data = json_to_data(archive.text("data"), custom_objects, allow_pickle)
+    finally:
+        if stream is not load_path:
+            stream.close()
+    return data, tensors, variables
+
+
+def _read_tensors(archive: ArchiveReader) -> dict[str, Any]:
+    """The entries of ``params``, and the variables among them under a name of their own."""
+    if sb3_zip.is_sb3_archive(archive.names):
+        return sb3_zip.read_tensors(archive, _VARIABLES)
+    if "_mlx_baselines3_version" not in archive.names:
+        raise ModelFileError(f"{archive.label} is a zip, but not of a model saved by mlx_baselines3 or SB3.")
+    version = archive.text("format")
+    if not version.isascii() or not version.isdigit() or not 1 <= int(version[:9]) <= FORMAT_VERSION:
+        raise ModelFileError(
+            f"{archive.label} is in format {version!r:.20} (written by mlx_baselines3 "
+            f"{archive.text('_mlx_baselines3_version'):.20}); this version reads up to {FORMAT_VERSION}. "
+            "Update mlx-baselines3 to load it."
+        )
+    return {
+        name.removesuffix(_TENSOR_SUFFIX): load_tree(archive.read(name), f"{archive.label}: {name}")
+        for name in archive.names
+        if name.endswith(_TENSOR_SUFFIX)
+    }
+
+
+def _print_system_info(archive: ArchiveReader) -> None:
+    if "system_info.txt" in archive.names:
+        print("== SAVED MODEL SYSTEM INFO ==")
+        print(archive.text("system_info.txt"))
+    else:
+        warnings.warn("The model file does not say on which system it was saved.", UserWarning, stacklevel=3)

@@ -1,0 +1,102 @@
+"""The losses of Proximal Policy Optimization, Schulman et al. (2017), https://arxiv.org/abs/1707.06347.
+
+Pure functions of arrays; ``(batch,)`` unless said otherwise.
+"""
+
+import mlx.core as mx
+
+__all__ = [
+    "approximate_kl",
+    "clip_fraction",
+    "clipped_values",
+    "entropy_loss",
+    "normalize",
+    "policy_loss",
+    "value_loss",
+]
+
+
+def normalize(advantages: mx.array) -> mx.array:
+    """
+    ``(A - mean(A)) / (std(A) + 1e-8)`` with the unbiased standard deviation.
+
+    :param advantages: A
+    :return: the normalised advantages; one alone is left as it is, it has no deviation
+    """
+    if advantages.size == 1:
+        return advantages
+    centred = advantages - advantages.mean()
+    std = mx.sqrt(mx.square(centred).sum() / (advantages.size - 1))
+    return centred / (std + 1e-8)
+
+
+def policy_loss(ratio: mx.array, advantages: mx.array, clip_range: mx.array) -> mx.array:
+    """
+    Equation 7 of the paper, to be minimised:
+    ``-mean(min(r A, clip(r, 1 - epsilon, 1 + epsilon) A))``
+
+    :param ratio: r, probability of the action now over its probability at collection
+    :param advantages: A
+    :param clip_range: epsilon, scalar
+    :return: scalar
+    """
+    clipped = mx.clip(ratio, 1 - clip_range, 1 + clip_range)
+    return -mx.minimum(advantages * ratio, advantages * clipped).mean()
+
+
+def clipped_values(values: mx.array, old_values: mx.array, clip_range_vf: mx.array) -> mx.array:
+    """
+    ``V_old + clip(V - V_old, -epsilon, epsilon)``, the value whose error is taken when the value
+    function is clipped too (as SB3 does it: without a maximum over both errors).
+
+    :param values: V
+    :param old_values: V at collection
+    :param clip_range_vf: epsilon in units of the reward, scalar
+    :return: the clipped values
+    """
+    return old_values + mx.clip(values - old_values, -clip_range_vf, clip_range_vf)
+
+
+def value_loss(values: mx.array, returns: mx.array) -> mx.array:
+    """
+    ``mean((R - V)^2)``
+
+    :param values: V
+    :param returns: R, the TD(lambda) targets
+    :return: scalar
+    """
+    return mx.square(returns - values).mean()
+
+
+def entropy_loss(entropy: mx.array | None, log_prob: mx.array) -> mx.array:
+    """
+    ``-mean(H)``; where the entropy has no closed form, its estimate ``H = -log pi(a|s)``.
+
+    :param entropy: H, or None
+    :param log_prob: log pi(a|s)
+    :return: scalar
+    """
+    return log_prob.mean() if entropy is None else -entropy.mean()
+
+
+def approximate_kl(ratio: mx.array, log_ratio: mx.array) -> mx.array:
+    """
+    ``mean((r - 1) - log r)``, an unbiased estimate of the divergence of the new policy from the old
+    one that is never negative (Schulman, http://joschu.net/blog/kl-approx.html).
+
+    :param ratio: r
+    :param log_ratio: log r
+    :return: scalar
+    """
+    return ((ratio - 1) - log_ratio).mean()
+
+
+def clip_fraction(ratio: mx.array, clip_range: mx.array) -> mx.array:
+    """
+    Part of the batch where the clip is at work: ``mean(|r - 1| > epsilon)``
+
+    :param ratio: r
+    :param clip_range: epsilon, scalar
+    :return: scalar
+    """
+    return (mx.abs(ratio - 1) > clip_range).astype(mx.float32).mean()
