@@ -1,6 +1,7 @@
 //! The only place of this crate with `unsafe` in it: this file and its `ffi/` folder.
 
 pub(crate) mod block;
+pub(crate) mod new_array;
 
 use std::ptr::NonNull;
 

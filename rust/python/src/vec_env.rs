@@ -1,5 +1,250 @@
-use pyo3::prelude::*;
+//! The vector of native environments, as `NativeVecEnv` sees it.
 
-pub(crate) fn register(_m: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
+mod actions;
+mod state;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mlx_baselines3_core::env::numerics::Numerics;
+use mlx_baselines3_core::env::{EnvError, registry};
+use mlx_baselines3_core::vec_env::{Episode, StepOut, VectorEnv};
+use numpy::{PyArray1, PyArray2};
+use pyo3::exceptions::{PyAttributeError, PyIndexError, PyRuntimeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+use crate::ffi::new_array::NewArray;
+use actions::ActionBuffer;
+
+type StepReturn<'py> = (
+    Bound<'py, PyArray2<f32>>,
+    Bound<'py, PyArray1<f32>>,
+    Bound<'py, PyArray1<bool>>,
+    Bound<'py, PyList>,
+);
+
+fn py_err(error: EnvError) -> PyErr {
+    let message = error.to_string();
+    match error {
+        EnvError::NotReset(_) | EnvError::NotSeeded(_) => PyRuntimeError::new_err(message),
+        EnvError::Index { .. } => PyIndexError::new_err(message),
+        EnvError::UnknownParam { .. } => PyAttributeError::new_err(message),
+        _ => PyValueError::new_err(message),
+    }
+}
+
+/// Seconds since 1970, Python's `time.time()`.
+fn now() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0.0, |time| time.as_secs_f64())
+}
+
+/// Environments of one kind, stepped together.
+#[pyclass(module = "mlx_baselines3._native")]
+pub(crate) struct EnvBatch {
+    pub(crate) envs: Box<dyn VectorEnv>,
+    actions: ActionBuffer,
+    t_start: f64,
+    closed: bool,
+}
+
+impl EnvBatch {
+    fn check_open(&self) -> PyResult<()> {
+        if self.closed {
+            return Err(PyRuntimeError::new_err(
+                "the environments are closed; make a new NativeVecEnv to go on",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Monitor's entry, the truncation flag and the last observation of a finished episode.
+    fn fill_info(&self, info: &Bound<'_, PyDict>, k: usize, episode: &Episode) -> PyResult<()> {
+        let py = info.py();
+        let rounded = |value: f64| {
+            let value = value.into_pyobject(py)?;
+            value.call_method1(intern!(py, "__round__"), (6,))
+        };
+        let stats = PyDict::new(py);
+        stats.set_item(intern!(py, "r"), rounded(episode.total)?)?;
+        stats.set_item(intern!(py, "l"), episode.length)?;
+        stats.set_item(intern!(py, "t"), rounded(now() - self.t_start)?)?;
+        let timeout = episode.truncated && !episode.terminated;
+        let last = PyArray1::from_slice(py, self.envs.terminal_obs(k));
+        info.set_item(intern!(py, "episode"), stats)?;
+        info.set_item(intern!(py, "TimeLimit.truncated"), timeout)?;
+        info.set_item(intern!(py, "terminal_observation"), last)
+    }
+
+    fn infos<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let key = intern!(py, "TimeLimit.truncated");
+        let mut ended = self.envs.episodes().iter().enumerate().peekable();
+        let infos = PyList::empty(py);
+        for env in 0..self.envs.num_envs() {
+            let info = PyDict::new(py);
+            match ended.next_if(|(_, episode)| episode.env == env) {
+                Some((k, episode)) => self.fill_info(&info, k, episode)?,
+                None => info.set_item(key, false)?,
+            }
+            infos.append(info)?;
+        }
+        Ok(infos)
+    }
+}
+
+#[pymethods]
+impl EnvBatch {
+    #[new]
+    #[pyo3(signature = (env_id, n_envs, *, weak_scalars, pow_squares, fused_uniform, compensated_sum))]
+    fn new(
+        env_id: &str,
+        n_envs: usize,
+        weak_scalars: bool,
+        pow_squares: bool,
+        fused_uniform: bool,
+        compensated_sum: bool,
+    ) -> PyResult<Self> {
+        let numerics = Numerics {
+            weak_scalars,
+            pow_squares,
+            fused_uniform,
+            compensated_sum,
+        };
+        Ok(Self {
+            envs: registry::make(env_id, n_envs, numerics).map_err(py_err)?,
+            actions: ActionBuffer::default(),
+            t_start: now(),
+            closed: false,
+        })
+    }
+
+    /// When the episode clock started, in seconds since 1970.
+    #[getter]
+    fn t_start(&self) -> f64 {
+        self.t_start
+    }
+
+    #[setter]
+    fn set_t_start(&mut self, t_start: f64) {
+        self.t_start = t_start;
+    }
+
+    /// Steps until an episode is truncated, or None.
+    #[getter]
+    fn time_limit(&self) -> Option<u32> {
+        self.envs.time_limit()
+    }
+
+    #[setter]
+    fn set_time_limit(&mut self, limit: Option<u32>) -> PyResult<()> {
+        if limit == Some(0) {
+            return Err(PyValueError::new_err(
+                "the time limit is 0 steps, expected at least 1 or None",
+            ));
+        }
+        self.envs.set_time_limit(limit);
+        Ok(())
+    }
+
+    /// Resets every environment; returns the observations.
+    fn reset<'py>(
+        &mut self,
+        py: Python<'py>,
+        seeds: Vec<Option<Vec<u32>>>,
+        bounds: Vec<Option<[f64; 2]>>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        self.check_open()?;
+        let (n_envs, dim) = (self.envs.num_envs(), self.envs.spec().obs_dim);
+        if seeds.len() != n_envs || bounds.len() != n_envs {
+            return Err(PyValueError::new_err(format!(
+                "got {} seeds and {} options, expected one of each for {n_envs} environment(s)",
+                seeds.len(),
+                bounds.len(),
+            )));
+        }
+        let mut obs = NewArray::zeros(py, [n_envs, dim]);
+        let rows = obs.as_mut_slice().chunks_exact_mut(dim);
+        for (env, ((seed, bounds), row)) in seeds.iter().zip(&bounds).zip(rows).enumerate() {
+            self.envs
+                .reset(env, seed.as_deref(), *bounds, row)
+                .map_err(py_err)?;
+        }
+        Ok(obs.finish())
+    }
+
+    /// Steps every environment; returns observations, rewards, dones and infos, all new.
+    fn step<'py>(
+        &mut self,
+        py: Python<'py>,
+        actions: &Bound<'py, PyAny>,
+    ) -> PyResult<StepReturn<'py>> {
+        self.check_open()?;
+        let (n_envs, spec) = (self.envs.num_envs(), self.envs.spec());
+        self.actions.fill(actions, spec.action, n_envs)?;
+        let mut obs = NewArray::zeros(py, [n_envs, spec.obs_dim]);
+        let mut rewards = NewArray::zeros(py, [n_envs]);
+        let mut dones = NewArray::zeros(py, [n_envs]);
+        let out = StepOut {
+            obs: obs.as_mut_slice(),
+            rewards: rewards.as_mut_slice(),
+            dones: dones.as_mut_slice(),
+        };
+        let (envs, actions) = (&mut self.envs, &self.actions);
+        py.detach(|| envs.step(actions.get(spec.action), out))
+            .map_err(py_err)?;
+        let infos = self.infos(py)?;
+        Ok((obs.finish(), rewards.finish(), dones.finish(), infos))
+    }
+
+    /// The whole state of one environment as plain Python values.
+    fn get_state<'py>(&self, py: Python<'py>, env: usize) -> PyResult<Bound<'py, PyDict>> {
+        state::to_dict(
+            py,
+            self.envs.spec(),
+            &self.envs.snapshot(env).map_err(py_err)?,
+        )
+    }
+
+    /// Puts one environment in a state that `get_state` gave.
+    fn set_state(&mut self, env: usize, state: &Bound<'_, PyDict>) -> PyResult<()> {
+        let snapshot = state::from_dict(self.envs.spec(), state)?;
+        self.envs.restore(env, &snapshot).map_err(py_err)
+    }
+
+    /// Changes a physical constant of one environment.
+    fn set_param(&mut self, env: usize, name: &str, value: f64) -> PyResult<()> {
+        self.envs.set_param(env, name, value).map_err(py_err)
+    }
+
+    /// Whether an environment has a random generator, so that it can be reset without a seed.
+    fn has_rng(&self, env: usize) -> PyResult<bool> {
+        Ok(self.envs.snapshot(env).map_err(py_err)?.rng.is_some())
+    }
+
+    /// Makes every later reset and step an error.
+    fn close(&mut self) {
+        self.closed = true;
+    }
+}
+
+/// The facts of every native environment, by id.
+#[pyfunction]
+fn env_specs(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let specs = PyDict::new(py);
+    for spec in registry::specs() {
+        let facts = PyDict::new(py);
+        facts.set_item("entry_point", spec.entry_point)?;
+        facts.set_item("max_episode_steps", spec.max_steps)?;
+        facts.set_item("params", spec.params.to_vec())?;
+        facts.set_item("options", spec.options.to_vec())?;
+        facts.set_item("default_bounds", spec.default_bounds.to_vec())?;
+        specs.set_item(spec.id, facts)?;
+    }
+    Ok(specs)
+}
+
+pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<EnvBatch>()?;
+    m.add_function(wrap_pyfunction!(env_specs, m)?)
 }

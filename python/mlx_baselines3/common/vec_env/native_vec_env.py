@@ -1,0 +1,437 @@
+"""Vectorised environments that are stepped in Rust."""
+
+import copy
+import functools
+import os
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from mlx_baselines3 import _native
+from mlx_baselines3.common.monitor import ResultsWriter
+from mlx_baselines3.common.vec_env._gym_twin import GymTwin, encode_constant
+from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
+
+_SPECS = _native.env_specs()
+_STATE_VERSION = 1
+# Parts of a running environment that a caller may replace; they go through the twin and come back.
+_MUTABLE = {"state", "np_random", "_np_random", "last_u"}
+_LIMIT_NAMES = {"_max_episode_steps", "max_episode_steps"}
+# What Monitor collects over all episodes. The infos have it; nobody keeps it here.
+_HISTORY = {
+    "rewards", "episode_returns", "episode_lengths", "episode_times", "total_steps",
+    "get_total_steps", "get_episode_rewards", "get_episode_lengths", "get_episode_times",
+}  # fmt: skip
+
+
+@functools.cache
+def _numerics() -> dict[str, bool]:
+    """What the installed NumPy, Gymnasium and Python do where versions differ, found out by asking them."""
+    draws = np.random.Generator(np.random.PCG64(0)).random(64)
+    uniform = np.random.Generator(np.random.PCG64(0)).uniform(-0.6, -0.4, 64)
+    return {
+        "weak_scalars": (np.float32(1) * 0.1).dtype == np.float32,
+        "pow_squares": gym.__version__.startswith("0."),
+        "fused_uniform": bool(np.any(-0.6 + (-0.4 - -0.6) * draws != uniform)),
+        "compensated_sum": sum([1.0, 1e100, 1.0, -1e100]) == 2.0,
+    }
+
+
+def _is_as_shipped(env_id: str) -> bool:
+    registered: Any = gym.registry.get(env_id)
+    native = _SPECS[env_id]
+    return (
+        registered is not None
+        and registered.entry_point == native["entry_point"]
+        and registered.max_episode_steps == native["max_episode_steps"]
+        and not registered.kwargs
+        and registered.order_enforce
+        and not getattr(registered, "additional_wrappers", ())
+        and not getattr(registered, "autoreset", False)
+        and not getattr(registered, "apply_api_compatibility", False)
+    )
+
+
+def _check_id(env_id: str) -> None:
+    if NativeVecEnv.supports(env_id):
+        return
+    if env_id in _SPECS:
+        raise ValueError(
+            f"{env_id} is registered with Gymnasium in another way than Gymnasium ships it, so the native "
+            f"environment would not be the same: {gym.registry.get(env_id)}. Use DummyVecEnv."
+        )
+    raise ValueError(f"There is no native environment {env_id!r}, only {', '.join(_SPECS)}. Use DummyVecEnv.")
+
+
+def _seed_words(seed: int | None) -> list[int] | None:
+    """The 32-bit words of a seed, least significant first, as NumPy's SeedSequence cuts it."""
+    if seed is None:
+        return None
+    seed = int(seed)
+    if seed < 0:
+        raise ValueError(f"The seed of an environment is {seed}, expected 0 or more.")
+    return [seed >> shift & 0xFFFFFFFF for shift in range(0, max(seed.bit_length(), 1), 32)]
+
+
+def _bounds(env_id: str, options: dict[str, Any]) -> tuple[float, float] | None:
+    """The two numbers of ``reset(options=...)`` from which an initial state is drawn."""
+    if not options:
+        return None
+    names, defaults = _SPECS[env_id]["options"], _SPECS[env_id]["default_bounds"]
+    values = [options.get(name, default) for name, default in zip(names, defaults, strict=True)]
+    try:
+        first, second = (float(value) for value in values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The reset options {options!r} of {env_id} are not numbers.") from error
+    low = -first if names[0] == "x_init" else first
+    high = first if names[0] == "x_init" else second
+    if not (np.isfinite([first, second]).all() and low <= high and (names[0] != "x_init" or second >= 0)):
+        raise ValueError(
+            f"The reset options {dict(zip(names, values, strict=True))} of {env_id} do not make a finite range "
+            "with the lower bound first."
+        )
+    return first, second
+
+
+class NativeVecEnv(VecEnv):
+    """
+    Gymnasium's classic-control environments, stepped in Rust: the numbers of
+    ``make_vec_env(env_id, n_envs, seed=seed)`` bit for bit, without Python in each step.
+
+    The environments are monitored: the info of an episode's last step has Monitor's ``episode`` entry. Attributes,
+    methods and rendering are Gymnasium's: a Gymnasium environment is made when first needed, takes over the state
+    and hands it back. What :meth:`get_attr` returns are therefore copies. :meth:`set_attr` reaches the physics,
+    where ``DummyVecEnv`` would set the attribute on the outermost wrapper.
+
+    A pickle or a deep copy holds the whole state, random generators included.
+
+    :param env_id: one of CartPole-v1, Pendulum-v1, Acrobot-v1, MountainCar-v0, MountainCarContinuous-v0
+    :param n_envs: number of environments, at least 1
+    :param seed: environment ``i`` is seeded with ``seed + i`` at the first reset; None takes the system's entropy
+    :param render_mode: Gymnasium's; ``rgb_array`` or ``human``
+    :param monitor_dir: folder for the monitor files; None writes none
+    :param env_kwargs: arguments of ``gymnasium.make``
+    :raises ValueError: if there is no native environment of that id, or ``n_envs`` is less than 1
+    :raises TypeError: if Gymnasium refuses the ``env_kwargs``
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        n_envs: int = 1,
+        seed: int | None = None,
+        render_mode: str | None = None,
+        monitor_dir: str | None = None,
+        env_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        _check_id(env_id)
+        if n_envs < 1:
+            raise ValueError(f"n_envs is {n_envs}, expected at least 1 environment.")
+        self.env_id = env_id
+        self._make_kwargs: dict[str, Any] = {"render_mode": render_mode, **(env_kwargs or {})}
+        if render_mode not in (None, self._make_kwargs["render_mode"]):
+            raise ValueError(f"render_mode is {render_mode!r}, but env_kwargs says {env_kwargs!r}.")
+        self.render_mode = self._make_kwargs["render_mode"]
+        first = GymTwin(env_id, self._make_kwargs)
+        self._core = _native.EnvBatch(env_id, n_envs, **_numerics())
+        self._core.time_limit = first.time_limit
+        for name, value in first.constants(_SPECS[env_id]["params"]).items():
+            for env in range(n_envs):
+                self._core.set_param(env, name, value)
+        super().__init__(n_envs, first.env.observation_space, first.env.action_space)
+        self._twins: dict[int, GymTwin] = {0: first}
+        self._extra_attrs: list[dict[str, Any]] = [{} for _ in range(n_envs)]
+        self._last_seeds: list[int | None] = [None] * n_envs
+        self._pending: Any = None
+        self._closed = False
+        self._monitor_dir = monitor_dir
+        self._open_monitor_files(override_existing=True)
+        if seed is not None:
+            self.seed(seed)
+            self.action_space.seed(seed)
+
+    @staticmethod
+    def supports(env_id: str) -> bool:
+        """
+        Say whether a native environment can stand in for a Gymnasium id.
+
+        :param env_id: a Gymnasium id
+        :return: True if there is a native environment, and the id is registered as Gymnasium ships it
+        """
+        return env_id in _SPECS and _is_as_shipped(env_id)
+
+    def reset(self) -> np.ndarray:
+        """
+        Start a new episode in every environment.
+
+        :return: the first observations ``(n_envs, obs)``, float32
+        :raises RuntimeError: if the environments are closed
+        :raises ValueError: if the options of :meth:`set_options` do not fit
+        """
+        if len(self._options) != self.num_envs:
+            raise ValueError(f"Got options for {len(self._options)} environments, expected {self.num_envs}.")
+        bounds = [_bounds(self.env_id, options) for options in self._options]
+        seeds = list(self._seeds)
+        for env, seed in enumerate(seeds):
+            if seed is None and not self._core.has_rng(env):
+                seeds[env] = secrets.randbits(128)
+        obs = self._core.reset([_seed_words(seed) for seed in seeds], bounds)
+        self._last_seeds = [
+            old if new is None else new for old, new in zip(self._last_seeds, seeds, strict=True)
+        ]
+        self.reset_infos = [{} for _ in range(self.num_envs)]
+        self._reset_seeds()
+        self._reset_options()
+        if self.render_mode == "human":
+            self.env_method("render")
+        return obs
+
+    def step(self, actions: np.ndarray) -> VecEnvStepReturn:
+        """
+        Step every environment; one whose episode ends is reset at once.
+
+        :param actions: integers ``(n_envs,)`` or floats ``(n_envs, 1)``, float32 or float64
+        :return: observations ``(n_envs, obs)`` float32, rewards ``(n_envs,)`` float32, dones ``(n_envs,)``, infos
+        :raises ValueError: if an action has the wrong shape, dtype or range; no environment has moved then
+        :raises RuntimeError: before the first reset, or if the environments are closed
+        """
+        outcome = self._core.step(actions)
+        if self._writers or self.render_mode == "human":
+            self._after_step(outcome[3])
+        return outcome
+
+    def _after_step(self, infos: list[dict[str, Any]]) -> None:
+        if self._writers:
+            for writer, info in zip(self._writers, infos, strict=True):
+                if "episode" in info:
+                    writer.write_row(info["episode"])
+        if self.render_mode == "human":
+            self.env_method("render")
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """
+        Keep the actions for :meth:`step_wait`.
+
+        :param actions: as for :meth:`step`
+        """
+        self._pending = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """
+        Step with the actions of :meth:`step_async`.
+
+        :return: as for :meth:`step`
+        :raises RuntimeError: if no actions are waiting
+        """
+        actions, self._pending = self._pending, None
+        if actions is None:
+            raise RuntimeError("step_wait() was called without actions; call step_async(actions) first.")
+        return self.step(actions)
+
+    def close(self) -> None:
+        """Close renderers and monitor files. Stepping and resetting are errors from here on."""
+        self._core.close()
+        self._closed = True
+        for twin in self._twins.values():
+            twin.env.close()
+        for writer in self._writers:
+            writer.close()
+        self._writers = []
+
+    def _open_monitor_files(self, override_existing: bool) -> None:
+        self._writers: list[ResultsWriter] = []
+        if self._monitor_dir is None:
+            return
+        header: dict[str, float | str] = {"t_start": self._core.t_start, "env_id": self.env_id}
+        for env in range(self.num_envs):
+            path = os.path.join(self._monitor_dir, str(env))
+            self._writers.append(ResultsWriter(path, header=header, override_existing=override_existing))
+
+    def _twin(self, env: int) -> GymTwin:
+        """The Gymnasium environment ``env``, in the present state of the native one."""
+        if not 0 <= env < self.num_envs:
+            raise IndexError(f"environment index {env} is out of range for {self.num_envs} environment(s)")
+        if env not in self._twins:
+            twin = self._twins[env] = GymTwin(self.env_id, self._make_kwargs)
+            for name, value in self._extra_attrs[env].items():
+                setattr(twin.env, name, value)
+        twin = self._twins[env]
+        core = self._core
+        twin.push(core.get_state(env), core.time_limit, core.t_start, self._last_seeds[env])
+        return twin
+
+    def _targets(self, indices: VecEnvIndices) -> list[int]:
+        return [range(self.num_envs)[env] for env in self._get_indices(indices)]
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """
+        Draw every environment with Gymnasium's renderer.
+
+        :return: one RGB image ``(H, W, 3)`` per environment, or None unless the render mode is ``rgb_array``
+        """
+        if self.render_mode != "rgb_array":
+            return [None] * self.num_envs
+        return self.env_method("render")
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """
+        Read an attribute of the Gymnasium environments in their present state.
+
+        :param attr_name: name of the attribute
+        :param indices: which environments, all by default
+        :return: one value per environment asked; changing it changes nothing here
+        :raises AttributeError: if Gymnasium has no such attribute, or it is Monitor's history of all episodes
+        """
+        if attr_name == "render_mode":
+            return [self.render_mode for _ in self._targets(indices)]
+        self._refuse_history(attr_name)
+        return [self._twin(env).env.get_wrapper_attr(attr_name) for env in self._targets(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """
+        Set an attribute: a physical constant, the state, the time limit, or one of your own.
+
+        :param attr_name: name of the attribute
+        :param value: the value, the same for all
+        :param indices: which environments, all by default
+        :raises ValueError: if the value does not fit, or the native environment cannot honour the attribute
+        """
+        targets = self._targets(indices)
+        if attr_name in _LIMIT_NAMES:
+            if len(set(targets)) != self.num_envs:
+                raise ValueError("The time limit is one for all environments; set it without indices.")
+            self._core.time_limit = value
+        elif attr_name in _SPECS[self.env_id]["params"]:
+            number = encode_constant(attr_name, value)
+            for env in targets:
+                self._core.set_param(env, attr_name, number)
+                setattr(self._twin(env).base, attr_name, value)
+        elif attr_name in _MUTABLE:
+            for env in targets:
+                twin = self._twin(env)
+                setattr(twin.base, attr_name, copy.deepcopy(value))
+                self._pull(env, twin)
+        else:
+            self._set_extra(attr_name, value, targets)
+
+    def _set_extra(self, attr_name: str, value: Any, targets: list[int]) -> None:
+        for env in targets:
+            if attr_name == "render_mode" or hasattr(self._twin(env).base, attr_name):
+                constants = ", ".join(_SPECS[self.env_id]["params"])
+                raise ValueError(
+                    f"{attr_name} of the native {self.env_id} cannot be changed to {value!r}: it can change "
+                    f"{constants}, state and max_episode_steps. Use DummyVecEnv for anything else."
+                )
+        for env in targets:
+            self._extra_attrs[env][attr_name] = value
+            setattr(self._twin(env).env, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """
+        Call a method of the Gymnasium environments; what it does to their state is taken over.
+
+        :param method_name: name of the method
+        :param method_args: its arguments
+        :param indices: which environments, all by default
+        :param method_kwargs: its keyword arguments
+        :return: one result per environment asked
+        :raises AttributeError: if Gymnasium has no such method, or it is about Monitor's history of all episodes
+        """
+        self._refuse_history(method_name)
+        results = []
+        for env in self._targets(indices):
+            twin = self._twin(env)
+            results.append(twin.env.get_wrapper_attr(method_name)(*method_args, **method_kwargs))
+            self._pull(env, twin)
+        return results
+
+    def _pull(self, env: int, twin: GymTwin) -> None:
+        self._core.set_state(env, twin.pull(self._core.get_state(env)))
+
+    def _refuse_history(self, name: str) -> None:
+        if name in _HISTORY:
+            raise AttributeError(
+                f"NativeVecEnv keeps no list of past episodes, so it has no {name}. Read infos[i]['episode'], "
+                "give a monitor_dir, or wrap it in VecMonitor."
+            )
+
+    def env_is_wrapped(
+        self, wrapper_class: "type[gym.Wrapper[Any, Any, Any, Any]]", indices: VecEnvIndices = None
+    ) -> list[bool]:
+        """
+        Say whether the environments act as if they were wrapped; Monitor and TimeLimit are built in.
+
+        :param wrapper_class: a wrapper
+        :param indices: which environments, all by default
+        :return: one answer per environment asked
+        """
+        wrapped = any(isinstance(wrapper, wrapper_class) for wrapper in self._twin(0).wrappers())
+        return [wrapped for _ in self._targets(indices)]
+
+    def get_state(self) -> dict[str, Any]:
+        """
+        Copy everything a later run needs to go on exactly: physics, constants, generators, running episodes.
+
+        :return: plain Python values, ready for JSON
+        """
+        return {
+            "version": _STATE_VERSION,
+            "env_id": self.env_id,
+            "time_limit": self._core.time_limit,
+            "t_start": self._core.t_start,
+            "seeds": list(self._seeds),
+            "last_seeds": list(self._last_seeds),
+            "options": copy.deepcopy(self._options),
+            "envs": [self._core.get_state(env) for env in range(self.num_envs)],
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """
+        Go on from a state that :meth:`get_state` gave.
+
+        :param state: of the same environment id and number of environments
+        :raises ValueError: if it is of another version, id or number of environments, or is damaged; nothing has
+            changed then
+        """
+        expected = {"version": _STATE_VERSION, "env_id": self.env_id}
+        for key, value in expected.items():
+            if state.get(key) != value:
+                raise ValueError(f"The saved state has {key}={state.get(key)!r}, expected {value!r}.")
+        if len(state["envs"]) != self.num_envs:
+            raise ValueError(f"The saved state has {len(state['envs'])} environments, expected {self.num_envs}.")
+        before = [self._core.get_state(env) for env in range(self.num_envs)]
+        try:
+            self._restore(state["envs"])
+        except (ValueError, TypeError, OverflowError) as error:
+            self._restore(before)
+            raise ValueError(f"The saved state is damaged: {error}") from error
+        self._core.time_limit, self._core.t_start = state["time_limit"], state["t_start"]
+        self._seeds, self._last_seeds = list(state["seeds"]), list(state["last_seeds"])
+        self._options = copy.deepcopy(state["options"])
+
+    def _restore(self, envs: list[dict[str, Any]]) -> None:
+        for env, state in enumerate(envs):
+            self._core.set_state(env, state)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Renderers and open files stay behind; a copy makes its own when it needs them.
+        left_behind = {"_core", "_twins", "_writers"}
+        kept = {key: value for key, value in self.__dict__.items() if key not in left_behind}
+        return {**kept, "_saved": self.get_state()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        saved = state.pop("_saved")
+        self.__dict__.update(state)
+        self._twins = {}
+        self._core = _native.EnvBatch(self.env_id, self.num_envs, **_numerics())
+        self.set_state(saved)
+        if self._closed:
+            self._core.close()
+            self._writers = []
+        else:
+            self._open_monitor_files(override_existing=False)
