@@ -71,7 +71,7 @@ class Node:
 
 
 class Table:
-    """A dict, as pairs: hashing the keys of a forged one can take forever before they are known to be small."""
+    """A dict, as pairs: before its keys are known to be small, hashing them could take forever."""
 
     __slots__ = ("pairs",)
 

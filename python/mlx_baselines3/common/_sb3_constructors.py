@@ -98,10 +98,9 @@ def _as_array(evaluate: Evaluator, buffer: Any, dtype: Any, shape: Any, fortran:
         raise TypeError("an array without data, dtype or shape")
     if dtype.itemsize == 0 or math.prod(shape) * dtype.itemsize != len(buffer):
         raise ValueError(f"{len(buffer)} bytes for an array of {dtype} of shape {shape}")
-    flat: np.ndarray = np.frombuffer(buffer, dtype=dtype)
-    evaluate.spend(flat)
-    flat = flat.copy().reshape(shape, order="F" if fortran else "C")
-    return flat
+    view: np.ndarray = np.frombuffer(buffer, dtype=dtype)
+    evaluate.spend(view)
+    return np.reshape(view.copy(), shape, order="F" if fortran else "C")
 
 
 def _from_buffer(evaluate: Evaluator, node: Node) -> np.ndarray:
