@@ -139,7 +139,11 @@ class GymTwin:
         """
         physics = getattr(self.base, "state", None)
         ready = not self.env.needs_reset
-        pulled = {**state, "ready": ready, "params": {**state["params"], **self.constants(list(state["params"]))}}
+        pulled = {
+            **state,
+            "ready": ready,
+            "params": {**state["params"], **self.constants(list(state["params"]))},
+        }
         if physics is not None:
             pulled["state"] = [float(x) for x in physics]
             pulled["single"] = getattr(physics, "dtype", None) == np.float32

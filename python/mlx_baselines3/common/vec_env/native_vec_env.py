@@ -403,7 +403,9 @@ class NativeVecEnv(VecEnv):
             if state.get(key) != value:
                 raise ValueError(f"The saved state has {key}={state.get(key)!r}, expected {value!r}.")
         if len(state["envs"]) != self.num_envs:
-            raise ValueError(f"The saved state has {len(state['envs'])} environments, expected {self.num_envs}.")
+            raise ValueError(
+                f"The saved state has {len(state['envs'])} environments, expected {self.num_envs}."
+            )
         before = [self._core.get_state(env) for env in range(self.num_envs)]
         try:
             self._restore(state["envs"])
