@@ -172,7 +172,7 @@ def _answer(worker: _Worker, command: str, arguments: tuple[Any, ...]) -> Any:
     try:
         return ForkingPickler.dumps(result)
     except Exception:
-        # Pickle reports by AttributeError what it cannot find, but no attribute of the environment is missing.
+        # Pickle may report by AttributeError, but no attribute of the environment is missing.
         return ForkingPickler.dumps(Failure(False, traceback.format_exc()))
 
 
