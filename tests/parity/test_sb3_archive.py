@@ -101,10 +101,9 @@ def test_spaces_are_those_of_the_environments(name):
 
 
 def layers(policy, prefix, x, activation):
-    """A multilayer perceptron whose layers are numbered as torch numbers them, activation after all but the last."""
-    numbers = sorted(
-        {int(key[len(prefix) :].split(".")[1]) for key in policy if key.startswith(f"{prefix}.")}
-    )
+    """A multilayer perceptron as torch numbers its layers, with an activation after all but the last."""
+    names = [key.removeprefix(f"{prefix}.") for key in policy if key.startswith(f"{prefix}.")]
+    numbers = sorted({int(name.partition(".")[0]) for name in names})
     for number in numbers:
         x = x @ np.array(policy[f"{prefix}.{number}.weight"]).T + np.array(policy[f"{prefix}.{number}.bias"])
         if number != numbers[-1]:

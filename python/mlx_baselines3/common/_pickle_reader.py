@@ -69,6 +69,13 @@ class Node:
         self.items: list[Any] = []
         self.pairs: list[tuple[Any, Any]] = []
 
+    @property
+    def name(self) -> Global:
+        """The name of what should be called. Constructors are chosen by it, so that they can rely on it."""
+        if not isinstance(self.callee, Global):
+            raise TypeError("the result of a call is called")
+        return self.callee
+
     def __str__(self) -> str:
         return "the result of a call"
 
