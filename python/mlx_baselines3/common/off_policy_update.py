@@ -28,6 +28,42 @@ Extras = TypeVar("Extras")
 _FLUSH_BYTES = 1 << 27
 
 
+def _find(network: Module, name: str) -> mx.array:
+    """An array by its name, also inside a module that the network has borrowed from another one."""
+    place: Any = network
+    for key in name.split("."):
+        if isinstance(place, (list, tuple)):
+            place = place[int(key)]
+        elif isinstance(place, dict) and key in place:
+            place = place[key]
+        else:
+            place = getattr(place, key)
+    return place
+
+
+def _sources(source: Module, target: Module) -> Arrays:
+    """
+    What each array of the target follows.
+
+    :raises ValueError: if names or shapes differ
+    """
+    names = named_parameters(target)
+    odd = sorted(named_parameters(source).keys() - names.keys())
+    found: Arrays = {}
+    for name in names:
+        try:
+            found[name] = _find(source, name)
+        except (AttributeError, IndexError):
+            odd.append(name)
+    odd += [name for name, array in found.items() if array.shape != names[name].shape]
+    if odd:
+        raise ValueError(
+            f"A target network must have the names and shapes of its {type(source).__name__}; "
+            f"these are missing on one side or differ in shape: {', '.join(odd[:5])}"
+        )
+    return found
+
+
 def _averaged(source: Arrays, target: Arrays, tau: float | mx.array) -> Arrays:
     """Polyak average, except that running statistics are copied: they are no parameters but counts."""
     average = polyak_average(source, target, tau)
@@ -43,11 +79,12 @@ def follow(source: Module, target: Module, tau: float) -> None:
     :param tau: 1 copies
     :raises ValueError: if names or shapes differ
     """
-    new = _averaged(named_parameters(source), named_parameters(target), tau)
+    new = _averaged(_sources(source, target), named_parameters(target), tau)
+    # An array that two networks hold could be changed in place through either, hence the copies.
+    new = {name: mx.array(value) for name, value in new.items()}
     # Evaluated at once: otherwise the history of a target that no one reads would grow for ever.
     mx.eval(new)
-    # Copies, because an array that two networks hold could be changed in place through either.
-    set_named_parameters(target, {name: mx.array(value) for name, value in new.items()})
+    set_named_parameters(target, new)
 
 
 class GradientStep:
@@ -123,16 +160,15 @@ class GradientStep:
         :param target: name of a target network
         :param tau: how far, scalar
         """
-        source = self._targets[target]
-        network, source_arrays = self._networks[target], named_parameters(self._networks[source])
+        source, network = self._targets[target], self._networks[target]
         arrays = named_parameters(network)
+        goals = _sources(self._networks[source], network)
         if target in self._packed:
             packed = polyak_average(self._packed[source], self._packed[target], tau)
             self._packed[target] = packed
             set_named_parameters(network, self._layout(target).unpack(packed))
             arrays = {name: arrays[name] for name in arrays.keys() - set(self._layout(target).names)}
-        rest = {name: source_arrays[name] for name in arrays}
-        set_named_parameters(network, _averaged(rest, arrays, tau))
+        set_named_parameters(network, _averaged({name: goals[name] for name in arrays}, arrays, tau))
 
     def state(self) -> dict[str, Any]:
         """:return: all arrays after the step"""
@@ -194,8 +230,7 @@ class OffPolicyUpdate:
         self._compiled: dict[Hashable, Callable[..., Any]] = {}
         self._metric_names: dict[Hashable, list[str]] = {}
         for target, source in self.targets.items():
-            # The names and shapes are checked here, once.
-            polyak_average(named_parameters(networks[source]), named_parameters(networks[target]), 0.0)
+            _sources(networks[source], networks[target])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compiled": {}}
