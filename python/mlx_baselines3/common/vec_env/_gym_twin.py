@@ -49,8 +49,8 @@ class GymTwin:
         extra = [type(w).__name__ for w in self.wrappers() if type(w).__name__ not in _PLAIN_WRAPPERS]
         if extra:
             raise ValueError(
-                f"env_kwargs={env_kwargs!r} wraps {env_id} in {', '.join(extra)}, which NativeVecEnv cannot do. "
-                "Leave it out, or use DummyVecEnv."
+                f"env_kwargs={env_kwargs!r} wraps {env_id} in {', '.join(extra)}, which NativeVecEnv "
+                "cannot do. Leave it out, or use DummyVecEnv."
             )
 
     def wrappers(self) -> "list[gym.Wrapper[Any, Any, Any, Any]]":
@@ -139,7 +139,11 @@ class GymTwin:
         """
         physics = getattr(self.base, "state", None)
         ready = not self.env.needs_reset
-        pulled = {**state, "ready": ready, "params": {**state["params"], **self.constants(list(state["params"]))}}
+        pulled = {
+            **state,
+            "ready": ready,
+            "params": {**state["params"], **self.constants(list(state["params"]))},
+        }
         if physics is not None:
             pulled["state"] = [float(x) for x in physics]
             pulled["single"] = getattr(physics, "dtype", None) == np.float32
