@@ -11,7 +11,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 import mlx.optimizers as optim
@@ -28,10 +28,8 @@ from mlx_baselines3.common._observation_checks import (
 )
 from mlx_baselines3.common._parameters import get_parameters_by_name, polyak_average, polyak_update
 from mlx_baselines3.common._system_info import get_system_info
+from mlx_baselines3.common.logger import Logger, configure
 from mlx_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict, TrainFreq, TrainFrequencyUnit
-
-if TYPE_CHECKING:
-    from mlx_baselines3.common.logger import Logger
 
 __all__ = [
     "ConstantSchedule",
@@ -276,8 +274,6 @@ def configure_logger(
     :return: the logger
     :raises ImportError: a TensorBoard folder is given and tensorboard is not installed
     """
-    from mlx_baselines3.common.logger import configure
-
     if tensorboard_log is None:
         return configure(None, format_strings=["stdout"] if verbose >= 1 else [""])
     if find_spec("tensorboard") is None:

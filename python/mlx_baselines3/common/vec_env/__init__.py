@@ -6,6 +6,7 @@ from typing import TypeVar
 from mlx_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper, VecEnv, VecEnvWrapper
 from mlx_baselines3.common.vec_env.dummy_vec_env import DummyVecEnv
 from mlx_baselines3.common.vec_env.stacked_observations import StackedObservations
+from mlx_baselines3.common.vec_env.subproc_vec_env import SubprocVecEnv
 from mlx_baselines3.common.vec_env.vec_check_nan import VecCheckNan
 from mlx_baselines3.common.vec_env.vec_extract_dict_obs import VecExtractDictObs
 from mlx_baselines3.common.vec_env.vec_frame_stack import VecFrameStack
@@ -81,6 +82,7 @@ __all__ = [
     "CloudpickleWrapper",
     "DummyVecEnv",
     "StackedObservations",
+    "SubprocVecEnv",
     "VecCheckNan",
     "VecEnv",
     "VecEnvWrapper",

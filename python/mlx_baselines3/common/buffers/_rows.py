@@ -1,0 +1,108 @@
+"""Checks that what is added to a buffer fits its row, and how much memory is left for one."""
+
+import os
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+__all__ = ["available_memory", "check_batch_size", "check_sizes", "fit_action", "fit_row", "fit_scalar"]
+
+
+def check_sizes(buffer_size: int, n_envs: int) -> None:
+    """
+    :param buffer_size: number of elements asked for
+    :param n_envs: number of environments
+    :raises ValueError: one of them is not a positive whole number
+    """
+    for name, number in (("buffer_size", buffer_size), ("n_envs", n_envs)):
+        whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
+        if not whole or number < 1:
+            raise ValueError(f"{name} is {number!r}, expected a whole number of at least 1")
+
+
+def check_batch_size(batch_size: Any, name: str = "batch_size") -> None:
+    """
+    :param batch_size: number of elements asked for
+    :param name: what to call it in the message
+    :raises ValueError: it is not a positive whole number
+    """
+    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise ValueError(f"{name} is {batch_size!r}, expected a whole number of at least 1")
+
+
+def _numbers(name: str, value: Any) -> np.ndarray:
+    # MLX arrays are read through the buffer protocol, which has no bfloat16.
+    if isinstance(value, mx.array) and value.dtype == mx.bfloat16:
+        value = value.astype(mx.float32)
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} has dtype {array.dtype}, expected numbers")
+    return array
+
+
+def fit_row(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """
+    Give ``value`` the shape of a row. Only axes of length one may be missing or too many, so that
+    the values of one environment never land in another's place.
+
+    :param name: what to call it in the message
+    :param value: array, or anything NumPy can read
+    :param shape: shape of the row, ``(n_envs, ...)``
+    :return: an array of that shape, not copied where that is possible
+    :raises ValueError: the shape is another one or these are not numbers
+    """
+    array = _numbers(name, value)
+    if array.shape == shape:
+        return array
+    if [n for n in array.shape if n != 1] != [n for n in shape if n != 1]:
+        raise ValueError(f"{name} has shape {array.shape}, expected {shape} (n_envs first)")
+    return array.reshape(shape)
+
+
+def fit_scalar(name: str, value: Any, n_envs: int) -> np.ndarray:
+    """
+    :param name: what to call it in the message
+    :param value: one number for each environment, or one for all
+    :param n_envs: number of environments
+    :return: an array that broadcasts to ``(n_envs,)``
+    :raises ValueError: neither 1 nor ``n_envs`` numbers
+    """
+    array = _numbers(name, value)
+    if array.size not in (1, n_envs):
+        raise ValueError(f"{name} has shape {array.shape}, expected ({n_envs},): one number per environment")
+    return array.reshape(-1)
+
+
+def fit_action(action: Any, n_envs: int, action_dim: int) -> np.ndarray:
+    """
+    :param action: actions of all environments, each of any shape with ``action_dim`` entries
+    :param n_envs: number of environments
+    :param action_dim: entries of one action
+    :return: the same numbers as ``(n_envs, action_dim)``
+    :raises ValueError: there are more or fewer numbers, or they are not grouped by environment
+    """
+    array = _numbers("action", action)
+    grouped = array.ndim < 2 or n_envs == 1 or array.shape[0] == n_envs
+    if array.size != n_envs * action_dim or not grouped:
+        raise ValueError(
+            f"action has shape {array.shape}, expected ({n_envs}, {action_dim}): "
+            f"{action_dim} entries for each of {n_envs} environments"
+        )
+    return array.reshape(n_envs, action_dim)
+
+
+def available_memory() -> int | None:
+    """
+    :return: bytes that a new program could take without swapping, ``None`` where nobody tells
+    """
+    if find_spec("psutil") is not None:
+        return int(import_module("psutil").virtual_memory().available)
+    if os.path.exists("/proc/meminfo"):
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    return None
