@@ -86,7 +86,7 @@ def reset_bounds(env_id: str, spec: dict[str, Any], options: dict[str, Any]) -> 
 
     :param env_id: a Gymnasium id, for the error
     :param spec: its entry of ``env_specs``
-    :param options: ``low`` and ``high``, or ``x_init`` and ``y_init``; other keys are ignored, as Gymnasium does
+    :param options: ``low`` and ``high``, or ``x_init`` and ``y_init``; Gymnasium ignores other keys
     :return: both numbers, None without options
     :raises ValueError: if they are no finite numbers, or make an empty range
     """

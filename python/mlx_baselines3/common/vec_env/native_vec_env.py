@@ -39,9 +39,9 @@ class NativeVecEnv(VecEnv):
     ``make_vec_env(env_id, n_envs, seed=seed)`` bit for bit, without Python in each step.
 
     The environments are monitored: the info of an episode's last step has Monitor's ``episode`` entry.
-    Attributes, methods and rendering are Gymnasium's: a Gymnasium environment is made when first needed, takes
-    over the state and hands it back. What :meth:`get_attr` returns are therefore copies. :meth:`set_attr`
-    reaches the physics, where ``DummyVecEnv`` would set the attribute on the outermost wrapper.
+    Attributes, methods and rendering are Gymnasium's: a Gymnasium environment is made when first needed,
+    takes over the state and hands it back. What :meth:`get_attr` returns are therefore copies.
+    :meth:`set_attr` reaches the physics, where ``DummyVecEnv`` would set an attribute of the outermost wrapper.
 
     A pickle or a deep copy holds the whole state, random generators included.
 
@@ -79,13 +79,14 @@ class NativeVecEnv(VecEnv):
             for env in range(n_envs):
                 self._core.set_param(env, name, value)
         super().__init__(n_envs, first.env.observation_space, first.env.action_space)
+        self.metadata = first.env.metadata
         self._twins: dict[int, GymTwin] = {0: first}
         self._extra_attrs: list[dict[str, Any]] = [{} for _ in range(n_envs)]
         self._last_seeds: list[int | None] = [None] * n_envs
         self._pending: Any = None
         self._closed = False
         self._monitor_dir = monitor_dir
-        self._open_monitor_files(override_existing=True)
+        self._writers = self._open_monitor_files(override_existing=True)
         if seed is not None:
             self.seed(seed)
             self.action_space.seed(seed)
@@ -179,14 +180,12 @@ class NativeVecEnv(VecEnv):
             writer.close()
         self._writers = []
 
-    def _open_monitor_files(self, override_existing: bool) -> None:
-        self._writers: list[ResultsWriter] = []
-        if self._monitor_dir is None:
-            return
+    def _open_monitor_files(self, override_existing: bool) -> list[ResultsWriter]:
+        if self._monitor_dir is None or self._closed:
+            return []
         header: dict[str, float | str] = {"t_start": self._core.t_start, "env_id": self.env_id}
-        for env in range(self.num_envs):
-            path = os.path.join(self._monitor_dir, str(env))
-            self._writers.append(ResultsWriter(path, header=header, override_existing=override_existing))
+        paths = [os.path.join(self._monitor_dir, str(env)) for env in range(self.num_envs)]
+        return [ResultsWriter(path, header, override_existing=override_existing) for path in paths]
 
     def _twin(self, env: int) -> GymTwin:
         """The Gymnasium environment ``env``, in the present state of the native one."""
@@ -372,6 +371,4 @@ class NativeVecEnv(VecEnv):
         self.set_state(saved)
         if self._closed:
             self._core.close()
-            self._writers = []
-        else:
-            self._open_monitor_files(override_existing=False)
+        self._writers = self._open_monitor_files(override_existing=False)
