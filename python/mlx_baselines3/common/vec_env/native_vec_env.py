@@ -19,7 +19,9 @@ from mlx_baselines3.common.vec_env._native_setup import (
     reset_bounds,
     seed_words,
 )
-from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
+from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices
+
+_StepReturn = tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]
 
 _SPECS = _native.env_specs()
 _STATE_VERSION = 1
@@ -41,7 +43,7 @@ class NativeVecEnv(VecEnv):
     The environments are monitored: the info of an episode's last step has Monitor's ``episode`` entry.
     Attributes, methods and rendering are Gymnasium's: a Gymnasium environment is made when first needed,
     takes over the state and hands it back. What :meth:`get_attr` returns are therefore copies.
-    :meth:`set_attr` reaches the physics, where ``DummyVecEnv`` would set an attribute of the outermost wrapper.
+    :meth:`set_attr` reaches the physics, where ``DummyVecEnv`` would set the outermost wrapper's attribute.
 
     A pickle or a deep copy holds the whole state, random generators included.
 
@@ -109,8 +111,6 @@ class NativeVecEnv(VecEnv):
         :raises RuntimeError: if the environments are closed
         :raises ValueError: if the options of :meth:`set_options` do not fit
         """
-        if len(self._options) != self.num_envs:
-            raise ValueError(f"Got options for {len(self._options)} environments, expected {self.num_envs}.")
         spec = _SPECS[self.env_id]
         bounds = [reset_bounds(self.env_id, spec, options) for options in self._options]
         seeds = list(self._seeds)
@@ -128,7 +128,7 @@ class NativeVecEnv(VecEnv):
             self.env_method("render")
         return obs
 
-    def step(self, actions: np.ndarray) -> VecEnvStepReturn:
+    def step(self, actions: np.ndarray) -> _StepReturn:
         """
         Step every environment; one whose episode ends is reset at once.
 
@@ -158,7 +158,7 @@ class NativeVecEnv(VecEnv):
         """
         self._pending = actions
 
-    def step_wait(self) -> VecEnvStepReturn:
+    def step_wait(self) -> _StepReturn:
         """
         Step with the actions of :meth:`step_async`.
 
