@@ -1,0 +1,13 @@
+"""Stable-Baselines3 without torch: MLX learns, a Rust core steps."""
+
+from mlx_baselines3 import _backend
+
+# Before anything imports mlx.core: a missing backend is explained in one sentence, and on Linux the
+# fast matrix product must be in place first.
+_backend.prepare()
+
+from mlx_baselines3._native import __version__  # noqa: E402
+from mlx_baselines3.common.utils import get_system_info  # noqa: E402
+from mlx_baselines3.ppo import PPO  # noqa: E402
+
+__all__ = ["PPO", "__version__", "get_system_info"]

@@ -183,3 +183,21 @@ def env_specs() -> dict[str, dict[str, Any]]:
     """
     :return: ``entry_point``, ``max_episode_steps``, ``params``, ``options`` and ``default_bounds`` by id
     """
+
+# The BLAS bridge, on Linux only
+
+def blas_install(sgemm: int, dgemm: int, wide: bool) -> None:
+    """
+    Answer ``cblas_sgemm`` and ``cblas_dgemm`` with the functions at these addresses. They must belong
+    to a library that stays loaded.
+
+    :param sgemm: address of its ``cblas_sgemm``
+    :param dgemm: address of its ``cblas_dgemm``
+    :param wide: whether its sizes have 64 bits
+    :raises ValueError: an address is 0, or a small product comes out wrong
+    """
+
+def blas_calls() -> int:
+    """
+    :return: products answered in this process
+    """

@@ -17,6 +17,8 @@ _BUILTIN_TYPES = {
 # A file chooses which of these is called with which arguments, so functions that read files, import modules
 # or start programs must be out of its reach. What is left of these packages' functions is harmless.
 _CLASSES_ONLY = ("gymnasium", "mlx_baselines3")
+# ... except what a policy keeps among its constructor's arguments.
+_FUNCTIONS = {"mlx_baselines3.common.base_policy:BasePolicy._dummy_schedule"}
 _NOTHING = ("cloudpickle", "torch", "pytest", "_pytest", "setuptools", "pip", "pkg_resources")
 
 
@@ -68,21 +70,26 @@ def find(path: str) -> Any:
     for part in qualified.split("."):
         # vars(), not getattr(): a module's or class's __getattr__ could run code of the file's choosing.
         found = vars(found).get(part) if isinstance(found, (type, types.ModuleType)) else None
+        found = found.__func__ if isinstance(found, staticmethod) else found
     _check_found(found, path, root)
     return found
 
 
 def _check_found(found: Any, path: str, root: str) -> None:
+    if path in _FUNCTIONS and isinstance(found, types.FunctionType):
+        return
     is_function = isinstance(found, types.FunctionType)
     if not isinstance(found, type) and not (is_function and "." not in found.__qualname__):
         raise UnknownName(f"`{path}` is not a class or function of a module that is imported")
-    # A module can be a detour to another one's names ("mypackage.tools:system"). This package's own are
-    # trusted.
+    # A module can be a detour to another one's names ("mypackage.tools:system"). Within this package, names
+    # are handed on on purpose.
     detour = f"{found.__module__}:{found.__qualname__}" != path
     if detour and not (root == "mlx_baselines3" and found.__module__.startswith("mlx_baselines3.")):
         raise UnknownName(f"`{path}` is really `{found.__module__}:{found.__qualname__}`")
     if root == "numpy" and not (isinstance(found, type) and issubclass(found, np.generic)):
         raise UnknownName(f"`{path}` is not a NumPy scalar type")
+    if root == "mlx" and is_function and not found.__module__.startswith(("mlx.nn.", "mlx.optimizers.")):
+        raise UnknownName(f"`{path}` is a function of MLX, but not of its networks or optimizers")
     if root in _CLASSES_ONLY and is_function:
         raise UnknownName(f"`{path}` is a function, and only classes of {root} may be referred to")
 

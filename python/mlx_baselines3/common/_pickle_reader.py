@@ -57,21 +57,31 @@ class Node:
     """
     A call that a pickle asks for, not made.
 
-    :param callee: what should be called
+    :param callee: what should be called; itself a node if it is the result of a call
     :param args: with which arguments
     """
 
     __slots__ = ("args", "callee", "items", "pairs", "state")
 
-    def __init__(self, callee: Global, args: tuple[Any, ...]) -> None:
+    def __init__(self, callee: "Global | Node", args: tuple[Any, ...]) -> None:
         self.callee, self.args = callee, args
         self.state: Any = None
         self.items: list[Any] = []
         self.pairs: list[tuple[Any, Any]] = []
 
+    @property
+    def name(self) -> Global:
+        """The name of what should be called. Constructors are chosen by it, so that they can rely on it."""
+        if not isinstance(self.callee, Global):
+            raise TypeError("the result of a call is called")
+        return self.callee
+
+    def __str__(self) -> str:
+        return "the result of a call"
+
 
 class Table:
-    """A dict, as pairs: hashing the keys of a forged one can take forever before they are known to be small."""
+    """A dict, as pairs: before its keys are known to be small, hashing them could take forever."""
 
     __slots__ = ("pairs",)
 
@@ -118,9 +128,9 @@ class _Machine:
         raise IndexError("no mark on the stack")
 
     def call(self, callee: Any, args: Any) -> None:
-        if not isinstance(callee, Global) or not isinstance(args, tuple):
-            raise TypeError("something other than a named function is called")
-        if callee.name in _STATE_SETTERS and len(args) == 2 and isinstance(args[0], Node):
+        if not isinstance(callee, (Global, Node)) or not isinstance(args, tuple):
+            raise TypeError("something other than a function is called")
+        if str(callee).rpartition(".")[2] in _STATE_SETTERS and len(args) == 2 and isinstance(args[0], Node):
             args[0].state = args[1]
         self.stack.append(Node(callee, args))
 
@@ -165,7 +175,8 @@ class _Machine:
     def push_global(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise TypeError("a name that is not text")
-        self.stack.append(Global(module, name))
+        # The name that Python 2's protocols have for it.
+        self.stack.append(Global("builtins" if module == "__builtin__" else module, name))
 
     def new_with_keywords(self) -> None:
         keywords = self.pop()
@@ -313,9 +324,11 @@ class Evaluator:
             return {self(key): self(item) for key, item in value.pairs}
         if isinstance(value, Global):
             return self._resolve(value)
-        constructor = self._constructors.get((value.callee.module, value.callee.name))
+        callee = value.callee
+        named = isinstance(callee, Global)
+        constructor = self._constructors.get((callee.module, callee.name)) if named else None
         if constructor is None:
-            raise UnknownName(f"it needs `{value.callee}`, which is not called from a model file")
+            raise UnknownName(f"it needs `{callee}`, which is not called from a model file")
         return constructor(self, value)
 
 

@@ -122,7 +122,9 @@ def loads(contents: bytes, label: str) -> tuple[dict[str, Tensor], dict[str, str
     :raises ModelFileError: unless header and data fit each other exactly, without overlap or gap
     """
     header, data = _split(contents, label)
-    metadata = header.pop("__metadata__", {})
+    metadata = header.pop("__metadata__", None)
+    # MLX writes null where it has none.
+    metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ModelFileError(f"{label}: the metadata is not a table of texts.")
     spans = sorted((*_span(name, entry, label), name) for name, entry in header.items())

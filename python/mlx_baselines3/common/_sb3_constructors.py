@@ -98,10 +98,9 @@ def _as_array(evaluate: Evaluator, buffer: Any, dtype: Any, shape: Any, fortran:
         raise TypeError("an array without data, dtype or shape")
     if dtype.itemsize == 0 or math.prod(shape) * dtype.itemsize != len(buffer):
         raise ValueError(f"{len(buffer)} bytes for an array of {dtype} of shape {shape}")
-    flat: np.ndarray = np.frombuffer(buffer, dtype=dtype)
-    evaluate.spend(flat)
-    flat = flat.copy().reshape(shape, order="F" if fortran else "C")
-    return flat
+    view: np.ndarray = np.frombuffer(buffer, dtype=dtype)
+    evaluate.spend(view)
+    return np.reshape(view.copy(), shape, order="F" if fortran else "C")
 
 
 def _from_buffer(evaluate: Evaluator, node: Node) -> np.ndarray:
@@ -157,19 +156,19 @@ def _enum_member(evaluate: Evaluator, node: Node) -> Any:
 
 
 def _enum_value(evaluate: Evaluator, node: Node) -> Any:
-    return find_class(own_path(node.callee), enum.Enum)(evaluate(node.args[0]))
+    return find_class(own_path(node.name), enum.Enum)(evaluate(node.args[0]))
 
 
 def _train_freq(evaluate: Evaluator, node: Node) -> Any:
     values = evaluate(node.args)
-    kind = find_class(own_path(node.callee), tuple)
+    kind = find_class(own_path(node.name), tuple)
     if len(values) != len(kind._fields):
         raise ValueError(f"{len(values)} values for {kind.__name__}")
     return tuple.__new__(kind, values)
 
 
 def _plain(evaluate: Evaluator, node: Node) -> Any:
-    return plain_object(find(own_path(node.callee)), evaluate(node.state))
+    return plain_object(find(own_path(node.name)), evaluate(node.state))
 
 
 def _space(evaluate: Evaluator, node: Node) -> Any:
@@ -178,7 +177,7 @@ def _space(evaluate: Evaluator, node: Node) -> Any:
         raise TypeError("a space without attributes")
     for part in state.values():
         evaluate.spend(part)
-    return build_space(node.callee.name, state)
+    return build_space(node.name.name, state)
 
 
 def _function(evaluate: Evaluator, node: Node) -> Any:
@@ -201,7 +200,7 @@ def _function(evaluate: Evaluator, node: Node) -> Any:
 
 
 def _cell(evaluate: Evaluator, cell: Any) -> Any:
-    if isinstance(cell, Node) and cell.callee.name == "_make_cell":
+    if isinstance(cell, Node) and str(cell.callee).endswith("._make_cell"):
         return evaluate(cell.args[0])
     return evaluate(cell.state) if isinstance(cell, Node) else None
 

@@ -41,7 +41,7 @@ class _TorchFile:
         order = f"{self._prefix}byteorder"
         self._big_endian = order in self._archive.names and self._archive.text(order) == "big"
         self._storages: dict[str, np.ndarray] = {}
-        self._budget = 4 * len(contents) + _SLACK
+        self._budget = 8 * len(contents) + _SLACK
 
     def read(self) -> Any:
         constructors = {

@@ -300,9 +300,9 @@ class UpdateStep:
     def metrics(self, rows: mx.array) -> dict[str, np.ndarray]:
         """
         :param rows: (calls, metrics), the stacked metrics of several calls
-        :return: name -> (calls,) float32; ``loss`` first, ``active`` last: 0 after the stop
+        :return: name -> (calls,) float64; ``loss`` first, ``active`` last: 0 after the stop
         """
-        return dict(zip(self.metric_names, to_numpy(rows).T, strict=True))
+        return dict(zip(self.metric_names, to_numpy(rows).T.astype(np.float64), strict=True))
 
     def _step(
         self, state: dict[str, Any], data: Arrays, indices: mx.array, settings: Arrays

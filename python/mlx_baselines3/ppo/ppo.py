@@ -242,7 +242,8 @@ class PPO(OnPolicyAlgorithm):
             print(f"Early stopping at step {len(epochs) - 1} due to reaching max kl: {last_kl[-1]:.2f}")
         for name in ("entropy_loss", "policy_gradient_loss", "value_loss"):
             self.logger.record(f"train/{name}", metrics[name].mean())
-        self.logger.record("train/approx_kl", last_kl.mean())
+        # The one float32 among the values: SB3's table shows it with all its digits.
+        self.logger.record("train/approx_kl", np.float32(last_kl.mean()))
         self.logger.record("train/clip_fraction", metrics["clip_fraction"].mean())
         self.logger.record("train/loss", metrics["loss"][-1])
         self._record_fit()

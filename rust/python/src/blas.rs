@@ -1,5 +1,43 @@
+//! Lends NumPy's OpenBLAS to MLX on Linux; see `ffi::blas`.
+
 use pyo3::prelude::*;
 
+#[cfg(not(target_os = "linux"))]
 pub(crate) fn register(_m: &Bound<'_, PyModule>) -> PyResult<()> {
     Ok(())
+}
+
+#[cfg(target_os = "linux")]
+pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(linux::blas_install, m)?)?;
+    m.add_function(wrap_pyfunction!(linux::blas_calls, m)?)
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use pyo3::exceptions::PyValueError;
+    use pyo3::prelude::*;
+
+    use crate::ffi;
+
+    /// Answer MLX's matrix products with the functions at these addresses.
+    #[pyfunction]
+    pub(super) fn blas_install(sgemm: usize, dgemm: usize, wide: bool) -> PyResult<()> {
+        if sgemm == 0 || dgemm == 0 {
+            return Err(PyValueError::new_err("the address of a function is 0"));
+        }
+        if ffi::install_blas(sgemm, dgemm, wide) {
+            Ok(())
+        } else {
+            Err(PyValueError::new_err(
+                "the library multiplies (1, 2) by (2, 1) wrongly",
+            ))
+        }
+    }
+
+    /// How many matrix products were answered.
+    #[pyfunction]
+    pub(super) fn blas_calls() -> u64 {
+        ffi::blas::calls()
+    }
 }

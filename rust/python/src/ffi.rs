@@ -1,5 +1,7 @@
 //! The only place of this crate with `unsafe` in it: this file and its `ffi/` folder.
 
+#[cfg(target_os = "linux")]
+pub(crate) mod blas;
 pub(crate) mod block;
 pub(crate) mod new_array;
 
@@ -71,4 +73,13 @@ impl<T> Drop for SharedArray<T> {
         // SAFETY: the same pointer and length that `Box::leak` gave in `zeros`.
         drop(unsafe { Box::from_raw(slice) });
     }
+}
+
+/// Hands `blas::install` the addresses that `_backend.py` found by name.
+#[cfg(target_os = "linux")]
+pub(crate) fn install_blas(sgemm: usize, dgemm: usize, wide: bool) -> bool {
+    // SAFETY: `_backend.py` is the only caller; it takes the addresses from the symbols
+    // `cblas_sgemm` and `cblas_dgemm` of the OpenBLAS that NumPy keeps loaded, and the width from
+    // that library's own description.
+    unsafe { blas::install(sgemm, dgemm, wide) }
 }

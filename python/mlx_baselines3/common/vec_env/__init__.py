@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from mlx_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper, VecEnv, VecEnvWrapper
 from mlx_baselines3.common.vec_env.dummy_vec_env import DummyVecEnv
+from mlx_baselines3.common.vec_env.native_vec_env import NativeVecEnv
 from mlx_baselines3.common.vec_env.stacked_observations import StackedObservations
 from mlx_baselines3.common.vec_env.subproc_vec_env import SubprocVecEnv
 from mlx_baselines3.common.vec_env.vec_check_nan import VecCheckNan
@@ -81,6 +82,7 @@ def sync_envs_normalization(env: VecEnv, eval_env: VecEnv) -> None:
 __all__ = [
     "CloudpickleWrapper",
     "DummyVecEnv",
+    "NativeVecEnv",
     "StackedObservations",
     "SubprocVecEnv",
     "VecCheckNan",

@@ -166,10 +166,14 @@ def run_worker(remote: Connection, env_fn: bytes) -> None:
 
 def _answer(worker: _Worker, command: str, arguments: tuple[Any, ...]) -> Any:
     try:
-        # Pickled here: a result that cannot be must become a Failure too.
-        return ForkingPickler.dumps(getattr(worker, command)(*arguments))
+        result = getattr(worker, command)(*arguments)
     except Exception as error:
         return ForkingPickler.dumps(_failure(error))
+    try:
+        return ForkingPickler.dumps(result)
+    except Exception:
+        # Pickle may report by AttributeError, but no attribute of the environment is missing.
+        return ForkingPickler.dumps(Failure(False, traceback.format_exc()))
 
 
 def _failure(error: Exception) -> Failure:

@@ -298,12 +298,6 @@ class VecEnvWrapper(VecEnv):
     def step_async(self, actions: np.ndarray) -> None:
         self.venv.step_async(actions)
 
-    @abstractmethod
-    def reset(self) -> VecEnvObs: ...
-
-    @abstractmethod
-    def step_wait(self) -> VecEnvStepReturn: ...
-
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         return self.venv.seed(seed)
 
@@ -339,6 +333,13 @@ class VecEnvWrapper(VecEnv):
     @property
     def unwrapped(self) -> VecEnv:
         return self.venv.unwrapped
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Among the attributes of a class are some that cannot be pickled or copied.
+        return {name: value for name, value in self.__dict__.items() if name != "class_attributes"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, class_attributes=dict(inspect.getmembers(type(self))))
 
     def __getattr__(self, name: str) -> Any:
         # A wrapper that pickle or deepcopy has made but not yet filled has nothing to look into.

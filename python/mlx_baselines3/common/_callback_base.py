@@ -1,0 +1,232 @@
+"""What every callback is made of. Reached through ``callbacks``."""
+# ruff: noqa: B027  the hooks are empty on purpose: a callback writes those it needs
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mlx_baselines3.common.logger import Logger
+from mlx_baselines3.common.vec_env import VecEnv
+
+if TYPE_CHECKING:
+    from mlx_baselines3.common.base_class import BaseAlgorithm
+
+
+class BaseCallback(ABC):
+    """
+    Something that watches the training and may stop it. Subclasses write :meth:`_on_step` and, where they
+    need them, the other methods that begin with an underscore.
+
+    :param verbose: 0 is silent, 1 tells what happens, 2 tells more
+    """
+
+    model: BaseAlgorithm
+
+    def __init__(self, verbose: int = 0) -> None:
+        super().__init__()
+        # How often the callback was called, and how many environment steps that was.
+        self.n_calls = 0
+        self.num_timesteps = 0
+        self.verbose = verbose
+        self.locals: dict[str, Any] = {}
+        self.globals: dict[str, Any] = {}
+        # The callback that triggers this one, if any.
+        self.parent: BaseCallback | None = None
+
+    @property
+    def training_env(self) -> VecEnv:
+        """The vectorised environment that the model trains on."""
+        training_env = self.model.get_env()
+        assert training_env is not None, (
+            "`model.get_env()` returned None, "
+            "you must initialize the model with an environment to use callbacks"
+        )
+        return training_env
+
+    @property
+    def logger(self) -> Logger:
+        """The model's logger."""
+        return self.model.logger
+
+    def init_callback(self, model: BaseAlgorithm) -> None:
+        """
+        Attach the callback to a model.
+
+        :param model: the algorithm
+        """
+        self.model = model
+        self._init_callback()
+
+    def _init_callback(self) -> None:
+        """Prepare; the model is known."""
+
+    def on_training_start(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
+        """
+        Called once by ``learn``, before the first rollout.
+
+        :param locals_: its local variables
+        :param globals_: its global ones
+        """
+        self.locals = locals_
+        self.globals = globals_
+        # not 0 when an earlier call has trained already
+        self.num_timesteps = self.model.num_timesteps
+        self._on_training_start()
+
+    def _on_training_start(self) -> None:
+        """Act before the first rollout."""
+
+    def on_rollout_start(self) -> None:
+        """Called before each rollout."""
+        self._on_rollout_start()
+
+    def _on_rollout_start(self) -> None:
+        """Act before each rollout."""
+
+    @abstractmethod
+    def _on_step(self) -> bool:
+        """
+        Act after each step of the environments (or event, for the child of another callback).
+
+        :return: False to stop the training
+        """
+        return True
+
+    def on_step(self) -> bool:
+        """
+        Called after each step of the environments.
+
+        :return: False to stop the training
+        """
+        self.n_calls += 1
+        self.num_timesteps = self.model.num_timesteps
+        return self._on_step()
+
+    def on_training_end(self) -> None:
+        """Called once, when the training ends."""
+        self._on_training_end()
+
+    def _on_training_end(self) -> None:
+        """Act when the training ends."""
+
+    def on_rollout_end(self) -> None:
+        """Called after each rollout, before the update."""
+        self._on_rollout_end()
+
+    def _on_rollout_end(self) -> None:
+        """Act after each rollout."""
+
+    def update_locals(self, locals_: dict[str, Any]) -> None:
+        """
+        Refresh ``self.locals``, and those of the callbacks this one triggers.
+
+        :param locals_: the rollout's local variables
+        """
+        self.locals.update(locals_)
+        self.update_child_locals(locals_)
+
+    def update_child_locals(self, locals_: dict[str, Any]) -> None:
+        """
+        Refresh the ``locals`` of the callbacks this one triggers.
+
+        :param locals_: the rollout's local variables
+        """
+
+
+class EventCallback(BaseCallback):
+    """
+    Triggers another callback when something happens.
+
+    :param callback: the other one
+    :param verbose: 0 is silent, 1 tells what happens, 2 tells more
+    """
+
+    def __init__(self, callback: BaseCallback | None = None, verbose: int = 0) -> None:
+        super().__init__(verbose=verbose)
+        self.callback = callback
+        if callback is not None:
+            callback.parent = self
+
+    def init_callback(self, model: BaseAlgorithm) -> None:
+        super().init_callback(model)
+        if self.callback is not None:
+            self.callback.init_callback(self.model)
+
+    def _on_training_start(self) -> None:
+        if self.callback is not None:
+            self.callback.on_training_start(self.locals, self.globals)
+
+    def _on_event(self) -> bool:
+        return True if self.callback is None else self.callback.on_step()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def update_child_locals(self, locals_: dict[str, Any]) -> None:
+        if self.callback is not None:
+            self.callback.update_locals(locals_)
+
+
+class CallbackList(BaseCallback):
+    """
+    Several callbacks, called one after the other. All are called, even when one stops the training.
+
+    :param callbacks: the callbacks
+    """
+
+    def __init__(self, callbacks: list[BaseCallback]) -> None:
+        super().__init__()
+        assert isinstance(callbacks, list), f"CallbackList needs a list of callbacks, got {type(callbacks)}"
+        self.callbacks = callbacks
+
+    def _init_callback(self) -> None:
+        for callback in self.callbacks:
+            callback.init_callback(self.model)
+            # what triggers the list triggers its members: those that look for an EvalCallback must find it
+            callback.parent = self.parent
+
+    def _on_training_start(self) -> None:
+        for callback in self.callbacks:
+            callback.on_training_start(self.locals, self.globals)
+
+    def _on_rollout_start(self) -> None:
+        for callback in self.callbacks:
+            callback.on_rollout_start()
+
+    def _on_step(self) -> bool:
+        continue_training = True
+        for callback in self.callbacks:
+            continue_training = callback.on_step() and continue_training
+        return continue_training
+
+    def _on_rollout_end(self) -> None:
+        for callback in self.callbacks:
+            callback.on_rollout_end()
+
+    def _on_training_end(self) -> None:
+        for callback in self.callbacks:
+            callback.on_training_end()
+
+    def update_child_locals(self, locals_: dict[str, Any]) -> None:
+        for callback in self.callbacks:
+            callback.update_locals(locals_)
+
+
+class ConvertCallback(BaseCallback):
+    """
+    A function as a callback.
+
+    :param callback: called with ``locals`` and ``globals`` at each step; a falsy answer stops the training
+    :param verbose: 0 is silent, 1 tells what happens, 2 tells more
+    """
+
+    def __init__(
+        self, callback: Callable[[dict[str, Any], dict[str, Any]], bool] | None, verbose: int = 0
+    ) -> None:
+        super().__init__(verbose)
+        self.callback = callback
+
+    def _on_step(self) -> bool:
+        return True if self.callback is None else self.callback(self.locals, self.globals)

@@ -1,0 +1,130 @@
+"""How good a policy is, measured by letting it act."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from mlx_baselines3.common.monitor import Monitor
+from mlx_baselines3.common.type_aliases import PolicyPredictor
+from mlx_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, is_vecenv_wrapped
+
+EvalStepCallback = Callable[[dict[str, Any], dict[str, Any]], Any]
+
+
+def _run_episodes(
+    model: PolicyPredictor,
+    env: VecEnv,
+    n_eval_episodes: int,
+    deterministic: bool,
+    render: bool,
+    callback: EvalStepCallback | None,
+    is_monitor_wrapped: bool,
+) -> tuple[list[float], list[int]]:
+    """
+    :return: returns and lengths of the episodes, in the order in which they ended
+    """
+    n_envs = env.num_envs
+    episode_rewards: list[float] = []
+    episode_lengths: list[int] = []
+    # Each environment plays its share, so that short episodes do not count more often than long ones.
+    episode_count_targets = np.array([(n_eval_episodes + i) // n_envs for i in range(n_envs)])
+    episode_counts = np.zeros(n_envs, dtype=int)
+    current_rewards = np.zeros(n_envs)
+    current_lengths = np.zeros(n_envs, dtype=int)
+    observations = env.reset()
+    states = None
+    episode_starts = np.ones(n_envs, dtype=bool)
+    while (episode_counts < episode_count_targets).any():
+        actions, states = model.predict(
+            observations,  # type: ignore[arg-type]
+            state=states,
+            episode_start=episode_starts,
+            deterministic=deterministic,
+        )
+        new_observations, rewards, dones, infos = env.step(actions)
+        current_rewards += rewards
+        current_lengths += 1
+        for i in np.flatnonzero(episode_counts < episode_count_targets).tolist():
+            # The callback finds these names in its first argument.
+            reward, done, info = rewards[i], dones[i], infos[i]
+            episode_starts[i] = done
+            if callback is not None:
+                callback(locals(), globals())
+            if not done:
+                continue
+            if not is_monitor_wrapped:
+                episode_rewards.append(current_rewards[i])
+                episode_lengths.append(current_lengths[i])
+                episode_counts[i] += 1
+            # A wrapper may end an episode early (a lost life in Atari); Monitor knows the true end.
+            elif "episode" in info:
+                episode_rewards.append(info["episode"]["r"])
+                episode_lengths.append(info["episode"]["l"])
+                episode_counts[i] += 1
+            current_rewards[i] = 0
+            current_lengths[i] = 0
+        observations = new_observations
+        if render:
+            env.render()
+    return episode_rewards, episode_lengths
+
+
+def evaluate_policy(
+    model: PolicyPredictor,
+    env: gym.Env[Any, Any] | VecEnv,
+    n_eval_episodes: int = 10,
+    deterministic: bool = True,
+    render: bool = False,
+    callback: EvalStepCallback | None = None,
+    reward_threshold: float | None = None,
+    return_episode_rewards: bool = False,
+    warn: bool = True,
+) -> tuple[float, float] | tuple[list[float], list[int]]:
+    """
+    Play episodes and report their undiscounted returns. With several environments each plays its share of the
+    episodes. Returns and lengths are Monitor's where there is one, since wrappers outside of it may change
+    rewards and ends; else they are counted here.
+
+    :param model: anything with ``predict``: an algorithm or a policy
+    :param env: one environment or a vectorised one
+    :param n_eval_episodes: number of episodes
+    :param deterministic: take the most likely actions
+    :param render: call ``env.render()`` after each step
+    :param callback: called with ``locals()`` and ``globals()`` after each step, once for each environment
+        that still has episodes to play; ``observations``, ``new_observations``, ``reward``, ``done``,
+        ``info``, ``i`` and ``model`` are among the names
+    :param reward_threshold: the mean return must be above it
+    :param return_episode_rewards: return each episode's return and length
+    :param warn: warn when there is no Monitor
+    :return: mean and standard deviation of the returns, or the list of returns and the list of lengths
+    :raises AssertionError: the mean return is not above the threshold
+    """
+    if not isinstance(env, VecEnv):
+        single_env = env
+        env = DummyVecEnv([lambda: single_env])
+    is_monitor_wrapped = is_vecenv_wrapped(env, VecMonitor) or env.env_is_wrapped(Monitor)[0]
+    if not is_monitor_wrapped and warn:
+        warnings.warn(
+            "Evaluation environment is not wrapped with a ``Monitor`` wrapper. "
+            "This may result in reporting modified episode lengths and rewards, "
+            "if other wrappers happen to modify these. "
+            "Consider wrapping environment first with ``Monitor`` wrapper.",
+            UserWarning,
+            stacklevel=2,
+        )
+    episode_rewards, episode_lengths = _run_episodes(
+        model, env, n_eval_episodes, deterministic, render, callback, is_monitor_wrapped
+    )
+    mean_reward, std_reward = np.mean(episode_rewards), np.std(episode_rewards)
+    if reward_threshold is not None:
+        assert mean_reward > reward_threshold, (
+            f"Mean reward below threshold: {mean_reward:.2f} < {reward_threshold:.2f}"
+        )
+    if return_episode_rewards:
+        return episode_rewards, episode_lengths
+    return mean_reward, std_reward  # type: ignore[return-value]

@@ -1,0 +1,150 @@
+//! `cblas_sgemm` and `cblas_dgemm` for whoever looks them up after this library was opened
+//! globally, answered by another library's: MLX's wheel for Linux brings Netlib's reference BLAS,
+//! which is twenty times slower than the OpenBLAS inside NumPy's wheel.
+
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+static SGEMM: AtomicUsize = AtomicUsize::new(0);
+static DGEMM: AtomicUsize = AtomicUsize::new(0);
+static WIDE: AtomicBool = AtomicBool::new(false);
+static CALLS: AtomicU64 = AtomicU64::new(0);
+
+/// The C signature of `cblas_?gemm` for sizes of type `Size`.
+type Gemm<Real, Size> = unsafe extern "C" fn(
+    c_int, // order
+    c_int, // transpose a
+    c_int, // transpose b
+    Size,  // m
+    Size,  // n
+    Size,  // k
+    Real,  // alpha
+    *const Real,
+    Size, // lda
+    *const Real,
+    Size, // ldb
+    Real, // beta
+    *mut Real,
+    Size, // ldc
+);
+
+macro_rules! forward {
+    ($name:ident, $real:ty, $target:ident) => {
+        /// # Safety
+        /// As the function of this name in the BLAS standard.
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn $name(
+            order: c_int,
+            transpose_a: c_int,
+            transpose_b: c_int,
+            m: c_int,
+            n: c_int,
+            k: c_int,
+            alpha: $real,
+            a: *const $real,
+            lda: c_int,
+            b: *const $real,
+            ldb: c_int,
+            beta: $real,
+            c: *mut $real,
+            ldc: c_int,
+        ) {
+            let target = $target.load(Ordering::Acquire);
+            if target == 0 {
+                // Nobody sees this symbol before `install`, and C has no way to hear of an error.
+                eprintln!(concat!(
+                    stringify!($name),
+                    " of mlx_baselines3 was called before its start"
+                ));
+                std::process::abort();
+            }
+            CALLS.fetch_add(1, Ordering::Relaxed);
+            let (order, ta, tb) = (order, transpose_a, transpose_b);
+            if WIDE.load(Ordering::Relaxed) {
+                // SAFETY: `install` was promised a function of this name with 64-bit sizes.
+                let gemm = unsafe { std::mem::transmute::<usize, Gemm<$real, i64>>(target) };
+                let (m, n, k, lda) = (m.into(), n.into(), k.into(), lda.into());
+                let (ldb, ldc) = (ldb.into(), ldc.into());
+                // SAFETY: the caller's promises are passed on.
+                unsafe { gemm(order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc) };
+            } else {
+                // SAFETY: `install` was promised a function of this name with 32-bit sizes.
+                let gemm = unsafe { std::mem::transmute::<usize, Gemm<$real, c_int>>(target) };
+                // SAFETY: the caller's promises are passed on.
+                unsafe { gemm(order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc) };
+            }
+        }
+    };
+}
+
+forward!(cblas_sgemm, f32, SGEMM);
+forward!(cblas_dgemm, f64, DGEMM);
+
+/// `[[1, 2]] . [[3, 4]]^T = [[11]]` by both functions.
+fn multiplies() -> bool {
+    const ROW_MAJOR: c_int = 101;
+    const AS_IS: c_int = 111;
+    const TRANSPOSED: c_int = 112;
+    let (mut single, mut double) = ([9.0_f32], [9.0_f64]);
+    let (t, one) = (TRANSPOSED, 1);
+    let (a, b) = ([1.0_f32, 2.0], [3.0_f32, 4.0]);
+    // SAFETY: the arrays have the sizes given: (1, 2), (1, 2) and (1, 1).
+    unsafe {
+        cblas_sgemm(
+            ROW_MAJOR,
+            AS_IS,
+            t,
+            one,
+            one,
+            2,
+            1.0,
+            a.as_ptr(),
+            2,
+            b.as_ptr(),
+            2,
+            0.0,
+            single.as_mut_ptr(),
+            one,
+        );
+    }
+    let (a, b) = (a.map(f64::from), b.map(f64::from));
+    // SAFETY: as above.
+    unsafe {
+        cblas_dgemm(
+            ROW_MAJOR,
+            AS_IS,
+            t,
+            one,
+            one,
+            2,
+            1.0,
+            a.as_ptr(),
+            2,
+            b.as_ptr(),
+            2,
+            0.0,
+            double.as_mut_ptr(),
+            one,
+        );
+    }
+    (single, double) == ([11.0], [11.0])
+}
+
+/// From now on answer with the functions at these addresses. `false` when they multiply wrongly.
+///
+/// # Safety
+/// `sgemm` and `dgemm` are the addresses of `cblas_sgemm` and `cblas_dgemm` of a library that stays
+/// loaded, with 64-bit sizes if `wide` and 32-bit ones if not.
+pub(crate) unsafe fn install(sgemm: usize, dgemm: usize, wide: bool) -> bool {
+    WIDE.store(wide, Ordering::Relaxed);
+    DGEMM.store(dgemm, Ordering::Release);
+    SGEMM.store(sgemm, Ordering::Release);
+    let right = multiplies();
+    CALLS.store(0, Ordering::Relaxed);
+    right
+}
+
+/// How often either function was called.
+pub(crate) fn calls() -> u64 {
+    CALLS.load(Ordering::Relaxed)
+}
