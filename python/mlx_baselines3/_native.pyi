@@ -1,7 +1,10 @@
 """What the Rust extension offers to the package. Nothing here is public."""
 
+from collections.abc import Sequence
+from typing import Any, final
+
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 __version__: str
 
@@ -115,6 +118,91 @@ def n_step_spans(
     :return: as many numbers from 1 to ``n_steps``
     :raises IndexError: a row holds no data
     :raises ValueError: the shapes differ or the cursor is no row
+# Environments
+
+@final
+class EnvBatch:
+    """
+    Environments of one kind, stepped together.
+
+    :param env_id: one of the keys of :func:`env_specs`
+    :param n_envs: how many, at least 1
+    :param weak_scalars: a Python float takes the type of the NumPy scalar it meets (NumPy 2)
+    :param pow_squares: CartPole squares with the C library's ``pow`` (Gymnasium before 1.0)
+    :param fused_uniform: NumPy's ``uniform`` multiplies and adds with one rounding (arm64)
+    :param compensated_sum: Python's ``sum`` carries rounding errors along (Python 3.12)
+    :raises ValueError: unknown id, or no environments
+    """
+
+    t_start: float
+    time_limit: int | None
+
+    def __new__(
+        cls,
+        env_id: str,
+        n_envs: int,
+        *,
+        weak_scalars: bool,
+        pow_squares: bool,
+        fused_uniform: bool,
+        compensated_sum: bool,
+    ) -> EnvBatch: ...
+    def reset(
+        self, seeds: Sequence[Sequence[int] | None], bounds: Sequence[Sequence[float] | None]
+    ) -> NDArray[np.float32]:
+        """
+        :param seeds: 32-bit words of a seed per environment, or None to go on with its generator
+        :param bounds: the two numbers an initial state is drawn from, or None for the usual ones
+        :return: first observations ``(n_envs, obs)``
+        :raises RuntimeError: closed, or no seed and no generator
+        """
+
+    def step(
+        self, actions: ArrayLike
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        """
+        :param actions: integers ``(n_envs,)`` or floats ``(n_envs, width)``
+        :return: observations ``(n_envs, obs)``, rewards, dones, infos, all new
+        :raises ValueError: wrong dtype, shape or value; no environment has moved
+        :raises RuntimeError: closed, or not reset
+        """
+
+    def get_state(self, env: int) -> dict[str, Any]:
+        """
+        :param env: index of an environment
+        :return: its physics, constants, generator and running episode as plain Python values
+        :raises IndexError: no such environment
+        """
+
+    def set_state(self, env: int, state: dict[str, Any]) -> None:
+        """
+        :param env: index of an environment
+        :param state: what :meth:`get_state` gave for the same id
+        :raises ValueError: it does not fit; nothing has changed
+        :raises IndexError: no such environment
+        """
+
+    def set_param(self, env: int, name: str, value: float) -> None:
+        """
+        :param env: index of an environment
+        :param name: a physical constant; see ``params`` in :func:`env_specs`
+        :param value: its number, flags are 0 or 1
+        :raises AttributeError: no such constant
+        :raises ValueError: not a number
+        """
+
+    def has_rng(self, env: int) -> bool:
+        """
+        :param env: index of an environment
+        :return: whether it can be reset without a seed
+        """
+
+    def close(self) -> None:
+        """Make every later reset and step an error."""
+
+def env_specs() -> dict[str, dict[str, Any]]:
+    """
+    :return: ``entry_point``, ``max_episode_steps``, ``params``, ``options`` and ``default_bounds`` by id
     """
 
 # The BLAS bridge, on Linux only

@@ -8,7 +8,7 @@ from gymnasium.wrappers import TimeLimit
 
 from mlx_baselines3.common.monitor import Monitor
 
-_PLAIN_WRAPPERS = {"Monitor", "TimeLimit", "OrderEnforcing", "PassiveEnvChecker"}
+_PLAIN_WRAPPERS = {"Monitor", "TimeLimit", "OrderEnforcing"}
 # Flags that Gymnasium spells as words: the word that counts as 1, and the one that counts as 0.
 _WORDS = {"kinematics_integrator": ("semi-implicit", "euler"), "book_or_nips": ("nips", "book")}
 
@@ -44,13 +44,14 @@ class GymTwin:
 
     def __init__(self, env_id: str, env_kwargs: dict[str, Any]) -> None:
         self.env_id = env_id
-        self.env = Monitor(gym.make(env_id, **env_kwargs))
+        # The checker compares each step with the one before, which a twin has not seen.
+        self.env = Monitor(gym.make(env_id, **{**env_kwargs, "disable_env_checker": True}))
         self.base: Any = self.env.unwrapped
         extra = [type(w).__name__ for w in self.wrappers() if type(w).__name__ not in _PLAIN_WRAPPERS]
         if extra:
             raise ValueError(
-                f"env_kwargs={env_kwargs!r} wraps {env_id} in {', '.join(extra)}, which NativeVecEnv cannot do. "
-                "Leave it out, or use DummyVecEnv."
+                f"env_kwargs={env_kwargs!r} wraps {env_id} in {', '.join(extra)}, which NativeVecEnv "
+                "cannot do. Leave it out, or use DummyVecEnv."
             )
 
     def wrappers(self) -> "list[gym.Wrapper[Any, Any, Any, Any]]":
@@ -106,8 +107,9 @@ class GymTwin:
         ready, steps = state["ready"], state["steps"]
         for wrapper in self.wrappers():
             if isinstance(wrapper, TimeLimit):
-                wrapper._elapsed_steps = steps if ready else None
-                wrapper._max_episode_steps = time_limit
+                limit: Any = wrapper
+                limit._elapsed_steps = steps if ready else None
+                limit._max_episode_steps = time_limit
             elif hasattr(wrapper, "_has_reset"):
                 wrapper._has_reset = ready
         self.env.t_start = t_start

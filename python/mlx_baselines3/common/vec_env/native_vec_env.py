@@ -1,7 +1,6 @@
 """Vectorised environments that are stepped in Rust."""
 
 import copy
-import functools
 import os
 import secrets
 from collections.abc import Sequence
@@ -13,7 +12,16 @@ import numpy as np
 from mlx_baselines3 import _native
 from mlx_baselines3.common.monitor import ResultsWriter
 from mlx_baselines3.common.vec_env._gym_twin import GymTwin, encode_constant
-from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
+from mlx_baselines3.common.vec_env._native_setup import (
+    check_id,
+    is_as_shipped,
+    numerics,
+    reset_bounds,
+    seed_words,
+)
+from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices
+
+_StepReturn = tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]
 
 _SPECS = _native.env_specs()
 _STATE_VERSION = 1
@@ -27,90 +35,21 @@ _HISTORY = {
 }  # fmt: skip
 
 
-@functools.cache
-def _numerics() -> dict[str, bool]:
-    """What the installed NumPy, Gymnasium and Python do where versions differ, found out by asking them."""
-    draws = np.random.Generator(np.random.PCG64(0)).random(64)
-    uniform = np.random.Generator(np.random.PCG64(0)).uniform(-0.6, -0.4, 64)
-    return {
-        "weak_scalars": (np.float32(1) * 0.1).dtype == np.float32,
-        "pow_squares": gym.__version__.startswith("0."),
-        "fused_uniform": bool(np.any(-0.6 + (-0.4 - -0.6) * draws != uniform)),
-        "compensated_sum": sum([1.0, 1e100, 1.0, -1e100]) == 2.0,
-    }
-
-
-def _is_as_shipped(env_id: str) -> bool:
-    registered: Any = gym.registry.get(env_id)
-    native = _SPECS[env_id]
-    return (
-        registered is not None
-        and registered.entry_point == native["entry_point"]
-        and registered.max_episode_steps == native["max_episode_steps"]
-        and not registered.kwargs
-        and registered.order_enforce
-        and not getattr(registered, "additional_wrappers", ())
-        and not getattr(registered, "autoreset", False)
-        and not getattr(registered, "apply_api_compatibility", False)
-    )
-
-
-def _check_id(env_id: str) -> None:
-    if NativeVecEnv.supports(env_id):
-        return
-    if env_id in _SPECS:
-        raise ValueError(
-            f"{env_id} is registered with Gymnasium in another way than Gymnasium ships it, so the native "
-            f"environment would not be the same: {gym.registry.get(env_id)}. Use DummyVecEnv."
-        )
-    raise ValueError(f"There is no native environment {env_id!r}, only {', '.join(_SPECS)}. Use DummyVecEnv.")
-
-
-def _seed_words(seed: int | None) -> list[int] | None:
-    """The 32-bit words of a seed, least significant first, as NumPy's SeedSequence cuts it."""
-    if seed is None:
-        return None
-    seed = int(seed)
-    if seed < 0:
-        raise ValueError(f"The seed of an environment is {seed}, expected 0 or more.")
-    return [seed >> shift & 0xFFFFFFFF for shift in range(0, max(seed.bit_length(), 1), 32)]
-
-
-def _bounds(env_id: str, options: dict[str, Any]) -> tuple[float, float] | None:
-    """The two numbers of ``reset(options=...)`` from which an initial state is drawn."""
-    if not options:
-        return None
-    names, defaults = _SPECS[env_id]["options"], _SPECS[env_id]["default_bounds"]
-    values = [options.get(name, default) for name, default in zip(names, defaults, strict=True)]
-    try:
-        first, second = (float(value) for value in values)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"The reset options {options!r} of {env_id} are not numbers.") from error
-    low = -first if names[0] == "x_init" else first
-    high = first if names[0] == "x_init" else second
-    if not (np.isfinite([first, second]).all() and low <= high and (names[0] != "x_init" or second >= 0)):
-        raise ValueError(
-            f"The reset options {dict(zip(names, values, strict=True))} of {env_id} do not make a finite range "
-            "with the lower bound first."
-        )
-    return first, second
-
-
 class NativeVecEnv(VecEnv):
     """
     Gymnasium's classic-control environments, stepped in Rust: the numbers of
     ``make_vec_env(env_id, n_envs, seed=seed)`` bit for bit, without Python in each step.
 
-    The environments are monitored: the info of an episode's last step has Monitor's ``episode`` entry. Attributes,
-    methods and rendering are Gymnasium's: a Gymnasium environment is made when first needed, takes over the state
-    and hands it back. What :meth:`get_attr` returns are therefore copies. :meth:`set_attr` reaches the physics,
-    where ``DummyVecEnv`` would set the attribute on the outermost wrapper.
+    The environments are monitored: the info of an episode's last step has Monitor's ``episode`` entry.
+    Attributes, methods and rendering are Gymnasium's: a Gymnasium environment is made when first needed,
+    takes over the state and hands it back. What :meth:`get_attr` returns are therefore copies.
+    :meth:`set_attr` reaches the physics, where ``DummyVecEnv`` would set the outermost wrapper's attribute.
 
     A pickle or a deep copy holds the whole state, random generators included.
 
     :param env_id: one of CartPole-v1, Pendulum-v1, Acrobot-v1, MountainCar-v0, MountainCarContinuous-v0
     :param n_envs: number of environments, at least 1
-    :param seed: environment ``i`` is seeded with ``seed + i`` at the first reset; None takes the system's entropy
+    :param seed: environment ``i`` is seeded with ``seed + i`` at the first reset; None draws a seed
     :param render_mode: Gymnasium's; ``rgb_array`` or ``human``
     :param monitor_dir: folder for the monitor files; None writes none
     :param env_kwargs: arguments of ``gymnasium.make``
@@ -127,7 +66,7 @@ class NativeVecEnv(VecEnv):
         monitor_dir: str | None = None,
         env_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        _check_id(env_id)
+        check_id(env_id, _SPECS)
         if n_envs < 1:
             raise ValueError(f"n_envs is {n_envs}, expected at least 1 environment.")
         self.env_id = env_id
@@ -136,19 +75,20 @@ class NativeVecEnv(VecEnv):
             raise ValueError(f"render_mode is {render_mode!r}, but env_kwargs says {env_kwargs!r}.")
         self.render_mode = self._make_kwargs["render_mode"]
         first = GymTwin(env_id, self._make_kwargs)
-        self._core = _native.EnvBatch(env_id, n_envs, **_numerics())
+        self._core = _native.EnvBatch(env_id, n_envs, **numerics())
         self._core.time_limit = first.time_limit
         for name, value in first.constants(_SPECS[env_id]["params"]).items():
             for env in range(n_envs):
                 self._core.set_param(env, name, value)
         super().__init__(n_envs, first.env.observation_space, first.env.action_space)
+        self.metadata = first.env.metadata
         self._twins: dict[int, GymTwin] = {0: first}
         self._extra_attrs: list[dict[str, Any]] = [{} for _ in range(n_envs)]
         self._last_seeds: list[int | None] = [None] * n_envs
         self._pending: Any = None
         self._closed = False
         self._monitor_dir = monitor_dir
-        self._open_monitor_files(override_existing=True)
+        self._writers = self._open_monitor_files(override_existing=True)
         if seed is not None:
             self.seed(seed)
             self.action_space.seed(seed)
@@ -161,7 +101,7 @@ class NativeVecEnv(VecEnv):
         :param env_id: a Gymnasium id
         :return: True if there is a native environment, and the id is registered as Gymnasium ships it
         """
-        return env_id in _SPECS and _is_as_shipped(env_id)
+        return env_id in _SPECS and is_as_shipped(env_id, _SPECS[env_id])
 
     def reset(self) -> np.ndarray:
         """
@@ -171,14 +111,13 @@ class NativeVecEnv(VecEnv):
         :raises RuntimeError: if the environments are closed
         :raises ValueError: if the options of :meth:`set_options` do not fit
         """
-        if len(self._options) != self.num_envs:
-            raise ValueError(f"Got options for {len(self._options)} environments, expected {self.num_envs}.")
-        bounds = [_bounds(self.env_id, options) for options in self._options]
+        spec = _SPECS[self.env_id]
+        bounds = [reset_bounds(self.env_id, spec, options) for options in self._options]
         seeds = list(self._seeds)
         for env, seed in enumerate(seeds):
             if seed is None and not self._core.has_rng(env):
                 seeds[env] = secrets.randbits(128)
-        obs = self._core.reset([_seed_words(seed) for seed in seeds], bounds)
+        obs = self._core.reset([seed_words(seed) for seed in seeds], bounds)
         self._last_seeds = [
             old if new is None else new for old, new in zip(self._last_seeds, seeds, strict=True)
         ]
@@ -189,12 +128,12 @@ class NativeVecEnv(VecEnv):
             self.env_method("render")
         return obs
 
-    def step(self, actions: np.ndarray) -> VecEnvStepReturn:
+    def step(self, actions: np.ndarray) -> _StepReturn:
         """
         Step every environment; one whose episode ends is reset at once.
 
         :param actions: integers ``(n_envs,)`` or floats ``(n_envs, 1)``, float32 or float64
-        :return: observations ``(n_envs, obs)`` float32, rewards ``(n_envs,)`` float32, dones ``(n_envs,)``, infos
+        :return: observations ``(n_envs, obs)``, rewards ``(n_envs,)``, both float32, dones, infos
         :raises ValueError: if an action has the wrong shape, dtype or range; no environment has moved then
         :raises RuntimeError: before the first reset, or if the environments are closed
         """
@@ -219,7 +158,7 @@ class NativeVecEnv(VecEnv):
         """
         self._pending = actions
 
-    def step_wait(self) -> VecEnvStepReturn:
+    def step_wait(self) -> _StepReturn:
         """
         Step with the actions of :meth:`step_async`.
 
@@ -241,14 +180,12 @@ class NativeVecEnv(VecEnv):
             writer.close()
         self._writers = []
 
-    def _open_monitor_files(self, override_existing: bool) -> None:
-        self._writers: list[ResultsWriter] = []
-        if self._monitor_dir is None:
-            return
+    def _open_monitor_files(self, override_existing: bool) -> list[ResultsWriter]:
+        if self._monitor_dir is None or self._closed:
+            return []
         header: dict[str, float | str] = {"t_start": self._core.t_start, "env_id": self.env_id}
-        for env in range(self.num_envs):
-            path = os.path.join(self._monitor_dir, str(env))
-            self._writers.append(ResultsWriter(path, header=header, override_existing=override_existing))
+        paths = [os.path.join(self._monitor_dir, str(env)) for env in range(self.num_envs)]
+        return [ResultsWriter(path, header, override_existing=override_existing) for path in paths]
 
     def _twin(self, env: int) -> GymTwin:
         """The Gymnasium environment ``env``, in the present state of the native one."""
@@ -340,7 +277,7 @@ class NativeVecEnv(VecEnv):
         :param indices: which environments, all by default
         :param method_kwargs: its keyword arguments
         :return: one result per environment asked
-        :raises AttributeError: if Gymnasium has no such method, or it is about Monitor's history of all episodes
+        :raises AttributeError: if Gymnasium has no such method, or it reads Monitor's history
         """
         self._refuse_history(method_name)
         results = []
@@ -356,8 +293,8 @@ class NativeVecEnv(VecEnv):
     def _refuse_history(self, name: str) -> None:
         if name in _HISTORY:
             raise AttributeError(
-                f"NativeVecEnv keeps no list of past episodes, so it has no {name}. Read infos[i]['episode'], "
-                "give a monitor_dir, or wrap it in VecMonitor."
+                f"NativeVecEnv keeps no list of past episodes, so it has no {name}. Read "
+                "infos[i]['episode'], give a monitor_dir, or wrap it in VecMonitor."
             )
 
     def env_is_wrapped(
@@ -395,8 +332,8 @@ class NativeVecEnv(VecEnv):
         Go on from a state that :meth:`get_state` gave.
 
         :param state: of the same environment id and number of environments
-        :raises ValueError: if it is of another version, id or number of environments, or is damaged; nothing has
-            changed then
+        :raises ValueError: if it is of another version, id or number of environments, or is damaged;
+            nothing has changed then
         """
         expected = {"version": _STATE_VERSION, "env_id": self.env_id}
         for key, value in expected.items():
@@ -430,10 +367,8 @@ class NativeVecEnv(VecEnv):
         saved = state.pop("_saved")
         self.__dict__.update(state)
         self._twins = {}
-        self._core = _native.EnvBatch(self.env_id, self.num_envs, **_numerics())
+        self._core = _native.EnvBatch(self.env_id, self.num_envs, **numerics())
         self.set_state(saved)
         if self._closed:
             self._core.close()
-            self._writers = []
-        else:
-            self._open_monitor_files(override_existing=False)
+        self._writers = self._open_monitor_files(override_existing=False)

@@ -26,22 +26,32 @@ pub struct Acrobot {
     nips: f64,
 }
 
+/// Squared lengths, taken once a step: `pow` is not cheap.
+struct Squares {
+    link_1: f64,
+    com_1: f64,
+    com_2: f64,
+}
+
 impl Acrobot {
     /// The time derivative of the state under a torque (Sutton and Barto's book, or the NIPS paper).
-    fn derivative(&self, [theta1, theta2, dtheta1, dtheta2]: State, torque: f64) -> State {
+    fn derivative(&self, state: State, torque: f64, lengths: &Squares) -> State {
         const G: f64 = 9.8;
+        let [theta1, theta2, dtheta1, dtheta2] = state;
         let (m1, m2, l1) = (self.link_mass_1, self.link_mass_2, self.link_length_1);
         let (lc1, lc2, moi) = (self.link_com_1, self.link_com_2, self.link_moi);
         let (sin2, cos2) = (theta2.sin(), theta2.cos());
-        let d1 =
-            m1 * square(lc1) + m2 * (square(l1) + square(lc2) + 2.0 * l1 * lc2 * cos2) + moi + moi;
-        let d2 = m2 * (square(lc2) + l1 * lc2 * cos2) + moi;
+        let d1 = m1 * lengths.com_1
+            + m2 * (lengths.link_1 + lengths.com_2 + 2.0 * l1 * lc2 * cos2)
+            + moi
+            + moi;
+        let d2 = m2 * (lengths.com_2 + l1 * lc2 * cos2) + moi;
         let phi2 = m2 * lc2 * G * (theta1 + theta2 - PI / 2.0).cos();
         let phi1 = -m2 * l1 * lc2 * square(dtheta2) * sin2
             - 2.0 * m2 * l1 * lc2 * dtheta2 * dtheta1 * sin2
             + (m1 * lc1 + m2 * l1) * G * (theta1 - PI / 2.0).cos()
             + phi2;
-        let inertia = m2 * square(lc2) + moi - square(d2) / d1;
+        let inertia = m2 * lengths.com_2 + moi - square(d2) / d1;
         let ddtheta2 = if self.nips == 0.0 {
             (torque + d2 / d1 * phi1 - m2 * l1 * lc2 * square(dtheta1) * sin2 - phi2) / inertia
         } else {
@@ -56,10 +66,15 @@ impl Acrobot {
         let start = self.state;
         let half = self.dt / 2.0;
         let ahead = |by: f64, k: &State| std::array::from_fn(|i| start[i] + by * k[i]);
-        let k1 = self.derivative(start, torque);
-        let k2 = self.derivative(ahead(half, &k1), torque);
-        let k3 = self.derivative(ahead(half, &k2), torque);
-        let k4 = self.derivative(ahead(self.dt, &k3), torque);
+        let lengths = Squares {
+            link_1: square(self.link_length_1),
+            com_1: square(self.link_com_1),
+            com_2: square(self.link_com_2),
+        };
+        let k1 = self.derivative(start, torque, &lengths);
+        let k2 = self.derivative(ahead(half, &k1), torque, &lengths);
+        let k3 = self.derivative(ahead(half, &k2), torque, &lengths);
+        let k4 = self.derivative(ahead(self.dt, &k3), torque, &lengths);
         std::array::from_fn(|i| {
             start[i] + self.dt / 6.0 * (k1[i] + 2.0 * k2[i] + 2.0 * k3[i] + k4[i])
         })

@@ -1,0 +1,83 @@
+//! NumPy's and Python's arithmetic, pinned to what they answered.
+
+use mlx_baselines3_core::env::numerics::{
+    Numerics, ReturnSum, Scalar, cos_sin_f32, floor_mod, square,
+};
+
+#[test]
+fn float32_cosine_and_sine_are_numpys_in_every_quadrant() {
+    // (x, bits of np.cos(x), bits of np.sin(x)) in float32, NumPy 2.4 with FMA
+    let cases: [(f32, u32, u32); 7] = [
+        (0.05, 0x3f7f_ae19, 0x3d4c_b6f5),
+        (-0.0999, 0x3f7e_b93f, 0xbdcc_414c),
+        (0.7, 0x3f43_ccb3, 0x3f24_eb73),
+        (2.0, 0xbed5_1132, 0x3f68_c7b7),
+        (3.5, 0xbf6f_bba0, 0xbeb3_99dc),
+        (-5.25, 0x3f03_1809, 0x3f5b_e322),
+        (40.0, 0xbf2a_bc74, 0x3f3e_bfbd),
+    ];
+    for (x, cos, sin) in cases {
+        let (got_cos, got_sin) = cos_sin_f32(x);
+        assert_eq!(
+            (got_cos.to_bits(), got_sin.to_bits()),
+            (cos, sin),
+            "x = {x}"
+        );
+    }
+    // Beyond its range NumPy asks the C library for the cosine, and still reduces the sine.
+    let (cos, sin) = cos_sin_f32(1e5);
+    assert!((cos - -0.999_360_8).abs() < 1e-6 && (sin - 0.035_748_8).abs() < 1e-6);
+    assert!(cos_sin_f32(f32::NAN).0.is_nan());
+}
+
+#[test]
+fn modulo_takes_the_sign_of_the_divisor() {
+    assert_eq!(floor_mod(7.0, 3.0), 1.0);
+    assert_eq!(floor_mod(-7.0, 3.0), 2.0);
+    assert_eq!(floor_mod(7.0, -3.0), -2.0);
+    assert!(floor_mod(-6.0, 3.0).is_sign_positive());
+}
+
+#[test]
+fn squares_are_exact_where_a_double_holds_them() {
+    assert_eq!(square(0.5), 0.25);
+    assert_eq!(square(-3.0), 9.0);
+    assert_eq!(
+        square(f64::from(0.1_f32)),
+        f64::from(0.1_f32) * f64::from(0.1_f32)
+    );
+}
+
+#[test]
+fn a_python_float_yields_to_float32_since_numpy_2() {
+    let new = Numerics::default();
+    let old = Numerics {
+        weak_scalars: false,
+        ..new
+    };
+    let (x, y) = (Scalar::Single(0.1), Scalar::Python(0.1));
+    assert!(matches!(x.mul(y, new), Scalar::Single(v) if v == 0.1_f32 * 0.1_f32));
+    assert!(matches!(y.mul(x, old), Scalar::Double(v) if v == 0.1 * f64::from(0.1_f32)));
+    assert!(matches!(x.add(Scalar::Double(1.0), new), Scalar::Double(_)));
+    assert!(matches!(y.sub(y, new), Scalar::Python(v) if v == 0.0));
+    // float32(0.1) is a little more than 0.1: equal in float32, greater in float64.
+    assert!(x.eq(y, new) && x.ge(y, new) && !x.gt(y, new));
+    assert!(x.gt(y, old) && !x.eq(y, old));
+}
+
+#[test]
+fn returns_are_summed_as_python_does() {
+    let total = |compensated_sum, rewards: &[f64]| {
+        let numerics = Numerics {
+            compensated_sum,
+            ..Numerics::default()
+        };
+        let mut sum = ReturnSum::default();
+        rewards.iter().for_each(|&reward| sum.add(reward, numerics));
+        sum.value()
+    };
+    assert_eq!(total(false, &[0.1; 10]), 0.999_999_999_999_999_9);
+    assert_eq!(total(true, &[0.1; 10]), 1.0);
+    assert_eq!(total(true, &[1.0, 1e100, 1.0, -1e100]), 2.0);
+    assert_eq!(total(false, &[1.0, 1e100, 1.0, -1e100]), 0.0);
+}
