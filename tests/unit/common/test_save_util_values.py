@@ -97,7 +97,7 @@ PLAIN_VALUES = [
 ]
 
 
-@pytest.mark.parametrize("value", PLAIN_VALUES, ids=repr)
+@pytest.mark.parametrize("value", PLAIN_VALUES, ids=lambda v: getattr(v, "__name__", repr(v)))
 def test_values_come_back_equal_and_of_the_same_type(value):
     back = there_and_back(value)
     assert back == value
