@@ -16,35 +16,37 @@ from mlx_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, is_ve
 EvalStepCallback = Callable[[dict[str, Any], dict[str, Any]], Any]
 
 
+def _finished_episode(
+    info: dict[str, Any], reward: float, length: int, is_monitor_wrapped: bool
+) -> tuple[float, int] | None:
+    """
+    :return: return and length of the episode, ``None`` when a wrapper (a lost life in Atari) only says
+        that it ended: Monitor knows the true end
+    """
+    if not is_monitor_wrapped:
+        return reward, length
+    return (info["episode"]["r"], info["episode"]["l"]) if "episode" in info else None
+
+
 def _run_episodes(
     model: PolicyPredictor,
     env: VecEnv,
     n_eval_episodes: int,
-    deterministic: bool,
-    render: bool,
+    options: dict[str, bool],
     callback: EvalStepCallback | None,
     is_monitor_wrapped: bool,
 ) -> tuple[list[float], list[int]]:
-    """
-    :return: returns and lengths of the episodes, in the order in which they ended
-    """
     n_envs = env.num_envs
-    episode_rewards: list[float] = []
-    episode_lengths: list[int] = []
+    episodes: list[tuple[float, int]] = []
     # Each environment plays its share, so that short episodes do not count more often than long ones.
     episode_count_targets = np.array([(n_eval_episodes + i) // n_envs for i in range(n_envs)])
     episode_counts = np.zeros(n_envs, dtype=int)
-    current_rewards = np.zeros(n_envs)
-    current_lengths = np.zeros(n_envs, dtype=int)
-    observations = env.reset()
-    states = None
-    episode_starts = np.ones(n_envs, dtype=bool)
+    current_rewards, current_lengths = np.zeros(n_envs), np.zeros(n_envs, dtype=int)
+    observations: Any = env.reset()
+    states, episode_starts = None, np.ones(n_envs, dtype=bool)
     while (episode_counts < episode_count_targets).any():
         actions, states = model.predict(
-            observations,  # type: ignore[arg-type]
-            state=states,
-            episode_start=episode_starts,
-            deterministic=deterministic,
+            observations, state=states, episode_start=episode_starts, deterministic=options["deterministic"]
         )
         new_observations, rewards, dones, infos = env.step(actions)
         current_rewards += rewards
@@ -55,23 +57,16 @@ def _run_episodes(
             episode_starts[i] = done
             if callback is not None:
                 callback(locals(), globals())
-            if not done:
-                continue
-            if not is_monitor_wrapped:
-                episode_rewards.append(current_rewards[i])
-                episode_lengths.append(current_lengths[i])
-                episode_counts[i] += 1
-            # A wrapper may end an episode early (a lost life in Atari); Monitor knows the true end.
-            elif "episode" in info:
-                episode_rewards.append(info["episode"]["r"])
-                episode_lengths.append(info["episode"]["l"])
-                episode_counts[i] += 1
-            current_rewards[i] = 0
-            current_lengths[i] = 0
+            if done:
+                episode = _finished_episode(info, current_rewards[i], current_lengths[i], is_monitor_wrapped)
+                if episode is not None:
+                    episodes.append(episode)
+                    episode_counts[i] += 1
+                current_rewards[i] = current_lengths[i] = 0
         observations = new_observations
-        if render:
+        if options["render"]:
             env.render()
-    return episode_rewards, episode_lengths
+    return [reward for reward, _ in episodes], [length for _, length in episodes]
 
 
 def evaluate_policy(
@@ -117,8 +112,9 @@ def evaluate_policy(
             UserWarning,
             stacklevel=2,
         )
+    options = {"deterministic": deterministic, "render": render}
     episode_rewards, episode_lengths = _run_episodes(
-        model, env, n_eval_episodes, deterministic, render, callback, is_monitor_wrapped
+        model, env, n_eval_episodes, options, callback, is_monitor_wrapped
     )
     mean_reward, std_reward = np.mean(episode_rewards), np.std(episode_rewards)
     if reward_threshold is not None:
