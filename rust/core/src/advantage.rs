@@ -92,23 +92,13 @@ pub fn gae(
     for step in (0..steps).rev() {
         let row = step * n_envs..(step + 1) * n_envs;
         let next = row.end..row.end + n_envs;
-        let last = step + 1 == steps;
         let (head, tail) = advantages.split_at_mut(row.end);
         let now = &mut head[row.start..];
-        let later = if last {
-            &no_advantage[..]
+        let (later, ended, next_values) = if step + 1 == steps {
+            (&no_advantage[..], seen.dones, seen.last_values)
         } else {
-            &tail[..n_envs]
-        };
-        let ended = if last {
-            seen.dones
-        } else {
-            &seen.episode_starts[next.clone()]
-        };
-        let next_values = if last {
-            seen.last_values
-        } else {
-            &seen.values[next]
+            let ended = &seen.episode_starts[next.clone()];
+            (&tail[..n_envs], ended, &seen.values[next])
         };
         let rewards = &seen.rewards[row.clone()];
         let values = &seen.values[row];

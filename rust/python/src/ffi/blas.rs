@@ -80,54 +80,20 @@ macro_rules! forward {
 forward!(cblas_sgemm, f32, SGEMM);
 forward!(cblas_dgemm, f64, DGEMM);
 
-/// `[[1, 2]] . [[3, 4]]^T = [[11]]` by both functions.
-fn multiplies() -> bool {
-    const ROW_MAJOR: c_int = 101;
-    const AS_IS: c_int = 111;
-    const TRANSPOSED: c_int = 112;
-    let (mut single, mut double) = ([9.0_f32], [9.0_f64]);
-    let (t, one) = (TRANSPOSED, 1);
-    let (a, b) = ([1.0_f32, 2.0], [3.0_f32, 4.0]);
-    // SAFETY: the arrays have the sizes given: (1, 2), (1, 2) and (1, 1).
-    unsafe {
-        cblas_sgemm(
-            ROW_MAJOR,
-            AS_IS,
-            t,
-            one,
-            one,
-            2,
-            1.0,
-            a.as_ptr(),
-            2,
-            b.as_ptr(),
-            2,
-            0.0,
-            single.as_mut_ptr(),
-            one,
-        );
-    }
-    let (a, b) = (a.map(f64::from), b.map(f64::from));
-    // SAFETY: as above.
-    unsafe {
-        cblas_dgemm(
-            ROW_MAJOR,
-            AS_IS,
-            t,
-            one,
-            one,
-            2,
-            1.0,
-            a.as_ptr(),
-            2,
-            b.as_ptr(),
-            2,
-            0.0,
-            double.as_mut_ptr(),
-            one,
-        );
-    }
-    (single, double) == ([11.0], [11.0])
+/// `[[1, 2]] . [[3, 4]]^T = [[11]]`, row-major.
+macro_rules! is_right {
+    ($gemm:ident, $real:ty) => {{
+        let (a, b): ([$real; 2], [$real; 2]) = ([1.0, 2.0], [3.0, 4.0]);
+        let mut c: [$real; 1] = [9.0];
+        let (from, to) = ((a.as_ptr(), b.as_ptr()), c.as_mut_ptr());
+        // SAFETY: the arrays have the sizes given: (1, 2), (1, 2) and (1, 1).
+        unsafe {
+            $gemm(
+                101, 111, 112, 1, 1, 2, 1.0, from.0, 2, from.1, 2, 0.0, to, 1,
+            )
+        };
+        c == [11.0]
+    }};
 }
 
 /// From now on answer with the functions at these addresses. `false` when they multiply wrongly.
@@ -139,7 +105,7 @@ pub(crate) unsafe fn install(sgemm: usize, dgemm: usize, wide: bool) -> bool {
     WIDE.store(wide, Ordering::Relaxed);
     DGEMM.store(dgemm, Ordering::Release);
     SGEMM.store(sgemm, Ordering::Release);
-    let right = multiplies();
+    let right = is_right!(cblas_sgemm, f32) && is_right!(cblas_dgemm, f64);
     CALLS.store(0, Ordering::Relaxed);
     right
 }
