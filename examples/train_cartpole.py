@@ -36,9 +36,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 
-    env = make_vec_env(
-        "CartPole-v1", 8, seed=args.seed, vec_env_cls=NativeVecEnv, monitor_dir=str(args.out)
-    )
+    env = make_vec_env("CartPole-v1", 8, seed=args.seed, vec_env_cls=NativeVecEnv, monitor_dir=str(args.out))
     model = PPO(
         "MlpPolicy",
         env,

@@ -16,9 +16,11 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
 
-import mlx_baselines3  # noqa: F401  the fast matrix product must be in place before mlx is imported
 import numpy as np
 import pytest
+
+# The fast matrix product must be in place before a test module imports mlx.
+import mlx_baselines3  # noqa: F401
 
 DATA = pathlib.Path(__file__).parent / "data"
 

@@ -10,6 +10,7 @@ __version__: str
 
 # Buffers
 
+@final
 class Storage:
     """
     Zeroed columns in one block of memory owned by Rust.
@@ -118,6 +119,8 @@ def n_step_spans(
     :return: as many numbers from 1 to ``n_steps``
     :raises IndexError: a row holds no data
     :raises ValueError: the shapes differ or the cursor is no row
+    """
+
 # Environments
 
 @final
