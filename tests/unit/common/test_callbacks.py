@@ -303,6 +303,11 @@ class TestEval:
         assert model.saved == []
         assert callback.evaluations_results == []
 
+    def test_an_equal_result_is_no_new_best(self):
+        best = Spy()
+        Model().learn(6, make_eval([1.0], verbose=0, callback_on_new_best=best))
+        assert best.n_calls == 1
+
     def test_never_with_frequency_zero(self):
         model = Model()
         model.learn(4, cb.EvalCallback(Monitor(ScriptedEnv()), eval_freq=0))
