@@ -1,10 +1,23 @@
 """What the Rust extension offers to the package. Nothing here is public."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+__all__: list[str]
+__all__ = [
+    "EnvBatch",
+    "Storage",
+    "__version__",
+    "env_specs",
+    "flatten_env_major",
+    "gae",
+    "gather",
+    "n_step_spans",
+]
 
 __version__: str
 
@@ -210,18 +223,21 @@ def env_specs() -> dict[str, dict[str, Any]]:
 
 # The BLAS bridge, on Linux only
 
-def blas_install(sgemm: int, dgemm: int, wide: bool) -> None:
-    """
-    Answer ``cblas_sgemm`` and ``cblas_dgemm`` with the functions at these addresses. They must belong
-    to a library that stays loaded.
+if sys.platform == "linux":
+    __all__ += ["blas_calls", "blas_install"]
 
-    :param sgemm: address of its ``cblas_sgemm``
-    :param dgemm: address of its ``cblas_dgemm``
-    :param wide: whether its sizes have 64 bits
-    :raises ValueError: an address is 0, or a small product comes out wrong
-    """
+    def blas_install(sgemm: int, dgemm: int, wide: bool) -> None:
+        """
+        Answer ``cblas_sgemm`` and ``cblas_dgemm`` with the functions at these addresses. They must belong
+        to a library that stays loaded.
 
-def blas_calls() -> int:
-    """
-    :return: products answered in this process
-    """
+        :param sgemm: address of its ``cblas_sgemm``
+        :param dgemm: address of its ``cblas_dgemm``
+        :param wide: whether its sizes have 64 bits
+        :raises ValueError: an address is 0, or a small product comes out wrong
+        """
+
+    def blas_calls() -> int:
+        """
+        :return: products answered in this process
+        """
