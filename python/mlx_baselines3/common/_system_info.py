@@ -48,13 +48,15 @@ def get_system_info(print_info: bool = True) -> tuple[dict[str, str], str]:
     :param print_info: also print the description
     :return: the version of each part by name, and the same as text, one line each
     """
-    version, blas = _blas_line()
+    core, blas = _blas_line()
     backend = _mlx_backend()
     info = {
         # "#42" in a kernel name would link to an issue when pasted on GitHub
         "OS": re.sub(r"#(\d)", r"# \1", f"{platform.platform()} {platform.version()}"),
         "Python": platform.python_version(),
-        "MLX-Baselines3": version,
+        # the two differ when an old build of the core lies beside newer Python files
+        "MLX-Baselines3": _installed("mlx-baselines3") or core,
+        "Rust core": core,
         "MLX": _installed("mlx") or "unknown",
         "MLX backend": f"{backend}, default device {mx.default_device()}",
         "GPU Enabled": str(backend != "CPU"),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+import mlx_baselines3
 from mlx_baselines3.common import utils
 from mlx_baselines3.common.logger import HumanOutputFormat, TensorBoardOutputFormat
 from mlx_baselines3.common.type_aliases import ReplayBufferSamples, TrainFreq, TrainFrequencyUnit
@@ -316,8 +317,9 @@ def test_replay_samples_have_no_discounts_unless_given():
 def test_system_info(capsys):
     info, text = utils.get_system_info()
     assert capsys.readouterr().out == text + "\n"
-    assert list(info)[:4] == ["OS", "Python", "MLX-Baselines3", "MLX"]
+    assert list(info)[:5] == ["OS", "Python", "MLX-Baselines3", "Rust core", "MLX"]
     assert info["Numpy"] == np.__version__
+    assert info["Rust core"] == mlx_baselines3.__version__
     assert {"BLAS", "MLX backend", "GPU Enabled", "Gymnasium", "Cloudpickle"} <= info.keys()
     assert f"- Numpy: {np.__version__}\n" in text
     assert utils.get_system_info(print_info=False)[1].count("\n") == len(info)
