@@ -1,12 +1,22 @@
 """Settings that must be in place before MLX is imported."""
 
+import getpass
 import os
+import pathlib
+import tempfile
 
 # Parity with SB3 is checked to 2e-6: no TF32 products on GPUs that have them.
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
-import pathlib
+# mx.compile keeps the kernels that it builds for the CPU in the temporary directory, and two processes
+# building the same one get in each other's way: each pytest-xdist worker has a directory of its own,
+# which stays for the next run.
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    folder = pathlib.Path(tempfile.gettempdir()) / f"mlx-baselines3-tests-{getpass.getuser()}" / worker
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
 
+import mlx_baselines3  # noqa: F401  the fast matrix product must be in place before mlx is imported
 import numpy as np
 import pytest
 

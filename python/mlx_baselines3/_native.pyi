@@ -97,6 +97,29 @@ def gather(pairs: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], indices: ND
     :raises IndexError: a row does not exist, or the lengths do not fit
     """
 
+def n_step_spans(
+    dones: NDArray[np.float32],
+    timeouts: NDArray[np.float32],
+    cursor: tuple[int, bool],
+    n_steps: int,
+    steps: NDArray[np.int64],
+    envs: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """
+    Count the steps that belong to each n-step return: up to ``n_steps``, not past the end of the
+    episode and not past the newest row.
+
+    :param dones: not 0 where an episode ended, ``(buffer_size, n_envs)``
+    :param timeouts: not 0 where it was cut, ``(buffer_size, n_envs)``
+    :param cursor: the row that is written next, and whether all rows hold data
+    :param n_steps: most steps of a return
+    :param steps: row of each first step
+    :param envs: environment of each first step
+    :return: as many numbers from 1 to ``n_steps``
+    :raises IndexError: a row holds no data
+    :raises ValueError: the shapes differ or the cursor is no row
+    """
+
 # Environments
 
 @final

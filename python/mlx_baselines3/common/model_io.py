@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import mlx.core as mx
 
+from mlx_baselines3.common.base_policy import BasePolicy
 from mlx_baselines3.common.mlx_interop import to_mlx
 from mlx_baselines3.common.save_util import (
     load_from_zip_file,
@@ -169,7 +170,8 @@ def _check_attributes(data: dict[str, Any], changes: dict[str, Any]) -> None:
         raise KeyError("The observation_space and action_space were not given, can't verify new environments")
     for key in ("observation_space", "action_space"):
         data[key] = _convert_space(data[key])
-    if "policy_class" not in data:
+    policy_class = data.get("policy_class")
+    if not (isinstance(policy_class, type) and issubclass(policy_class, BasePolicy)):
         raise KeyError(
             "The policy class could not be restored: import the module that defines it before loading, "
             "or pass custom_objects={'policy_class': ...}."

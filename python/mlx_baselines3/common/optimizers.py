@@ -1,11 +1,13 @@
 """What :mod:`mlx.optimizers` lacks, and the translation of torch's optimizer arguments."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import mlx.core as mx
 import mlx.optimizers as optim
+import numpy as np
 
-__all__ = ["RMSpropTFLike", "is_elementwise", "make_optimizer"]
+__all__ = ["RMSpropTFLike", "from_torch_state", "is_elementwise", "make_optimizer"]
 
 
 class RMSpropTFLike(optim.RMSprop):
@@ -90,3 +92,33 @@ def make_optimizer(
         raise ValueError(
             f"optimizer_kwargs={optimizer_kwargs!r} do not fit {optimizer_class.__name__}: {error}{hint}"
         ) from error
+
+
+# What torch calls the running averages that MLX calls m and v.
+_TORCH_SLOTS = {"exp_avg": "m", "exp_avg_sq": "v", "square_avg": "v"}
+
+
+def from_torch_state(state_dict: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+    """
+    Translate the state of torch's Adam, RMSprop or SB3's RMSpropTFLike.
+
+    :param state_dict: ``{"state": {index: {slot: array}}, "param_groups": [...]}``
+    :param names: the parameters in the order in which torch numbers them
+    :return: ``step``, ``learning_rate`` and ``m.<parameter>``, …; only the learning rate if the
+        optimizer had not made a step yet
+    :raises ValueError: if the numbers of parameters differ
+    """
+    group = state_dict["param_groups"][0]
+    if len(group["params"]) != len(names):
+        raise ValueError(
+            f"The optimizer state is for {len(group['params'])} parameters, this network has {len(names)}."
+        )
+    translated: dict[str, Any] = {"learning_rate": np.float32(group["lr"])}
+    for index, name in zip(group["params"], names, strict=True):
+        slots = state_dict["state"].get(index, {})
+        for slot, array in slots.items():
+            if slot == "step":
+                translated["step"] = np.uint64(int(np.array(array)))
+            elif slot in _TORCH_SLOTS:
+                translated[f"{_TORCH_SLOTS[slot]}.{name}"] = array
+    return translated

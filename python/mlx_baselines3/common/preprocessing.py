@@ -94,8 +94,9 @@ def preprocess_obs(
     if isinstance(observation_space, spaces.Dict):
         assert isinstance(obs, dict), f"Expected dict, got {type(obs)}"
         # A Dict space holds no further dicts, see check_for_nested_spaces.
+        space = observation_space
         parts: dict[str, Any] = {
-            key: preprocess_obs(part, observation_space[key], normalize_images) for key, part in obs.items()
+            k: preprocess_obs(part, space[k], normalize_images) for k, part in obs.items()
         }
         return parts
 

@@ -16,6 +16,7 @@ A path in a file is only looked up among the modules that are imported already; 
 """
 
 import base64
+import contextlib
 import functools
 import io
 import json
@@ -147,14 +148,8 @@ def json_to_data(
         raise ValueError(
             f"custom_objects argument must be a dict or None, not {type(custom_objects).__name__}"
         )
-    try:
-        entries = json.loads(json_string)
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"The model's attributes are not JSON ({error}).") from error
-    if not isinstance(entries, dict):
-        raise ModelFileError(f"The model's attributes are a {type(entries).__name__}, expected a table.")
     data = {}
-    for key, entry in entries.items():
+    for key, entry in _json_table(json_string).items():
         if custom_objects is not None and key in custom_objects:
             data[key] = custom_objects[key]
             continue
@@ -170,6 +165,16 @@ def json_to_data(
         except ModelFileError as error:
             raise ModelFileError(f"The stored value of `{key}` is damaged: {error}") from error
     return data
+
+
+def _json_table(json_string: str) -> dict[str, Any]:
+    try:
+        entries = json.loads(json_string)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"The model's attributes are not JSON ({error}).") from error
+    if not isinstance(entries, dict):
+        raise ModelFileError(f"The model's attributes are a {type(entries).__name__}, expected a table.")
+    return entries
 
 
 def _decode_entry(entry: Any, allow_pickle: bool) -> Any:
@@ -230,9 +235,7 @@ def save_to_zip_file(
                 f"'{name}' cannot name an entry of `params`: use letters, digits, '_', '-' and '.'."
             )
         entries[name + _TENSOR_SUFFIX] = dump_tree(state)
-    entries["_mlx_baselines3_version"] = _package_version().encode()
-    entries["format"] = str(FORMAT_VERSION).encode()
-    entries["system_info.txt"] = get_system_info(print_info=False)[1].encode()
+    entries |= _version_entries()
     if isinstance(save_path, (str, pathlib.Path)):
         with atomic_open(save_path, verbose, suffix="zip") as stream:
             write_entries(stream, entries)
@@ -240,11 +243,15 @@ def save_to_zip_file(
         write_entries(open_path(save_path, "w", verbose), entries)
 
 
-def _package_version() -> str:
+def _version_entries() -> dict[str, bytes]:
     # Not at the top: the package is still being imported when this module is.
     from mlx_baselines3 import __version__
 
-    return __version__
+    return {
+        "_mlx_baselines3_version": __version__.encode(),
+        "format": str(FORMAT_VERSION).encode(),
+        "system_info.txt": get_system_info(print_info=False)[1].encode(),
+    }
 
 
 def save_to_pkl(path: str | pathlib.Path | io.BufferedIOBase, obj: Any, verbose: int = 0) -> None:
@@ -308,18 +315,14 @@ def load_from_zip_file(
     get_device(device)
     stream = open_path(load_path, "r", verbose, suffix="zip")
     label = str(load_path) if isinstance(load_path, (str, pathlib.Path)) else "the model file"
-    try:
+    with contextlib.nullcontext(stream) if stream is load_path else stream:
         archive = ArchiveReader(stream, label)
         if print_system_info:
             _print_system_info(archive)
         tensors = _read_tensors(archive)
         variables = tensors.pop(_VARIABLES, None)
-        data = None
-        if load_data and "data" in archive.names:
-            data = json_to_data(archive.text("data"), custom_objects, allow_pickle)
-    finally:
-        if stream is not load_path:
-            stream.close()
+        wanted = load_data and "data" in archive.names
+        data = json_to_data(archive.text("data"), custom_objects, allow_pickle) if wanted else None
     return data, tensors, variables
 
 

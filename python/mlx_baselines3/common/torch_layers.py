@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from gymnasium import spaces
 
+from mlx_baselines3.common.activations import Tanh, make_activation
 from mlx_baselines3.common.layers import Conv2d, Flatten, Module, ModuleDict, Sequential
 from mlx_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
 from mlx_baselines3.common.type_aliases import TensorDict
@@ -147,13 +148,13 @@ def create_mlp(
         modules += [module(input_dim) for module in pre]
         modules.append(nn.Linear(input_dim, units, bias=with_bias))
         modules += [module(units) for module in post]
-        modules.append(activation_fn())
+        modules.append(make_activation(activation_fn))
         input_dim = units
     if output_dim > 0:
         modules += [module(input_dim) for module in pre]
         modules.append(nn.Linear(input_dim, output_dim, bias=with_bias))
     if squash_output:
-        modules.append(nn.Tanh())
+        modules.append(Tanh())
     return modules
 
 

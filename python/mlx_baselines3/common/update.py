@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten, tree_map
 
 from mlx_baselines3.common.layers import named_parameters, set_named_parameters
 from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
-from mlx_baselines3.common.optimizers import is_elementwise, make_optimizer
+from mlx_baselines3.common.optimizers import from_torch_state, is_elementwise, make_optimizer
 
 __all__ = [
     "Arrays",
@@ -192,10 +192,12 @@ class ParameterOptimizer:
         """
         Replace the state. Nothing changes if anything is wrong.
 
-        :param state_dict: as :meth:`state_dict` gives it
+        :param state_dict: as :meth:`state_dict` gives it, or a torch optimizer's, as SB3's files hold it
         :raises ValueError: if the names or shapes are not those of this optimizer
         """
         own = self.state_dict()
+        if "param_groups" in state_dict:
+            state_dict = {**own, **from_torch_state(state_dict, self.names)}
         given = {name: to_mlx(value) for name, value in state_dict.items()}
         wrong = sorted(own.keys() ^ given.keys()) or [k for k in own if own[k].shape != given[k].shape]
         if wrong:

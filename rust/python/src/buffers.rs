@@ -2,9 +2,11 @@
 
 use mlx_baselines3_core::advantage::{Trajectory, gae as core_gae};
 use mlx_baselines3_core::buffer::layout::Layout;
+use mlx_baselines3_core::buffer::ring::Ring;
 use mlx_baselines3_core::buffer::rows;
 use numpy::{
-    PyArray1, PyReadonlyArray1, PyReadonlyArrayDyn, PyReadwriteArray1, PyReadwriteArrayDyn,
+    PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArrayDyn, PyReadwriteArray1,
+    PyReadwriteArrayDyn,
 };
 use pyo3::exceptions::{PyIndexError, PyKeyError, PyMemoryError, PyValueError};
 use pyo3::prelude::*;
@@ -16,7 +18,8 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Storage>()?;
     m.add_function(wrap_pyfunction!(gae, m)?)?;
     m.add_function(wrap_pyfunction!(flatten_env_major, m)?)?;
-    m.add_function(wrap_pyfunction!(gather, m)?)
+    m.add_function(wrap_pyfunction!(gather, m)?)?;
+    m.add_function(wrap_pyfunction!(n_step_spans, m)?)
 }
 
 /// Zeroed columns in one block of memory owned by Rust; `column` gives NumPy's view of each.
@@ -173,4 +176,38 @@ fn gather(
         })
     })
     .map_err(|error| PyIndexError::new_err(error.to_string()))
+}
+
+/// How many steps each n-step return sums, from row `steps[i]` of environment `envs[i]` on.
+#[pyfunction]
+fn n_step_spans<'py>(
+    py: Python<'py>,
+    dones: PyReadonlyArray2<'py, f32>,
+    timeouts: PyReadonlyArray2<'py, f32>,
+    cursor: (usize, bool),
+    n_steps: usize,
+    steps: PyReadonlyArray1<'py, i64>,
+    envs: PyReadonlyArray1<'py, i64>,
+) -> PyResult<Bound<'py, PyArray1<i64>>> {
+    let (dones, timeouts) = (dones.as_array(), timeouts.as_array());
+    if dones.dim() != timeouts.dim() || steps.len()? != envs.len()? {
+        return Err(PyValueError::new_err(
+            "dones and timeouts, or steps and envs, differ in shape",
+        ));
+    }
+    let ring = Ring::new(dones.nrows(), cursor.0, cursor.1).map_err(bad)?;
+    let (steps, envs) = (steps.as_slice()?, envs.as_slice()?);
+    let span = |(&step, &env): (&i64, &i64)| {
+        let row = usize::try_from(step).ok()?;
+        let env = usize::try_from(env)
+            .ok()
+            .filter(|&env| env < dones.ncols())?;
+        i64::try_from(ring.span(row, n_steps, |row| {
+            dones[(row, env)] != 0.0 || timeouts[(row, env)] != 0.0
+        })?)
+        .ok()
+    };
+    let spans: Option<Vec<i64>> = py.detach(|| steps.iter().zip(envs).map(span).collect());
+    let spans = spans.ok_or_else(|| PyIndexError::new_err("a row holds no transition"))?;
+    Ok(PyArray1::from_vec(py, spans))
 }

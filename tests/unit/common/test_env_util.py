@@ -29,6 +29,15 @@ class Plain(gym.Env):
         return np.zeros(1, dtype=np.float32), float(self.gain), True, False, {}
 
 
+class ScaledReward(gym.RewardWrapper):
+    def __init__(self, env, factor):
+        super().__init__(env)
+        self.factor = factor
+
+    def reward(self, reward):
+        return self.factor * reward
+
+
 def test_default_is_monitored_dummy_rgb_array():
     env = make_vec_env("CartPole-v1", n_envs=3)
     assert type(env) is DummyVecEnv
@@ -52,10 +61,10 @@ def test_arguments_reach_where_they_belong(tmp_path):
         n_envs=2,
         start_index=5,
         monitor_dir=str(tmp_path / "logs"),
-        wrapper_class=gym.wrappers.TransformReward,
+        wrapper_class=ScaledReward,
         env_kwargs={"gain": 3},
         monitor_kwargs={"allow_early_resets": False},
-        wrapper_kwargs={"func": lambda reward: 10 * reward},
+        wrapper_kwargs={"factor": 10},
     )
     env.reset()
     _, rewards, _, infos = env.step(np.zeros(2, dtype=np.int64))

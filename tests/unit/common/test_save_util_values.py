@@ -14,6 +14,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from mlx_baselines3.common.noise import (
+    NormalActionNoise,
+    OrnsteinUhlenbeckActionNoise,
+    VectorizedActionNoise,
+)
 from mlx_baselines3.common.running_mean_std import RunningMeanStd
 from mlx_baselines3.common.save_util import (
     ModelFileError,
@@ -208,6 +213,16 @@ def test_schedules_and_statistics_come_back():
     statistics = RunningMeanStd(shape=(2,))
     statistics.mean = np.array([1.0, 2.0])
     np.testing.assert_array_equal(there_and_back(statistics).mean, [1.0, 2.0])
+
+
+def test_action_noise_comes_back_where_it_was():
+    walk = OrnsteinUhlenbeckActionNoise(np.zeros(2), np.ones(2), theta=0.5, dt=0.1)
+    walk()
+    back = there_and_back(VectorizedActionNoise(walk, 2))
+    assert [type(noise) for noise in back.noises] == [OrnsteinUhlenbeckActionNoise] * 2
+    np.testing.assert_array_equal(there_and_back(walk).noise_prev, walk.noise_prev)
+    normal = there_and_back(NormalActionNoise(np.full(2, 3.0), np.zeros(2)))
+    np.testing.assert_array_equal(normal(), np.full(2, 3, dtype=np.float32))
 
 
 def test_object_that_offers_is_kept():

@@ -19,6 +19,7 @@ from gymnasium import spaces
 from mlx_baselines3.common import _torch_file, sb3_zip, utils
 from mlx_baselines3.common._archive import ModelFileError
 from mlx_baselines3.common._import_paths import UnknownName
+from mlx_baselines3.common.noise import NormalActionNoise
 from mlx_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 PROTOCOLS = [2, 4, 5]
@@ -98,6 +99,14 @@ def test_train_freq_and_its_unit():
     assert sb3_zip.read_pickle(pickled) == TrainFreq(4, TrainFrequencyUnit.STEP)
     member = b"cbuiltins\ngetattr\n(" + glob("stable_baselines3.common.type_aliases", "TrainFrequencyUnit")
     assert sb3_zip.read_pickle(member + b"X\x07\x00\x00\x00EPISODEtR.") is TrainFrequencyUnit.EPISODE
+
+
+def test_action_noise_of_sb3():
+    state = {"_mu": np.full(2, 3.0), "_sigma": np.zeros(2), "_dtype": np.float32}
+    made = glob("stable_baselines3.common.noise", "NormalActionNoise") + b")\x81"
+    noise = sb3_zip.read_pickle(made + pickle.dumps(state, 4)[:-1] + b"b.")
+    assert isinstance(noise, NormalActionNoise)
+    np.testing.assert_array_equal(noise(), np.full(2, 3, dtype=np.float32))
 
 
 OLD_UTILS = """

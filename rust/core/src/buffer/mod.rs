@@ -4,4 +4,5 @@
 //! behind the Python door. Rows are moved as bytes, so one function serves every dtype.
 
 pub mod layout;
+pub mod ring;
 pub mod rows;

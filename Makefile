@@ -1,0 +1,64 @@
+# The one list of tasks; people, hooks and .ci/run call the same targets.
+.DEFAULT_GOAL := help
+SHELL := bash
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+RUNS   ?= runs
+# MLX's Linux backends overwrite each other's library: exactly one is installed. A Mac needs none.
+BACKEND ?= $(if $(filter Darwin,$(shell uname)),,cpu)
+comma   := ,
+EXTRAS  := $(if $(BACKEND),$(BACKEND)$(comma))extra,test
+SOURCES := Cargo.toml Cargo.lock pyproject.toml \
+           $(shell find rust python -name '*.rs' -o -name '*.toml' -o -name '*.py' -o -name '*.pyi')
+PYTEST_ARGS ?= -n 2
+
+.PHONY: help install train test test-rust test-python test-fast lint format bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(SOURCES) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy only-if-needed '.[$(EXTRAS)]'
+	@touch $@
+
+install: $(VENV)/.installed ## make a virtual environment, build the wheel and install it there
+
+train: install ## train PPO on CartPole-v1, save, load, evaluate, and draw the learning curve
+	$(BIN)/python examples/train_cartpole.py --out $(RUNS)/cartpole
+
+test: test-rust test-python ## all tests, Rust and Python, learning runs included
+
+test-rust: ## the Rust core's tests; they need no Python
+	cargo test --quiet
+
+test-python: install ## the Python tests, against the installed wheel
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-fast: install ## the Python tests without the learning runs
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'not learning'
+
+lint: install ## formatters and linters in check mode, types, stub against the built module
+	cargo fmt --all --check
+	PYO3_PYTHON=$(abspath $(BIN)/python) cargo clippy --quiet --workspace --all-targets -- -D warnings
+	$(BIN)/ruff format --check python tests examples benchmarks
+	$(BIN)/ruff check python tests examples benchmarks
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest mlx_baselines3._native --mypy-config-file pyproject.toml
+
+format: install ## rewrite the sources as the formatters want them
+	cargo fmt --all
+	$(BIN)/ruff format python tests examples benchmarks
+	$(BIN)/ruff check --fix python tests examples benchmarks
+
+bench: install ## measure; prints tables of ratios
+	cargo bench
+	$(BIN)/python benchmarks/run.py
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) target $(RUNS) .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,330 @@
+"""Replay buffers: a ring of transitions for off-policy algorithms."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import DTypeLike
+
+from mlx_baselines3 import _native
+from mlx_baselines3.common.buffers import _rows
+from mlx_baselines3.common.buffers._rows import check_batch_size, fit_action, fit_scalar
+from mlx_baselines3.common.buffers.base import BaseBuffer, as_bytes
+from mlx_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
+
+if TYPE_CHECKING:
+    from mlx_baselines3.common.vec_env import VecNormalize
+
+
+class ReplayBuffer(BaseBuffer):
+    """
+    The latest ``buffer_size`` transitions, in columns over memory that Rust owns: ``observations`` and
+    ``next_observations`` ``(rows, n_envs, *obs_shape)``, ``actions`` ``(rows, n_envs, action_dim)``, and
+    ``rewards``, ``dones``, ``timeouts`` ``(rows, n_envs)`` in float32, with ``buffer_size // n_envs`` rows.
+
+    :param buffer_size: number of transitions of all environments together
+    :param observation_space: observation space
+    :param action_space: action space; float64 actions are stored as float32
+    :param device: device asked for, see :class:`BaseBuffer`
+    :param n_envs: number of parallel environments
+    :param optimize_memory_usage: keep each observation once, as the next one of the row before; not with
+        ``handle_timeout_termination``
+    :param handle_timeout_termination: do not count an episode cut by a time limit as ended
+        (https://arxiv.org/abs/1712.00378)
+    :raises ValueError: both of the last two are set, or a size is not at least 1
+    :raises MemoryError: the columns do not fit into memory
+    """
+
+    next_observations: Any
+    rewards: np.ndarray
+    dones: np.ndarray
+    timeouts: np.ndarray
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        device: mx.Device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        handle_timeout_termination: bool = True,
+    ):
+        super().__init__(buffer_size, observation_space, action_space, device, n_envs=n_envs)
+        # The next observation of a cut episode's last row would be the next episode's first.
+        if optimize_memory_usage and handle_timeout_termination:
+            raise ValueError(
+                "ReplayBuffer does not support optimize_memory_usage = True "
+                "and handle_timeout_termination = True simultaneously."
+            )
+        self.buffer_size = max(buffer_size // n_envs, 1)
+        self.optimize_memory_usage = optimize_memory_usage
+        self.handle_timeout_termination = handle_timeout_termination
+        columns = {
+            **self._observation_columns("observations"),
+            **({} if optimize_memory_usage else self._observation_columns("next_observations")),
+            "actions": ((self.action_dim,), self._maybe_cast_dtype(action_space.dtype)),
+            **dict.fromkeys(("rewards", "dones", "timeouts"), ((), np.float32)),
+        }
+        row = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in columns.values())
+        self._warn_if_large(self.buffer_size * n_envs * row)
+        self._allocate(columns)
+
+    @staticmethod
+    def _warn_if_large(needed: int) -> None:
+        # Memory is taken as the buffer fills: better to hear of it now than in three hours.
+        available = _rows.available_memory()
+        if available is not None and needed > available:
+            warnings.warn(
+                "This system does not have apparently enough memory to store the complete "
+                f"replay buffer {needed / 1e9:.2f}GB > {available / 1e9:.2f}GB",
+                stacklevel=3,
+            )
+
+    @staticmethod
+    def _maybe_cast_dtype(dtype: DTypeLike | None) -> DTypeLike | None:
+        return np.float32 if dtype == np.float64 else dtype
+
+    def add(
+        self,
+        obs: Any,
+        next_obs: Any,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """
+        Store one transition of every environment over the oldest. All of it is stored or, after an
+        error, none.
+
+        :param obs: observations ``(n_envs, *obs_shape)``, or a dict of them
+        :param next_obs: what followed, terminal observations included
+        :param action: actions ``(n_envs, ...)``
+        :param reward: ``(n_envs,)``
+        :param done: whether the episode ended or was cut, ``(n_envs,)``
+        :param infos: one dict for each environment; ``"TimeLimit.truncated"`` is read
+        :raises ValueError: a shape does not fit
+        """
+        rows = [
+            *self._observation_rows("obs", obs, self.observations),
+            (self.actions, fit_action(action, self.n_envs, self.action_dim)),
+            (self.rewards, fit_scalar("reward", reward, self.n_envs)),
+            (self.dones, fit_scalar("done", done, self.n_envs)),
+        ]
+        if self.handle_timeout_termination:
+            cut = [info.get("TimeLimit.truncated", False) for info in infos]
+            rows.append((self.timeouts, fit_scalar("infos", cut, self.n_envs)))
+        after = self.observations if self.optimize_memory_usage else self.next_observations
+        next_rows = self._observation_rows("next_obs", next_obs, after)
+        following = (self.pos + 1) % self.buffer_size
+        for column, row in rows:
+            column[self.pos] = row
+        for column, row in next_rows:
+            column[following if self.optimize_memory_usage else self.pos] = row
+        self.pos = following
+        self.full = self.full or following == 0
+
+    def _draw_rows(self, batch_size: int) -> np.ndarray:
+        if not (self.optimize_memory_usage and self.full):
+            return super()._draw_rows(batch_size)
+        check_batch_size(batch_size)
+        if self.buffer_size == 1:
+            raise ValueError("With optimize_memory_usage, a buffer of one row has no transition to sample")
+        # Row `pos` holds the newest next observation, which is the observation of no transition.
+        draws = np.random.randint(1, self.buffer_size, size=batch_size)  # noqa: NPY002 - SB3's generator
+        return (draws + self.pos) % self.buffer_size
+
+    def _draw_envs(self, batch_inds: np.ndarray) -> np.ndarray:
+        return np.random.randint(0, self.n_envs, size=(len(batch_inds),))  # noqa: NPY002 - SB3's generator
+
+    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
+        return self._collect(batch_inds, self._draw_envs(batch_inds), env)
+
+    def sample_many(self, n_batches: int, batch_size: int, env: VecNormalize | None = None) -> Any:
+        """
+        Draw the batches of many gradient steps at once, with the draws of ``n_batches`` calls of
+        :meth:`sample`, and gather them in one go.
+
+        :param n_batches: number of batches
+        :param batch_size: transitions of each
+        :param env: normalises observations and rewards with its statistics, if given
+        :return: samples whose arrays have the axes ``(n_batches, batch_size)`` in front
+        :raises ValueError: a number is below 1 or the buffer is empty
+        """
+        check_batch_size(n_batches, "n_batches")
+        if not self._samples_as_here():
+            return _stack([self.sample(batch_size, env) for _ in range(n_batches)])
+        draws = []
+        for _ in range(n_batches):
+            rows = self._draw_rows(batch_size)
+            draws.append((rows, self._draw_envs(rows)))
+        rows, envs = (np.concatenate(parts) for parts in zip(*draws, strict=True))
+        return _split(self._collect(rows, envs, env), n_batches)
+
+    def _samples_as_here(self) -> bool:
+        """Whether no subclass has its own idea of sampling, which `sample_many` must then call."""
+        kind = type(self)
+        return kind.sample is BaseBuffer.sample and kind._get_samples is ReplayBuffer._get_samples
+
+    def _take(self, rows: np.ndarray, envs: np.ndarray, *stores: Any) -> list[Any]:
+        """Rows of many columns, or dicts of columns, in one call to Rust."""
+        flat = (rows % self.buffer_size).astype(np.int64) * self.n_envs + envs
+        columns = [column for store in stores for column in _columns_of(store)]
+        taken = [np.empty((len(flat), *column.shape[2:]), column.dtype) for column in columns]
+        pairs = [(as_bytes(column), as_bytes(out)) for column, out in zip(columns, taken, strict=True)]
+        _native.gather(pairs, flat)
+        left = iter(taken)
+        return [
+            {key: next(left) for key in store} if isinstance(store, dict) else next(left) for store in stores
+        ]
+
+    def _collect(self, rows: np.ndarray, envs: np.ndarray, env: VecNormalize | None) -> Any:
+        stores = (self.observations, self.actions, self.rewards, self.dones, self.timeouts)
+        if self.optimize_memory_usage:
+            obs, actions, rewards, dones, timeouts = self._take(rows, envs, *stores)
+            (next_obs,) = self._take(rows + 1, envs, self.observations)
+        else:
+            obs, actions, rewards, dones, timeouts, next_obs = self._take(
+                rows, envs, *stores, self.next_observations
+            )
+        rewards = self._normalize_reward(rewards.reshape(-1, 1), env)
+        return self._samples(obs, actions, next_obs, (dones * (1 - timeouts)).reshape(-1, 1), rewards, env)
+
+    def _samples(
+        self,
+        obs: Any,
+        actions: np.ndarray,
+        next_obs: Any,
+        dones: np.ndarray,
+        rewards: np.ndarray,
+        env: VecNormalize | None,
+        discounts: np.ndarray | None = None,
+    ) -> Any:
+        kind = DictReplayBufferSamples if isinstance(obs, dict) else ReplayBufferSamples
+        return kind(
+            self._observations_to_mlx(self._normalize_obs(obs, env)),
+            self.to_torch(actions),
+            self._observations_to_mlx(self._normalize_obs(next_obs, env)),
+            self.to_torch(dones),
+            self.to_torch(rewards),
+            None if discounts is None else self.to_torch(discounts),
+        )
+
+    def _observations_to_mlx(self, obs: Any) -> Any:
+        if isinstance(obs, dict):
+            return {key: self.to_torch(array) for key, array in obs.items()}
+        return self.to_torch(obs)
+
+
+def _columns_of(store: Any) -> list[np.ndarray]:
+    return list(store.values()) if isinstance(store, dict) else [store]
+
+
+def _split(samples: Any, n_batches: int) -> Any:
+    def split(field: Any) -> Any:
+        if isinstance(field, dict):
+            return {key: split(value) for key, value in field.items()}
+        return None if field is None else field.reshape(n_batches, -1, *field.shape[1:])
+
+    return samples._make(split(field) for field in samples)
+
+
+def _stack(batches: list[Any]) -> Any:
+    def stack(fields: list[Any]) -> Any:
+        if isinstance(fields[0], dict):
+            return {key: stack([field[key] for field in fields]) for key in fields[0]}
+        return None if fields[0] is None else mx.stack(fields)
+
+    return batches[0]._make(stack(list(fields)) for fields in zip(*batches, strict=True))
+
+
+class DictReplayBuffer(ReplayBuffer):
+    """
+    :class:`ReplayBuffer` for Dict observation spaces: ``observations`` and ``next_observations`` are
+    dicts of columns.
+
+    :param buffer_size: number of transitions of all environments together
+    :param observation_space: observation space
+    :param action_space: action space; float64 actions are stored as float32
+    :param device: device asked for, see :class:`BaseBuffer`
+    :param n_envs: number of parallel environments
+    :param optimize_memory_usage: must be False
+    :param handle_timeout_termination: do not count an episode cut by a time limit as ended
+    :raises AssertionError: the space is not a Dict, or ``optimize_memory_usage`` is set
+    """
+
+    obs_shape: dict[str, tuple[int, ...]]
+    observations: dict[str, np.ndarray]
+    next_observations: dict[str, np.ndarray]
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Dict,
+        action_space: spaces.Space[Any],
+        device: mx.Device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        handle_timeout_termination: bool = True,
+    ):
+        assert isinstance(observation_space, spaces.Dict), (
+            "DictReplayBuffer must be used with Dict obs space only"
+        )
+        assert not optimize_memory_usage, "DictReplayBuffer does not support optimize_memory_usage"
+        super().__init__(
+            buffer_size,
+            observation_space,
+            action_space,
+            device,
+            n_envs=n_envs,
+            handle_timeout_termination=handle_timeout_termination,
+        )
+
+
+class NStepReplayBuffer(ReplayBuffer):
+    """
+    :class:`ReplayBuffer` that sums the rewards of ``n_steps`` steps at sampling.
+
+    A sample from row ``t`` has the reward ``sum_{i<k} gamma^i r[t+i]``, the next observation and done flag
+    of row ``t+k-1`` and the discount ``gamma^k``; ``k`` is ``n_steps``, or less where the episode or the
+    data end before (Sutton 1988; https://arxiv.org/abs/1710.02298).
+
+    :param args: as for :class:`ReplayBuffer`
+    :param n_steps: most rewards of a sum
+    :param gamma: discount factor
+    :param kwargs: as for :class:`ReplayBuffer`
+    :raises NotImplementedError: ``optimize_memory_usage`` is set
+    :raises ValueError: ``n_steps`` is not at least 1
+    """
+
+    def __init__(self, *args: Any, n_steps: int = 3, gamma: float = 0.99, **kwargs: Any):
+        check_batch_size(n_steps, "n_steps")
+        super().__init__(*args, **kwargs)
+        self.n_steps = n_steps
+        self.gamma = gamma
+        if self.optimize_memory_usage:
+            raise NotImplementedError("NStepReplayBuffer doesn't support optimize_memory_usage=True")
+
+    def _collect(self, rows: np.ndarray, envs: np.ndarray, env: VecNormalize | None) -> Any:
+        dones, timeouts = (np.ascontiguousarray(flags, np.float32) for flags in (self.dones, self.timeouts))
+        rows = (rows % self.buffer_size).astype(np.int64)
+        cursor = (self.pos, self.full)
+        spans = _native.n_step_spans(dones, timeouts, cursor, self.n_steps, rows, envs.astype(np.int64))
+        steps = np.arange(self.n_steps)
+        window = (rows[:, None] + steps) % self.buffer_size
+        rewards = self._normalize_reward(self.rewards[window, envs[:, None]], env)
+        discounts = self.gamma ** steps.astype(np.float32) * (steps < spans[:, None])
+        returns = (rewards * discounts).sum(axis=1, keepdims=True)
+        obs, actions = self._take(rows, envs, self.observations, self.actions)
+        next_obs, ended, cut = self._take(
+            rows + spans - 1, envs, self.next_observations, self.dones, self.timeouts
+        )
+        really = (ended * (1 - cut)).reshape(-1, 1)
+        bootstrap = self.gamma ** spans[:, None].astype(np.float32)
+        return self._samples(obs, actions, next_obs, really, returns, env, bootstrap)

@@ -1,0 +1,87 @@
+"""The walls of docs/architecture.md: which module may import which."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import mlx_baselines3
+
+PACKAGE = pathlib.Path(mlx_baselines3.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+# The doors to the Rust core.
+NATIVE_DOORS = {"__init__.py", "_backend.py", "common/_system_info.py", "common/native_actor.py"}
+ALGORITHMS = {"a2c", "ddpg", "dqn", "her", "ppo", "sac", "td3"}
+
+
+def imported_modules(path: pathlib.Path, *, at_import_time: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if at_import_time else ast.walk(tree)
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def relative(path: pathlib.Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_torch_and_sb3_stay_outside(path):
+    roots = {name.split(".")[0] for name in imported_modules(path)}
+    assert not roots & {"torch", "stable_baselines3"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_only_the_doors_import_the_rust_core(path):
+    name = relative(path)
+    if name in NATIVE_DOORS or name.startswith("common/buffers/") or "native" in path.stem:
+        return
+    assert "mlx_baselines3._native" not in imported_modules(path)
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if "vec_env" in p.parts], ids=relative)
+def test_environments_do_not_need_mlx(path):
+    assert "mlx" not in {name.split(".")[0] for name in imported_modules(path)}
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.name == "losses.py"], ids=relative)
+def test_losses_are_mlx_alone(path):
+    allowed = {
+        "mlx.core",
+        "mlx.nn",
+        "__future__",
+        "typing",
+        "collections.abc",
+        "mlx_baselines3.common.type_aliases",
+    }
+    assert {n for n in imported_modules(path) if not n.startswith(tuple(allowed))} == set()
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.parent.name in ALGORITHMS], ids=relative)
+def test_algorithms_do_not_import_each_other(path):
+    own = path.parent.name
+    others = {
+        name.split(".")[1]
+        for name in imported_modules(path)
+        if name.startswith("mlx_baselines3.") and name.split(".")[1] in ALGORITHMS - {own}
+    }
+    # DDPG is TD3 with other settings.
+    assert others <= ({"td3"} if own == "ddpg" else set())
+
+
+def test_import_needs_no_extra():
+    extras = ("pandas", "matplotlib", "tensorboard", "tqdm", "rich", "pygame", "torch", "stable_baselines3")
+    code = (
+        f"import sys\nfor name in {extras!r}: sys.modules[name] = None\n"
+        "import mlx_baselines3\nprint(sorted(m for m in sys.modules if sys.modules[m] is not None "
+        f"and m.split('.')[0] in {extras!r}))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
