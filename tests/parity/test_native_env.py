@@ -9,6 +9,7 @@ import functools
 import math
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -182,8 +183,10 @@ CHANGED = [
     ("MountainCar-v0", {"goal_velocity": 0.01}),
     ("MountainCarContinuous-v0", {"goal_velocity": 0.02}),
     ("Acrobot-v1", {"max_episode_steps": 37}),
-    ("CartPole-v1", {"sutton_barto_reward": True}),
 ]
+GYMNASIUM_1 = not gym.__version__.startswith("0.")
+if GYMNASIUM_1:
+    CHANGED.append(("CartPole-v1", {"sutton_barto_reward": True}))
 
 
 @pytest.mark.parametrize(("env_id", "env_kwargs"), CHANGED)
@@ -234,5 +237,6 @@ def test_a_method_steps_and_resets_on_the_shared_state(env_id: str) -> None:
         assert type(mine) is type(theirs)
         assert np.asarray(mine).dtype == np.asarray(theirs).dtype
         assert np.array_equal(mine, theirs)
-    assert native.get_attr("np_random_seed") == gymnasium.get_attr("np_random_seed")
+    if GYMNASIUM_1:
+        assert native.get_attr("np_random_seed") == gymnasium.get_attr("np_random_seed")
     assert native.get_attr("_elapsed_steps") == gymnasium.get_attr("_elapsed_steps")

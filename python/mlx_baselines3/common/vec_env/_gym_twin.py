@@ -13,6 +13,9 @@ _PLAIN_WRAPPERS = {"Monitor", "TimeLimit", "OrderEnforcing"}
 _WORDS = {"kinematics_integrator": ("semi-implicit", "euler"), "book_or_nips": ("nips", "book")}
 
 
+_GYMNASIUM_0 = gym.__version__.startswith("0.")
+
+
 def encode_constant(name: str, value: Any) -> float:
     """
     Give a constant the number by which the native environment knows it.
@@ -71,7 +74,8 @@ class GymTwin:
         :return: steps until an episode is truncated, or None
         """
         limits = [w._max_episode_steps for w in self.wrappers() if isinstance(w, TimeLimit)]
-        return limits[0] if limits else None
+        # Gymnasium's limit is reached when the steps are equal to it or more, so a limit below 1 is 1.
+        return max(limits[0], 1) if limits else None
 
     def constants(self, names: "list[str]") -> dict[str, float]:
         """
@@ -125,7 +129,8 @@ class GymTwin:
         if not state["ready"]:
             return
         physics = np.array(state["state"], dtype=np.float32 if state["single"] else np.float64)
-        as_tuple = self.env_id == "MountainCar-v0" and state["steps"] > 0
+        in_tuples = {"MountainCar-v0", "CartPole-v1"} if _GYMNASIUM_0 else {"MountainCar-v0"}
+        as_tuple = self.env_id in in_tuples and state["steps"] > 0
         self.base.state = tuple(physics) if as_tuple else physics
         if hasattr(self.base, "last_u") or state["last_action"] is not None:
             self.base.last_u = state["last_action"]

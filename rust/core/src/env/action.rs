@@ -47,11 +47,32 @@ impl Actions<'_> {
     /// [`EnvError::ActionKind`], [`EnvError::ActionCount`], [`EnvError::ActionRange`] or
     /// [`EnvError::ActionNotFinite`], naming the first wrong value.
     pub fn check(&self, space: ActionSpace, n_envs: usize) -> Result<(), EnvError> {
-        let (width, expected) = match space {
-            ActionSpace::Discrete(_) => (1, "integers"),
-            ActionSpace::Box(width) => (width, "floats"),
+        let (width, wrong_kind) = match (self, space) {
+            (Self::Discrete(_), ActionSpace::Discrete(_)) => (1, None),
+            (Self::Discrete(_), ActionSpace::Box(width)) => (width, Some(("integer", "floats"))),
+            (_, ActionSpace::Discrete(_)) => (1, Some(("float", "integers"))),
+            (_, ActionSpace::Box(width)) => (width, None),
         };
-        let bad_value = match (*self, space) {
+        if let Some((got, expected)) = wrong_kind {
+            return Err(EnvError::ActionKind { got, expected });
+        }
+        let (got, expected) = (self.len(), n_envs * width);
+        if got != expected {
+            return Err(EnvError::ActionCount {
+                got,
+                n_envs,
+                expected,
+            });
+        }
+        self.check_values(space, width)
+    }
+
+    fn check_values(&self, space: ActionSpace, width: usize) -> Result<(), EnvError> {
+        let not_finite = |i: usize, action: f64| EnvError::ActionNotFinite {
+            env: i / width,
+            action,
+        };
+        let bad = match (*self, space) {
             (Self::Discrete(a), ActionSpace::Discrete(n)) => {
                 let env = a.iter().position(|action| !(0..n).contains(action));
                 env.map(|env| EnvError::ActionRange {
@@ -60,41 +81,17 @@ impl Actions<'_> {
                     max: n - 1,
                 })
             }
-            (Self::Single(a), ActionSpace::Box(_)) => {
+            (Self::Discrete(_), ActionSpace::Box(_)) => None,
+            (Self::Single(a), _) => {
                 let i = a.iter().position(|action| !action.is_finite());
-                i.map(|i| EnvError::ActionNotFinite {
-                    env: i / width,
-                    action: f64::from(a[i]),
-                })
+                i.map(|i| not_finite(i, f64::from(a[i])))
             }
-            (Self::Double(a), ActionSpace::Box(_)) => {
+            (Self::Double(a), _) => {
                 let i = a.iter().position(|action| !action.is_finite());
-                i.map(|i| EnvError::ActionNotFinite {
-                    env: i / width,
-                    action: a[i],
-                })
-            }
-            (Self::Discrete(_), _) => {
-                return Err(EnvError::ActionKind {
-                    got: "integer",
-                    expected,
-                });
-            }
-            _ => {
-                return Err(EnvError::ActionKind {
-                    got: "float",
-                    expected,
-                });
+                i.map(|i| not_finite(i, a[i]))
             }
         };
-        if self.len() != n_envs * width {
-            return Err(EnvError::ActionCount {
-                got: self.len(),
-                n_envs,
-                expected: n_envs * width,
-            });
-        }
-        bad_value.map_or(Ok(()), Err)
+        bad.map_or(Ok(()), Err)
     }
 }
 
