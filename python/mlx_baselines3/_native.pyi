@@ -7,7 +7,18 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__: list[str]
+__all__ = [
+    "EnvBatch",
+    "Storage",
+    "__version__",
+    "blas_calls",
+    "blas_install",
+    "env_specs",
+    "flatten_env_major",
+    "gae",
+    "gather",
+    "n_step_spans",
+]
 __all__ = [
     "EnvBatch",
     "Storage",
