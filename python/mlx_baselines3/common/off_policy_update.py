@@ -6,26 +6,67 @@ arrays out), compiles it, and runs the gradient steps of one ``train()`` without
 anything until the end.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import repeat
 from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
+from gymnasium import spaces
 from mlx.nn.layers.base import Module
 
 from mlx_baselines3.common.layers import named_parameters, set_named_parameters
 from mlx_baselines3.common.mlx_interop import to_numpy
+from mlx_baselines3.common.preprocessing import get_obs_shape
 from mlx_baselines3.common.update import Arrays, ParameterOptimizer, bound, clip_by_global_norm
 from mlx_baselines3.common.utils import polyak_average
 
-__all__ = ["GradientStep", "OffPolicyUpdate", "StepFunction", "follow"]
+__all__ = ["GradientStep", "OffPolicyUpdate", "StepFunction", "follow", "replay_batches"]
 
 Extras = TypeVar("Extras")
 
-# Batches of that many bytes are handed to the device before more of them are gathered.
+# So many bytes of batches are gathered at once, and handed to the device before the next ones are.
+# Enough for hundreds of gradient steps on vectors; images must not fill the memory.
 _FLUSH_BYTES = 1 << 27
+
+
+def replay_batches(buffer: Any, count: int, batch_size: int, env: Any = None) -> Iterator[Arrays]:
+    """
+    Draw batches from a replay buffer, many of them in one call where the buffer can.
+
+    :param buffer: a replay buffer. If it has no ``sample_many``, its ``sample`` is called for each batch
+    :param count: number of batches
+    :param batch_size: transitions in each
+    :param env: a VecNormalize whose statistics normalise observations and rewards, or None
+    :return: dictionaries of the fields of :class:`ReplayBufferSamples`; ``discounts`` only if there are any
+    """
+    if not hasattr(buffer, "sample_many"):
+        for _ in range(count):
+            yield _fields(buffer.sample(batch_size, env=env))
+        return
+    most = max(_FLUSH_BYTES // (2 * batch_size * _observation_bytes(buffer.observation_space)), 1)
+    for start in range(0, count, most):
+        at_once = min(most, count - start)
+        samples = _fields(buffer.sample_many(at_once, batch_size, env=env))
+        for i in range(at_once):
+            yield {name: _row(value, i) for name, value in samples.items()}
+
+
+def _observation_bytes(space: spaces.Space[Any]) -> int:
+    if isinstance(space, spaces.Dict):
+        return sum(_observation_bytes(part) for part in space.spaces.values())
+    return int(np.prod(np.array(get_obs_shape(space)))) * np.dtype(space.dtype).itemsize
+
+
+def _fields(samples: Any) -> Arrays:
+    return {name: value for name, value in samples._asdict().items() if value is not None}
+
+
+def _row(values: Any, i: int) -> Any:
+    if isinstance(values, Mapping):
+        return {key: value[i] for key, value in values.items()}
+    return values[i]
 
 
 def _find(network: Module, name: str) -> mx.array:
@@ -38,7 +79,8 @@ def _find(network: Module, name: str) -> mx.array:
             place = place[key]
         else:
             place = getattr(place, key)
-    return place
+    array: mx.array = place
+    return array
 
 
 def _sources(source: Module, target: Module) -> Arrays:
@@ -185,6 +227,10 @@ class GradientStep:
         return {name: named_parameters(network) for name, network in self._networks.items()}
 
 
+def _identities(objects: Mapping[str, Any]) -> dict[str, int]:
+    return {name: id(value) for name, value in objects.items()}
+
+
 def _replaced(before: dict[str, Arrays], after: dict[str, Arrays]) -> dict[str, Arrays]:
     """The arrays that a forward pass put somewhere: running statistics."""
     return {
@@ -234,6 +280,16 @@ class OffPolicyUpdate:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compiled": {}}
+
+    def is_for(self, networks: Mapping[str, Module], optimizers: Mapping[str, ParameterOptimizer]) -> bool:
+        """
+        :param networks: networks by name
+        :param optimizers: optimizers by name
+        :return: whether these are the very objects of this update
+        """
+        return _identities(networks) == _identities(self.networks) and (
+            _identities(optimizers) == _identities(self.optimizers)
+        )
 
     def begin(self) -> dict[str, Any]:
         """:return: all arrays: packed ones (trained, or targets of those), the rest, optimizer states"""

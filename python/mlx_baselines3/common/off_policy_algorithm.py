@@ -1,0 +1,350 @@
+"""What DQN, SAC, TD3 and DDPG share: store what was experienced, then learn from samples of it."""
+
+import io
+import pathlib
+import warnings
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import mlx.core as mx
+from gymnasium import spaces
+
+from mlx_baselines3.common._off_policy_collection import OffPolicyCollection
+from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from mlx_baselines3.common.callbacks import BaseCallback
+from mlx_baselines3.common.noise import ActionNoise, VectorizedActionNoise
+from mlx_baselines3.common.off_policy_update import OffPolicyUpdate, StepFunction, replay_batches
+from mlx_baselines3.common.policies import BasePolicy
+from mlx_baselines3.common.save_util import load_from_pkl, save_to_pkl
+from mlx_baselines3.common.type_aliases import (
+    GymEnv,
+    MaybeCallback,
+    Schedule,
+    TrainFreq,
+    TrainFrequencyUnit,
+)
+from mlx_baselines3.common.update import Arrays, ParameterOptimizer
+
+SelfOffPolicyAlgorithm = TypeVar("SelfOffPolicyAlgorithm", bound="OffPolicyAlgorithm")
+
+
+class OffPolicyAlgorithm(OffPolicyCollection):
+    """
+    Base of DQN, SAC, TD3 and DDPG.
+
+    :param policy: name or class of the policy
+    :param env: a Gymnasium environment, a VecEnv or the id of a registered environment
+    :param learning_rate: a number, or a function of the remaining progress (1 at the start, 0 at the end)
+    :param buffer_size: transitions that the replay buffer holds
+    :param learning_starts: environment steps before the first update; actions are random until then
+    :param batch_size: transitions per gradient step
+    :param tau: how far a target network follows at each of its updates; 1 copies
+    :param gamma: discount factor
+    :param train_freq: steps between two updates, or ``(n, "step")`` or ``(n, "episode")``
+    :param gradient_steps: gradient steps per update; -1: as many as environment steps were collected
+    :param action_noise: noise to add to continuous actions
+    :param replay_buffer_class: class of the replay buffer; chosen by the observation space if None
+    :param replay_buffer_kwargs: further arguments of it
+    :param optimize_memory_usage: keep every observation once instead of twice
+    :param n_steps: rewards that are summed up before the value of a state is asked for
+    :param policy_kwargs: further arguments of the policy
+    :param stats_window_size: number of episodes that the logged means are taken over
+    :param tensorboard_log: folder for tensorboard; None writes nothing
+    :param verbose: 0 quiet, 1 information, 2 debugging
+    :param device: "auto", "cpu", "gpu" or an ``mx.Device``
+    :param support_multi_env: whether the algorithm trains with several environments
+    :param monitor_wrapper: wrap a single environment in a Monitor
+    :param seed: seed of all random generators
+    :param use_sde: state-dependent exploration (gSDE)
+    :param sde_sample_freq: draw gSDE's noise matrix every that many steps; -1: once per rollout
+    :param use_sde_at_warmup: explore with gSDE instead of random actions before learning starts
+    :param sde_support: whether the policy knows gSDE
+    :param supported_action_spaces: action spaces that the algorithm can use
+    """
+
+    replay_buffer: Any
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = (1, "step"),
+        gradient_steps: int = 1,
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        policy_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        device: mx.Device | str = "auto",
+        support_multi_env: bool = False,
+        monitor_wrapper: bool = True,
+        seed: int | None = None,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        use_sde_at_warmup: bool = False,
+        sde_support: bool = True,
+        supported_action_spaces: tuple[type[spaces.Space[Any]], ...] | None = None,
+    ):
+        super().__init__(
+            policy=policy,
+            env=env,
+            learning_rate=learning_rate,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=support_multi_env,
+            monitor_wrapper=monitor_wrapper,
+            seed=seed,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            supported_action_spaces=supported_action_spaces,
+        )
+        self.buffer_size = buffer_size
+        self.batch_size = batch_size
+        self.learning_starts = learning_starts
+        self.tau = tau
+        self.gamma = gamma
+        self.gradient_steps = gradient_steps
+        self.action_noise = action_noise
+        self.optimize_memory_usage = optimize_memory_usage
+        self.replay_buffer = None
+        self.replay_buffer_class = replay_buffer_class
+        self.replay_buffer_kwargs = replay_buffer_kwargs or {}
+        self.n_steps = n_steps
+        self.train_freq: Any = train_freq
+        self.use_sde_at_warmup = use_sde_at_warmup
+        if sde_support:
+            self.policy_kwargs["use_sde"] = self.use_sde
+
+    def _convert_train_freq(self) -> None:
+        """
+        Make a :class:`TrainFreq` of ``train_freq``.
+
+        :raises ValueError: if the unit is neither "step" nor "episode", or the frequency no integer
+        """
+        if isinstance(self.train_freq, TrainFreq):
+            return
+        pair = self.train_freq if isinstance(self.train_freq, tuple) else (self.train_freq, "step")
+        if len(pair) != 2:
+            raise ValueError(f"`train_freq` must be an integer or (frequency, unit), not {self.train_freq}")
+        frequency, unit = pair
+        try:
+            unit = TrainFrequencyUnit(unit)
+        except ValueError as error:
+            raise ValueError(
+                f"The unit of the `train_freq` must be either 'step' or 'episode' not '{unit}'!"
+            ) from error
+        if not isinstance(frequency, int):
+            raise ValueError(f"The frequency of `train_freq` must be an integer and not {frequency}")
+        self.train_freq = TrainFreq(frequency, unit)
+
+    def _setup_model(self) -> None:
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self._convert_train_freq()
+        if self.replay_buffer_class is None:
+            self.replay_buffer_class = self._default_replay_buffer_class()
+        if self.replay_buffer is None:
+            # Not kept among the kwargs: those are saved with the model, an environment is not.
+            env = {"env": self.env} if _relabels_goals(self.replay_buffer_class) else {}
+            assert not env or self.env is not None, (
+                f"You must pass an environment when using `{self.replay_buffer_class.__name__}`"
+            )
+            self.replay_buffer = self.replay_buffer_class(
+                self.buffer_size,
+                self.observation_space,
+                self.action_space,
+                device=self.device,
+                n_envs=self.n_envs,
+                optimize_memory_usage=self.optimize_memory_usage,
+                **{**self.replay_buffer_kwargs, **env},
+            )
+        with mx.stream(self.device):
+            policy = self.policy_class(
+                self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
+            )
+        self.policy = policy.to(self.device)
+        self._update_step: tuple[OffPolicyUpdate, Hashable] | None = None
+
+    def _default_replay_buffer_class(self) -> type[ReplayBuffer]:
+        if isinstance(self.observation_space, spaces.Dict):
+            assert self.n_steps == 1, (
+                "N-step returns are not supported for Dict observation spaces yet, "
+                f"got n_steps={self.n_steps}."
+            )
+            return DictReplayBuffer
+        if self.n_steps > 1:
+            self.replay_buffer_kwargs.update({"n_steps": self.n_steps, "gamma": self.gamma})
+            return NStepReplayBuffer
+        return ReplayBuffer
+
+    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """
+        Pickle the replay buffer.
+
+        :param path: a file (".pkl" is added if there is no suffix) or an open binary file
+        """
+        assert self.replay_buffer is not None, "The replay buffer is not defined"
+        save_to_pkl(path, self.replay_buffer, self.verbose)
+
+    def load_replay_buffer(
+        self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True
+    ) -> None:
+        """
+        Use a pickled replay buffer from now on. A pickle can run code: load only files that you trust.
+
+        :param path: a file or an open binary file
+        :param truncate_last_traj: with ``HerReplayBuffer``: take its last episode as ended; False goes on
+            with it
+        :raises AssertionError: if the file holds something else; the present buffer stays
+        """
+        buffer = load_from_pkl(path, self.verbose)
+        assert isinstance(buffer, ReplayBuffer), (
+            f"The replay buffer must inherit from ReplayBuffer class, {path} holds a {type(buffer).__name__}"
+        )
+        if _relabels_goals(type(buffer)):
+            assert self.env is not None, (
+                f"You must pass an environment at load time when using `{type(buffer).__name__}`"
+            )
+            buffer.set_env(self.env)  # type: ignore[attr-defined]
+            if truncate_last_traj:
+                buffer.truncate_last_trajectory()  # type: ignore[attr-defined]
+        buffer.device = self.device
+        self.replay_buffer = buffer
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        buffer = self.replay_buffer
+        started = buffer is not None and (buffer.full or buffer.pos > 0)
+        if self.optimize_memory_usage and reset_num_timesteps and started:
+            # The next observation of the last transition is about to be overwritten by a reset.
+            warnings.warn(
+                "The last trajectory in the replay buffer will be truncated, see "
+                "https://github.com/DLR-RM/stable-baselines3/issues/46. "
+                "`reset_num_timesteps=False` or `optimize_memory_usage=False` avoids it.",
+                stacklevel=4,
+            )
+            buffer.dones[(buffer.pos - 1) % buffer.buffer_size] = True
+        assert self.env is not None, "There is no environment to train in: call set_env() first."
+        noise, n_envs = self.action_noise, self.env.num_envs
+        if noise is not None and n_envs > 1 and not isinstance(noise, VectorizedActionNoise):
+            self.action_noise = VectorizedActionNoise(noise, n_envs)
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def learn(
+        self: SelfOffPolicyAlgorithm,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "run",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfOffPolicyAlgorithm:
+        """
+        Train. See :meth:`BaseAlgorithm.learn`.
+
+        :param total_timesteps: environment steps of all environments together
+        :param callback: called at every step
+        :param log_interval: episodes between two log entries
+        :param tb_log_name: name of the run for tensorboard
+        :param reset_num_timesteps: start counting at zero
+        :param progress_bar: show one (needs tqdm and rich)
+        :return: self
+        """
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        callback.on_training_start(locals(), globals())
+        assert self.env is not None
+        with mx.stream(self.device):
+            while self.num_timesteps < total_timesteps:
+                rollout = self.collect_rollouts(
+                    self.env,
+                    train_freq=self.train_freq,
+                    action_noise=self.action_noise,
+                    callback=callback,
+                    learning_starts=self.learning_starts,
+                    replay_buffer=self.replay_buffer,
+                    log_interval=log_interval,
+                )
+                if not rollout.continue_training:
+                    break
+                if self.num_timesteps > max(self.learning_starts, 0):
+                    count = self.gradient_steps if self.gradient_steps >= 0 else rollout.episode_timesteps
+                    if count > 0:
+                        self.train(batch_size=self.batch_size, gradient_steps=count)
+        callback.on_training_end()
+        return self
+
+    def train(self, gradient_steps: int, batch_size: int) -> None:
+        """
+        Learn from samples of the replay buffer. Each algorithm has its own.
+
+        :param gradient_steps: how many gradient steps
+        :param batch_size: transitions for each
+        :raises NotImplementedError: always
+        """
+        raise NotImplementedError
+
+    def _batches(self, gradient_steps: int, batch_size: int) -> Iterator[Arrays]:
+        """
+        Draw the batches of one update.
+
+        :param gradient_steps: how many
+        :param batch_size: transitions in each
+        :return: for each gradient step ``observations``, ``actions``, ``next_observations``, ``dones``,
+            ``rewards`` and, with n-step returns, ``discounts``; all with a leading axis of ``batch_size``
+        """
+        return replay_batches(self.replay_buffer, gradient_steps, batch_size, self._vec_normalize_env)
+
+    def _compiled_update(
+        self,
+        networks: Mapping[str, Any],
+        optimizers: Mapping[str, ParameterOptimizer],
+        step: StepFunction,
+        targets: Mapping[str, str] | None = None,
+        static: Hashable = None,
+    ) -> OffPolicyUpdate:
+        """
+        The compiled update; made anew when a network, an optimizer or ``static`` is another one.
+
+        :param networks: see :class:`OffPolicyUpdate`
+        :param optimizers: see :class:`OffPolicyUpdate`
+        :param step: see :class:`OffPolicyUpdate`
+        :param targets: see :class:`OffPolicyUpdate`
+        :param static: whatever else the step depends on besides its arguments
+        :return: the update
+        """
+        if self._update_step is not None:
+            update, known = self._update_step
+            if known == static and update.is_for(networks, optimizers):
+                return update
+        update = OffPolicyUpdate(networks, optimizers, step, targets)
+        self._update_step = (update, static)
+        return update
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer"], []
+
+
+def _relabels_goals(buffer_class: type[Any]) -> bool:
+    """Whether a buffer asks its environment for rewards, as ``HerReplayBuffer`` does."""
+    return hasattr(buffer_class, "truncate_last_trajectory")

@@ -1,0 +1,204 @@
+"""The networks of DQN."""
+
+from typing import Any, ClassVar
+
+import mlx.core as mx
+import mlx.optimizers as optim
+from gymnasium import spaces
+from mlx import nn
+
+from mlx_baselines3.common.base_policy import BasePolicy
+from mlx_baselines3.common.layers import Sequential, named_parameters
+from mlx_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+    create_mlp,
+)
+from mlx_baselines3.common.type_aliases import PyTorchObs, Schedule
+from mlx_baselines3.common.update import ParameterOptimizer
+
+__all__ = ["CnnPolicy", "DQNPolicy", "MlpPolicy", "MultiInputPolicy", "QNetwork"]
+
+
+class QNetwork(BasePolicy):
+    """
+    The network Q(s, .), and the greedy policy of it.
+
+    :param observation_space: space of one observation
+    :param action_space: a Discrete space
+    :param features_extractor: module that turns observations into features
+    :param features_dim: number of features
+    :param net_arch: units of the hidden layers; two of 64 by default
+    :param activation_fn: class of the activations
+    :param normalize_images: divide uint8 images by 255
+    """
+
+    action_space: spaces.Discrete
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Discrete,
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        net_arch: list[int] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+        )
+        self.net_arch = [64, 64] if net_arch is None else net_arch
+        self.activation_fn = activation_fn
+        self.features_dim = features_dim
+        layers = create_mlp(features_dim, int(action_space.n), self.net_arch, activation_fn)
+        self.q_net = Sequential(*layers)
+
+    def forward(self, obs: PyTorchObs) -> mx.array:
+        """
+        :param obs: (batch, ...) observations
+        :return: (batch, actions) values Q(s, .)
+        """
+        return self.q_net(self.extract_features(obs, self.features_extractor))
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> mx.array:
+        return self(observation).argmax(axis=1).astype(mx.int64)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {
+            **super()._get_constructor_parameters(),
+            "net_arch": self.net_arch,
+            "features_dim": self.features_dim,
+            "activation_fn": self.activation_fn,
+            "features_extractor": self.features_extractor,
+        }
+
+
+class DQNPolicy(BasePolicy):
+    """
+    A Q network and its target network.
+
+    :param observation_space: space of one observation
+    :param action_space: a Discrete space
+    :param lr_schedule: learning rate as a function of the remaining progress (1 at the start)
+    :param net_arch: units of the hidden layers; two of 64 by default, none after a NatureCNN
+    :param activation_fn: class of the activations
+    :param features_extractor_class: class of the module that turns observations into features; by default
+        the policy class's own ``default_features_extractor_class``
+    :param features_extractor_kwargs: its arguments after the observation space
+    :param normalize_images: divide uint8 images by 255
+    :param optimizer_class: an MLX optimizer
+    :param optimizer_kwargs: its arguments, except for the learning rate
+    """
+
+    default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+    q_net: QNetwork
+    q_net_target: QNetwork
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Discrete,
+        lr_schedule: Schedule,
+        net_arch: list[int] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[optim.Optimizer] = optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class or self.default_features_extractor_class,
+            features_extractor_kwargs,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            normalize_images=normalize_images,
+        )
+        if net_arch is None:
+            net_arch = [] if self.features_extractor_class is NatureCNN else [64, 64]
+        self.net_arch = net_arch
+        self.activation_fn = activation_fn
+        self.net_args = {
+            "observation_space": observation_space,
+            "action_space": action_space,
+            "net_arch": net_arch,
+            "activation_fn": activation_fn,
+            "normalize_images": normalize_images,
+        }
+        self._build(lr_schedule)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        """
+        Make both networks, equal at first, and the optimizer.
+
+        :param lr_schedule: ``lr_schedule(1)`` is the initial learning rate
+        """
+        self.q_net = self.make_q_net()
+        self.q_net_target = self.make_q_net()
+        # Copies: the same arrays in both could be changed in place through either.
+        copies = {name: mx.array(value) for name, value in self.q_net.state_dict().items()}
+        self.q_net_target.load_state_dict(copies)
+        self.q_net_target.set_training_mode(False)
+        mx.eval(named_parameters(self))
+        self.optimizer = ParameterOptimizer(
+            self.q_net, self.optimizer_class, lr_schedule(1), self.optimizer_kwargs
+        )
+
+    def make_q_net(self) -> QNetwork:
+        """:return: a new network with a features extractor of its own"""
+        return QNetwork(**self._update_features_extractor(self.net_args)).to(self.device)
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = True) -> mx.array:
+        """
+        :param obs: (batch, ...) observations
+        :param deterministic: not used; the algorithm explores, its network does not
+        :return: (batch,) greedy actions
+        """
+        return self._predict(obs, deterministic=deterministic)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> mx.array:
+        return self.q_net._predict(observation, deterministic=deterministic)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {
+            **super()._get_constructor_parameters(),
+            "net_arch": self.net_arch,
+            "activation_fn": self.activation_fn,
+            "lr_schedule": self._dummy_schedule,
+            "optimizer_class": self.optimizer_class,
+            "optimizer_kwargs": self.optimizer_kwargs,
+            "features_extractor_class": self.features_extractor_class,
+            "features_extractor_kwargs": self.features_extractor_kwargs,
+        }
+
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        Choose between training and evaluation for the Q network; the target network always evaluates.
+
+        :param mode: True for training
+        """
+        self.q_net.set_training_mode(mode)
+        self._training = mode
+
+
+MlpPolicy = DQNPolicy
+
+
+class CnnPolicy(DQNPolicy):
+    """:class:`DQNPolicy` with :class:`NatureCNN` in front, for images."""
+
+    default_features_extractor_class = NatureCNN
+
+
+class MultiInputPolicy(DQNPolicy):
+    """:class:`DQNPolicy` with :class:`CombinedExtractor` in front, for Dict observations."""
+
+    default_features_extractor_class = CombinedExtractor
