@@ -1,0 +1,343 @@
+"""Soft Actor-Critic."""
+
+from typing import Any, ClassVar, TypeVar
+
+import mlx.core as mx
+import mlx.optimizers as optim
+import numpy as np
+from gymnasium import spaces
+
+from mlx_baselines3.common.buffers import ReplayBuffer
+from mlx_baselines3.common.critics import ContinuousCritic
+from mlx_baselines3.common.layers import Module
+from mlx_baselines3.common.noise import ActionNoise
+from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from mlx_baselines3.common.off_policy_update import GradientStep, OffPolicyUpdate
+from mlx_baselines3.common.policies import BasePolicy
+from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from mlx_baselines3.common.update import Arrays, ParameterOptimizer
+from mlx_baselines3.sac import losses
+from mlx_baselines3.sac.policies import Actor, CnnPolicy, MlpPolicy, MultiInputPolicy, SACPolicy
+
+SelfSAC = TypeVar("SelfSAC", bound="SAC")
+
+
+class EntropyCoefficient(Module):
+    """
+    The learned weight of the entropy.
+
+    :param initial: its first value
+    """
+
+    def __init__(self, initial: float):
+        super().__init__()
+        self.log_ent_coef = mx.log(mx.full((1,), initial))
+
+
+class SAC(OffPolicyAlgorithm):
+    """
+    Soft Actor-Critic, https://arxiv.org/abs/1801.01290, with twin critics and a learned weight of the
+    entropy, https://arxiv.org/abs/1812.05905.
+
+    :param policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a policy class
+    :param env: a Gymnasium environment, a VecEnv or the id of a registered environment
+    :param learning_rate: of all networks: a number, or a function of the remaining progress (1 at the
+        start, 0 at the end)
+    :param buffer_size: transitions that the replay buffer holds
+    :param learning_starts: steps to collect with random actions before the first update
+    :param batch_size: transitions per gradient step
+    :param tau: how far the slow copies follow at each update, between 0 and 1
+    :param gamma: discount factor
+    :param train_freq: steps of each environment between two updates, or ``(n, "step")`` or
+        ``(n, "episode")``
+    :param gradient_steps: gradient steps per update; -1: as many as steps were collected
+    :param action_noise: noise added to the actions while collecting
+    :param replay_buffer_class: class of the replay buffer; chosen by the observation space if None
+    :param replay_buffer_kwargs: further arguments of it
+    :param optimize_memory_usage: keep each observation once instead of twice
+    :param n_steps: steps of the n-step returns that the critics learn from
+    :param ent_coef: weight of the entropy in the reward; "auto" learns it, "auto_0.1" starts at 0.1
+    :param target_update_interval: gradient steps between two moves of the slow copies
+    :param target_entropy: entropy that a learned weight aims at, in nats; "auto": minus the number of
+        action components
+    :param use_sde: state-dependent exploration (gSDE) instead of independent noise
+    :param sde_sample_freq: draw gSDE's noise matrix every that many steps; -1: once per rollout
+    :param use_sde_at_warmup: before learning starts, act by gSDE instead of uniformly
+    :param stats_window_size: number of episodes that the logged means are taken over
+    :param tensorboard_log: folder for tensorboard; None writes nothing
+    :param policy_kwargs: further arguments of the policy
+    :param verbose: 0 quiet, 1 information, 2 debugging
+    :param seed: seed of all random generators
+    :param device: "auto", "cpu", "gpu" or an ``mx.Device``
+    :param _init_setup_model: build the networks at once
+    :raises ValueError: if ``ent_coef`` or ``target_entropy`` is neither a number nor "auto"
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    policy: SACPolicy
+    actor: Actor
+    critic: ContinuousCritic
+    critic_target: ContinuousCritic
+    target_entropy: Any
+
+    def __init__(
+        self,
+        policy: str | type[SACPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        ent_coef: str | float = "auto",
+        target_update_interval: int = 1,
+        target_entropy: str | float = "auto",
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        use_sde_at_warmup: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: mx.Device | str = "auto",
+        _init_setup_model: bool = True,
+    ):
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            action_noise=action_noise,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            use_sde_at_warmup=use_sde_at_warmup,
+            supported_action_spaces=(spaces.Box,),
+            support_multi_env=True,
+        )
+        self.target_entropy = target_entropy
+        self.ent_coef = ent_coef
+        self.target_update_interval = target_update_interval
+        self.ent_coef_optimizer: ParameterOptimizer | None = None
+        self._entropy_coefficient: EntropyCoefficient | None = None
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self._create_aliases()
+        if self.target_entropy == "auto":
+            self.target_entropy = -np.prod(self.action_space.shape or ())
+        self.target_entropy = _number("target_entropy", self.target_entropy)
+        if isinstance(self.ent_coef, str) and self.ent_coef.startswith("auto"):
+            _, _, initial = self.ent_coef.partition("_")
+            value = _number("ent_coef", initial or 1.0)
+            assert value > 0.0, (
+                f"The initial value of ent_coef must be greater than 0, got {self.ent_coef!r}."
+            )
+            self._entropy_coefficient = EntropyCoefficient(value)
+            self.ent_coef_optimizer = ParameterOptimizer(
+                self._entropy_coefficient, optim.Adam, self.lr_schedule(1)
+            )
+        else:
+            self.ent_coef_tensor = mx.array(_number("ent_coef", self.ent_coef))
+
+    def _create_aliases(self) -> None:
+        self.actor = self.policy.actor
+        self.critic = self.policy.critic
+        self.critic_target = self.policy.critic_target
+
+    @property
+    def log_ent_coef(self) -> mx.array | None:
+        """:return: (1,) logarithm of the learned weight of the entropy, or None if it is not learned"""
+        return None if self._entropy_coefficient is None else self._entropy_coefficient.log_ent_coef
+
+    @log_ent_coef.setter
+    def log_ent_coef(self, value: mx.array) -> None:
+        assert self._entropy_coefficient is not None, (
+            f"ent_coef={self.ent_coef!r} is not learned: set `ent_coef_tensor`, or make the model with "
+            "ent_coef='auto'."
+        )
+        self._entropy_coefficient.log_ent_coef = mx.array(value, dtype=mx.float32).reshape(1)
+
+    def _gradient_step(self, step: GradientStep, batch: Arrays, settings: Arrays, follow: Any) -> Arrays:
+        """
+        One gradient step: critics, actor, weight of the entropy, slow copies.
+
+        :param step: the step that is being traced
+        :param batch: transitions, and ``noise`` (2, …) for the actions at both observations
+        :param settings: scalars
+        :param follow: whether the slow copies follow
+        :return: SB3's metrics
+        """
+        coefficient = self._entropy_coefficient
+        ent_coef = settings["ent_coef"] if coefficient is None else mx.exp(coefficient.log_ent_coef)[0]
+        obs = batch["observations"]
+        target = self._target(batch, settings, ent_coef)
+        shared = self.policy.shared_features(obs, self.actor)
+
+        def critic_loss() -> tuple[mx.array, None]:
+            return losses.critic_loss(self.critic(obs, batch["actions"], **shared), target), None
+
+        def actor_loss() -> tuple[mx.array, mx.array]:
+            features = self.policy.shared_features(obs, self.actor)
+            actions, log_prob = self.actor.action_log_prob(obs, batch["noise"][0], **features)
+            log_prob = log_prob.reshape(-1, 1)
+            q_values = losses.smallest(self.critic(obs, actions, **features))
+            return losses.actor_loss(log_prob, q_values, ent_coef), log_prob
+
+        metrics = {"ent_coef": ent_coef}
+        metrics["critic_loss"], _ = step.descend("critic", critic_loss)
+        metrics["actor_loss"], log_prob = step.descend("actor", actor_loss)
+        if coefficient is not None:
+            metrics["ent_coef_loss"], _ = step.descend(
+                "ent_coef",
+                lambda: (
+                    losses.ent_coef_loss(coefficient.log_ent_coef, log_prob, settings["target_entropy"]),
+                    None,
+                ),
+            )
+        if follow:
+            step.follow("critic_target", settings["tau"])
+        return metrics
+
+    def _target(self, batch: Arrays, settings: Arrays, ent_coef: mx.array) -> mx.array:
+        """:return: (batch, 1) what the critics should say of the batch's actions"""
+        next_obs = batch["next_observations"]
+        next_actions, next_log_prob = self.actor.action_log_prob(next_obs, batch["noise"][1])
+        return losses.soft_target(
+            batch["rewards"],
+            batch["dones"],
+            batch.get("discounts", settings["gamma"]),
+            losses.smallest(self.critic_target(next_obs, next_actions)),
+            next_log_prob.reshape(-1, 1),
+            ent_coef,
+        )
+
+    def _noise(self, gradient_steps: int, batch_size: int) -> mx.array:
+        """
+        :return: (gradient_steps, 2, …) standard normals, for the actions at the observations and at the
+            next ones; with gSDE both use one exploration matrix
+        """
+        shape = self.actor.noise_shape(batch_size)
+        if not self.use_sde:
+            return mx.random.normal((gradient_steps, 2, *shape))
+        matrices = mx.random.normal((gradient_steps, 1, *shape))
+        return mx.broadcast_to(matrices, (gradient_steps, 2, *shape))
+
+    def _update(self) -> OffPolicyUpdate:
+        """:return: the compiled gradient steps"""
+        optimizers = {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
+        networks, targets = self.policy.update_networks()
+        if self._entropy_coefficient is not None and self.ent_coef_optimizer is not None:
+            optimizers["ent_coef"] = self.ent_coef_optimizer
+            networks["ent_coef"] = self._entropy_coefficient
+        return self._compiled_update(networks, optimizers, self._gradient_step, targets)
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """
+        Update all networks with transitions from the replay buffer.
+
+        :param gradient_steps: number of gradient steps
+        :param batch_size: transitions per gradient step
+        """
+        self.policy.set_training_mode(True)
+        optimizers = [self.actor.optimizer, self.critic.optimizer]
+        settings = {"gamma": self.gamma, "tau": self.tau, "target_entropy": self.target_entropy}
+        if self.ent_coef_optimizer is None:
+            settings["ent_coef"] = self.ent_coef_tensor.item()
+        else:
+            optimizers.append(self.ent_coef_optimizer)
+        self._update_learning_rate(optimizers)
+        batches = zip(
+            self._batches(gradient_steps, batch_size), self._noise(gradient_steps, batch_size), strict=True
+        )
+        metrics = self._update().run(
+            ({**batch, "noise": noise} for batch, noise in batches),
+            settings,
+            [i % self.target_update_interval == 0 for i in range(gradient_steps)],
+        )
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        for name in ("ent_coef", "actor_loss", "critic_loss", "ent_coef_loss"):
+            if name in metrics:
+                self.logger.record(f"train/{name}", metrics[name].mean())
+
+    def learn(
+        self: SelfSAC,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "SAC",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfSAC:
+        """
+        Train. See :meth:`BaseAlgorithm.learn`.
+
+        :param total_timesteps: environment steps of all environments together
+        :param callback: called at every step
+        :param log_interval: episodes between two log entries
+        :param tb_log_name: name of the run for tensorboard
+        :param reset_num_timesteps: start counting at zero
+        :param progress_bar: show one (needs tqdm and rich)
+        :return: self
+        """
+        return super().learn(
+            total_timesteps=total_timesteps,
+            callback=callback,
+            log_interval=log_interval,
+            tb_log_name=tb_log_name,
+            reset_num_timesteps=reset_num_timesteps,
+            progress_bar=progress_bar,
+        )
+
+    def _excluded_save_params(self) -> list[str]:
+        return [
+            *super()._excluded_save_params(),
+            "actor",
+            "critic",
+            "critic_target",
+            "_entropy_coefficient",
+        ]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts = ["policy", "actor.optimizer", "critic.optimizer"]
+        if self.ent_coef_optimizer is None:
+            return state_dicts, ["ent_coef_tensor"]
+        return [*state_dicts, "ent_coef_optimizer"], ["log_ent_coef"]
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except ValueError as error:
+        raise ValueError(f"`{name}` must be a number or 'auto', got {value!r}.") from error
