@@ -157,8 +157,8 @@ class SAC(OffPolicyAlgorithm):
         if self.target_entropy == "auto":
             self.target_entropy = -np.prod(self.action_space.shape or ())
         self.target_entropy = _number("target_entropy", self.target_entropy)
-        if isinstance(self.ent_coef, str) and self.ent_coef.startswith("auto"):
-            _, _, initial = self.ent_coef.partition("_")
+        auto, _, initial = str(self.ent_coef).partition("_")
+        if auto == "auto":
             value = _number("ent_coef", initial or 1.0)
             assert value > 0.0, (
                 f"The initial value of ent_coef must be greater than 0, got {self.ent_coef!r}."
