@@ -153,6 +153,31 @@ def test_a_shared_extractor_is_the_actors_and_its_slow_copy_moves_twice():
     np.testing.assert_allclose(after[f"actor_target.{layer}"], 0.75**2 * old + (1 - 0.75**2) * new, atol=1e-7)
 
 
+def test_optimizer_of_borrowing_critics_reads_torchs_numbering():
+    kwargs = {**SMALL, "features_extractor_kwargs": {"features_dim": 8}, "share_features_extractor": True}
+    model = TD3("CnnPolicy", PictureEnv(), buffer_size=50, policy_kwargs=kwargs)
+    optimizer = model.critic.optimizer
+    # torch counts the extractor's eight arrays first, and gives them no state.
+    state = {
+        8 + i: {
+            "step": 5.0,
+            "exp_avg": np.full(shape, i, np.float32),
+            "exp_avg_sq": np.ones(shape, np.float32),
+        }
+        for i, shape in enumerate(optimizer.shapes.values())
+    }
+    group = {"lr": 0.5, "params": list(range(8 + len(state)))}
+    optimizer.load_state_dict({"state": state, "param_groups": [group]})
+    loaded = optimizer.state_dict()
+    assert loaded["step"].item() == 5
+    assert loaded["learning_rate"].item() == 0.5
+    np.testing.assert_array_equal(loaded["m.qf0.0.weight"], np.zeros((16, 10)))
+    np.testing.assert_array_equal(loaded["m.qf1.4.bias"], [11.0])
+    with pytest.raises(ValueError, match="parameters"):
+        optimizer.load_state_dict({"state": state, "param_groups": [{"lr": 0.5, "params": [0, 1]}]})
+    assert optimizer.state_dict()["step"].item() == 5
+
+
 def test_several_environments():
     env = DummyVecEnv([lambda: gym.make("Pendulum-v1")] * 2)
     noise = NormalActionNoise(mean=np.zeros(1), sigma=0.1 * np.ones(1))

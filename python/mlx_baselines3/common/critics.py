@@ -1,5 +1,6 @@
 """The action-value networks of SAC, TD3 and DDPG, and what the policies around them have in common."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -99,6 +100,24 @@ class ContinuousCritic(BaseModel):
         return self.qf0(mx.concatenate([mx.stop_gradient(features), actions], axis=1))
 
 
+class BorrowerOptimizer(ParameterOptimizer):
+    """An optimizer of critics that borrow the actor's extractor. Arguments as in its base."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """
+        Replace the state. Nothing changes if anything is wrong.
+
+        :param state_dict: as :meth:`state_dict` gives it, or a torch optimizer's. SB3's TD3 counts the
+            extractor's arrays among the critics', before their own, but never gives them a state
+        :raises ValueError: if the names or shapes are not those of this optimizer
+        """
+        if groups := state_dict.get("param_groups"):
+            numbers = groups[0]["params"]
+            group = {**groups[0], "params": numbers[len(numbers) - len(self.names) :]}
+            state_dict = {**state_dict, "param_groups": [group]}
+        super().load_state_dict(state_dict)
+
+
 class ContinuousPolicy(BasePolicy):
     """
     What the policies of SAC, TD3 and DDPG have in common: an actor, critics, and slow copies of them.
@@ -182,8 +201,10 @@ class ContinuousPolicy(BasePolicy):
         """
         raise NotImplementedError(f"{type(self).__name__} does not say what networks it has.")
 
-    def _make_optimizer(self, network: BaseModel, lr_schedule: Schedule) -> ParameterOptimizer:
-        return ParameterOptimizer(network, self.optimizer_class, lr_schedule(1), self.optimizer_kwargs)
+    def _make_optimizers(self, lr_schedule: Schedule) -> None:
+        critics = BorrowerOptimizer if self.share_features_extractor else ParameterOptimizer
+        for network, kind in ((self.actor, ParameterOptimizer), (self.critic, critics)):
+            network.optimizer = kind(network, self.optimizer_class, lr_schedule(1), self.optimizer_kwargs)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
         """

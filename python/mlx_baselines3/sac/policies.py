@@ -94,6 +94,7 @@ class Actor(BasePolicy):
             squash_output=True,
         )
         self.use_sde = use_sde
+        self.sde_features_extractor = None
         self.net_arch = net_arch
         self.features_dim = features_dim
         self.activation_fn = activation_fn
@@ -300,8 +301,7 @@ class SACPolicy(ContinuousPolicy):
         # The slow critics have an extractor of their own even if the critics do not.
         self.critic_target = self.make_critic()
         self._copy_network("critic", "critic_target")
-        self.actor.optimizer = self._make_optimizer(self.actor, lr_schedule)
-        self.critic.optimizer = self._make_optimizer(self.critic, lr_schedule)
+        self._make_optimizers(lr_schedule)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         sde = ("use_sde", "log_std_init", "use_expln", "clip_mean")

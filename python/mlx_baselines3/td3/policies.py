@@ -150,8 +150,7 @@ class TD3Policy(ContinuousPolicy):
             self._share_extractor("critic", lender="actor")
             self._share_extractor("critic_target", lender="actor_target")
         self._copy_network("critic", "critic_target")
-        self.actor.optimizer = self._make_optimizer(self.actor, lr_schedule)
-        self.critic.optimizer = self._make_optimizer(self.critic, lr_schedule)
+        self._make_optimizers(lr_schedule)
 
     def update_networks(self) -> tuple[dict[str, nn.Module], dict[str, str]]:
         """:return: name -> network that an update reads or changes; and slow copy -> its original"""
