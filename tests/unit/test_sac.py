@@ -169,6 +169,19 @@ def test_wrong_arguments(kwargs, error, text):
         SAC("MlpPolicy", "Pendulum-v1", **kwargs)
 
 
+@pytest.mark.parametrize("network", ["policy", "actor"])
+def test_networks_have_files_of_their_own(network, tmp_path):
+    kwargs = {**SMALL, "features_extractor_kwargs": {"features_dim": 8}}
+    model = SAC("CnnPolicy", BoxesEnv(IMAGE), buffer_size=50, policy_kwargs=kwargs)
+    saved = getattr(model, network)
+    saved.save(tmp_path / "network.zip")
+    loaded = type(saved).load(tmp_path / "network.zip")
+    obs = np.arange(36 * 36, dtype=np.uint8).reshape(1, 36, 36)
+    np.testing.assert_array_equal(
+        loaded.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0]
+    )
+
+
 def test_discrete_actions_are_refused():
     with pytest.raises(AssertionError, match="Box"):
         SAC("MlpPolicy", "CartPole-v1")

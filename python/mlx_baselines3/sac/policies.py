@@ -8,8 +8,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from gymnasium import spaces
 
-from mlx_baselines3.common.base_policy import BasePolicy
-from mlx_baselines3.common.critics import ContinuousPolicy
+from mlx_baselines3.common.critics import ContinuousActor, ContinuousPolicy
 from mlx_baselines3.common.distributions import (
     SquashedDiagGaussianDistribution,
     StateDependentNoiseDistribution,
@@ -50,7 +49,7 @@ class HardTanh(Module):
         return mx.clip(x, -self.limit, self.limit)
 
 
-class Actor(BasePolicy):
+class Actor(ContinuousActor):
     """
     A Gaussian squashed by tanh whose mean and standard deviation are computed from the observation.
 
@@ -89,15 +88,14 @@ class Actor(BasePolicy):
         super().__init__(
             observation_space,
             action_space,
-            features_extractor=features_extractor,
-            normalize_images=normalize_images,
-            squash_output=True,
+            net_arch,
+            features_extractor,
+            features_dim,
+            activation_fn,
+            normalize_images,
         )
         self.use_sde = use_sde
         self.sde_features_extractor = None
-        self.net_arch = net_arch
-        self.features_dim = features_dim
-        self.activation_fn = activation_fn
         self.log_std_init = log_std_init
         self.use_expln = use_expln
         self.full_std = full_std
@@ -127,14 +125,10 @@ class Actor(BasePolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
             **super()._get_constructor_parameters(),
-            "net_arch": self.net_arch,
-            "features_dim": self.features_dim,
-            "activation_fn": self.activation_fn,
             "use_sde": self.use_sde,
             "log_std_init": self.log_std_init,
             "full_std": self.full_std,
             "use_expln": self.use_expln,
-            "features_extractor": self.features_extractor,
             "clip_mean": self.clip_mean,
         }
 
@@ -249,6 +243,7 @@ class SACPolicy(ContinuousPolicy):
     :param share_features_extractor: one extractor for actor and critics, trained by the actor's loss alone
     """
 
+    actor_class = Actor
     actor: Actor
 
     def __init__(
@@ -309,13 +304,6 @@ class SACPolicy(ContinuousPolicy):
             **super()._get_constructor_parameters(),
             **{name: self.actor_kwargs[name] for name in sde},
         }
-
-    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
-        """
-        :param features_extractor: the extractor to use; a new one is made if not given
-        :return: a new actor
-        """
-        return Actor(**self._update_features_extractor(self.actor_kwargs, features_extractor)).to(self.device)
 
     def reset_noise(self, batch_size: int = 1) -> None:
         """
