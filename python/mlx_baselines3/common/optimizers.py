@@ -1,5 +1,6 @@
 """What :mod:`mlx.optimizers` lacks, and the translation of torch's optimizer arguments."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
 
-__all__ = ["RMSpropTFLike", "from_torch_state", "is_elementwise", "make_optimizer"]
+__all__ = ["RMSpropTFLike", "check_learning_rate", "from_torch_state", "is_elementwise", "make_optimizer"]
 
 
 class RMSpropTFLike(optim.RMSprop):
@@ -92,6 +93,20 @@ _ELEMENTWISE = (
 )
 
 
+def check_learning_rate(learning_rate: float) -> float:
+    """
+    :param learning_rate: a number, or the answer of a schedule
+    :return: the same
+    :raises ValueError: if it is negative, infinite or nan
+    """
+    if not 0.0 <= learning_rate < math.inf:
+        raise ValueError(
+            f"The learning rate must be a finite number that is not negative, got {learning_rate}. A schedule "
+            "is called with the remaining progress: 1 at the start, 0 at the end."
+        )
+    return learning_rate
+
+
 def is_elementwise(optimizer: optim.Optimizer) -> bool:
     """
     :param optimizer: any MLX optimizer
@@ -111,9 +126,10 @@ def make_optimizer(
     :param optimizer_kwargs: the other arguments. A ``weight_decay`` of 0 is dropped where MLX's class
         has no such argument, and Adam corrects its bias, as torch's does, unless told not to
     :return: the optimizer
-    :raises ValueError: if torch's argument has no twin
+    :raises ValueError: if torch's argument has no twin, or the learning rate is negative or not finite
     """
     kwargs = dict(optimizer_kwargs)
+    check_learning_rate(learning_rate)
     if optimizer_class in (optim.Adam, optim.AdamW):
         kwargs.setdefault("bias_correction", True)
     decaying = (optim.AdamW, optim.Lion, optim.SGD, RMSpropTFLike)
