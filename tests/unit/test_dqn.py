@@ -2,6 +2,7 @@
 
 import gymnasium as gym
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -10,6 +11,7 @@ from mlx_baselines3.common.callbacks import BaseCallback
 from mlx_baselines3.common.env_util import make_vec_env
 from mlx_baselines3.common.evaluation import evaluate_policy
 from mlx_baselines3.common.layers import Sequential, named_parameters
+from mlx_baselines3.common.torch_layers import FlattenExtractor
 from mlx_baselines3.common.vec_env import DummyVecEnv
 from mlx_baselines3.dqn import DQN, losses
 from mlx_baselines3.dqn.policies import CnnPolicy, DQNPolicy
@@ -200,6 +202,36 @@ def test_training_mode_leaves_the_target_alone():
     assert not policy.training
     assert not policy.q_net.training
     assert isinstance(policy.q_net.q_net, Sequential)
+
+
+class Normalised(FlattenExtractor):
+    """Observations through a batch normalisation."""
+
+    def __init__(self, observation_space: spaces.Space):
+        super().__init__(observation_space)
+        self.bn = nn.BatchNorm(self.features_dim)
+
+    def forward(self, observations: mx.array) -> mx.array:
+        return self.bn(super().forward(observations))
+
+
+def test_batch_normalisation_learns_in_training_only():
+    kwargs = {**SMALL, "policy_kwargs": {"features_extractor_class": Normalised, "net_arch": [8]}}
+    model = DQN("MlpPolicy", "CartPole-v1", target_update_interval=30, tau=0.5, seed=0, **kwargs)
+    model.learn(28)
+    stats, target = model.batch_norm_stats, model.batch_norm_stats_target
+    assert len(stats) == len(target) == 2
+    np.testing.assert_array_equal(np.array(target[0]), np.zeros(4))
+    assert not np.array_equal(np.array(stats[0]), np.zeros(4))
+    obs = np.ones((3, 4), np.float32)
+    first = model.predict(obs, deterministic=True)[0]
+    np.testing.assert_array_equal(model.predict(obs, deterministic=True)[0], first)
+    for before, after in zip(stats, model.batch_norm_stats, strict=True):
+        np.testing.assert_array_equal(np.array(before), np.array(after))
+    model.gradient_steps = 0
+    model.learn(4, reset_num_timesteps=False)
+    for own, copied in zip(stats, model.batch_norm_stats_target, strict=True):
+        np.testing.assert_array_equal(np.array(own), np.array(copied))
 
 
 def test_file_holds_everything_to_go_on(tmp_path):
