@@ -118,6 +118,34 @@ def test_continued_updates_are_those_of_the_original(tmp_path):
     np.testing.assert_array_equal(model.log_ent_coef, loaded.log_ent_coef)
 
 
+def test_an_update_is_evaluated_once(monkeypatch):
+    model = SAC("MlpPolicy", "Pendulum-v1", learning_starts=20, policy_kwargs=dict(SMALL))
+    model.learn(20)
+    model.train(gradient_steps=1, batch_size=8)
+    calls = []
+    evaluate = mx.eval
+    monkeypatch.setattr(mx, "eval", lambda *arrays: calls.append(1) or evaluate(*arrays))
+    model.train(gradient_steps=7, batch_size=8)
+    assert len(calls) == 1
+
+
+def test_slow_copies_follow_every_target_update_interval():
+    model = SAC(
+        "MlpPolicy",
+        "Pendulum-v1",
+        target_update_interval=3,
+        learning_starts=20,
+        tau=1.0,
+        policy_kwargs=dict(SMALL),
+    )
+    model.learn(20)
+    for gradient_steps, equal in ((1, True), (3, False), (4, True)):
+        model.train(gradient_steps=gradient_steps, batch_size=8)
+        state = arrays(model.policy.state_dict())
+        bias, slow = state["critic.qf0.4.bias"], state["critic_target.qf0.4.bias"]
+        assert np.array_equal(bias, slow) is equal
+
+
 def test_parameters_travel_between_models():
     one, other = (SAC("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(SMALL), seed=s) for s in (0, 1))
     parameters = one.get_parameters()

@@ -182,7 +182,7 @@ def test_several_environments():
     env = DummyVecEnv([lambda: gym.make("Pendulum-v1")] * 2)
     noise = NormalActionNoise(mean=np.zeros(1), sigma=0.1 * np.ones(1))
     model = TD3(
-        "MlpPolicy", env, learning_starts=20, action_noise=noise, gradient_steps=-1, policy_kwargs=SMALL
+        "MlpPolicy", env, learning_starts=20, action_noise=noise, gradient_steps=-1, policy_kwargs=dict(SMALL)
     )
     model.learn(40)
     # The ten updates after step 20 have a gradient step for each of two environments.
