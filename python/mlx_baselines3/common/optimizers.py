@@ -101,8 +101,8 @@ def check_learning_rate(learning_rate: float) -> float:
     """
     if not 0.0 <= learning_rate < math.inf:
         raise ValueError(
-            f"The learning rate must be a finite number that is not negative, got {learning_rate}. A schedule "
-            "is called with the remaining progress: 1 at the start, 0 at the end."
+            f"The learning rate must be a finite number that is not negative, got {learning_rate}. "
+            "A schedule is called with the remaining progress: 1 at the start, 0 at the end."
         )
     return learning_rate
 
