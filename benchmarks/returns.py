@@ -17,6 +17,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -73,9 +74,10 @@ def read_runs(file: pathlib.Path) -> list[dict[str, Any]]:
 def run_in_child(library: str, cell: Cell, seed: int, file: pathlib.Path) -> None:
     """One run in a process of its own, so that runs side by side share nothing."""
     command = [sys.executable, __file__, "one", cell.name, str(seed), "--library", library]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        # One thread each, and a folder of its own for the kernels that MLX compiles.
+        settings = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": folder}
+        done = subprocess.run(command, capture_output=True, text=True, env=settings, check=False)
     if done.returncode != 0:
         print(f"{cell.name} seed {seed} failed:\n{done.stderr}", flush=True)
         return
@@ -91,7 +93,8 @@ def train(args: argparse.Namespace) -> None:
     file = args.out / f"{args.library}.jsonl"
     done = {(run["cell"], run["seed"]) for run in read_runs(file)}
     cells = [cell for cell in CELLS if re.search(args.cells, cell.name)]
-    todo = [(c, s) for s in range(args.seeds) for c in cells if (c.name, s) not in done]
+    cells.sort(key=lambda cell: (cell.algorithm in ("SAC", "TD3"), cell.steps), reverse=True)
+    todo = [(c, s) for c in cells for s in range(args.seeds) if (c.name, s) not in done]
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         for future in [pool.submit(run_in_child, args.library, cell, seed, file) for cell, seed in todo]:
             future.result()

@@ -7,7 +7,12 @@ from mlx_baselines3 import _backend
 _backend.prepare()
 
 from mlx_baselines3._native import __version__  # noqa: E402
+from mlx_baselines3.a2c import A2C  # noqa: E402
 from mlx_baselines3.common.utils import get_system_info  # noqa: E402
+from mlx_baselines3.ddpg import DDPG  # noqa: E402
+from mlx_baselines3.dqn import DQN  # noqa: E402
 from mlx_baselines3.ppo import PPO  # noqa: E402
+from mlx_baselines3.sac import SAC  # noqa: E402
+from mlx_baselines3.td3 import TD3  # noqa: E402
 
-__all__ = ["PPO", "__version__", "get_system_info"]
+__all__ = ["A2C", "DDPG", "DQN", "PPO", "SAC", "TD3", "__version__", "get_system_info"]

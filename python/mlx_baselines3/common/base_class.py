@@ -18,6 +18,7 @@ from mlx_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertC
 from mlx_baselines3.common.env_setup import check_spaces, maybe_make_env, wrap_env
 from mlx_baselines3.common.logger import Logger
 from mlx_baselines3.common.noise import ActionNoise
+from mlx_baselines3.common.optimizers import check_learning_rate
 from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from mlx_baselines3.common.utils import (
@@ -118,8 +119,9 @@ class BaseAlgorithm(ABC):
         self._episode_num = 0
         self._n_updates = 0
         self._current_progress_remaining = 1.0
-        self._last_obs: np.ndarray | dict[str, np.ndarray] | None = None
-        self._last_original_obs: np.ndarray | dict[str, np.ndarray] | None = None
+        # An array or a dictionary of arrays; None before the first reset.
+        self._last_obs: Any = None
+        self._last_original_obs: Any = None
         self._last_episode_starts: np.ndarray | None = None
         self.ep_info_buffer: deque[Any] | None = None
         self.ep_success_buffer: deque[Any] | None = None
@@ -158,8 +160,13 @@ class BaseAlgorithm(ABC):
         Record the learning rate of the present progress and hand it to the optimizers.
 
         :param optimizers: one or a list
+        :raises ValueError: if the rate is negative or not finite
         """
         learning_rate = self.lr_schedule(self._current_progress_remaining)
+        if self._current_progress_remaining < 0:
+            # The last rollout goes beyond total_timesteps; a line to 0 must not become gradient ascent.
+            learning_rate = max(learning_rate, 0.0)
+        check_learning_rate(learning_rate)
         self.logger.record("train/learning_rate", learning_rate)
         for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
             update_learning_rate(optimizer, learning_rate)

@@ -276,6 +276,15 @@ def _as_batch(observation: np.ndarray, space: spaces.Space[Any]) -> tuple[np.nda
     return observation.reshape((-1, *(space.shape or ()))), vectorized
 
 
+def _refuse_reset_answer(observation: Any) -> None:
+    if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
+        raise ValueError(
+            "predict() got a tuple instead of a NumPy array or a dict. You are probably mixing the Gym "
+            "API with the VecEnv API: `obs, info = env.reset()` (Gymnasium), `obs = vec_env.reset()` "
+            "(VecEnv)."
+        )
+
+
 class BasePolicy(BaseModel, ABC):
     """
     A network that chooses actions.
@@ -342,12 +351,7 @@ class BasePolicy(BaseModel, ABC):
             a shape that does not fit the observation space
         """
         self.set_training_mode(False)
-        if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
-            raise ValueError(
-                "predict() got a tuple instead of a NumPy array or a dict. You are probably mixing the Gym "
-                "API with the VecEnv API: `obs, info = env.reset()` (Gymnasium), `obs = vec_env.reset()` "
-                "(VecEnv)."
-            )
+        _refuse_reset_answer(observation)
         with mx.stream(self.device):
             batch, vectorized = self.obs_to_tensor(observation)
             raw = to_numpy(self._predict(batch, deterministic=deterministic))

@@ -1,6 +1,9 @@
 """The action-value networks of SAC, TD3 and DDPG, and what the policies around them have in common."""
 
-from typing import Any, ClassVar
+import io
+import pathlib
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -10,6 +13,7 @@ from gymnasium import spaces
 from mlx_baselines3.common.base_policy import BaseModel, BasePolicy
 from mlx_baselines3.common.layers import Sequential, named_parameters, set_named_parameters
 from mlx_baselines3.common.preprocessing import get_action_dim
+from mlx_baselines3.common.save_util import load_from_zip_file
 from mlx_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     FlattenExtractor,
@@ -19,7 +23,9 @@ from mlx_baselines3.common.torch_layers import (
 from mlx_baselines3.common.type_aliases import PyTorchObs, Schedule
 from mlx_baselines3.common.update import ParameterOptimizer
 
-__all__ = ["ContinuousCritic", "ContinuousPolicy"]
+__all__ = ["ContinuousActor", "ContinuousCritic", "ContinuousPolicy"]
+
+SelfContinuousActor = TypeVar("SelfContinuousActor", bound="ContinuousActor")
 
 
 class ContinuousCritic(BaseModel):
@@ -99,6 +105,87 @@ class ContinuousCritic(BaseModel):
         return self.qf0(mx.concatenate([mx.stop_gradient(features), actions], axis=1))
 
 
+class ContinuousActor(BasePolicy):
+    """
+    What the actors of SAC and TD3 have in common: a features extractor that they are given, a tanh at the
+    end, and files of their own. Arguments as in the actors.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module],
+        normalize_images: bool,
+    ):
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class=type(features_extractor),
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+            squash_output=True,
+        )
+        self.net_arch = net_arch
+        self.features_dim = features_dim
+        self.activation_fn = activation_fn
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        # The class and its arguments in the place of the extractor: a file holds data, not objects.
+        return {
+            **super()._get_constructor_parameters(),
+            "net_arch": self.net_arch,
+            "features_dim": self.features_dim,
+            "activation_fn": self.activation_fn,
+            "features_extractor_class": self.features_extractor_class,
+            "features_extractor_kwargs": self.features_extractor_kwargs,
+        }
+
+    @classmethod
+    def load(
+        cls: type[SelfContinuousActor],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        device: mx.Device | str = "auto",
+    ) -> SelfContinuousActor:
+        """
+        Read an actor written by :meth:`save`.
+
+        :param path: the file
+        :param device: device to compute on
+        :return: the actor
+        """
+        data, params, _ = load_from_zip_file(path, device=device)
+        assert data is not None, f"{path} holds no constructor arguments"
+        extractor_class, kwargs = data.pop("features_extractor_class"), data.pop("features_extractor_kwargs")
+        actor = cls(**data, features_extractor=extractor_class(data["observation_space"], **kwargs)).to(
+            device
+        )
+        actor.features_extractor_kwargs = kwargs
+        actor.load_state_dict(params["policy"])
+        return actor
+
+
+class BorrowerOptimizer(ParameterOptimizer):
+    """An optimizer of critics that borrow the actor's extractor. Arguments as in its base."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """
+        Replace the state. Nothing changes if anything is wrong.
+
+        :param state_dict: as :meth:`state_dict` gives it, or a torch optimizer's. SB3's TD3 counts the
+            extractor's arrays among the critics', before their own, but never gives them a state
+        :raises ValueError: if the names or shapes are not those of this optimizer
+        """
+        if groups := state_dict.get("param_groups"):
+            numbers = groups[0]["params"]
+            group = {**groups[0], "params": numbers[len(numbers) - len(self.names) :]}
+            state_dict = {**state_dict, "param_groups": [group]}
+        super().load_state_dict(state_dict)
+
+
 class ContinuousPolicy(BasePolicy):
     """
     What the policies of SAC, TD3 and DDPG have in common: an actor, critics, and slow copies of them.
@@ -120,6 +207,7 @@ class ContinuousPolicy(BasePolicy):
     """
 
     default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+    actor_class: ClassVar[type[ContinuousActor]]
     actor: Any
     critic: ContinuousCritic
     critic_target: ContinuousCritic
@@ -182,8 +270,20 @@ class ContinuousPolicy(BasePolicy):
         """
         raise NotImplementedError(f"{type(self).__name__} does not say what networks it has.")
 
-    def _make_optimizer(self, network: BaseModel, lr_schedule: Schedule) -> ParameterOptimizer:
-        return ParameterOptimizer(network, self.optimizer_class, lr_schedule(1), self.optimizer_kwargs)
+    def _make_optimizers(self, lr_schedule: Schedule) -> None:
+        critics = BorrowerOptimizer if self.share_features_extractor else ParameterOptimizer
+        for network, kind in ((self.actor, ParameterOptimizer), (self.critic, critics)):
+            network.optimizer = kind(network, self.optimizer_class, lr_schedule(1), self.optimizer_kwargs)
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        """
+        :param features_extractor: the extractor to use; a new one is made if not given
+        :return: a new actor
+        """
+        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        actor = self.actor_class(**kwargs).to(self.device)
+        actor.features_extractor_kwargs = self.features_extractor_kwargs
+        return actor
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
         """

@@ -89,7 +89,9 @@ def wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> Vec
 def _has_channel_last_image(space: spaces.Space[Any]) -> bool:
     if isinstance(space, spaces.Dict):
         return any(_has_channel_last_image(part) for part in space.spaces.values())
-    return is_image_space(space) and not is_image_space_channels_first(space)
+    return (
+        isinstance(space, spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space)
+    )
 
 
 def check_spaces(

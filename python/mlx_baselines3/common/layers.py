@@ -72,6 +72,9 @@ class Module(nn.Module):
     def __eq__(self, other: object) -> bool:
         return self is other
 
+    def __ne__(self, other: object) -> bool:
+        return self is not other
+
     def set_alias(self, name: str, module: nn.Module) -> None:
         """
         Make ``module`` reachable under a second name without listing its parameters twice.

@@ -1,15 +1,18 @@
-"""The only place where NumPy arrays become MLX arrays and back.
+"""The only place where NumPy arrays become MLX arrays and back, and devices text.
 
 Each direction copies once. MLX has no float64 on its GPU backends and keeps Python floats in
 float32, so 64-bit floats arrive as float32, as they do in SB3 when the observation is cast for
 the network.
 """
 
+import copyreg
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import ArrayLike
+
+from mlx_baselines3.common.utils import get_device
 
 __all__ = ["to_mlx", "to_numpy"]
 
@@ -39,3 +42,14 @@ def to_numpy(array: Any) -> np.ndarray:
     if isinstance(array, np.ndarray):
         return array
     return np.array(array)
+
+
+def _reduce_device(device: mx.Device) -> tuple[Any, tuple[str]]:
+    # MLX gives the index in the text only: "Device(gpu, 1)".
+    kind, index = str(device).removeprefix("Device(").removesuffix(")").split(", ")
+    return get_device, (f"{kind}:{index}",)
+
+
+# A network remembers its device, and MLX's devices can be neither copied nor pickled by themselves.
+# Restored where there is no GPU, a GPU becomes the CPU.
+copyreg.pickle(mx.Device, _reduce_device)

@@ -136,7 +136,7 @@ def load(
         env = data.pop("env", None)
     model = cls(
         policy=data["policy_class"],
-        env=env,  # type: ignore[arg-type]  # a model without environments can still predict
+        env=env,
         device=device,
         _init_setup_model=False,  # type: ignore[call-arg]
     )

@@ -167,8 +167,10 @@ class OnPolicyAlgorithm(BaseAlgorithm):
         :return: False if the callback stopped the training, True otherwise
         """
         assert self._last_obs is not None, "No previous observation was provided"
+        assert self._last_episode_starts is not None
         self.policy.set_training_mode(False)
         n_steps = 0
+        new_obs: Any = self._last_obs
         rollout_buffer.reset()
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
@@ -233,13 +235,13 @@ class OnPolicyAlgorithm(BaseAlgorithm):
         actions = flattened.pop("actions")
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.reshape(-1).astype(np.int32)
-        observations = flattened.pop("observations")
+        observations: Any = flattened.pop("observations")
         if isinstance(observations, dict):
-            arrays: dict[str, Any] = {key: to_mlx(value) for key, value in observations.items()}
+            observations = {key: to_mlx(value) for key, value in observations.items()}
         else:
-            arrays = to_mlx(observations)
+            observations = to_mlx(observations)
         rest = {name: to_mlx(value.reshape(-1)) for name, value in flattened.items()}
-        return {"observations": arrays, "actions": to_mlx(actions), **rest}
+        return {"observations": observations, "actions": to_mlx(actions), **rest}
 
     def _epochs(self, batch_size: int | None, n_epochs: int) -> Iterator[Iterable[Minibatch]]:
         """

@@ -1,5 +1,6 @@
 """What :mod:`mlx.optimizers` lacks, and the translation of torch's optimizer arguments."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
 
-__all__ = ["RMSpropTFLike", "from_torch_state", "is_elementwise", "make_optimizer"]
+__all__ = ["RMSpropTFLike", "check_learning_rate", "from_torch_state", "is_elementwise", "make_optimizer"]
 
 
 class RMSpropTFLike(optim.RMSprop):
@@ -15,33 +16,66 @@ class RMSpropTFLike(optim.RMSprop):
     RMSprop as TensorFlow has it: epsilon inside the square root, and the running average of squared
     gradients starts at 1. Gives A2C a stabler start than the usual RMSprop.
 
-    :param learning_rate: step size
-    :param alpha: smoothing constant of the running average
+    :param lr: step size
+    :param alpha: smoothing constant of the running averages
     :param eps: added to the average before the square root
+    :param weight_decay: weight of the L2 penalty
+    :param momentum: part of the last step that is taken again
+    :param centered: divide by the standard deviation of the gradient instead of its root mean square
+        (Graves 2013, https://arxiv.org/abs/1308.0850)
+    :raises ValueError: if a number is negative
     """
 
-    def __init__(self, learning_rate: float, alpha: float = 0.99, eps: float = 1e-8):
-        super().__init__(learning_rate, alpha, eps)
+    def __init__(
+        self,
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+    ):
+        numbers = {"lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum}
+        for name, value in numbers.items():
+            if not callable(value) and not value >= 0.0:
+                raise ValueError(f"RMSpropTFLike: {name} must not be negative, got {value}")
+        super().__init__(lr, alpha, eps)
+        self.weight_decay = weight_decay
+        self.momentum = momentum
+        self.centered = centered
 
     def init_single(self, parameter: mx.array, state: dict[str, mx.array]) -> None:
         """
         :param parameter: an array to be optimised
-        :param state: receives its running average
+        :param state: receives its running averages
         """
         state["v"] = mx.ones_like(parameter)
+        if self.momentum > 0:
+            state["momentum_buffer"] = mx.zeros_like(parameter)
+        if self.centered:
+            state["grad_avg"] = mx.zeros_like(parameter)
 
     def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, mx.array]) -> mx.array:
         """
-        ``v <- alpha v + (1 - alpha) g^2``, ``p <- p - lr g / sqrt(v + eps)``
+        ``v <- alpha v + (1 - alpha) g^2``, ``p <- p - lr g / sqrt(v + eps)``; centred, ``v`` less the square
+        of ``a <- alpha a + (1 - alpha) g`` stands for ``v``; with momentum,
+        ``b <- momentum b + g / sqrt(...)`` is the step.
 
-        :param gradient: g
+        :param gradient: g; the gradient of the penalty, ``weight_decay * p``, is added to it
         :param parameter: p
-        :param state: holds v
+        :param state: holds v, and a and b where they are needed
         :return: the new p
         """
-        state["v"] = self.alpha * state["v"] + (1 - self.alpha) * mx.square(gradient)
-        learning_rate = self.learning_rate.astype(gradient.dtype)
-        return parameter - learning_rate * gradient * mx.rsqrt(state["v"] + self.eps)
+        if self.weight_decay != 0:
+            gradient = gradient + self.weight_decay * parameter
+        variance = state["v"] = self.alpha * state["v"] + (1 - self.alpha) * mx.square(gradient)
+        if self.centered:
+            state["grad_avg"] = self.alpha * state["grad_avg"] + (1 - self.alpha) * gradient
+            variance = variance - mx.square(state["grad_avg"])
+        step = gradient * mx.rsqrt(variance + self.eps)
+        if self.momentum > 0:
+            step = state["momentum_buffer"] = self.momentum * state["momentum_buffer"] + step
+        return parameter - self.learning_rate.astype(gradient.dtype) * step
 
 
 # Optimizers whose update of one number depends on no other number: many parameters may then be
@@ -57,6 +91,20 @@ _ELEMENTWISE = (
     optim.RMSprop,
     optim.SGD,
 )
+
+
+def check_learning_rate(learning_rate: float) -> float:
+    """
+    :param learning_rate: a number, or the answer of a schedule
+    :return: the same
+    :raises ValueError: if it is negative, infinite or nan
+    """
+    if not 0.0 <= learning_rate < math.inf:
+        raise ValueError(
+            f"The learning rate must be a finite number that is not negative, got {learning_rate}. "
+            "A schedule is called with the remaining progress: 1 at the start, 0 at the end."
+        )
+    return learning_rate
 
 
 def is_elementwise(optimizer: optim.Optimizer) -> bool:
@@ -78,12 +126,14 @@ def make_optimizer(
     :param optimizer_kwargs: the other arguments. A ``weight_decay`` of 0 is dropped where MLX's class
         has no such argument, and Adam corrects its bias, as torch's does, unless told not to
     :return: the optimizer
-    :raises ValueError: if torch's argument has no twin
+    :raises ValueError: if torch's argument has no twin, or the learning rate is negative or not finite
     """
     kwargs = dict(optimizer_kwargs)
+    check_learning_rate(learning_rate)
     if optimizer_class in (optim.Adam, optim.AdamW):
         kwargs.setdefault("bias_correction", True)
-    if optimizer_class not in (optim.AdamW, optim.SGD, optim.Lion) and not kwargs.get("weight_decay", 1):
+    decaying = (optim.AdamW, optim.Lion, optim.SGD, RMSpropTFLike)
+    if optimizer_class not in decaying and not kwargs.get("weight_decay", 1):
         del kwargs["weight_decay"]
     try:
         return optimizer_class(learning_rate, **kwargs)
@@ -95,7 +145,13 @@ def make_optimizer(
 
 
 # What torch calls the running averages that MLX calls m and v.
-_TORCH_SLOTS = {"exp_avg": "m", "exp_avg_sq": "v", "square_avg": "v"}
+_TORCH_SLOTS = {
+    "exp_avg": "m",
+    "exp_avg_sq": "v",
+    "grad_avg": "grad_avg",
+    "momentum_buffer": "momentum_buffer",
+    "square_avg": "v",
+}
 
 
 def from_torch_state(state_dict: Mapping[str, Any], names: list[str]) -> dict[str, Any]:

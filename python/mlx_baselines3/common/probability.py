@@ -114,7 +114,9 @@ class Categorical:
         :param other: the distribution q, over as many classes
         :return: (...) KL(self || q)
         """
-        return (self.probs * (self.logits - other.logits)).sum(axis=-1)
+        # A class of probability 0 adds nothing, also where its two logits of -inf differ by nan.
+        probs = self.probs
+        return (probs * mx.where(probs > 0, self.logits - other.logits, 0.0)).sum(axis=-1)
 
 
 class Bernoulli:

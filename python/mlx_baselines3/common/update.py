@@ -272,16 +272,37 @@ class UpdateStep:
         packed = self.optimizer.pack(arrays)
         return TrainState(packed, buffers, self.optimizer.state, mx.array(True))
 
-    def finish(self, state: TrainState) -> None:
+    def finish(self, state: TrainState, losses: np.ndarray | None = None) -> None:
         """
         Put the outcome into the network and the optimizer.
 
         :param state: the last answer of the step
+        :param losses: (calls,) the losses on the way
+        :raises FloatingPointError: if a loss or a parameter is nan or infinite; network and optimizer are
+            then as they were at :meth:`begin`
         """
         arrays = self.optimizer.unpack(state.parameters) | state.buffers
-        mx.eval(arrays, state.optimizer)
+        # Padding included, so that one flat vector is one reduction.
+        finite = mx.stack([mx.isfinite(array).all() for array in state.parameters.values()]).all()
+        mx.eval(arrays, state.optimizer, finite)
+        if not finite.item() or (losses is not None and not np.isfinite(losses).all()):
+            raise FloatingPointError(self._what_is_not_finite(arrays, losses))
         set_named_parameters(self.module, arrays)
         self.optimizer.state = state.optimizer
+
+    def _what_is_not_finite(self, arrays: Arrays, losses: np.ndarray | None) -> str:
+        seen = []
+        if losses is not None and (wrong := np.flatnonzero(~np.isfinite(losses))).size:
+            seen.append(f"the loss of minibatch {wrong[0]} (of {losses.size}) was {losses[wrong[0]]}")
+        names = [name for name in self.optimizer.names if not mx.isfinite(arrays[name]).all().item()]
+        if names:
+            seen.append(f"{len(names)} of {len(self.optimizer.names)} parameters, first {names[0]}")
+        return (
+            f"The update gave numbers that are nan or infinite: {'; '.join(seen)}. Nothing was changed: the "
+            "network and its optimizer are as they were before. Wrap the environments in "
+            "VecCheckNan(env, raise_exception=True) to see whether the nan comes from them; if not, try a "
+            "smaller learning rate."
+        )
 
     def __call__(
         self, state: TrainState, data: Arrays, indices: mx.array, settings: Arrays

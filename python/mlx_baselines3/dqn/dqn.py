@@ -13,7 +13,7 @@ from mlx_baselines3.common.off_policy_update import GradientStep, follow
 from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.common.update import Arrays
-from mlx_baselines3.common.utils import LinearSchedule
+from mlx_baselines3.common.utils import LinearSchedule, get_parameters_by_name
 from mlx_baselines3.dqn import losses
 from mlx_baselines3.dqn.policies import CnnPolicy, DQNPolicy, MlpPolicy, MultiInputPolicy, QNetwork
 
@@ -145,6 +145,16 @@ class DQN(OffPolicyAlgorithm):
     def _create_aliases(self) -> None:
         self.q_net = self.policy.q_net
         self.q_net_target = self.policy.q_net_target
+
+    @property
+    def batch_norm_stats(self) -> list[mx.array]:
+        """:return: running statistics of the Q network's batch normalisations"""
+        return get_parameters_by_name(self.q_net, ["running_"])
+
+    @property
+    def batch_norm_stats_target(self) -> list[mx.array]:
+        """:return: the same of the target network"""
+        return get_parameters_by_name(self.q_net_target, ["running_"])
 
     def _on_step(self) -> None:
         """Update the target network when it is due, and the exploration rate."""

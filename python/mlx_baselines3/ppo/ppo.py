@@ -196,13 +196,13 @@ class PPO(OnPolicyAlgorithm):
         """Numbers that may change from one update to the next; they enter the compiled step as arrays."""
         progress = self._current_progress_remaining
         settings = {
-            "clip_range": self.clip_range(progress),
+            "clip_range": FloatSchedule(self.clip_range)(progress),
             "ent_coef": self.ent_coef,
             "vf_coef": self.vf_coef,
             "max_grad_norm": self.max_grad_norm,
         }
         if self.clip_range_vf is not None:
-            settings["clip_range_vf"] = self.clip_range_vf(progress)
+            settings["clip_range_vf"] = FloatSchedule(self.clip_range_vf)(progress)
         if self.target_kl is not None:
             settings["target_kl"] = self.target_kl
         return settings
@@ -226,9 +226,10 @@ class PPO(OnPolicyAlgorithm):
             # Only a run that may stop early has a reason to ask before the end.
             if self.target_kl is not None and not state.active.item():
                 break
-        step.finish(state)
+        metrics = [step.metrics(epoch) for epoch in epochs]
+        step.finish(state, np.concatenate([epoch["loss"][epoch["active"] > 0] for epoch in metrics]))
         self._n_updates += len(epochs)
-        self._log_update([step.metrics(epoch) for epoch in epochs], settings)
+        self._log_update(metrics, settings)
 
     def _log_update(self, epochs: list[dict[str, np.ndarray]], settings: dict[str, float]) -> None:
         """Record SB3's keys from the metrics of every minibatch, a dictionary per epoch."""

@@ -8,8 +8,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from gymnasium import spaces
 
-from mlx_baselines3.common.base_policy import BasePolicy
-from mlx_baselines3.common.critics import ContinuousPolicy
+from mlx_baselines3.common.critics import ContinuousActor, ContinuousPolicy
 from mlx_baselines3.common.distributions import (
     SquashedDiagGaussianDistribution,
     StateDependentNoiseDistribution,
@@ -50,7 +49,7 @@ class HardTanh(Module):
         return mx.clip(x, -self.limit, self.limit)
 
 
-class Actor(BasePolicy):
+class Actor(ContinuousActor):
     """
     A Gaussian squashed by tanh whose mean and standard deviation are computed from the observation.
 
@@ -89,14 +88,14 @@ class Actor(BasePolicy):
         super().__init__(
             observation_space,
             action_space,
-            features_extractor=features_extractor,
-            normalize_images=normalize_images,
-            squash_output=True,
+            net_arch,
+            features_extractor,
+            features_dim,
+            activation_fn,
+            normalize_images,
         )
         self.use_sde = use_sde
-        self.net_arch = net_arch
-        self.features_dim = features_dim
-        self.activation_fn = activation_fn
+        self.sde_features_extractor = None
         self.log_std_init = log_std_init
         self.use_expln = use_expln
         self.full_std = full_std
@@ -126,14 +125,10 @@ class Actor(BasePolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
             **super()._get_constructor_parameters(),
-            "net_arch": self.net_arch,
-            "features_dim": self.features_dim,
-            "activation_fn": self.activation_fn,
             "use_sde": self.use_sde,
             "log_std_init": self.log_std_init,
             "full_std": self.full_std,
             "use_expln": self.use_expln,
-            "features_extractor": self.features_extractor,
             "clip_mean": self.clip_mean,
         }
 
@@ -248,6 +243,7 @@ class SACPolicy(ContinuousPolicy):
     :param share_features_extractor: one extractor for actor and critics, trained by the actor's loss alone
     """
 
+    actor_class = Actor
     actor: Actor
 
     def __init__(
@@ -300,8 +296,7 @@ class SACPolicy(ContinuousPolicy):
         # The slow critics have an extractor of their own even if the critics do not.
         self.critic_target = self.make_critic()
         self._copy_network("critic", "critic_target")
-        self.actor.optimizer = self._make_optimizer(self.actor, lr_schedule)
-        self.critic.optimizer = self._make_optimizer(self.critic, lr_schedule)
+        self._make_optimizers(lr_schedule)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         sde = ("use_sde", "log_std_init", "use_expln", "clip_mean")
@@ -309,13 +304,6 @@ class SACPolicy(ContinuousPolicy):
             **super()._get_constructor_parameters(),
             **{name: self.actor_kwargs[name] for name in sde},
         }
-
-    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
-        """
-        :param features_extractor: the extractor to use; a new one is made if not given
-        :return: a new actor
-        """
-        return Actor(**self._update_features_extractor(self.actor_kwargs, features_extractor)).to(self.device)
 
     def reset_noise(self, batch_size: int = 1) -> None:
         """

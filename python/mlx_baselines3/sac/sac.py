@@ -157,8 +157,8 @@ class SAC(OffPolicyAlgorithm):
         if self.target_entropy == "auto":
             self.target_entropy = -np.prod(self.action_space.shape or ())
         self.target_entropy = _number("target_entropy", self.target_entropy)
-        if isinstance(self.ent_coef, str) and self.ent_coef.startswith("auto"):
-            _, _, initial = self.ent_coef.partition("_")
+        auto, _, initial = str(self.ent_coef).partition("_")
+        if auto == "auto":
             value = _number("ent_coef", initial or 1.0)
             assert value > 0.0, (
                 f"The initial value of ent_coef must be greater than 0, got {self.ent_coef!r}."
@@ -207,27 +207,29 @@ class SAC(OffPolicyAlgorithm):
         def critic_loss() -> tuple[mx.array, None]:
             return losses.critic_loss(self.critic(obs, batch["actions"], **shared), target), None
 
-        def actor_loss() -> tuple[mx.array, mx.array]:
-            features = self.policy.shared_features(obs, self.actor)
-            actions, log_prob = self.actor.action_log_prob(obs, batch["noise"][0], **features)
-            log_prob = log_prob.reshape(-1, 1)
-            q_values = losses.smallest(self.critic(obs, actions, **features))
-            return losses.actor_loss(log_prob, q_values, ent_coef), log_prob
-
         metrics = {"ent_coef": ent_coef}
         metrics["critic_loss"], _ = step.descend("critic", critic_loss)
-        metrics["actor_loss"], log_prob = step.descend("actor", actor_loss)
+        metrics["actor_loss"], log_prob = step.descend("actor", lambda: self._actor_loss(batch, ent_coef))
+
+        def ent_coef_loss() -> tuple[mx.array, None]:
+            assert coefficient is not None
+            loss = losses.ent_coef_loss(coefficient.log_ent_coef, log_prob, settings["target_entropy"])
+            return loss, None
+
         if coefficient is not None:
-            metrics["ent_coef_loss"], _ = step.descend(
-                "ent_coef",
-                lambda: (
-                    losses.ent_coef_loss(coefficient.log_ent_coef, log_prob, settings["target_entropy"]),
-                    None,
-                ),
-            )
+            metrics["ent_coef_loss"], _ = step.descend("ent_coef", ent_coef_loss)
         if follow:
             step.follow("critic_target", settings["tau"])
         return metrics
+
+    def _actor_loss(self, batch: Arrays, ent_coef: mx.array) -> tuple[mx.array, mx.array]:
+        """:return: the actor's loss, and (batch, 1) log likelihood of the actions that it would take now"""
+        obs = batch["observations"]
+        features = self.policy.shared_features(obs, self.actor)
+        actions, log_prob = self.actor.action_log_prob(obs, batch["noise"][0], **features)
+        log_prob = log_prob.reshape(-1, 1)
+        q_values = losses.smallest(self.critic(obs, actions, **features))
+        return losses.actor_loss(log_prob, q_values, ent_coef), log_prob
 
     def _target(self, batch: Arrays, settings: Arrays, ent_coef: mx.array) -> mx.array:
         """:return: (batch, 1) what the critics should say of the batch's actions"""

@@ -7,8 +7,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from gymnasium import spaces
 
-from mlx_baselines3.common.base_policy import BasePolicy
-from mlx_baselines3.common.critics import ContinuousPolicy
+from mlx_baselines3.common.critics import ContinuousActor, ContinuousPolicy
 from mlx_baselines3.common.layers import Sequential
 from mlx_baselines3.common.preprocessing import get_action_dim
 from mlx_baselines3.common.torch_layers import (
@@ -22,7 +21,7 @@ from mlx_baselines3.common.type_aliases import PyTorchObs, Schedule
 __all__ = ["Actor", "CnnPolicy", "MlpPolicy", "MultiInputPolicy", "TD3Policy"]
 
 
-class Actor(BasePolicy):
+class Actor(ContinuousActor):
     """
     A network that maps observations to actions, with a tanh at the end.
 
@@ -48,26 +47,16 @@ class Actor(BasePolicy):
         super().__init__(
             observation_space,
             action_space,
-            features_extractor=features_extractor,
-            normalize_images=normalize_images,
-            squash_output=True,
+            net_arch,
+            features_extractor,
+            features_dim,
+            activation_fn,
+            normalize_images,
         )
-        self.net_arch = net_arch
-        self.features_dim = features_dim
-        self.activation_fn = activation_fn
         action_dim = get_action_dim(action_space)
         self.mu = Sequential(
             *create_mlp(features_dim, action_dim, net_arch, activation_fn, squash_output=True)
         )
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {
-            **super()._get_constructor_parameters(),
-            "net_arch": self.net_arch,
-            "features_dim": self.features_dim,
-            "activation_fn": self.activation_fn,
-            "features_extractor": self.features_extractor,
-        }
 
     def forward(self, obs: PyTorchObs, features: mx.array | None = None) -> mx.array:
         """
@@ -103,6 +92,7 @@ class TD3Policy(ContinuousPolicy):
     :param share_features_extractor: one extractor for actor and critics, trained by the actor's loss alone
     """
 
+    actor_class = Actor
     actor: Actor
     actor_target: Actor
 
@@ -150,8 +140,7 @@ class TD3Policy(ContinuousPolicy):
             self._share_extractor("critic", lender="actor")
             self._share_extractor("critic_target", lender="actor_target")
         self._copy_network("critic", "critic_target")
-        self.actor.optimizer = self._make_optimizer(self.actor, lr_schedule)
-        self.critic.optimizer = self._make_optimizer(self.critic, lr_schedule)
+        self._make_optimizers(lr_schedule)
 
     def update_networks(self) -> tuple[dict[str, nn.Module], dict[str, str]]:
         """:return: name -> network that an update reads or changes; and slow copy -> its original"""
@@ -166,13 +155,6 @@ class TD3Policy(ContinuousPolicy):
         networks["extractor"] = self.actor.features_extractor
         networks["extractor_target"] = self.actor_target.features_extractor
         return networks, {**targets, "extractor_target": "extractor", "actor_target": "plain_actor"}
-
-    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
-        """
-        :param features_extractor: the extractor to use; a new one is made if not given
-        :return: a new actor
-        """
-        return Actor(**self._update_features_extractor(self.actor_kwargs, features_extractor)).to(self.device)
 
     def forward(self, observation: PyTorchObs, deterministic: bool = False) -> mx.array:
         """

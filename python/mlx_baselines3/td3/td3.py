@@ -162,8 +162,8 @@ class TD3(OffPolicyAlgorithm):
         metrics["critic_loss"], _ = step.descend("critic", critic_loss)
         if delayed:
             metrics["actor_loss"], _ = step.descend("actor", actor_loss)
-            for target in self.policy.update_networks()[1]:
-                step.follow(target, settings["tau"])
+            for slow_copy in self.policy.update_networks()[1]:
+                step.follow(slow_copy, settings["tau"])
         return metrics
 
     def _target(self, batch: Arrays, settings: Arrays) -> mx.array:
