@@ -11,12 +11,24 @@ from gymnasium import spaces
 
 from mlx_baselines3.common.base_policy import BasePolicy
 from mlx_baselines3.common.distributions import (
+    BernoulliDistribution,
+    CategoricalDistribution,
     DiagGaussianDistribution,
     Distribution,
+    MultiCategoricalDistribution,
     StateDependentNoiseDistribution,
     make_proba_distribution,
 )
 from mlx_baselines3.common.layers import named_parameters
+from mlx_baselines3.common.native_actor import (
+    Blueprint,
+    Layer,
+    NotMirrored,
+    blueprint,
+    check_observations,
+    check_unchanged,
+    perceptron,
+)
 from mlx_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -26,6 +38,18 @@ from mlx_baselines3.common.torch_layers import (
 )
 from mlx_baselines3.common.type_aliases import PyTorchObs, Schedule
 from mlx_baselines3.common.update import ParameterOptimizer
+
+_HEADS = {
+    CategoricalDistribution: "categorical",
+    MultiCategoricalDistribution: "multi_categorical",
+    BernoulliDistribution: "bernoulli",
+    DiagGaussianDistribution: "gaussian",
+}
+# What a subclass may have its own of, so that the layers alone do not tell the actions and values.
+_DECISIVE = (
+    "__call__", "forward", "_predict", "evaluate_actions", "get_distribution", "predict_values",
+    "extract_features", "obs_to_tensor", "_latents", "_get_action_dist_from_latent",
+)  # fmt: skip
 
 
 class ActorCriticPolicy(BasePolicy):
@@ -297,3 +321,24 @@ class MultiInputActorCriticPolicy(ActorCriticPolicy):
     """:class:`ActorCriticPolicy` with :class:`CombinedExtractor` in front, for Dict observations."""
 
     default_features_extractor_class = CombinedExtractor
+
+
+@blueprint.register
+def _actor_critic_blueprint(policy: ActorCriticPolicy) -> Blueprint:
+    head = _HEADS.get(type(policy.action_dist))
+    if head is None:
+        named = {StateDependentNoiseDistribution: "gSDE"}
+        raise NotMirrored(f"{named.get(type(policy.action_dist), type(policy.action_dist).__name__)} is used")
+    check_unchanged(policy, ActorCriticPolicy, _DECISIVE)
+    extractor, mlp = policy.pi_features_extractor, policy.mlp_extractor
+    for module, kind in ((extractor, FlattenExtractor), (mlp, MlpExtractor)):
+        if type(module) is not kind:
+            raise NotMirrored(f"the policy has a {type(module).__name__}")
+        check_unchanged(module, kind, ("__call__", "forward"))
+    check_unchanged(mlp, MlpExtractor, ("forward_actor", "forward_critic"))
+    check_observations(policy.observation_space)
+    if type(policy.action_net) is not nn.Linear:
+        raise NotMirrored(f"the policy's action_net is a {type(policy.action_net).__name__}")
+    layers = (*perceptron(mlp.policy_net.layers()), Layer((policy.action_net,)))
+    options = tuple(getattr(policy.action_dist, "action_dims", ())) if head == "multi_categorical" else ()
+    return Blueprint(layers, head, options, policy.log_std if head == "gaussian" else None)

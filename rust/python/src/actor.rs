@@ -3,7 +3,9 @@
 use mlx_baselines3_core::actor::{ActionsOut, Actor as CoreActor, Head};
 use mlx_baselines3_core::nn::{Activation, Dense, Mlp};
 use mlx_baselines3_core::rng::{Pcg64, Pcg64State, SeedSequence};
-use numpy::{PyArray2, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
+use numpy::{
+    PyArray2, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArrayDyn, PyUntypedArrayMethods,
+};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -43,6 +45,7 @@ fn head(name: &str, options: Vec<usize>, numbers: &[f64]) -> PyResult<Head> {
 #[pyclass(module = "mlx_baselines3._native")]
 pub(crate) struct Actor {
     pub(crate) core: CoreActor,
+    seen: Vec<Vec<f32>>,
 }
 
 #[pymethods]
@@ -66,6 +69,7 @@ impl Actor {
         let head = head(head_name, options, &numbers)?;
         Ok(Self {
             core: CoreActor::new(net, head).map_err(bad)?,
+            seen: Vec::new(),
         })
     }
 
@@ -91,6 +95,21 @@ impl Actor {
         }
         let bias = bias.as_ref().map(|bias| bias.as_slice()).transpose()?;
         layer.load(weights.as_slice()?, bias).map_err(bad)
+    }
+
+    /// Whether these are other numbers than at the last call; keeps a copy of them.
+    fn changed(&mut self, arrays: Vec<PyReadonlyArrayDyn<'_, f32>>) -> PyResult<bool> {
+        let slices: Result<Vec<&[f32]>, _> = arrays.iter().map(|a| a.as_slice()).collect();
+        let slices = slices?;
+        let same = self
+            .seen
+            .iter()
+            .map(Vec::as_slice)
+            .eq(slices.iter().copied());
+        if !same {
+            self.seen = slices.into_iter().map(<[f32]>::to_vec).collect();
+        }
+        Ok(!same)
     }
 
     /// Replaces the numbers of the head: standard deviations, or the probability to explore.
