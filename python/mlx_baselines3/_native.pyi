@@ -270,6 +270,13 @@ class Actor:
         :param seed: the generator restarts as ``np.random.PCG64(seed)``; below 2^64
         """
 
+    def outputs(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """
+        :param obs: ``(batch, inputs)``
+        :return: what the network gives, ``(batch, outputs)``
+        :raises ValueError: another number of inputs
+        """
+
     def choose(self, obs: NDArray[np.float32], deterministic: bool) -> NDArray[np.int64]:
         """
         :param obs: ``(batch, inputs)``

@@ -1,7 +1,7 @@
 """How on-policy algorithms collect a rollout. Reached through ``on_policy_algorithm``.
 
 Where the policy has a twin in Rust, the twin acts; values, log-probabilities and the values of cut
-episodes come from MLX, all at once after the rollout. Native environments are then stepped in stretches as
+episodes are computed after the rollout, all at once. Native environments are then stepped in stretches as
 long as the callback lets pass. Any other policy runs in MLX, step by step.
 """
 
@@ -14,6 +14,7 @@ from gymnasium import spaces
 from mlx_baselines3.common._callback_base import BaseCallback, steps_until_needed
 from mlx_baselines3.common.base_class import BaseAlgorithm
 from mlx_baselines3.common.buffers import RolloutBuffer
+from mlx_baselines3.common.distributions import DiagGaussianDistribution
 from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
 from mlx_baselines3.common.native_actor import NativeActor, NotMirrored, native_actor
 from mlx_baselines3.common.policies import ActorCriticPolicy
@@ -31,15 +32,19 @@ class _Cut(NamedTuple):
 
 
 class _Steps(NamedTuple):
-    """What one or more steps gave; the arrays are those of the last one."""
+    """
+    What one or more steps gave.
 
-    count: int
-    actions: np.ndarray
-    clipped_actions: np.ndarray
-    new_obs: np.ndarray
-    rewards: np.ndarray
-    dones: np.ndarray
-    infos: list[dict[str, Any]]
+    :param n_steps: number of steps
+    :param seen: observations before the last step
+    :param last: its actions, clipped actions, new observations, rewards, dones and infos
+    :param earlier_episodes: Monitor's entries of the episodes that ended before the last step
+    :param cuts: the episodes that the time limit ended
+    """
+
+    n_steps: int
+    seen: np.ndarray
+    last: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]
     earlier_episodes: list[dict[str, Any]]
     cuts: list[_Cut]
 
@@ -169,18 +174,12 @@ class OnPolicyCollection(BaseAlgorithm):
                 steps = self._step(actor, env, n_steps)
             else:
                 steps = self._fused_steps(actor, core, rollout_buffer, n_steps, quiet)
-            _, actions, clipped_actions, new_obs, rewards, dones, infos, *_ = steps
-            self._update_info_buffer([{"episode": entry} for entry in steps.earlier_episodes])
-            self.num_timesteps += env.num_envs * (steps.count - 1)
-            callback._pass_steps(steps.count - 1)
-            self.num_timesteps += env.num_envs
-            if steps.count == quiet:
-                # Lazy: MLX computes what a callback looks at, and nothing else.
-                last_seen = (
-                    self._last_obs if core is None else rollout_buffer.observations[n_steps + quiet - 1]
-                )
-                obs_tensor = obs_as_tensor(last_seen, self.device)
-                values, log_probs, _ = self.policy.evaluate_actions(obs_tensor, to_mlx(actions))
+            actions, clipped_actions, new_obs, rewards, dones, infos = steps.last
+            self._account(env, callback, steps)
+            if steps.n_steps == quiet:
+                obs_tensor = obs_as_tensor(steps.seen, self.device)
+                # What the buffer gets after the rollout, for those who look at it now.
+                values, log_probs = self._estimates(actor, steps.seen, actions)
 
             # Callbacks find SB3's names in these locals.
             callback.update_locals(locals())
@@ -188,17 +187,25 @@ class OnPolicyCollection(BaseAlgorithm):
                 return False
 
             self._update_info_buffer(infos, dones)
-            n_steps += steps.count
+            n_steps += steps.n_steps
             cuts += steps.cuts
             self._store(rollout_buffer, steps, core is not None)
             self._last_obs = new_obs
             self._last_episode_starts = dones
 
-        values = self._estimate(rollout_buffer, cuts, new_obs)
+        values = self._complete(actor, rollout_buffer, cuts, new_obs)
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    def _account(self, env: VecEnv, callback: BaseCallback, steps: _Steps) -> None:
+        """Count the steps; what ended before the last one is in the statistics when the callback runs."""
+        self._update_info_buffer([{"episode": entry} for entry in steps.earlier_episodes])
+        self.num_timesteps += env.num_envs * (steps.n_steps - 1)
+        if steps.n_steps > 1:
+            callback._pass_steps(steps.n_steps - 1)
+        self.num_timesteps += env.num_envs
 
     def _step(self, actor: NativeActor, env: VecEnv, n_steps: int) -> _Steps:
         """One step of environments of any kind."""
@@ -206,12 +213,13 @@ class OnPolicyCollection(BaseAlgorithm):
         actions = actor.act(self._last_obs).reshape(-1, *(self.action_space.shape or ()))
         clipped_actions = self._to_env_actions(actions)
         new_obs, rewards, dones, infos = env.step(clipped_actions)
+        assert isinstance(new_obs, np.ndarray)
         cuts = [
             _Cut(n_steps, i, infos[i]["terminal_observation"])
             for i in np.flatnonzero(dones).tolist()
             if infos[i].get("TimeLimit.truncated", False) and infos[i].get("terminal_observation") is not None
         ]
-        return _Steps(1, actions, clipped_actions, new_obs, rewards, dones, infos, [], cuts)  # type: ignore[arg-type]
+        return _Steps(1, self._last_obs, (actions, clipped_actions, new_obs, rewards, dones, infos), [], cuts)
 
     def _fused_steps(
         self, actor: NativeActor, core: Any, buffer: RolloutBuffer, start: int, count: int
@@ -225,48 +233,59 @@ class OnPolicyCollection(BaseAlgorithm):
         if isinstance(self.action_space, spaces.Box):
             bounds = (self.action_space.low, self.action_space.high)
         self._last_obs, self._last_episode_starts = last
-        done = actor.collect(core, bounds, last, tuple(column[rows] for column in columns))  # type: ignore[arg-type]
-        actions = buffer.actions[rows][-1].reshape(-1, *(self.action_space.shape or ())).copy()
+        done = actor.collect(core, bounds, last, [column[rows] for column in columns])
+        newest = start + count - 1
+        actions = buffer.actions[newest].reshape(-1, *(self.action_space.shape or ())).copy()
+        rewards = buffer.rewards[newest].copy()
+        ends = (actions, self._to_env_actions(actions), done.new_obs, rewards, done.dones, done.infos)
         earlier = [entry for step, _, entry in done.episodes if step < count - 1]
         cuts = [_Cut(start + step, env, obs) for step, env, obs in done.timeouts]
-        rewards = buffer.rewards[rows][-1].copy()
-        clipped = self._to_env_actions(actions)
-        return _Steps(count, actions, clipped, done.new_obs, rewards, done.dones, done.infos, earlier, cuts)
+        return _Steps(count, buffer.observations[newest].copy(), ends, earlier, cuts)
 
     def _store(self, buffer: RolloutBuffer, steps: _Steps, fused: bool) -> None:
         if fused:  # the rows are written already
-            buffer.pos += steps.count
+            buffer.pos += steps.n_steps
             buffer.full = buffer.pos == buffer.buffer_size
             return
-        actions = steps.actions
+        actions, _, _, rewards, *_ = steps.last
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.reshape(-1, 1)
         later = np.zeros(1, np.float32)
         assert self._last_episode_starts is not None
-        buffer.add(self._last_obs, actions, steps.rewards, self._last_episode_starts, later, later)
+        buffer.add(steps.seen, actions, rewards, self._last_episode_starts, later, later)
 
-    def _estimate(self, buffer: RolloutBuffer, cuts: list[_Cut], new_obs: np.ndarray) -> mx.array:
+    def _estimates(
+        self, actor: NativeActor, observations: np.ndarray, actions: np.ndarray
+    ) -> tuple[mx.array, mx.array]:
+        """(batch, 1) values and (batch,) log-probabilities, these not yet evaluated."""
+        parameters = [to_mlx(actor.outputs(observations))]
+        if isinstance(self.policy.action_dist, DiagGaussianDistribution):
+            parameters.append(self.policy.log_std)
+        log_probs = self.policy.action_dist.proba_distribution(*parameters).log_prob(to_mlx(actions))
+        return to_mlx(actor.critic().outputs(observations)), log_probs
+
+    def _complete(
+        self, actor: NativeActor, buffer: RolloutBuffer, cuts: list[_Cut], new_obs: np.ndarray
+    ) -> mx.array:
         """
         Fill in values and log-probabilities, add the value of what came after a time limit to the rewards.
 
+        :param actor: the policy's twin
         :param buffer: the rollout
         :param cuts: the episodes that were cut
         :param new_obs: (n_envs, ...) observations after the last step
         :return: (n_envs, 1) their values
         """
-        n_envs, shape = buffer.n_envs, self.observation_space.shape or ()
-        observations = to_mlx(buffer.observations.reshape(-1, *shape))
-        actions = to_mlx(buffer.actions.reshape(-1, *(self.action_space.shape or ())))
-        values, log_probs, _ = self.policy.evaluate_actions(observations, actions)
-        ends = np.stack([*new_obs, *(cut.obs for cut in cuts)])
-        end_values = self.policy.predict_values(to_mlx(ends))
-        mx.eval(values, log_probs, end_values)
-        buffer.values[...] = to_numpy(values).reshape(-1, n_envs)
-        buffer.log_probs[...] = to_numpy(log_probs).reshape(-1, n_envs)
+        observations = buffer.observations.reshape(-1, *(self.observation_space.shape or ()))
+        actions = buffer.actions.reshape(-1, *(self.action_space.shape or ()))
+        values, log_probs = self._estimates(actor, observations, actions)
+        buffer.values[...] = to_numpy(values).reshape(buffer.values.shape)
+        buffer.log_probs[...] = to_numpy(log_probs).reshape(buffer.log_probs.shape)
         if cuts:
-            rows, envs, _ = zip(*cuts, strict=True)
-            buffer.rewards[list(rows), list(envs)] += self.gamma * to_numpy(end_values)[n_envs:, 0]
-        return end_values[:n_envs]
+            rows, envs, ends = zip(*cuts, strict=True)
+            end_values = actor.critic().outputs(np.stack(ends))[:, 0]
+            buffer.rewards[list(rows), list(envs)] += self.gamma * end_values
+        return to_mlx(actor.critic().outputs(new_obs))
 
 
 def _fusable(env: VecEnv) -> Any:

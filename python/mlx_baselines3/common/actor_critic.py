@@ -325,20 +325,27 @@ class MultiInputActorCriticPolicy(ActorCriticPolicy):
 
 @blueprint.register
 def _actor_critic_blueprint(policy: ActorCriticPolicy) -> Blueprint:
-    head = _HEADS.get(type(policy.action_dist))
+    dist = policy.action_dist
+    head = _HEADS.get(type(dist))
     if head is None:
-        named = {StateDependentNoiseDistribution: "gSDE"}
-        raise NotMirrored(f"{named.get(type(policy.action_dist), type(policy.action_dist).__name__)} is used")
+        raise NotMirrored("gSDE is used" if policy.use_sde else f"the actions follow a {type(dist).__name__}")
     check_unchanged(policy, ActorCriticPolicy, _DECISIVE)
-    extractor, mlp = policy.pi_features_extractor, policy.mlp_extractor
-    for module, kind in ((extractor, FlattenExtractor), (mlp, MlpExtractor)):
+    mlp = policy.mlp_extractor
+    for module, kind in (
+        (policy.pi_features_extractor, FlattenExtractor),
+        (policy.vf_features_extractor, FlattenExtractor),
+        (mlp, MlpExtractor),
+        (policy.action_net, nn.Linear),
+        (policy.value_net, nn.Linear),
+    ):
         if type(module) is not kind:
             raise NotMirrored(f"the policy has a {type(module).__name__}")
-        check_unchanged(module, kind, ("__call__", "forward"))
-    check_unchanged(mlp, MlpExtractor, ("forward_actor", "forward_critic"))
+    check_unchanged(mlp, MlpExtractor, ("__call__", "forward", "forward_actor", "forward_critic"))
     check_observations(policy.observation_space)
-    if type(policy.action_net) is not nn.Linear:
-        raise NotMirrored(f"the policy's action_net is a {type(policy.action_net).__name__}")
-    layers = (*perceptron(mlp.policy_net.layers()), Layer((policy.action_net,)))
-    options = tuple(getattr(policy.action_dist, "action_dims", ())) if head == "multi_categorical" else ()
-    return Blueprint(layers, head, options, policy.log_std if head == "gaussian" else None)
+    return Blueprint(
+        layers=(*perceptron(mlp.policy_net.layers()), Layer((policy.action_net,))),
+        head=head,
+        options=tuple(dist.action_dims) if isinstance(dist, MultiCategoricalDistribution) else (),
+        log_std=policy.log_std if head == "gaussian" else None,
+        critic=(*perceptron(mlp.value_net.layers()), Layer((policy.value_net,))),
+    )

@@ -68,12 +68,14 @@ class Blueprint:
         ``deterministic``
     :param options: options of each choice (``multi_categorical``)
     :param log_std: logarithms of the standard deviations (``gaussian``)
+    :param critic: the network of the values of the observations, if there is one
     """
 
     layers: tuple[Layer, ...]
     head: str
     options: tuple[int, ...] = ()
     log_std: mx.array | None = None
+    critic: tuple[Layer, ...] = ()
 
     def arrays(self) -> list[mx.array]:
         """:return: every array of the policy that the actions depend on"""
@@ -210,6 +212,7 @@ class NativeActor:
         self._arrays: list[mx.array] = []
         self._mlx_state: bytes | None = None
         self._discrete = head in ("categorical", "multi_categorical")
+        self._critic: NativeActor | None = None
         # One generator and one workspace: threads take turns.
         self._lock = threading.RLock()
         self.refresh(plan)
@@ -250,6 +253,27 @@ class NativeActor:
         if plan.log_std is not None:
             self._core.set_numbers(np.exp(to_numpy(plan.log_std)).tolist())
 
+    def critic(self) -> "NativeActor":
+        """
+        The network of the values, with its present weights.
+
+        :return: its :meth:`outputs` are (batch, 1) values
+        :raises ValueError: the policy has none
+        """
+        plan = Blueprint(self._plan.critic, "deterministic")
+        if self._critic is None or not self._critic.fits(plan):
+            self._critic = NativeActor(plan)
+        self._critic.refresh(plan)
+        return self._critic
+
+    def outputs(self, obs: np.ndarray) -> np.ndarray:
+        """
+        :param obs: (batch, ...) observations
+        :return: (batch, outputs) what the network gives: logits, means or values
+        """
+        with self._lock:
+            return self._core.outputs(_rows(obs))
+
     @property
     def rng_state(self) -> tuple[int, int]:
         """:return: state and increment of the generator, those of NumPy's PCG64"""
@@ -263,9 +287,9 @@ class NativeActor:
 
     def reseed(self) -> None:
         """Seed the generator with a number from MLX's."""
-        high, low = mx.random.randint(0, 2**31 - 1, (2,), stream=mx.cpu).tolist()  # type: ignore[misc]
+        seed = np.asarray(mx.random.randint(0, 2**31 - 1, (2,), stream=mx.cpu)).view(np.uint64)
         with self._lock:
-            self._core.seed((high << 31) | low)
+            self._core.seed(int(seed[0]))
             self._mlx_state = _mlx_random_state()
 
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
@@ -276,7 +300,7 @@ class NativeActor:
         :raises ValueError: the policy's output is not finite (choices and coins), or the observations
             have another size than the policy was made for
         """
-        rows = np.ascontiguousarray(obs, np.float32).reshape(len(obs), -1)
+        rows = _rows(obs)
         with self._lock:
             if not deterministic and self._mlx_state != _mlx_random_state():
                 self.reseed()
@@ -289,7 +313,7 @@ class NativeActor:
         envs: "_native.EnvBatch",
         bounds: tuple[np.ndarray, np.ndarray],
         last: tuple[np.ndarray, np.ndarray],
-        columns: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+        columns: list[np.ndarray],
     ) -> Stretch:
         """
         Step native environments until rows of a rollout buffer are full, without Python in between.
@@ -307,6 +331,10 @@ class NativeActor:
         return Stretch(*last, infos, episodes, timeouts)
 
 
+def _rows(obs: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(obs, np.float32).reshape(len(obs), -1)
+
+
 def _same(a: Any, b: Any) -> bool:
     return a is b
 
@@ -316,7 +344,8 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _mlx_random_state() -> bytes:
-    return np.asarray(mx.random.state[0]).tobytes()
+    state: Any = mx.random.state
+    return np.asarray(state[0]).tobytes()
 
 
 _twins: "weakref.WeakKeyDictionary[Any, NativeActor]" = weakref.WeakKeyDictionary()

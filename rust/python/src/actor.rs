@@ -151,6 +151,19 @@ impl Actor {
         Ok(())
     }
 
+    /// What the network gives, one row per observation.
+    fn outputs<'py>(
+        &mut self,
+        py: Python<'py>,
+        obs: PyReadonlyArray2<'py, f32>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let rows = self.rows(&obs)?;
+        let mut out = NewArray::zeros(py, [rows, self.core.net().outputs()]);
+        let (core, obs, slice) = (&mut self.core, obs.as_slice()?, out.as_mut_slice());
+        py.detach(|| core.outputs(obs, slice)).map_err(bad)?;
+        Ok(out.finish())
+    }
+
     /// Integer actions, one row per observation.
     fn choose<'py>(
         &mut self,

@@ -200,6 +200,27 @@ impl Actor {
         }
     }
 
+    /// Writes what the network gives for `obs`, whole rows of observations.
+    ///
+    /// # Errors
+    /// [`ActorError::Network`] or [`ActorError::Out`]; nothing is written then.
+    pub fn outputs(&mut self, obs: &[f32], out: &mut [f32]) -> Result<(), ActorError> {
+        let width = self.net.outputs();
+        let outputs = self.net.forward(obs, &mut self.work)?;
+        let expected = obs.len() / self.net.inputs() * width;
+        if out.len() != expected {
+            return Err(ActorError::Out {
+                got: out.len(),
+                kind: "float",
+                expected: format!("{expected} outputs"),
+            });
+        }
+        for (to, from) in out.chunks_exact_mut(width).zip(outputs.rows()) {
+            to.copy_from_slice(from);
+        }
+        Ok(())
+    }
+
     /// Writes the actions for `obs`, whole rows of observations.
     ///
     /// # Errors
