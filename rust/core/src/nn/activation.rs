@@ -81,7 +81,8 @@ pub fn tanh(x: f32) -> f32 {
             7.762_04e-7,
         ],
     );
-    x * above / below
+    // Rounding may carry the fraction past 1, and an action out of its bounds.
+    at_most(at_least(x * above / below, -1.0), 1.0)
 }
 
 const LN_2_HI: f32 = 0.693_359_4;
