@@ -1,0 +1,244 @@
+"""Policies run in Rust agree with MLX's forward pass, or say why they are not run there."""
+
+import copy
+import pickle
+import threading
+from typing import Any
+
+import gymnasium as gym
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from mlx_baselines3 import PPO, _native
+from mlx_baselines3.common.mlx_interop import to_numpy
+from mlx_baselines3.common.native_actor import NativeActor, NotMirrored, native_actor, perceptron
+from mlx_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
+from mlx_baselines3.common.torch_layers import FlattenExtractor
+from mlx_baselines3.common.utils import set_random_seed
+
+BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
+ACTIVATIONS = [nn.Identity, nn.Tanh, nn.ReLU, nn.ELU, nn.LeakyReLU, nn.SiLU, nn.GELU]
+SPACES = [spaces.Discrete(5), BOX, spaces.MultiDiscrete([2, 4, 3]), spaces.MultiBinary(4)]
+
+
+def policy(
+    action_space: Any = BOX, obs_shape: tuple[int, ...] = (4,), cls: Any = ActorCriticPolicy, **kwargs: Any
+) -> Any:
+    observation_space = spaces.Box(-np.inf, np.inf, obs_shape, np.float32)
+    made = cls(observation_space, action_space, lambda _: 1e-3, **kwargs)
+    # Initial action weights are a hundredth: everything would agree with anything.
+    made.action_net.weight = mx.random.normal(made.action_net.weight.shape)
+    made.action_net.bias = mx.random.normal(made.action_net.bias.shape)
+    return made
+
+
+def raw_outputs(made: Any, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    features = made.features_extractor(mx.array(obs))
+    latent_pi, latent_vf = made.mlp_extractor(features)
+    return to_numpy(made.action_net(latent_pi)), to_numpy(made.value_net(latent_vf))
+
+
+@pytest.mark.parametrize("activation_fn", ACTIVATIONS)
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: type(space).__name__)
+def test_outputs_and_modes_agree_with_mlx(space: Any, activation_fn: Any, rng: np.random.Generator) -> None:
+    mx.random.seed(1)
+    for batch in (1, 3, 4, 9, 130):
+        net_arch = {"pi": rng.integers(1, 70, rng.integers(0, 4)).tolist(), "vf": [int(rng.integers(1, 70))]}
+        shape = tuple(rng.integers(1, 6, rng.integers(1, 3)).tolist())
+        made = policy(space, shape, net_arch=net_arch, activation_fn=activation_fn)
+        actor = native_actor(made)
+        obs = rng.normal(size=(batch, *shape)).astype(np.float32)
+        outputs, values = raw_outputs(made, obs)
+        tolerance = 1e-5 * max(1.0, float(np.abs(outputs).max()))
+        assert np.abs(actor.outputs(obs) - outputs).max() <= tolerance
+        assert np.abs(actor.critic().outputs(obs) - values).max() <= 1e-5 * max(1.0, np.abs(values).max())
+        expected = to_numpy(made._predict(mx.array(obs), deterministic=True)).reshape(batch, -1)
+        got = actor.act(obs, deterministic=True)
+        assert got.dtype == expected.dtype
+        assert np.abs(got - expected).max() <= (0 if got.dtype == np.int64 else tolerance)
+
+
+def test_samples_follow_the_policy() -> None:
+    obs = np.full((20_000, 4), 0.3, np.float32)
+    made = policy(BOX, log_std_init=-0.7)
+    mean = raw_outputs(made, obs[:1])[0][0]
+    drawn = native_actor(made).act(obs)
+    assert np.abs(drawn.mean(axis=0) - mean).max() < 5 * np.exp(-0.7) / np.sqrt(20_000)
+    assert np.abs(drawn.std(axis=0) - np.exp(-0.7)).max() < 0.0125
+    made = policy(spaces.Discrete(3))
+    logits = raw_outputs(made, obs[:1])[0][0].astype(float)
+    probabilities = np.exp(logits) / np.exp(logits).sum()
+    shares = np.bincount(native_actor(made).act(obs)[:, 0], minlength=3) / 20_000
+    assert np.abs(shares - probabilities).max() < 0.018
+
+
+def test_mlx_decides_about_the_draws() -> None:
+    made = policy()
+    obs = np.zeros((5, 4), np.float32)
+
+    def draw() -> list[np.ndarray]:
+        return [made.predict(obs)[0] for _ in range(3)]
+
+    set_random_seed(3)
+    first = draw()
+    assert not np.array_equal(first[0], first[1])
+    set_random_seed(3)
+    assert np.array_equal(draw(), first)
+    mx.random.seed(4)
+    assert not np.array_equal(draw(), first)
+
+
+def test_the_generator_goes_on_from_a_state() -> None:
+    actor = native_actor(policy())
+    obs = np.zeros((5, 4), np.float32)
+    actor.act(obs)
+    state = actor.rng_state
+    expected = actor.act(obs)
+    actor.reseed()
+    actor.rng_state = state
+    assert np.array_equal(actor.act(obs), expected)
+    with pytest.raises(ValueError, match="expected an odd number"):
+        actor.rng_state = (1, 2)
+
+
+def test_the_generator_is_numpys() -> None:
+    core = _native.Actor([(1, 1, "identity", 0.0)], "bernoulli", [], [])
+    core.seed(123)
+    state = np.random.PCG64(123).state["state"]
+    assert core.rng_state == (state["state"], state["inc"])
+
+
+@pytest.mark.parametrize("how", ["replaced", "in place", "loaded", "log_std"])
+def test_weights_are_taken_over(how: str) -> None:
+    made, other = policy(), policy()
+    obs = np.ones((2, 4), np.float32)
+    before = made.predict(obs, deterministic=True)[0]
+    if how == "replaced":
+        made.action_net.bias = mx.array([0.1, 0.2, 0.3])
+    elif how == "in place":
+        made.mlp_extractor.policy_net[0].weight[0] = 2.0
+    elif how == "loaded":
+        made.load_state_dict(other.state_dict())
+        assert np.array_equal(
+            made.predict(obs, deterministic=True)[0], other.predict(obs, deterministic=True)[0]
+        )
+    else:
+        made.log_std = mx.full((3,), -30.0)
+        assert np.allclose(made.predict(obs)[0], before, atol=1e-5)
+        return
+    assert not np.array_equal(made.predict(obs, deterministic=True)[0], before)
+    expected = np.clip(raw_outputs(made, obs)[0], -1, 1)
+    assert np.abs(made.predict(obs, deterministic=True)[0] - expected).max() < 1e-5
+
+
+def test_other_layers_are_noticed() -> None:
+    made = policy()
+    actor = native_actor(made)
+    assert native_actor(made) is actor
+    made.mlp_extractor.policy_net = policy(net_arch=[16]).mlp_extractor.policy_net
+    made.action_net = nn.Linear(16, 3)
+    obs = np.ones((2, 4), np.float32)
+    assert np.abs(native_actor(made).outputs(obs) - raw_outputs(made, obs)[0]).max() < 1e-5
+
+
+class OwnForward(ActorCriticPolicy):
+    def _predict(self, observation: Any, deterministic: bool = False) -> mx.array:
+        return mx.full((observation.shape[0], 3), 0.25)
+
+
+class OwnExtractor(FlattenExtractor):
+    def forward(self, observations: mx.array) -> mx.array:
+        return super().forward(observations) * 2
+
+
+class Custom(nn.Module):
+    def __call__(self, x: mx.array) -> mx.array:
+        return x
+
+
+def test_it_says_why_a_policy_stays_in_mlx() -> None:
+    cases = {
+        "OwnForward has its own _predict": policy(cls=OwnForward),
+        "the policy has a OwnExtractor": policy(features_extractor_class=OwnExtractor),
+        "there is no native Custom layer": policy(activation_fn=Custom),
+        "gSDE is used": policy(use_sde=True),
+    }
+    for message, made in cases.items():
+        with pytest.raises(NotMirrored, match=message):
+            native_actor(made)
+    patched = policy()
+    patched.extract_features = lambda obs, _=None: obs
+    with pytest.raises(NotMirrored, match="its own extract_features"):
+        native_actor(patched)
+    images = spaces.Box(0, 255, (1, 36, 36), np.uint8)
+    for cls, message in ((ActorCriticCnnPolicy, "NatureCNN"), (ActorCriticPolicy, "images")):
+        with pytest.raises(NotMirrored, match=message):
+            native_actor(cls(images, BOX, lambda _: 1e-3))
+    with pytest.raises(NotMirrored, match="is a Discrete and not a Box"):
+        native_actor(ActorCriticPolicy(spaces.Discrete(4), BOX, lambda _: 1e-3))
+    with pytest.raises(NotMirrored, match="int has no native form"):
+        native_actor(3)
+
+
+def test_what_is_not_mirrored_is_inferred_by_mlx() -> None:
+    actions, _ = policy(cls=OwnForward).predict(np.zeros((2, 4), np.float32))
+    assert np.array_equal(actions, np.full((2, 3), 0.25, np.float32))
+
+
+def test_layers_are_read_in_order() -> None:
+    first, second = nn.Linear(2, 3), nn.Linear(3, 1)
+    layers = perceptron([first, nn.Identity(), nn.ELU(0.5), second, nn.LeakyReLU(0.2)])
+    assert [layer[1:] for layer in layers] == [("elu", 0.5), ("leaky_relu", 0.2)]
+    with pytest.raises(NotMirrored, match="a ReLU does not follow a linear layer"):
+        perceptron([nn.ReLU(), first])
+    with pytest.raises(NotMirrored, match="a ReLU does not follow"):
+        perceptron([first, nn.Tanh(), nn.ReLU()])
+    with pytest.raises(NotMirrored, match="no native GELU"):
+        perceptron([first, nn.GELU("fast")])
+
+
+def test_bad_input_is_named() -> None:
+    made = policy(spaces.Discrete(2))
+    with pytest.raises(ValueError, match=r"shape \[2, 3\], expected \(2, 4\)"):
+        native_actor(made).act(np.zeros((2, 3), np.float32))
+    with pytest.raises(ValueError, match="Unexpected observation shape"):
+        made.predict(np.zeros((2, 3), np.float32))
+    with pytest.raises(ValueError, match="row 1 is not a finite number"):
+        native_actor(made).act(np.array([[0.0] * 4, [np.nan] * 4], np.float32))
+    assert made.predict(np.zeros(4, np.float32))[0].shape == ()
+
+
+def test_a_policy_with_a_twin_is_copied_and_pickled() -> None:
+    model = PPO("MlpPolicy", "Pendulum-v1", n_steps=8, batch_size=8, seed=0)
+    obs = np.ones((2, 3), np.float32)
+    expected = model.predict(obs, deterministic=True)[0]
+    for clone in (copy.deepcopy(model.policy), pickle.loads(pickle.dumps(model.policy))):
+        assert np.array_equal(clone.predict(obs, deterministic=True)[0], expected)
+        assert native_actor(clone) is not native_actor(model.policy)
+
+
+def test_threads_take_turns() -> None:
+    actor: NativeActor = native_actor(policy(net_arch=[256, 256]))
+    obs = np.random.default_rng(0).normal(size=(400, 4)).astype(np.float32)
+    expected, wrong = actor.act(obs, deterministic=True), []
+
+    def work() -> None:
+        wrong.extend(i for i in range(30) if not np.array_equal(actor.act(obs, True), expected))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_float64_and_single_observations() -> None:
+    model = PPO("MlpPolicy", gym.make("CartPole-v1"), n_steps=8, batch_size=8, seed=0)
+    obs = np.array([0.1, 0.2, -0.1, 0.0])
+    single = model.predict(obs, deterministic=True)[0]
+    assert single.shape == ()
+    assert single == model.predict(obs[None].astype(np.float32), deterministic=True)[0][0]
