@@ -66,11 +66,16 @@ def make_model(
     return algorithm("MlpPolicy", env, n_steps=n_steps, seed=5, device="cpu", gae_lambda=0.9, **kwargs)
 
 
-def make_idle_model(*args: Any, **kwargs: Any) -> Any:
-    """A model that collects and does not learn."""
-    model = make_model(*args, **kwargs)
-    model.train = lambda: None
-    return model
+class IdlePPO(PPO):
+    """Collects and does not learn."""
+
+    def train(self) -> None:
+        self._n_updates += 1
+
+
+def make_idle_model(env_id: str, n_steps: int = 220, **kwargs: Any) -> Any:
+    kwargs = {"batch_size": N_ENVS * n_steps, "gae_lambda": 0.9, **kwargs}
+    return IdlePPO("MlpPolicy", NativeVecEnv(env_id, N_ENVS), n_steps=n_steps, seed=5, device="cpu", **kwargs)
 
 
 def columns(model: Any) -> dict[str, np.ndarray]:
@@ -253,9 +258,7 @@ def test_closed_environments_are_refused() -> None:
 def test_monitor_files_are_written(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     count = CountStretches(monkeypatch)
     env = NativeVecEnv("CartPole-v1", 2, monitor_dir=str(tmp_path))
-    model = PPO("MlpPolicy", env, n_steps=100, batch_size=200, seed=0, device="cpu")
-    model.train = lambda: None
-    model.learn(200)
+    model = IdlePPO("MlpPolicy", env, n_steps=100, batch_size=200, seed=0, device="cpu").learn(200)
     lines = sum(len(path.read_text().splitlines()) - 2 for path in tmp_path.iterdir())
     assert lines == len(model.ep_info_buffer) > 2
     assert count.lengths == []

@@ -174,9 +174,13 @@ def test_it_says_why_a_policy_stays_in_mlx() -> None:
     with pytest.raises(NotMirrored, match="its own extract_features"):
         native_actor(patched)
     images = spaces.Box(0, 255, (1, 36, 36), np.uint8)
-    for cls, message in ((ActorCriticCnnPolicy, "NatureCNN"), (ActorCriticPolicy, "images")):
+    small = {"features_extractor_kwargs": {"features_dim": 8}}
+    for cls, kwargs, message in (
+        (ActorCriticCnnPolicy, small, "NatureCNN"),
+        (ActorCriticPolicy, {"net_arch": []}, "images"),
+    ):
         with pytest.raises(NotMirrored, match=message):
-            native_actor(cls(images, BOX, lambda _: 1e-3))
+            native_actor(cls(images, BOX, lambda _: 1e-3, **kwargs))
     with pytest.raises(NotMirrored, match="is a Discrete and not a Box"):
         native_actor(ActorCriticPolicy(spaces.Discrete(4), BOX, lambda _: 1e-3))
     with pytest.raises(NotMirrored, match="int has no native form"):
@@ -226,7 +230,7 @@ def test_threads_take_turns() -> None:
     expected, wrong = actor.act(obs, deterministic=True), []
 
     def work() -> None:
-        wrong.extend(i for i in range(30) if not np.array_equal(actor.act(obs, True), expected))
+        wrong.extend(i for i in range(10) if not np.array_equal(actor.act(obs, True), expected))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
