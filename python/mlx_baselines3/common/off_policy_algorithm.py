@@ -10,10 +10,11 @@ import mlx.core as mx
 from gymnasium import spaces
 
 from mlx_baselines3.common._off_policy_collection import OffPolicyCollection
+from mlx_baselines3.common._replay_batches import replay_batches
 from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from mlx_baselines3.common.callbacks import BaseCallback
 from mlx_baselines3.common.noise import ActionNoise, VectorizedActionNoise
-from mlx_baselines3.common.off_policy_update import OffPolicyUpdate, StepFunction, replay_batches
+from mlx_baselines3.common.off_policy_update import OffPolicyUpdate, StepFunction
 from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from mlx_baselines3.common.type_aliases import (
