@@ -184,7 +184,8 @@ def test_small_products_use_one_thread_and_leave_numpys_setting_alone():
     python("""
 import ctypes
 library = ctypes.CDLL(_backend.blas_state().library)
-found = [getattr(library, f"{p}openblas_get_num_threads{s}", None) for p in ("scipy_", "") for s in ("64_", "")]
+names = [f"{p}openblas_get_num_threads{s}" for p in ("scipy_", "") for s in ("64_", "")]
+found = [getattr(library, name, None) for name in names]
 get = next(function for function in found if function is not None)
 before = get()
 product(left, right)
