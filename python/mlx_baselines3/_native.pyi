@@ -8,21 +8,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "Actor",
     "EnvBatch",
     "Storage",
     "__version__",
-    "blas_calls",
-    "blas_install",
-    "env_specs",
-    "flatten_env_major",
-    "gae",
-    "gather",
-    "n_step_spans",
-]
-__all__ = [
-    "EnvBatch",
-    "Storage",
-    "__version__",
+    "collect",
     "env_specs",
     "flatten_env_major",
     "gae",
@@ -230,6 +220,110 @@ class EnvBatch:
 def env_specs() -> dict[str, dict[str, Any]]:
     """
     :return: ``entry_point``, ``max_episode_steps``, ``params``, ``options`` and ``default_bounds`` by id
+    """
+
+# Policies
+
+@final
+class Actor:
+    """
+    A policy made of a perceptron and a distribution, with a generator that is seeded with 0.
+
+    :param layers: (inputs, outputs, activation, its parameter) of each dense layer
+    :param head_name: what the outputs mean
+    :param options: options of each choice of a ``multi_categorical`` head
+    :param numbers: standard deviations (``gaussian``), probability to explore (``epsilon_greedy``)
+    :raises ValueError: unknown names, or widths that do not fit
+    """
+
+    rng_state: tuple[int, int]
+
+    def __new__(
+        cls,
+        layers: Sequence[tuple[int, int, str, float]],
+        head_name: str,
+        options: Sequence[int],
+        numbers: Sequence[float],
+    ) -> Actor: ...
+    def load(self, index: int, weights: NDArray[np.float32], bias: NDArray[np.float32] | None) -> None:
+        """
+        :param index: number of a layer
+        :param weights: ``(outputs, inputs)``, copied
+        :param bias: ``(outputs,)``, copied; zeros if None
+        :raises ValueError: no such layer, or another shape
+        """
+
+    def changed(self, arrays: list[NDArray[np.float32]]) -> bool:
+        """
+        :param arrays: C-contiguous arrays
+        :return: whether they hold other numbers than at the last call
+        """
+
+    def set_numbers(self, numbers: Sequence[float]) -> None:
+        """
+        :param numbers: as at construction
+        :raises ValueError: too many or too few
+        """
+
+    def seed(self, seed: int) -> None:
+        """
+        :param seed: the generator restarts as ``np.random.PCG64(seed)``; below 2^64
+        """
+
+    def outputs(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """
+        :param obs: ``(batch, inputs)``
+        :return: what the network gives, ``(batch, outputs)``
+        :raises ValueError: another number of inputs
+        """
+
+    def choose(self, obs: NDArray[np.float32], deterministic: bool) -> NDArray[np.int64]:
+        """
+        :param obs: ``(batch, inputs)``
+        :param deterministic: take the most likely choices
+        :return: ``(batch, choices)``
+        :raises ValueError: the head gives no integers, or its logits are not finite
+        """
+
+    def act(self, obs: NDArray[np.float32], deterministic: bool) -> NDArray[np.float32]:
+        """
+        :param obs: ``(batch, inputs)``
+        :param deterministic: take the means, or each coin's likelier side
+        :return: ``(batch, numbers)``
+        :raises ValueError: the head gives integers, or a coin's odds are not a number
+        """
+
+def collect(
+    envs: EnvBatch,
+    actor: Actor,
+    bounds: tuple[NDArray[np.float32], NDArray[np.float32]],
+    last_obs: NDArray[np.float32],
+    last_starts: NDArray[np.bool_],
+    observations: NDArray[np.float32],
+    actions: NDArray[np.int64] | NDArray[np.float32],
+    rewards: NDArray[np.float32],
+    episode_starts: NDArray[np.float32],
+) -> tuple[
+    list[tuple[int, int, dict[str, Any]]],
+    list[tuple[int, int, NDArray[np.float32]]],
+    list[dict[str, Any]],
+]:
+    """
+    Step environments with samples of an actor until C-contiguous columns are full.
+
+    :param envs: environments
+    :param actor: the policy
+    :param bounds: lowest and highest action; floats are clipped on their way to the environments
+    :param last_obs: the present observations ``(n_envs, obs)``, changed with every step
+    :param last_starts: whether they are the first of an episode ``(n_envs,)``, changed with every step
+    :param observations: written, ``(n_steps, n_envs, obs)``
+    :param actions: written as the policy gave them, ``(n_steps, n_envs, width)``
+    :param rewards: written, ``(n_steps, n_envs)``
+    :param episode_starts: written, 0 or 1, ``(n_steps, n_envs)``
+    :return: (step, environment, Monitor's entry) of each finished episode; (step, environment, last
+        observation) of each that the time limit alone ended; the infos of the last step
+    :raises ValueError: policy, environments and columns do not fit, or an action is not valid
+    :raises RuntimeError: closed, or not reset
     """
 
 # The BLAS bridge, on Linux only

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,28 @@ from mlx_baselines3.common.vec_env import VecEnv
 
 if TYPE_CHECKING:
     from mlx_baselines3.common.base_class import BaseAlgorithm
+
+# Further away than any step.
+NEVER = sys.maxsize
+_SEES_EVERY_STEP = ("_on_step", "on_step", "update_locals", "update_child_locals")
+
+
+def _definer(callback: BaseCallback, name: str) -> int:
+    """How far up the classes the method is found; -1 on the object itself."""
+    places = (vars(callback), *map(vars, type(callback).__mro__))
+    return next(i for i, names in enumerate(places) if name in names) - 1
+
+
+def steps_until_needed(callback: BaseCallback) -> int:
+    """
+    :param callback: any callback
+    :return: its ``_steps_until_needed()``, at least 1; 1 where a subclass changed what happens at a step
+        and not this method
+    """
+    promise = _definer(callback, "_steps_until_needed")
+    if any(_definer(callback, name) < promise for name in _SEES_EVERY_STEP):
+        return 1
+    return max(1, callback._steps_until_needed())
 
 
 class BaseCallback(ABC):
@@ -103,6 +126,25 @@ class BaseCallback(ABC):
         self.n_calls += 1
         self.num_timesteps = self.model.num_timesteps
         return self._on_step()
+
+    def _steps_until_needed(self) -> int:
+        """
+        How far away the next step is at which :meth:`_on_step` does anything. The steps before it may be
+        counted without a call. A class that changes ``_on_step`` is called at every step again, unless it
+        changes this method too.
+
+        :return: 1 for the next step, :data:`NEVER` if only the ends of the rollouts matter
+        """
+        return 1
+
+    def _pass_steps(self, n_steps: int) -> None:
+        """
+        Count steps without a call.
+
+        :param n_steps: number of steps
+        """
+        self.n_calls += n_steps
+        self.num_timesteps = self.model.num_timesteps
 
     def on_training_end(self) -> None:
         """Called once, when the training ends."""
@@ -201,6 +243,14 @@ class CallbackList(BaseCallback):
             continue_training = callback.on_step() and continue_training
         return continue_training
 
+    def _steps_until_needed(self) -> int:
+        return min((steps_until_needed(callback) for callback in self.callbacks), default=NEVER)
+
+    def _pass_steps(self, n_steps: int) -> None:
+        super()._pass_steps(n_steps)
+        for callback in self.callbacks:
+            callback._pass_steps(n_steps)
+
     def _on_rollout_end(self) -> None:
         for callback in self.callbacks:
             callback.on_rollout_end()
@@ -230,3 +280,6 @@ class ConvertCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         return True if self.callback is None else self.callback(self.locals, self.globals)
+
+    def _steps_until_needed(self) -> int:
+        return NEVER if self.callback is None else 1

@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from mlx_baselines3.common._callback_base import BaseCallback, EventCallback
+from mlx_baselines3.common._callback_base import NEVER, BaseCallback, EventCallback
 from mlx_baselines3.common.evaluation import evaluate_policy
 from mlx_baselines3.common.vec_env import DummyVecEnv, VecEnv, sync_envs_normalization
 
@@ -166,6 +166,9 @@ class EvalCallback(EventCallback):
             self.model.save(os.path.join(self.best_model_save_path, "best_model"))
         self.best_mean_reward = self.last_mean_reward
         return True if self.callback_on_new_best is None else self.callback_on_new_best.on_step()
+
+    def _steps_until_needed(self) -> int:
+        return NEVER if self.eval_freq <= 0 else self.eval_freq - self.n_calls % self.eval_freq
 
     def _on_step(self) -> bool:
         if self.eval_freq <= 0 or self.n_calls % self.eval_freq != 0:

@@ -11,12 +11,24 @@ from gymnasium import spaces
 
 from mlx_baselines3.common.base_policy import BasePolicy
 from mlx_baselines3.common.distributions import (
+    BernoulliDistribution,
+    CategoricalDistribution,
     DiagGaussianDistribution,
     Distribution,
+    MultiCategoricalDistribution,
     StateDependentNoiseDistribution,
     make_proba_distribution,
 )
 from mlx_baselines3.common.layers import named_parameters
+from mlx_baselines3.common.native_actor import (
+    Blueprint,
+    Layer,
+    NotMirrored,
+    blueprint,
+    check_observations,
+    check_unchanged,
+    perceptron,
+)
 from mlx_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -26,6 +38,18 @@ from mlx_baselines3.common.torch_layers import (
 )
 from mlx_baselines3.common.type_aliases import PyTorchObs, Schedule
 from mlx_baselines3.common.update import ParameterOptimizer
+
+_HEADS = {
+    CategoricalDistribution: "categorical",
+    MultiCategoricalDistribution: "multi_categorical",
+    BernoulliDistribution: "bernoulli",
+    DiagGaussianDistribution: "gaussian",
+}
+# What a subclass may have its own of, so that the layers alone do not tell the actions and values.
+_DECISIVE = (
+    "__call__", "forward", "_predict", "evaluate_actions", "get_distribution", "predict_values",
+    "extract_features", "obs_to_tensor", "_latents", "_get_action_dist_from_latent",
+)  # fmt: skip
 
 
 class ActorCriticPolicy(BasePolicy):
@@ -297,3 +321,31 @@ class MultiInputActorCriticPolicy(ActorCriticPolicy):
     """:class:`ActorCriticPolicy` with :class:`CombinedExtractor` in front, for Dict observations."""
 
     default_features_extractor_class = CombinedExtractor
+
+
+@blueprint.register
+def _actor_critic_blueprint(policy: ActorCriticPolicy) -> Blueprint:
+    dist = policy.action_dist
+    head = _HEADS.get(type(dist))
+    if head is None:
+        raise NotMirrored("gSDE is used" if policy.use_sde else f"the actions follow a {type(dist).__name__}")
+    check_unchanged(policy, ActorCriticPolicy, _DECISIVE)
+    mlp = policy.mlp_extractor
+    for module, kind in (
+        (policy.pi_features_extractor, FlattenExtractor),
+        (policy.vf_features_extractor, FlattenExtractor),
+        (mlp, MlpExtractor),
+        (policy.action_net, nn.Linear),
+        (policy.value_net, nn.Linear),
+    ):
+        if type(module) is not kind:
+            raise NotMirrored(f"the policy has a {type(module).__name__}")
+    check_unchanged(mlp, MlpExtractor, ("__call__", "forward", "forward_actor", "forward_critic"))
+    check_observations(policy.observation_space)
+    return Blueprint(
+        layers=(*perceptron(mlp.policy_net.layers()), Layer((policy.action_net,))),
+        head=head,
+        options=tuple(dist.action_dims) if isinstance(dist, MultiCategoricalDistribution) else (),
+        log_std=policy.log_std if head == "gaussian" else None,
+        critic=(*perceptron(mlp.value_net.layers()), Layer((policy.value_net,))),
+    )

@@ -15,6 +15,7 @@ from gymnasium import spaces
 
 from mlx_baselines3.common.layers import Conv2d, Module, named_parameters, orthogonal, set_named_parameters
 from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
+from mlx_baselines3.common.native_actor import predict_natively
 from mlx_baselines3.common.preprocessing import is_image_space, maybe_transpose, preprocess_obs
 from mlx_baselines3.common.save_util import load_from_zip_file, save_to_zip_file
 from mlx_baselines3.common.torch_layers import (
@@ -134,7 +135,7 @@ class BaseModel(Module):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
         """
-        Replace arrays by name. Nothing changes if anything is wrong.
+        Replace arrays by name; none if anything is wrong.
 
         :param state_dict: name -> array (MLX or NumPy)
         :param strict: every array must be given, and nothing else
@@ -171,9 +172,7 @@ class BaseModel(Module):
 
     def save(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
-        Write the network alone, without the algorithm, to a file.
-
-        :param path: the file
+        :param path: file to write the network to, without the algorithm
         """
         save_to_zip_file(path, data=self._get_constructor_parameters(), params={"policy": self.state_dict()})
 
@@ -352,9 +351,12 @@ class BasePolicy(BaseModel, ABC):
         """
         self.set_training_mode(False)
         _refuse_reset_answer(observation)
-        with mx.stream(self.device):
-            batch, vectorized = self.obs_to_tensor(observation)
-            raw = to_numpy(self._predict(batch, deterministic=deterministic))
+        answer = predict_natively(self, observation, deterministic)
+        if answer is None:
+            with mx.stream(self.device):
+                batch, vectorized = self.obs_to_tensor(observation)
+                answer = to_numpy(self._predict(batch, deterministic=deterministic)), vectorized
+        raw, vectorized = answer
         actions = raw.reshape((-1, *(self.action_space.shape or ())))
         if isinstance(self.action_space, spaces.Box):
             if self.squash_output:

@@ -8,7 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from mlx_baselines3.common._callback_base import BaseCallback, CallbackList, ConvertCallback, EventCallback
+from mlx_baselines3.common._callback_base import (
+    NEVER,
+    BaseCallback,
+    CallbackList,
+    ConvertCallback,
+    EventCallback,
+)
 from mlx_baselines3.common._eval_callback import (
     EvalCallback,
     StopTrainingOnNoModelImprovement,
@@ -81,6 +87,9 @@ class CheckpointCallback(BaseCallback):
         if self.verbose >= 2:
             print(f"Saving model {what} to {path}")
 
+    def _steps_until_needed(self) -> int:
+        return self.save_freq - self.n_calls % self.save_freq
+
     def _on_step(self) -> bool:
         if self.n_calls % self.save_freq != 0:
             return True
@@ -114,6 +123,10 @@ class EveryNTimesteps(EventCallback):
         super().__init__(callback)
         self.n_steps = n_steps
         self.last_time_trigger = 0
+
+    def _steps_until_needed(self) -> int:
+        missing = self.n_steps - (self.model.num_timesteps - self.last_time_trigger)
+        return -(-missing // self.training_env.num_envs)
 
     def _on_step(self) -> bool:
         if self.num_timesteps - self.last_time_trigger < self.n_steps:
@@ -200,10 +213,21 @@ class ProgressBarCallback(BaseCallback):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", category=TqdmExperimentalWarning)
             self.pbar = tqdm(total=self.locals["total_timesteps"] - self.model.num_timesteps)
+        self._shown = self.model.num_timesteps
+
+    def _show_progress(self) -> None:
+        self.pbar.update(self.model.num_timesteps - self._shown)
+        self._shown = self.model.num_timesteps
+
+    def _steps_until_needed(self) -> int:
+        return NEVER
 
     def _on_step(self) -> bool:
-        self.pbar.update(self.training_env.num_envs)
+        self._show_progress()
         return True
+
+    def _on_rollout_end(self) -> None:
+        self._show_progress()
 
     def _on_training_end(self) -> None:
         self.pbar.refresh()

@@ -10,21 +10,19 @@ import mlx.core as mx
 import numpy as np
 from gymnasium import spaces
 
-from mlx_baselines3.common.base_class import BaseAlgorithm
+from mlx_baselines3.common._on_policy_collection import OnPolicyCollection
 from mlx_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
-from mlx_baselines3.common.callbacks import BaseCallback
-from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
+from mlx_baselines3.common.mlx_interop import to_mlx
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.common.update import Arrays, LossFunction, UpdateStep
-from mlx_baselines3.common.utils import explained_variance, obs_as_tensor, safe_mean
-from mlx_baselines3.common.vec_env import VecEnv
+from mlx_baselines3.common.utils import explained_variance, safe_mean
 
 Minibatch = tuple[Arrays, mx.array]
 SelfOnPolicyAlgorithm = TypeVar("SelfOnPolicyAlgorithm", bound="OnPolicyAlgorithm")
 
 
-class OnPolicyAlgorithm(BaseAlgorithm):
+class OnPolicyAlgorithm(OnPolicyCollection):
     """
     Base of PPO and A2C.
 
@@ -149,85 +147,6 @@ class OnPolicyAlgorithm(BaseAlgorithm):
                 UserWarning,
                 stacklevel=4,
             )
-
-    def collect_rollouts(
-        self,
-        env: VecEnv,
-        callback: BaseCallback,
-        rollout_buffer: RolloutBuffer,
-        n_rollout_steps: int,
-    ) -> bool:
-        """
-        Step the environments with the present policy and fill a rollout buffer.
-
-        :param env: the training environments
-        :param callback: called at every step, and at both ends of the rollout
-        :param rollout_buffer: the buffer to fill
-        :param n_rollout_steps: steps of each environment
-        :return: False if the callback stopped the training, True otherwise
-        """
-        assert self._last_obs is not None, "No previous observation was provided"
-        assert self._last_episode_starts is not None
-        self.policy.set_training_mode(False)
-        n_steps = 0
-        new_obs: Any = self._last_obs
-        rollout_buffer.reset()
-        if self.use_sde:
-            self.policy.reset_noise(env.num_envs)
-        callback.on_rollout_start()
-
-        while n_steps < n_rollout_steps:
-            if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
-                self.policy.reset_noise(env.num_envs)
-            obs_tensor = obs_as_tensor(self._last_obs, self.device)
-            actions, values, log_probs = self.policy(obs_tensor)
-            # One evaluation for all three; each is then only copied out.
-            mx.eval(actions, values, log_probs)
-            actions = to_numpy(actions)
-            clipped_actions = self._to_env_actions(actions)
-            new_obs, rewards, dones, infos = env.step(clipped_actions)
-            self.num_timesteps += env.num_envs
-
-            # Callbacks find SB3's names in these locals.
-            callback.update_locals(locals())
-            if not callback.on_step():
-                return False
-
-            self._update_info_buffer(infos, dones)
-            n_steps += 1
-            if isinstance(self.action_space, spaces.Discrete):
-                actions = actions.reshape(-1, 1)
-            self._bootstrap_timeouts(rewards, dones, infos)
-            rollout_buffer.add(self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs)
-            self._last_obs = new_obs
-            self._last_episode_starts = dones
-
-        values = self.policy.predict_values(obs_as_tensor(new_obs, self.device))
-        rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
-        callback.update_locals(locals())
-        callback.on_rollout_end()
-        return True
-
-    def _to_env_actions(self, actions: np.ndarray) -> np.ndarray:
-        """Continuous actions as the environment takes them; the buffer keeps those of the policy."""
-        if not isinstance(self.action_space, spaces.Box):
-            return actions
-        if self.policy.squash_output:
-            return self.policy.unscale_action(actions)
-        return np.clip(actions, self.action_space.low, self.action_space.high)
-
-    def _bootstrap_timeouts(
-        self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
-    ) -> None:
-        """
-        Where the time limit cut an episode short, the value of its last observation stands for the
-        rewards that were not collected (https://arxiv.org/abs/1712.00378).
-        """
-        for i in np.flatnonzero(dones):
-            terminal_obs = infos[i].get("terminal_observation")
-            if terminal_obs is not None and infos[i].get("TimeLimit.truncated", False):
-                value = self.policy.predict_values(self.policy.obs_to_tensor(terminal_obs)[0])
-                rewards[i] += self.gamma * to_numpy(value)[0, 0]
 
     def _rollout_arrays(self) -> Arrays:
         """The whole rollout as MLX arrays, environment after environment; copied once per update."""

@@ -5,8 +5,11 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+pub mod actor;
 pub mod advantage;
 pub mod buffer;
+pub mod collect;
 pub mod env;
+pub mod nn;
 pub mod rng;
 pub mod vec_env;

@@ -1,7 +1,9 @@
 //! The Python door: each function converts, releases the GIL, calls core and wraps the answer.
 
+mod actor;
 mod blas;
 mod buffers;
+mod collect;
 mod ffi;
 mod vec_env;
 
@@ -11,7 +13,9 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = true)]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    actor::register(m)?;
     blas::register(m)?;
     buffers::register(m)?;
+    collect::register(m)?;
     vec_env::register(m)
 }

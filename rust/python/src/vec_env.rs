@@ -24,7 +24,7 @@ type StepReturn<'py> = (
     Bound<'py, PyList>,
 );
 
-fn py_err(error: EnvError) -> PyErr {
+pub(crate) fn py_err(error: EnvError) -> PyErr {
     let message = error.to_string();
     match error {
         EnvError::NotReset(_) | EnvError::NotSeeded(_) => PyRuntimeError::new_err(message),
@@ -50,7 +50,7 @@ pub(crate) struct EnvBatch {
 }
 
 impl EnvBatch {
-    fn check_open(&self) -> PyResult<()> {
+    pub(crate) fn check_open(&self) -> PyResult<()> {
         if self.closed {
             return Err(PyRuntimeError::new_err(
                 "the environments are closed; make a new NativeVecEnv to go on",
@@ -59,9 +59,12 @@ impl EnvBatch {
         Ok(())
     }
 
-    /// Monitor's entry, the truncation flag and the last observation of a finished episode.
-    fn fill_info(&self, info: &Bound<'_, PyDict>, k: usize, episode: &Episode) -> PyResult<()> {
-        let py = info.py();
+    /// Monitor's entry of a finished episode.
+    pub(crate) fn monitor_entry<'py>(
+        &self,
+        py: Python<'py>,
+        episode: &Episode,
+    ) -> PyResult<Bound<'py, PyDict>> {
         let rounded = |value: f64| {
             let value = value.into_pyobject(py)?;
             value.call_method1(intern!(py, "__round__"), (6,))
@@ -70,6 +73,13 @@ impl EnvBatch {
         stats.set_item(intern!(py, "r"), rounded(episode.total)?)?;
         stats.set_item(intern!(py, "l"), episode.length)?;
         stats.set_item(intern!(py, "t"), rounded(now() - self.t_start)?)?;
+        Ok(stats)
+    }
+
+    /// Monitor's entry, the truncation flag and the last observation of a finished episode.
+    fn fill_info(&self, info: &Bound<'_, PyDict>, k: usize, episode: &Episode) -> PyResult<()> {
+        let py = info.py();
+        let stats = self.monitor_entry(py, episode)?;
         let timeout = episode.truncated && !episode.terminated;
         let last = PyArray1::from_slice(py, self.envs.terminal_obs(k));
         info.set_item(intern!(py, "episode"), stats)?;
@@ -77,7 +87,7 @@ impl EnvBatch {
         info.set_item(intern!(py, "terminal_observation"), last)
     }
 
-    fn infos<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+    pub(crate) fn infos<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let key = intern!(py, "TimeLimit.truncated");
         let mut ended = self.envs.episodes().iter().enumerate().peekable();
         let infos = PyList::empty(py);

@@ -1,0 +1,295 @@
+"""How on-policy algorithms collect a rollout. Reached through ``on_policy_algorithm``.
+
+Where the policy has a twin in Rust, the twin acts; values, log-probabilities and the values of cut
+episodes are computed after the rollout, all at once. Native environments are then stepped in stretches as
+long as the callback lets pass. Any other policy runs in MLX, step by step.
+"""
+
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+from gymnasium import spaces
+
+from mlx_baselines3.common._callback_base import BaseCallback, steps_until_needed
+from mlx_baselines3.common.base_class import BaseAlgorithm
+from mlx_baselines3.common.buffers import RolloutBuffer
+from mlx_baselines3.common.distributions import DiagGaussianDistribution
+from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
+from mlx_baselines3.common.native_actor import NativeActor, NotMirrored, native_actor
+from mlx_baselines3.common.policies import ActorCriticPolicy
+from mlx_baselines3.common.utils import obs_as_tensor
+from mlx_baselines3.common.vec_env import VecEnv
+from mlx_baselines3.common.vec_env.native_vec_env import NativeVecEnv
+
+
+class _Cut(NamedTuple):
+    """An episode that the time limit ended: where its last reward is, and what was seen last."""
+
+    step: int
+    env: int
+    obs: np.ndarray
+
+
+class _Steps(NamedTuple):
+    """
+    What one or more steps gave.
+
+    :param n_steps: number of steps
+    :param seen: observations before the last step
+    :param last: its actions, clipped actions, new observations, rewards, dones and infos
+    :param earlier_episodes: Monitor's entries of the episodes that ended before the last step
+    :param cuts: the episodes that the time limit ended
+    """
+
+    n_steps: int
+    seen: np.ndarray
+    last: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]
+    earlier_episodes: list[dict[str, Any]]
+    cuts: list[_Cut]
+
+
+class OnPolicyCollection(BaseAlgorithm):
+    """The part of :class:`OnPolicyAlgorithm` that acts and stores; it has no own arguments."""
+
+    policy: ActorCriticPolicy
+    gamma: float
+    use_sde: bool
+    sde_sample_freq: int
+    _why_not_native: str | None = None
+
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: RolloutBuffer,
+        n_rollout_steps: int,
+    ) -> bool:
+        """
+        Step the environments with the present policy and fill a rollout buffer.
+
+        :param env: the training environments
+        :param callback: called at every step, and at both ends of the rollout
+        :param rollout_buffer: the buffer to fill
+        :param n_rollout_steps: steps of each environment
+        :return: False if the callback stopped the training, True otherwise
+        """
+        assert self._last_obs is not None, "No previous observation was provided"
+        assert self._last_episode_starts is not None
+        self.policy.set_training_mode(False)
+        n_steps = 0
+        new_obs: Any = self._last_obs
+        rollout_buffer.reset()
+        if self.use_sde:
+            self.policy.reset_noise(env.num_envs)
+        callback.on_rollout_start()
+        actor = self._native_actor(rollout_buffer)
+        if actor is not None:
+            return self._collect_natively(actor, env, callback, rollout_buffer, n_rollout_steps)
+
+        while n_steps < n_rollout_steps:
+            if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
+                self.policy.reset_noise(env.num_envs)
+            obs_tensor = obs_as_tensor(self._last_obs, self.device)
+            actions, values, log_probs = self.policy(obs_tensor)
+            # One evaluation for all three; each is then only copied out.
+            mx.eval(actions, values, log_probs)
+            actions = to_numpy(actions)
+            clipped_actions = self._to_env_actions(actions)
+            new_obs, rewards, dones, infos = env.step(clipped_actions)
+            self.num_timesteps += env.num_envs
+
+            # Callbacks find SB3's names in these locals.
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+
+            self._update_info_buffer(infos, dones)
+            n_steps += 1
+            if isinstance(self.action_space, spaces.Discrete):
+                actions = actions.reshape(-1, 1)
+            self._bootstrap_timeouts(rewards, dones, infos)
+            rollout_buffer.add(self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs)
+            self._last_obs = new_obs
+            self._last_episode_starts = dones
+
+        values = self.policy.predict_values(obs_as_tensor(new_obs, self.device))
+        rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _to_env_actions(self, actions: np.ndarray) -> np.ndarray:
+        """Continuous actions as the environment takes them; the buffer keeps those of the policy."""
+        if not isinstance(self.action_space, spaces.Box):
+            return actions
+        if self.policy.squash_output:
+            return self.policy.unscale_action(actions)
+        return np.clip(actions, self.action_space.low, self.action_space.high)
+
+    def _bootstrap_timeouts(
+        self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
+    ) -> None:
+        """
+        Where the time limit cut an episode short, the value of its last observation stands for the
+        rewards that were not collected (https://arxiv.org/abs/1712.00378).
+        """
+        for i in np.flatnonzero(dones):
+            terminal_obs = infos[i].get("terminal_observation")
+            if terminal_obs is not None and infos[i].get("TimeLimit.truncated", False):
+                value = self.policy.predict_values(self.policy.obs_to_tensor(terminal_obs)[0])
+                rewards[i] += self.gamma * to_numpy(value)[0, 0]
+
+    def _native_actor(self, rollout_buffer: RolloutBuffer) -> NativeActor | None:
+        """The policy's twin with the present weights; None, and once a line that says why, if it has none."""
+        try:
+            if type(rollout_buffer) is not RolloutBuffer:
+                raise NotMirrored(f"the rollout buffer is a {type(rollout_buffer).__name__}")
+            return native_actor(self.policy)
+        except NotMirrored as reason:
+            if self._why_not_native != str(reason):
+                self._why_not_native = str(reason)
+                if self.verbose >= 1:
+                    print(f"MLX infers each step of the rollouts, because {reason}.")
+            return None
+
+    def _collect_natively(
+        self,
+        actor: NativeActor,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: RolloutBuffer,
+        n_rollout_steps: int,
+    ) -> bool:
+        """As :meth:`collect_rollouts`, with actions from the native actor."""
+        n_steps = 0
+        cuts: list[_Cut] = []
+        actor.reseed()
+        core = _fusable(env)
+        while n_steps < n_rollout_steps:
+            if not actor.is_current():
+                actor.refresh()
+            quiet = min(steps_until_needed(callback), n_rollout_steps - n_steps)
+            if core is None:
+                steps = self._step(actor, env, n_steps)
+            else:
+                steps = self._fused_steps(actor, core, rollout_buffer, n_steps, quiet)
+            actions, clipped_actions, new_obs, rewards, dones, infos = steps.last
+            self._account(env, callback, steps)
+            if steps.n_steps == quiet:
+                obs_tensor = obs_as_tensor(steps.seen, self.device)
+                # What the buffer gets after the rollout, for those who look at it now.
+                values, log_probs = self._estimates(actor, steps.seen, actions)
+
+            # Callbacks find SB3's names in these locals.
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+
+            self._update_info_buffer(infos, dones)
+            n_steps += steps.n_steps
+            cuts += steps.cuts
+            self._store(rollout_buffer, steps, core is not None)
+            self._last_obs = new_obs
+            self._last_episode_starts = dones
+
+        values = self._complete(actor, rollout_buffer, cuts, new_obs)
+        rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _account(self, env: VecEnv, callback: BaseCallback, steps: _Steps) -> None:
+        """Count the steps; what ended before the last one is in the statistics when the callback runs."""
+        self._update_info_buffer([{"episode": entry} for entry in steps.earlier_episodes])
+        self.num_timesteps += env.num_envs * (steps.n_steps - 1)
+        if steps.n_steps > 1:
+            callback._pass_steps(steps.n_steps - 1)
+        self.num_timesteps += env.num_envs
+
+    def _step(self, actor: NativeActor, env: VecEnv, n_steps: int) -> _Steps:
+        """One step of environments of any kind."""
+        assert isinstance(self._last_obs, np.ndarray)
+        actions = actor.act(self._last_obs).reshape(-1, *(self.action_space.shape or ()))
+        clipped_actions = self._to_env_actions(actions)
+        new_obs, rewards, dones, infos = env.step(clipped_actions)
+        assert isinstance(new_obs, np.ndarray)
+        cuts = [
+            _Cut(n_steps, i, infos[i]["terminal_observation"])
+            for i in np.flatnonzero(dones).tolist()
+            if infos[i].get("TimeLimit.truncated", False) and infos[i].get("terminal_observation") is not None
+        ]
+        return _Steps(1, self._last_obs, (actions, clipped_actions, new_obs, rewards, dones, infos), [], cuts)
+
+    def _fused_steps(
+        self, actor: NativeActor, core: Any, buffer: RolloutBuffer, start: int, count: int
+    ) -> _Steps:
+        """``count`` steps of native environments, written into the buffer from row ``start`` on."""
+        rows = slice(start, start + count)
+        columns = (buffer.observations, buffer.actions, buffer.rewards, buffer.episode_starts)
+        # Copies: what callbacks hold from the last stretch stays as it is.
+        last = (np.array(self._last_obs, np.float32), np.array(self._last_episode_starts, bool))
+        bounds = (np.empty(0, np.float32), np.empty(0, np.float32))
+        if isinstance(self.action_space, spaces.Box):
+            bounds = (self.action_space.low, self.action_space.high)
+        self._last_obs, self._last_episode_starts = last
+        done = actor.collect(core, bounds, last, [column[rows] for column in columns])
+        newest = start + count - 1
+        actions = buffer.actions[newest].reshape(-1, *(self.action_space.shape or ())).copy()
+        rewards = buffer.rewards[newest].copy()
+        ends = (actions, self._to_env_actions(actions), done.new_obs, rewards, done.dones, done.infos)
+        earlier = [entry for step, _, entry in done.episodes if step < count - 1]
+        cuts = [_Cut(start + step, env, obs) for step, env, obs in done.timeouts]
+        return _Steps(count, buffer.observations[newest].copy(), ends, earlier, cuts)
+
+    def _store(self, buffer: RolloutBuffer, steps: _Steps, fused: bool) -> None:
+        if fused:  # the rows are written already
+            buffer.pos += steps.n_steps
+            buffer.full = buffer.pos == buffer.buffer_size
+            return
+        actions, _, _, rewards, *_ = steps.last
+        if isinstance(self.action_space, spaces.Discrete):
+            actions = actions.reshape(-1, 1)
+        later = np.zeros(1, np.float32)
+        assert self._last_episode_starts is not None
+        buffer.add(steps.seen, actions, rewards, self._last_episode_starts, later, later)
+
+    def _estimates(
+        self, actor: NativeActor, observations: np.ndarray, actions: np.ndarray
+    ) -> tuple[mx.array, mx.array]:
+        """(batch, 1) values and (batch,) log-probabilities, these not yet evaluated."""
+        parameters = [to_mlx(actor.outputs(observations))]
+        if isinstance(self.policy.action_dist, DiagGaussianDistribution):
+            parameters.append(self.policy.log_std)
+        log_probs = self.policy.action_dist.proba_distribution(*parameters).log_prob(to_mlx(actions))
+        return to_mlx(actor.critic().outputs(observations)), log_probs
+
+    def _complete(
+        self, actor: NativeActor, buffer: RolloutBuffer, cuts: list[_Cut], new_obs: np.ndarray
+    ) -> mx.array:
+        """
+        Fill in values and log-probabilities, add the value of what came after a time limit to the rewards.
+
+        :param actor: the policy's twin
+        :param buffer: the rollout
+        :param cuts: the episodes that were cut
+        :param new_obs: (n_envs, ...) observations after the last step
+        :return: (n_envs, 1) their values
+        """
+        observations = buffer.observations.reshape(-1, *(self.observation_space.shape or ()))
+        actions = buffer.actions.reshape(-1, *(self.action_space.shape or ()))
+        values, log_probs = self._estimates(actor, observations, actions)
+        buffer.values[...] = to_numpy(values).reshape(buffer.values.shape)
+        buffer.log_probs[...] = to_numpy(log_probs).reshape(buffer.log_probs.shape)
+        if cuts:
+            rows, envs, ends = zip(*cuts, strict=True)
+            end_values = actor.critic().outputs(np.stack(ends))[:, 0]
+            buffer.rewards[list(rows), list(envs)] += self.gamma * end_values
+        return to_mlx(actor.critic().outputs(new_obs))
+
+
+def _fusable(env: VecEnv) -> Any:
+    """The Rust environments, if nothing in Python has to see each of their steps; else None."""
+    if type(env) is not NativeVecEnv or env._writers or env.render_mode == "human":
+        return None
+    return None if "step" in vars(env) else env._core

@@ -1,0 +1,378 @@
+//! Policies made of a perceptron and a distribution, run without Python.
+
+mod sampling;
+
+use thiserror::Error;
+
+use crate::nn::{Mlp, NnError, Outputs, Workspace, tanh};
+use crate::rng::{Pcg64, SeedSequence};
+
+/// Bounds of the logarithm of SAC's standard deviation, as Stable-Baselines3 has them.
+const LOG_STD: (f32, f32) = (-20.0, 2.0);
+
+/// What the outputs of the network mean.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Head {
+    /// Logits of one choice.
+    Categorical,
+    /// Logits of several independent choices, with this many options each.
+    MultiCategorical(Vec<usize>),
+    /// Logits of independent coins.
+    Bernoulli,
+    /// Means of Gaussians with these standard deviations.
+    Gaussian(Vec<f32>),
+    /// Means, then logarithms of standard deviations, of Gaussians squashed by tanh.
+    SquashedGaussian,
+    /// The actions themselves.
+    Deterministic,
+    /// Values of the choices. All rows of a batch explore together with this probability.
+    EpsilonGreedy(f64),
+}
+
+/// What can be wrong with an actor or a call of it.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum ActorError {
+    /// The network or its input.
+    #[error(transparent)]
+    Network(#[from] NnError),
+    /// A head that needs another number of outputs.
+    #[error("the {head} head needs {expected} network outputs, got {got}")]
+    Width {
+        /// The head.
+        head: &'static str,
+        /// Outputs of the network.
+        got: usize,
+        /// Outputs it should have.
+        expected: usize,
+    },
+    /// A place for actions of the wrong length or kind.
+    #[error("got room for {got} {kind} actions, expected {expected}")]
+    Out {
+        /// Numbers that fit.
+        got: usize,
+        /// "integer" or "float".
+        kind: &'static str,
+        /// What is needed.
+        expected: String,
+    },
+    /// The network gave something that is not a distribution.
+    #[error(
+        "the policy's output for row {row} is not a finite number; the weights or the observation \
+         hold NaN or infinity"
+    )]
+    NotFinite {
+        /// Row of the batch.
+        row: usize,
+    },
+}
+
+/// Where actions are written, row after row.
+#[derive(Debug)]
+pub enum ActionsOut<'a> {
+    /// Choices.
+    Ints(&'a mut [i64]),
+    /// Numbers; coins are 0 or 1.
+    Floats(&'a mut [f32]),
+}
+
+impl Head {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Categorical => "categorical",
+            Self::MultiCategorical(_) => "multi-categorical",
+            Self::Bernoulli => "Bernoulli",
+            Self::Gaussian(_) => "Gaussian",
+            Self::SquashedGaussian => "squashed Gaussian",
+            Self::Deterministic => "deterministic",
+            Self::EpsilonGreedy(_) => "epsilon-greedy",
+        }
+    }
+
+    /// Whether actions are integers.
+    #[must_use]
+    pub fn is_discrete(&self) -> bool {
+        matches!(
+            self,
+            Self::Categorical | Self::MultiCategorical(_) | Self::EpsilonGreedy(_)
+        )
+    }
+
+    fn expected_outputs(&self, got: usize) -> usize {
+        match self {
+            Self::MultiCategorical(options) => options.iter().sum(),
+            Self::Gaussian(std) => std.len(),
+            Self::SquashedGaussian => got.next_multiple_of(2),
+            _ => got,
+        }
+    }
+}
+
+/// A network, its head and its random generator.
+#[derive(Debug, Clone)]
+pub struct Actor {
+    net: Mlp,
+    head: Head,
+    rng: Pcg64,
+    work: Workspace,
+    scratch: Vec<f32>,
+}
+
+impl Actor {
+    /// An actor; its generator is that of `np.random.PCG64(0)` until it is seeded.
+    ///
+    /// # Errors
+    /// [`ActorError::Width`] if the head needs another number of outputs.
+    pub fn new(net: Mlp, head: Head) -> Result<Self, ActorError> {
+        let got = net.outputs();
+        let expected = head.expected_outputs(got);
+        if got != expected {
+            return Err(ActorError::Width {
+                head: head.name(),
+                got,
+                expected,
+            });
+        }
+        Ok(Self {
+            net,
+            head,
+            rng: Pcg64::new(&SeedSequence::from_u64(0)),
+            work: Workspace::default(),
+            scratch: vec![0.0; got],
+        })
+    }
+
+    /// The network, to give it other weights.
+    pub fn net_mut(&mut self) -> &mut Mlp {
+        &mut self.net
+    }
+
+    /// The network.
+    #[must_use]
+    pub fn net(&self) -> &Mlp {
+        &self.net
+    }
+
+    /// The head.
+    #[must_use]
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Replaces the head, for instance with other standard deviations.
+    ///
+    /// # Errors
+    /// [`ActorError::Width`]; nothing has changed then.
+    pub fn set_head(&mut self, head: Head) -> Result<(), ActorError> {
+        let (got, expected) = (
+            self.net.outputs(),
+            head.expected_outputs(self.net.outputs()),
+        );
+        if got != expected {
+            return Err(ActorError::Width {
+                head: head.name(),
+                got,
+                expected,
+            });
+        }
+        self.head = head;
+        Ok(())
+    }
+
+    /// The random generator.
+    pub fn rng_mut(&mut self) -> &mut Pcg64 {
+        &mut self.rng
+    }
+
+    /// Numbers in an observation.
+    #[must_use]
+    pub fn obs_dim(&self) -> usize {
+        self.net.inputs()
+    }
+
+    /// Numbers in an action.
+    #[must_use]
+    pub fn action_dim(&self) -> usize {
+        match &self.head {
+            Head::Categorical | Head::EpsilonGreedy(_) => 1,
+            Head::MultiCategorical(options) => options.len(),
+            Head::SquashedGaussian => self.net.outputs() / 2,
+            _ => self.net.outputs(),
+        }
+    }
+
+    /// Writes what the network gives for `obs`, whole rows of observations.
+    ///
+    /// # Errors
+    /// [`ActorError::Network`] or [`ActorError::Out`]; nothing is written then.
+    pub fn outputs(&mut self, obs: &[f32], out: &mut [f32]) -> Result<(), ActorError> {
+        let width = self.net.outputs();
+        let outputs = self.net.forward(obs, &mut self.work)?;
+        let expected = obs.len() / self.net.inputs() * width;
+        if out.len() != expected {
+            return Err(ActorError::Out {
+                got: out.len(),
+                kind: "float",
+                expected: format!("{expected} outputs"),
+            });
+        }
+        for (to, from) in out.chunks_exact_mut(width).zip(outputs.rows()) {
+            to.copy_from_slice(from);
+        }
+        Ok(())
+    }
+
+    /// Writes the actions for `obs`, whole rows of observations.
+    ///
+    /// # Errors
+    /// An [`ActorError`]; what was written is of no use then.
+    pub fn act(
+        &mut self,
+        obs: &[f32],
+        deterministic: bool,
+        out: ActionsOut<'_>,
+    ) -> Result<(), ActorError> {
+        self.check_out(obs.len() / self.obs_dim(), &out)?;
+        let dim = self.action_dim();
+        let outputs = self.net.forward(obs, &mut self.work)?;
+        let mut draw = Draw {
+            rng: &mut self.rng,
+            scratch: &mut self.scratch,
+            deterministic,
+        };
+        let bad_row = match (out, &self.head) {
+            (ActionsOut::Ints(out), Head::MultiCategorical(options)) => {
+                draw.choices(outputs, options, out)
+            }
+            (ActionsOut::Ints(out), Head::EpsilonGreedy(epsilon)) => {
+                draw.greedy(outputs, *epsilon, out)
+            }
+            (ActionsOut::Ints(out), _) => {
+                let options = [self.net.outputs()];
+                draw.choices(outputs, &options, out)
+            }
+            (ActionsOut::Floats(out), Head::Bernoulli) => draw.coins(outputs, dim, out),
+            (ActionsOut::Floats(out), head) => {
+                draw.numbers(outputs, head, dim, out);
+                None
+            }
+        };
+        bad_row.map_or(Ok(()), |row| Err(ActorError::NotFinite { row }))
+    }
+
+    fn check_out(&self, rows: usize, out: &ActionsOut<'_>) -> Result<(), ActorError> {
+        let (got, kind, fits) = match out {
+            ActionsOut::Ints(out) => (out.len(), "integer", self.head.is_discrete()),
+            ActionsOut::Floats(out) => (out.len(), "float", !self.head.is_discrete()),
+        };
+        let expected = rows * self.action_dim();
+        if fits && got == expected {
+            return Ok(());
+        }
+        let wanted = if self.head.is_discrete() {
+            "integer"
+        } else {
+            "float"
+        };
+        Err(ActorError::Out {
+            got,
+            kind,
+            expected: format!("{expected} {wanted} ones"),
+        })
+    }
+}
+
+/// Turns outputs into actions. The answers are the first row that is no distribution, if any.
+struct Draw<'a> {
+    rng: &'a mut Pcg64,
+    scratch: &'a mut [f32],
+    deterministic: bool,
+}
+
+impl Draw<'_> {
+    fn choices(
+        &mut self,
+        outputs: Outputs<'_>,
+        options: &[usize],
+        out: &mut [i64],
+    ) -> Option<usize> {
+        for (row, (logits, out)) in outputs
+            .rows()
+            .zip(out.chunks_exact_mut(options.len()))
+            .enumerate()
+        {
+            let mut rest = logits;
+            for (&n, out) in options.iter().zip(out) {
+                let (logits, others) = rest.split_at(n);
+                rest = others;
+                let choice = if self.deterministic {
+                    sampling::argmax(logits)
+                } else {
+                    sampling::categorical(self.rng, logits, &mut self.scratch[..n])
+                };
+                match choice {
+                    Some(choice) => *out = choice as i64,
+                    None => return Some(row),
+                }
+            }
+        }
+        None
+    }
+
+    fn greedy(&mut self, outputs: Outputs<'_>, epsilon: f64, out: &mut [i64]) -> Option<usize> {
+        // One coin for the whole batch, as Stable-Baselines3 tosses it.
+        let explore = !self.deterministic && self.rng.random() < epsilon;
+        for (row, (values, out)) in outputs.rows().zip(out).enumerate() {
+            *out = if explore {
+                (self.rng.random() * values.len() as f64) as i64
+            } else if let Some(best) = sampling::argmax(values) {
+                best as i64
+            } else {
+                return Some(row);
+            };
+        }
+        None
+    }
+
+    fn coins(&mut self, outputs: Outputs<'_>, dim: usize, out: &mut [f32]) -> Option<usize> {
+        for (row, (logits, out)) in outputs.rows().zip(out.chunks_exact_mut(dim)).enumerate() {
+            for (&logit, out) in logits.iter().zip(out) {
+                if logit.is_nan() {
+                    return Some(row);
+                }
+                let one = if self.deterministic {
+                    logit > 0.0
+                } else {
+                    sampling::coin(self.rng, logit)
+                };
+                *out = f32::from(u8::from(one));
+            }
+        }
+        None
+    }
+
+    // NaN goes through: the environment or the caller names the action that holds it.
+    fn numbers(&mut self, outputs: Outputs<'_>, head: &Head, dim: usize, out: &mut [f32]) {
+        if self.deterministic || matches!(head, Head::Deterministic) {
+            out.fill(0.0);
+        } else {
+            sampling::fill_normal(self.rng, out);
+        }
+        for (values, out) in outputs.rows().zip(out.chunks_exact_mut(dim)) {
+            let (mean, log_std) = values.split_at(dim);
+            match head {
+                Head::Gaussian(std) => {
+                    for ((out, mean), std) in out.iter_mut().zip(mean).zip(std) {
+                        *out = mean + std * *out;
+                    }
+                }
+                Head::SquashedGaussian => {
+                    for ((out, mean), log_std) in out.iter_mut().zip(mean).zip(log_std) {
+                        let std = log_std.clamp(LOG_STD.0, LOG_STD.1).exp();
+                        *out = tanh(mean + std * *out);
+                    }
+                }
+                _ => out.copy_from_slice(mean),
+            }
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The fused rollout: actor, environments and buffer, step after step, without leaving Rust.
+
+use thiserror::Error;
+
+use crate::actor::{ActionsOut, Actor, ActorError};
+use crate::env::{ActionSpace, Actions, EnvError};
+use crate::vec_env::{Episode, StepOut, VectorEnv};
+
+/// What can go wrong in a rollout.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum CollectError {
+    /// The policy.
+    #[error(transparent)]
+    Actor(#[from] ActorError),
+    /// The environments.
+    #[error(transparent)]
+    Env(#[from] EnvError),
+    /// A column or a row of bounds of the wrong length.
+    #[error("{what} holds {got} numbers, expected {expected}")]
+    Column {
+        /// Which one.
+        what: &'static str,
+        /// Its length.
+        got: usize,
+        /// The right length.
+        expected: usize,
+    },
+    /// A policy for other environments.
+    #[error("the policy takes {got} numbers per observation, {id} gives {expected}")]
+    Observation {
+        /// The environment's id.
+        id: &'static str,
+        /// What the policy takes.
+        got: usize,
+        /// What the environment gives.
+        expected: usize,
+    },
+    /// Actions of another kind or number than the environments take.
+    #[error("the policy's actions are not those that {id} takes")]
+    Action {
+        /// The environment's id.
+        id: &'static str,
+    },
+}
+
+/// The actions of a rollout, step after step, as the policy gave them.
+#[derive(Debug)]
+pub enum ActionColumn<'a> {
+    /// Choices.
+    Ints(&'a mut [i64]),
+    /// Numbers, before they are clipped.
+    Floats(&'a mut [f32]),
+}
+
+impl ActionColumn<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Ints(column) => column.len(),
+            Self::Floats(column) => column.len(),
+        }
+    }
+}
+
+/// The rows of a rollout buffer that a stretch of steps fills. `rewards` says how many there are.
+#[derive(Debug)]
+pub struct Columns<'a> {
+    /// What the policy saw.
+    pub observations: &'a mut [f32],
+    /// What it did.
+    pub actions: ActionColumn<'a>,
+    /// What it got.
+    pub rewards: &'a mut [f32],
+    /// 1 where the observation is the first of an episode, else 0.
+    pub episode_starts: &'a mut [f32],
+}
+
+/// Where the environments are between two steps; both change with every step.
+#[derive(Debug)]
+pub struct Present<'a> {
+    /// The last observations.
+    pub obs: &'a mut [f32],
+    /// Whether they are the first of an episode.
+    pub starts: &'a mut [bool],
+}
+
+/// An episode that ended during a stretch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Finished {
+    /// The step it ended with, counted from the start of the stretch.
+    pub step: usize,
+    /// Its statistics.
+    pub episode: Episode,
+    /// Its last observation, if the time limit alone ended it.
+    pub cut_at: Option<Vec<f32>>,
+}
+
+fn check(what: &'static str, got: usize, expected: usize) -> Result<(), CollectError> {
+    if got == expected {
+        return Ok(());
+    }
+    Err(CollectError::Column {
+        what,
+        got,
+        expected,
+    })
+}
+
+fn check_fit(
+    envs: &dyn VectorEnv,
+    actor: &Actor,
+    bounds: (&[f32], &[f32]),
+    present: &Present<'_>,
+    columns: &Columns<'_>,
+) -> Result<(), CollectError> {
+    let (spec, n_envs) = (envs.spec(), envs.num_envs());
+    let (id, dim) = (spec.id, spec.obs_dim);
+    if actor.obs_dim() != dim {
+        return Err(CollectError::Observation {
+            id,
+            got: actor.obs_dim(),
+            expected: dim,
+        });
+    }
+    let (width, fits) = match (spec.action, &columns.actions) {
+        (ActionSpace::Discrete(n), ActionColumn::Ints(_)) => (
+            1,
+            actor.head().is_discrete() && actor.net().outputs() as i64 <= n,
+        ),
+        (ActionSpace::Box(width), ActionColumn::Floats(_)) => (width, !actor.head().is_discrete()),
+        _ => (1, false),
+    };
+    if !fits || actor.action_dim() != width {
+        return Err(CollectError::Action { id });
+    }
+    if let ActionSpace::Box(width) = spec.action {
+        check("the lower bounds", bounds.0.len(), width)?;
+        check("the upper bounds", bounds.1.len(), width)?;
+    }
+    let rows = columns.rewards.len();
+    check("rewards", rows, rows.next_multiple_of(n_envs))?;
+    check("observations", columns.observations.len(), rows * dim)?;
+    check("actions", columns.actions.len(), rows * width)?;
+    check("episode_starts", columns.episode_starts.len(), rows)?;
+    check("the last observations", present.obs.len(), n_envs * dim)?;
+    check("the last episode starts", present.starts.len(), n_envs)
+}
+
+/// `np.clip`: NaN stays, so that the environment can name it.
+fn clip(actions: &[f32], (low, high): (&[f32], &[f32]), out: &mut Vec<f32>) {
+    out.clear();
+    for row in actions.chunks_exact(low.len()) {
+        out.extend(row.iter().zip(low.iter().zip(high)).map(|(&x, (&l, &h))| {
+            let x = if x < l { l } else { x };
+            if x > h { h } else { x }
+        }));
+    }
+}
+
+/// Steps `envs` with samples of `actor` until the columns are full. Continuous actions are clipped to
+/// `bounds` (lowest, highest) on their way to the environments. Returns the finished episodes in
+/// the order of step and environment.
+///
+/// # Errors
+/// A [`CollectError`]. Lengths and kinds are checked before anything moves; after a later error
+/// `present` says where the environments are.
+pub fn collect(
+    envs: &mut dyn VectorEnv,
+    actor: &mut Actor,
+    bounds: (&[f32], &[f32]),
+    present: Present<'_>,
+    columns: Columns<'_>,
+) -> Result<Vec<Finished>, CollectError> {
+    check_fit(envs, actor, bounds, &present, &columns)?;
+    let (n_envs, dim) = (envs.num_envs(), envs.spec().obs_dim);
+    let Present { obs, starts } = present;
+    let mut actions = columns.actions;
+    let width = actions
+        .len()
+        .checked_div(columns.rewards.len())
+        .unwrap_or(0);
+    let (mut clipped, mut finished) = (Vec::new(), Vec::new());
+    let rows = columns.observations.chunks_exact_mut(n_envs * dim);
+    let scalars = columns
+        .rewards
+        .chunks_exact_mut(n_envs)
+        .zip(columns.episode_starts.chunks_exact_mut(n_envs));
+    for (step, (seen, (rewards, first))) in rows.zip(scalars).enumerate() {
+        seen.copy_from_slice(obs);
+        for (to, &from) in first.iter_mut().zip(starts.iter()) {
+            *to = f32::from(u8::from(from));
+        }
+        let at = step * n_envs * width..(step + 1) * n_envs * width;
+        let actions = match &mut actions {
+            ActionColumn::Ints(column) => {
+                let row = &mut column[at];
+                actor.act(seen, false, ActionsOut::Ints(row))?;
+                Actions::Discrete(row)
+            }
+            ActionColumn::Floats(column) => {
+                let row = &mut column[at];
+                actor.act(seen, false, ActionsOut::Floats(row))?;
+                clip(row, bounds, &mut clipped);
+                Actions::Single(&clipped)
+            }
+        };
+        let out = StepOut {
+            obs: &mut *obs,
+            rewards,
+            dones: &mut *starts,
+        };
+        envs.step(actions, out)?;
+        note_finished(envs, step, &mut finished);
+    }
+    Ok(finished)
+}
+
+fn note_finished(envs: &dyn VectorEnv, step: usize, finished: &mut Vec<Finished>) {
+    for (k, &episode) in envs.episodes().iter().enumerate() {
+        let cut = episode.truncated && !episode.terminated;
+        finished.push(Finished {
+            step,
+            episode,
+            cut_at: cut.then(|| envs.terminal_obs(k).to_vec()),
+        });
+    }
+}

@@ -1,0 +1,121 @@
+//! Multi-layer perceptrons on slices: dense layers, activations, the forward pass.
+//!
+//! A row of the batch gives the same bits whatever the batch around it: every output sums its
+//! products in the order of the inputs, starting at the bias.
+
+mod activation;
+mod dense;
+mod kernel;
+
+pub use activation::{Activation, exp, sigmoid, tanh};
+pub use dense::{Dense, NnError};
+
+/// Layers one after the other.
+#[derive(Debug, Clone)]
+pub struct Mlp {
+    layers: Vec<Dense>,
+}
+
+/// The memory of a forward pass, reused from call to call.
+#[derive(Debug, Clone, Default)]
+pub struct Workspace {
+    buffers: [Vec<f32>; 2],
+}
+
+/// The outputs of a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Outputs<'a> {
+    data: &'a [f32],
+    stride: usize,
+    width: usize,
+}
+
+impl<'a> Outputs<'a> {
+    /// The outputs of each row of the batch.
+    pub fn rows(&self) -> impl Iterator<Item = &'a [f32]> + use<'a> {
+        let width = self.width;
+        self.data
+            .chunks_exact(self.stride)
+            .map(move |row| &row[..width])
+    }
+}
+
+impl Mlp {
+    /// A network of at least one layer, each as wide as the next one's input.
+    ///
+    /// # Errors
+    /// [`NnError::NoLayers`] or [`NnError::Width`].
+    pub fn new(layers: Vec<Dense>) -> Result<Self, NnError> {
+        if layers.is_empty() {
+            return Err(NnError::NoLayers);
+        }
+        for (index, pair) in layers.windows(2).enumerate() {
+            if pair[0].outputs() != pair[1].inputs() {
+                return Err(NnError::Width {
+                    layer: index + 1,
+                    got: pair[1].inputs(),
+                    expected: pair[0].outputs(),
+                });
+            }
+        }
+        Ok(Self { layers })
+    }
+
+    /// Numbers in an input row.
+    #[must_use]
+    pub fn inputs(&self) -> usize {
+        self.layers[0].inputs()
+    }
+
+    /// Numbers in an output row.
+    #[must_use]
+    pub fn outputs(&self) -> usize {
+        self.layers[self.layers.len() - 1].outputs()
+    }
+
+    /// The layers, first to last.
+    #[must_use]
+    pub fn layers(&self) -> &[Dense] {
+        &self.layers
+    }
+
+    /// The layers, to give them other weights. Their widths cannot change.
+    pub fn layers_mut(&mut self) -> &mut [Dense] {
+        &mut self.layers
+    }
+
+    /// The outputs of `input`, whole rows of [`inputs`](Self::inputs) numbers.
+    ///
+    /// # Errors
+    /// [`NnError::Batch`] if the last row is not whole.
+    pub fn forward<'a>(
+        &self,
+        input: &[f32],
+        work: &'a mut Workspace,
+    ) -> Result<Outputs<'a>, NnError> {
+        let width = self.inputs();
+        if !input.len().is_multiple_of(width) {
+            return Err(NnError::Batch {
+                got: input.len(),
+                width,
+            });
+        }
+        let rows = input.len() / width;
+        let stride = self.layers.iter().map(Dense::stride).max().unwrap_or(0);
+        for buffer in &mut work.buffers {
+            if buffer.len() < rows * stride {
+                buffer.resize(rows * stride, 0.0);
+            }
+        }
+        let [front, back] = &mut work.buffers;
+        kernel::forward(&self.layers, rows, input, front, back);
+        // The first layer writes to the front, every next one to the other buffer.
+        let last = &self.layers[self.layers.len() - 1];
+        let side = (self.layers.len() + 1) % 2;
+        Ok(Outputs {
+            data: &work.buffers[side][..rows * last.stride()],
+            stride: last.stride(),
+            width: last.outputs(),
+        })
+    }
+}
