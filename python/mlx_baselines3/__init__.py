@@ -1,5 +1,7 @@
 """Stable-Baselines3 without torch: MLX learns, a Rust core steps."""
 
+from typing import Any, NoReturn
+
 from mlx_baselines3 import _backend
 
 # Before anything imports mlx.core: a missing backend is explained in one sentence, and on Linux the
@@ -11,8 +13,32 @@ from mlx_baselines3.a2c import A2C  # noqa: E402
 from mlx_baselines3.common.utils import get_system_info  # noqa: E402
 from mlx_baselines3.ddpg import DDPG  # noqa: E402
 from mlx_baselines3.dqn import DQN  # noqa: E402
+from mlx_baselines3.her import HerReplayBuffer  # noqa: E402
 from mlx_baselines3.ppo import PPO  # noqa: E402
 from mlx_baselines3.sac import SAC  # noqa: E402
 from mlx_baselines3.td3 import TD3  # noqa: E402
 
-__all__ = ["A2C", "DDPG", "DQN", "PPO", "SAC", "TD3", "__version__", "get_system_info"]
+__all__ = [
+    "A2C",
+    "DDPG",
+    "DQN",
+    "HER",
+    "PPO",
+    "SAC",
+    "TD3",
+    "HerReplayBuffer",
+    "__version__",
+    "get_system_info",
+]
+
+
+def HER(*args: Any, **kwargs: Any) -> NoReturn:
+    """
+    What used to be an algorithm is a replay buffer.
+
+    :raises ImportError: always
+    """
+    raise ImportError(
+        "`HER` is a replay buffer class, `HerReplayBuffer`, to be used with an off-policy algorithm: "
+        "DQN(..., replay_buffer_class=HerReplayBuffer)."
+    )

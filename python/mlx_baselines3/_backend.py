@@ -16,6 +16,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 __all__ = ["BlasState", "blas_state", "prepare"]
 
@@ -54,6 +55,7 @@ class _OpenBlas:
     sgemm: int
     dgemm: int
     wide: bool
+    threads: tuple[int, int]
 
 
 _state: BlasState | None = None
@@ -113,7 +115,7 @@ def _bridge() -> BlasState:
         return BlasState(False, None, found)
     native = _load_native(shared=False)
     try:
-        native.blas_install(found.sgemm, found.dgemm, found.wide)
+        native.blas_install(found.sgemm, found.dgemm, found.wide, found.threads)
     except ValueError as error:
         return BlasState(False, None, f"{found.path} was not taken: {error}")
     # Only now may others find `cblas_sgemm` here.
@@ -173,9 +175,16 @@ def _gemm_functions(path: str) -> _OpenBlas | None:
             continue
         config.restype = ctypes.c_char_p
         wide = suffix == "64_" or b"USE64BITINT" in config()
-        addresses = [ctypes.cast(function, ctypes.c_void_p).value for function in (sgemm, dgemm)]
-        return _OpenBlas(path, addresses[0] or 0, addresses[1] or 0, wide)
+        threads = [
+            _address(getattr(library, f"{prefix}openblas_{verb}_num_threads{suffix}", None))
+            for verb in ("get", "set")
+        ]
+        return _OpenBlas(path, _address(sgemm), _address(dgemm), wide, (threads[0], threads[1]))
     return None
+
+
+def _address(function: Any) -> int:
+    return 0 if function is None else ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def _too_late() -> BlasState:

@@ -331,7 +331,7 @@ def collect(
 if sys.platform == "linux":
     __all__ += ["blas_calls", "blas_install"]
 
-    def blas_install(sgemm: int, dgemm: int, wide: bool) -> None:
+    def blas_install(sgemm: int, dgemm: int, wide: bool, threads: tuple[int, int]) -> None:
         """
         Answer ``cblas_sgemm`` and ``cblas_dgemm`` with the functions at these addresses. They must belong
         to a library that stays loaded.
@@ -339,6 +339,8 @@ if sys.platform == "linux":
         :param sgemm: address of its ``cblas_sgemm``
         :param dgemm: address of its ``cblas_dgemm``
         :param wide: whether its sizes have 64 bits
+        :param threads: addresses of its ``openblas_get_num_threads`` and ``openblas_set_num_threads``, with
+            which small products are kept on one thread; zeros leave the threads alone
         :raises ValueError: an address is 0, or a small product comes out wrong
         """
 

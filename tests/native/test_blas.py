@@ -170,7 +170,7 @@ from mlx_baselines3 import _native
 nothing = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p).value
 for addresses, message in (((nothing, nothing), "wrongly"), ((0, nothing), "is 0")):
     try:
-        _native.blas_install(*addresses, True)
+        _native.blas_install(*addresses, True, (0, 0))
     except ValueError as error:
         assert message in str(error), error
     else:
@@ -178,3 +178,16 @@ for addresses, message in (((nothing, nothing), "wrongly"), ((0, nothing), "is 0
 """,
         MLX_BASELINES3_BLAS="0",
     )
+
+
+def test_small_products_use_one_thread_and_leave_numpys_setting_alone():
+    python("""
+import ctypes
+library = ctypes.CDLL(_backend.blas_state().library)
+names = [f"{p}openblas_get_num_threads{s}" for p in ("scipy_", "") for s in ("64_", "")]
+found = [getattr(library, name, None) for name in names]
+get = next(function for function in found if function is not None)
+before = get()
+product(left, right)
+assert get() == before
+""")

@@ -96,6 +96,15 @@ def test_users_own_buffer_class_is_asked():
     assert model.rollout_buffer.asked
 
 
+def test_nan_is_an_error_and_changes_nothing():
+    model = A2C("MlpPolicy", "CartPole-v1", seed=0).learn(5)
+    before = model.policy.parameters_to_vector()
+    model.rollout_buffer.advantages[2] = np.nan
+    with pytest.raises(FloatingPointError, match="Nothing was changed"):
+        model.train()
+    np.testing.assert_array_equal(model.policy.parameters_to_vector(), before)
+
+
 def test_advantages_are_normalised_only_if_asked():
     runs = {}
     for normalize in (False, True):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from mlx_baselines3 import DQN
 from mlx_baselines3.common.base_policy import BasePolicy
 from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from mlx_baselines3.common.callbacks import BaseCallback
@@ -311,3 +312,15 @@ def test_training_goes_on():
     model.learn(2, reset_num_timesteps=False)
     assert model.num_timesteps == 5
     np.testing.assert_array_equal(model.replay_buffer.observations[:5, 0, 0], [0, 10, 20, 30, 0])
+
+
+def test_a_run_that_never_learns_says_so(capsys):
+    model = DQN("MlpPolicy", "CartPole-v1", learning_starts=50, policy_kwargs={"net_arch": [8]}, verbose=1)
+    model.learn(40)
+    assert "learning_starts=50 is not passed in 40 steps" in capsys.readouterr().out
+    assert model._n_updates == 0
+
+
+def test_a_batch_larger_than_the_buffer_is_said(capsys):
+    DQN("MlpPolicy", "CartPole-v1", buffer_size=20, batch_size=64, policy_kwargs={"net_arch": [8]}, verbose=1)
+    assert "batch_size=64 is larger than buffer_size=20" in capsys.readouterr().out

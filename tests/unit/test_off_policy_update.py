@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from mlx_baselines3.common._replay_batches import replay_batches
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.layers import Module, named_parameters
-from mlx_baselines3.common.off_policy_update import OffPolicyUpdate, follow, replay_batches
+from mlx_baselines3.common.off_policy_update import OffPolicyUpdate, follow
 from mlx_baselines3.common.update import ParameterOptimizer
 from mlx_baselines3.common.utils import set_random_seed
 
@@ -138,9 +139,23 @@ def test_an_error_while_tracing_leaves_the_networks_usable():
         raise KeyError("no such thing")
 
     update = OffPolicyUpdate({"net": net}, {"net": ParameterOptimizer(net, optim.SGD, 0.1)}, step)
+    mx.random.seed(2**40 + 7)
+    expected = mx.random.split(mx.random.state[0], 3).tolist()
     with pytest.raises(KeyError, match="no such thing"):
         update.run(batches(1.0), {})
+    assert mx.random.split(mx.random.state[0], 3).tolist() == expected
+    assert 0 <= mx.random.uniform().item() <= 1
     np.testing.assert_array_equal(np.array(net(mx.array([2.0]))), [2.0])
+
+
+def test_nan_is_an_error_and_changes_nothing():
+    update = make_update()
+    update.run(batches(1.0), {"tau": 0.5}, ["follow"])
+    with pytest.raises(FloatingPointError, match="the parameters of net, the parameters of target"):
+        update.run(batches(1.0, float("nan"), 1.0), {"tau": 0.5}, ["follow"] * 3)
+    metrics = update.run(batches(1.0), {"tau": 0.5}, ["follow"])
+    np.testing.assert_allclose(metrics["loss"], [0.9], rtol=1e-6)
+    np.testing.assert_allclose(metrics["target"], [0.625], rtol=1e-6)
 
 
 def test_target_of_another_shape_is_refused():
@@ -208,7 +223,7 @@ def test_a_users_sample_is_called_for_each_gradient_step():
 
 
 def test_large_batches_come_in_several_calls(monkeypatch):
-    monkeypatch.setattr("mlx_baselines3.common.off_policy_update._FLUSH_BYTES", 2 * 2 * 4 * 12)
+    monkeypatch.setattr("mlx_baselines3.common._replay_batches.FLUSH_BYTES", 2 * 2 * 4 * 12)
     buffer = filled_buffer(ReplayBuffer)
     sizes = []
     sample_many = buffer.sample_many

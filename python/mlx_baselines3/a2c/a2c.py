@@ -152,8 +152,8 @@ class A2C(OnPolicyAlgorithm):
                 rows.append(row)
         table = mx.stack(rows)
         mx.eval(state.arrays(), table)
-        step.finish(state)
         metrics = step.metrics(table)
+        step.finish(state, metrics["loss"])
         self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name in ("entropy_loss", "policy_loss", "value_loss"):

@@ -14,19 +14,16 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common import model_io, utils
+from mlx_baselines3.common._run_state import RunState
 from mlx_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
 from mlx_baselines3.common.env_setup import check_spaces, maybe_make_env, wrap_env
-from mlx_baselines3.common.logger import Logger
 from mlx_baselines3.common.noise import ActionNoise
-from mlx_baselines3.common.optimizers import check_learning_rate
 from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from mlx_baselines3.common.utils import (
-    FloatSchedule,
     check_for_correct_spaces,
     get_device,
     set_random_seed,
-    update_learning_rate,
 )
 from mlx_baselines3.common.vec_env import (
     VecEnv,
@@ -37,7 +34,7 @@ from mlx_baselines3.common.vec_env import (
 SelfBaseAlgorithm = TypeVar("SelfBaseAlgorithm", bound="BaseAlgorithm")
 
 
-class BaseAlgorithm(ABC):
+class BaseAlgorithm(RunState, ABC):
     """
     Base of all algorithms.
 
@@ -66,8 +63,6 @@ class BaseAlgorithm(ABC):
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
     n_envs: int
-    lr_schedule: Schedule
-    _logger: Logger
 
     def __init__(
         self,
@@ -111,22 +106,6 @@ class BaseAlgorithm(ABC):
             self._vec_normalize_env = unwrap_vec_normalize(vec_env)
             check_spaces(self, policy, support_multi_env, supported_action_spaces)
 
-    def _init_counters(self) -> None:
-        self.num_timesteps = 0
-        self._total_timesteps = 0
-        self._num_timesteps_at_start = 0
-        self.start_time = 0.0
-        self._episode_num = 0
-        self._n_updates = 0
-        self._current_progress_remaining = 1.0
-        # An array or a dictionary of arrays; None before the first reset.
-        self._last_obs: Any = None
-        self._last_original_obs: Any = None
-        self._last_episode_starts: np.ndarray | None = None
-        self.ep_info_buffer: deque[Any] | None = None
-        self.ep_success_buffer: deque[Any] | None = None
-        self._custom_logger = False
-
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         return wrap_env(env, verbose, monitor_wrapper)
@@ -134,42 +113,6 @@ class BaseAlgorithm(ABC):
     @abstractmethod
     def _setup_model(self) -> None:
         """Make networks, buffers and optimizers."""
-
-    def set_logger(self, logger: Logger) -> None:
-        """
-        Use a logger of one's own. ``tensorboard_log`` and ``verbose`` no longer choose where logs go.
-
-        :param logger: the logger
-        """
-        self._logger = logger
-        self._custom_logger = True
-
-    @property
-    def logger(self) -> Logger:
-        """:return: the logger; there is one from the first ``learn`` on"""
-        return self._logger
-
-    def _setup_lr_schedule(self) -> None:
-        self.lr_schedule = FloatSchedule(self.learning_rate)
-
-    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
-        self._current_progress_remaining = 1.0 - float(num_timesteps) / float(total_timesteps)
-
-    def _update_learning_rate(self, optimizers: Any) -> None:
-        """
-        Record the learning rate of the present progress and hand it to the optimizers.
-
-        :param optimizers: one or a list
-        :raises ValueError: if the rate is negative or not finite
-        """
-        learning_rate = self.lr_schedule(self._current_progress_remaining)
-        if self._current_progress_remaining < 0:
-            # The last rollout goes beyond total_timesteps; a line to 0 must not become gradient ascent.
-            learning_rate = max(learning_rate, 0.0)
-        check_learning_rate(learning_rate)
-        self.logger.record("train/learning_rate", learning_rate)
-        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
-            update_learning_rate(optimizer, learning_rate)
 
     def _excluded_save_params(self) -> list[str]:
         """:return: attributes that ``save`` leaves out"""
@@ -232,6 +175,7 @@ class BaseAlgorithm(ABC):
         :param progress_bar: show one
         :return: the count of steps to stop at, and the callback
         """
+        assert self.env is not None, "There is no environment to train in: call set_env() first."
         self.start_time = time.time_ns()
         if self.ep_info_buffer is None or reset_num_timesteps:
             self.ep_info_buffer = deque(maxlen=self._stats_window_size)
@@ -246,7 +190,6 @@ class BaseAlgorithm(ABC):
         self._total_timesteps = total_timesteps
         self._num_timesteps_at_start = self.num_timesteps
         if reset_num_timesteps or self._last_obs is None:
-            assert self.env is not None, "There is no environment to train in: call set_env() first."
             self._last_obs = self.env.reset()
             self._last_episode_starts = np.ones((self.env.num_envs,), dtype=bool)
             if self._vec_normalize_env is not None:
@@ -256,23 +199,6 @@ class BaseAlgorithm(ABC):
                 self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps
             )
         return total_timesteps, self._init_callback(callback, progress_bar)
-
-    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
-        """
-        Keep return, length and success of the episodes that just ended.
-
-        :param infos: one per environment
-        :param dones: (n_envs,) which episodes ended
-        """
-        assert self.ep_info_buffer is not None
-        assert self.ep_success_buffer is not None
-        for i, info in enumerate(infos):
-            if not info:
-                continue
-            if (episode := info.get("episode")) is not None:
-                self.ep_info_buffer.append(episode)
-            if (success := info.get("is_success")) is not None and dones is not None and dones[i]:
-                self.ep_success_buffer.append(success)
 
     def get_env(self) -> VecEnv | None:
         """:return: the training environments, or None"""

@@ -38,7 +38,7 @@ def get_parameters(model: BaseAlgorithm) -> dict[str, dict[str, Any]]:
 
 def set_parameters(model: BaseAlgorithm, source: str | Mapping[str, Any], exact_match: bool) -> None:
     """
-    Replace parameters in place; see :meth:`BaseAlgorithm.set_parameters`.
+    Replace parameters in place, all or none; see :meth:`BaseAlgorithm.set_parameters`.
 
     :param model: the algorithm to change
     :param source: a file, or object name -> name -> array
@@ -60,12 +60,20 @@ def set_parameters(model: BaseAlgorithm, source: str | Mapping[str, Any], exact_
             "Names of parameters do not match agents' parameters: "
             f"expected {sorted(expected)}, got {sorted(params)}"
         )
-    for name, values in params.items():
-        target = recursive_getattr(model, name)
-        if name.endswith("optimizer"):
-            target.load_state_dict(values)
-        else:
-            target.load_state_dict(values, strict=exact_match)
+    before: dict[str, Any] = {}
+    try:
+        for name, values in params.items():
+            target = recursive_getattr(model, name)
+            before[name] = target.state_dict()
+            if name.endswith("optimizer"):
+                target.load_state_dict(values)
+            else:
+                target.load_state_dict(values, strict=exact_match)
+    except Exception:
+        # Each object refuses as a whole what does not fit; those before it must not stay changed.
+        for name, state in before.items():
+            recursive_getattr(model, name).load_state_dict(state)
+        raise
 
 
 def save(

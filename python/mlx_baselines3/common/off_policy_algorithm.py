@@ -10,10 +10,11 @@ import mlx.core as mx
 from gymnasium import spaces
 
 from mlx_baselines3.common._off_policy_collection import OffPolicyCollection
+from mlx_baselines3.common._replay_batches import replay_batches
 from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from mlx_baselines3.common.callbacks import BaseCallback
 from mlx_baselines3.common.noise import ActionNoise, VectorizedActionNoise
-from mlx_baselines3.common.off_policy_update import OffPolicyUpdate, StepFunction, replay_batches
+from mlx_baselines3.common.off_policy_update import OffPolicyUpdate, StepFunction
 from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from mlx_baselines3.common.type_aliases import (
@@ -154,6 +155,11 @@ class OffPolicyAlgorithm(OffPolicyCollection):
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self._convert_train_freq()
+        if self.verbose >= 1 and self.batch_size > self.buffer_size:
+            print(
+                f"batch_size={self.batch_size} is larger than buffer_size={self.buffer_size}: a batch "
+                "holds some transitions several times."
+            )
         if self.replay_buffer_class is None:
             self.replay_buffer_class = self._default_replay_buffer_class()
         if self.replay_buffer is None:
@@ -272,6 +278,12 @@ class OffPolicyAlgorithm(OffPolicyCollection):
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
+        # Collecting alone can be meant, so this is said and not warned of.
+        if self.verbose >= 1 and total_timesteps <= self.learning_starts:
+            print(
+                f"learning_starts={self.learning_starts} is not passed in {total_timesteps} steps: "
+                "actions are random and nothing is learned."
+            )
         callback.on_training_start(locals(), globals())
         assert self.env is not None
         with mx.stream(self.device):

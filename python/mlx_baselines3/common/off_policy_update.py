@@ -7,66 +7,24 @@ anything until the end.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from itertools import repeat
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import mlx.core as mx
 import numpy as np
-from gymnasium import spaces
 from mlx.nn.layers.base import Module
 
+from mlx_baselines3.common._replay_batches import FLUSH_BYTES
 from mlx_baselines3.common.layers import named_parameters, set_named_parameters
 from mlx_baselines3.common.mlx_interop import to_numpy
-from mlx_baselines3.common.preprocessing import get_obs_shape
 from mlx_baselines3.common.update import Arrays, ParameterOptimizer, bound, clip_by_global_norm
 from mlx_baselines3.common.utils import polyak_average
 
-__all__ = ["GradientStep", "OffPolicyUpdate", "StepFunction", "follow", "replay_batches"]
+__all__ = ["GradientStep", "OffPolicyUpdate", "StepFunction", "follow"]
 
 Extras = TypeVar("Extras")
-
-# So many bytes of batches are gathered at once, and handed to the device before the next ones are.
-# Enough for hundreds of gradient steps on vectors; images must not fill the memory.
-_FLUSH_BYTES = 1 << 27
-
-
-def replay_batches(buffer: Any, count: int, batch_size: int, env: Any = None) -> Iterator[Arrays]:
-    """
-    Draw batches from a replay buffer, many of them in one call where the buffer can.
-
-    :param buffer: a replay buffer. If it has no ``sample_many``, its ``sample`` is called for each batch
-    :param count: number of batches
-    :param batch_size: transitions in each
-    :param env: a VecNormalize whose statistics normalise observations and rewards, or None
-    :return: dictionaries of the fields of :class:`ReplayBufferSamples`; ``discounts`` only if there are any
-    """
-    if not hasattr(buffer, "sample_many"):
-        for _ in range(count):
-            yield _fields(buffer.sample(batch_size, env=env))
-        return
-    most = max(_FLUSH_BYTES // (2 * batch_size * _observation_bytes(buffer.observation_space)), 1)
-    for start in range(0, count, most):
-        at_once = min(most, count - start)
-        samples = _fields(buffer.sample_many(at_once, batch_size, env=env))
-        for i in range(at_once):
-            yield {name: _row(value, i) for name, value in samples.items()}
-
-
-def _observation_bytes(space: spaces.Space[Any]) -> int:
-    if isinstance(space, spaces.Dict):
-        return sum(_observation_bytes(part) for part in space.spaces.values())
-    return int(np.prod(np.array(get_obs_shape(space)))) * np.dtype(space.dtype).itemsize
-
-
-def _fields(samples: Any) -> Arrays:
-    return {name: value for name, value in samples._asdict().items() if value is not None}
-
-
-def _row(values: Any, i: int) -> Any:
-    if isinstance(values, Mapping):
-        return {key: value[i] for key, value in values.items()}
-    return values[i]
 
 
 def _find(network: Module, name: str) -> mx.array:
@@ -245,6 +203,21 @@ def _bytes(arrays: Any) -> int:
     return int(arrays.nbytes)
 
 
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """
+    An exception while MLX traces a function leaves its random generator with a placeholder for a key, and
+    every later draw of the process fails. This puts the key back.
+    """
+    (key,) = cast(Iterable[mx.array], mx.random.state)
+    try:
+        yield
+    except BaseException:
+        high, low = np.array(key, dtype=np.uint64).tolist()
+        mx.random.seed(high << 32 | low)
+        raise
+
+
 StepFunction = Callable[[GradientStep, Arrays, Arrays, Any], Arrays]
 
 
@@ -305,22 +278,42 @@ class OffPolicyUpdate:
         states = {name: optimizer.state for name, optimizer in self.optimizers.items()}
         return {"packed": packed, "rest": rest, "optimizers": states}
 
-    def finish(self, state: Mapping[str, Any], *others: Any) -> None:
+    def finish(
+        self, state: Mapping[str, Any], rows: list[tuple[Hashable, mx.array]]
+    ) -> dict[str, np.ndarray]:
         """
-        Evaluate a state and put it into the networks and the optimizers.
+        Evaluate what the steps gave, and put it into the networks and the optimizers.
 
         :param state: as the last step gave it
-        :param others: more to evaluate along with it
+        :param rows: the variant and the metrics of each step
+        :return: the metrics by name
+        :raises FloatingPointError: if a metric or a parameter is nan or infinite; networks and optimizers
+            are then as they were at :meth:`begin`
         """
         arrays = {
             name: rest | (self._layout(name).unpack(state["packed"][name]) if name in state["packed"] else {})
             for name, rest in state["rest"].items()
         }
-        mx.eval(arrays, state["optimizers"], *others)
+        finite = {
+            name: mx.stack([mx.isfinite(array).all() for array in packed.values()]).all()
+            for name, packed in state["packed"].items()
+        }
+        mx.eval(arrays, state["optimizers"], finite, [row for _, row in rows], mx.random.state)
+        metrics = self._metrics(rows)
+        wrong = [f"the parameters of {name}" for name, answer in finite.items() if not answer.item()]
+        wrong += [f"the metric {name}" for name, values in metrics.items() if not np.isfinite(values).all()]
+        if wrong:
+            raise FloatingPointError(
+                f"The update gave numbers that are nan or infinite: {', '.join(wrong)}. Nothing was changed: "
+                "networks and optimizers are as they were before. Wrap the environments in "
+                "VecCheckNan(env, raise_exception=True) to see whether they come from there; if not, try a "
+                "smaller learning rate."
+            )
         for name, values in arrays.items():
             set_named_parameters(self.networks[name], values)
         for name, optimizer in self.optimizers.items():
             optimizer.state = state["optimizers"][name]
+        return metrics
 
     def _layout(self, name: str) -> ParameterOptimizer:
         return self.optimizers[self.targets.get(name, name)]
@@ -338,20 +331,21 @@ class OffPolicyUpdate:
         :param settings: numbers that may change from call to call
         :param variants: one per gradient step; None for all if there is only one kind
         :return: name -> (steps,) float64; a metric that only some variants have is shorter
+        :raises FloatingPointError: if the outcome is nan or infinite; nothing has changed then
         """
         scalars = {name: mx.array(value, dtype=mx.float32) for name, value in settings.items()}
         state = self.begin()
         rows: list[tuple[Hashable, mx.array]] = []
         waiting = 0
-        for batch, variant in zip(batches, repeat(None) if variants is None else variants, strict=False):
-            state, row = self._function(variant)(state, batch, scalars)
-            rows.append((variant, row))
-            waiting += _bytes(batch)
-            if waiting > _FLUSH_BYTES:
-                mx.async_eval(state)  # type: ignore[no-untyped-call]
-                waiting = 0
-        self.finish(state, [row for _, row in rows], mx.random.state)
-        return self._metrics(rows)
+        with _random_state_kept():
+            for batch, variant in zip(batches, repeat(None) if variants is None else variants, strict=False):
+                state, row = self._function(variant)(state, batch, scalars)
+                rows.append((variant, row))
+                waiting += _bytes(batch)
+                if waiting > FLUSH_BYTES:
+                    mx.async_eval(state)  # type: ignore[no-untyped-call]
+                    waiting = 0
+        return self.finish(state, rows)
 
     def _metrics(self, rows: list[tuple[Hashable, mx.array]]) -> dict[str, np.ndarray]:
         columns: dict[str, list[float]] = {}

@@ -6,9 +6,9 @@ the cost of a small update is the number of operations and not their size: one c
 one vector instead of one for each of a dozen tensors.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -27,6 +27,7 @@ __all__ = [
     "UpdateStep",
     "bound",
     "clip_by_global_norm",
+    "random_state_kept",
     "trainable_names",
 ]
 
@@ -79,6 +80,21 @@ def bound(module: nn.Module, parameters: Arrays) -> Iterator[None]:
         yield
     finally:
         set_named_parameters(module, own)
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """
+    Keep MLX's random generator usable when a function raises while it is traced: its key would be left
+    a placeholder, and every later draw of the process would fail.
+    """
+    (key,) = cast(Iterable[mx.array], mx.random.state)
+    try:
+        yield
+    except BaseException:
+        high, low = to_numpy(key).tolist()
+        mx.random.seed(high << 32 | low)
+        raise
 
 
 class ParameterOptimizer:
@@ -317,7 +333,8 @@ class UpdateStep:
         if self._compiled is None:
             random_state = mx.random.state
             self._compiled = mx.compile(self._step, inputs=random_state, outputs=random_state)
-        answer, metrics = self._compiled(state.arrays(), data, indices, settings)
+        with random_state_kept():
+            answer, metrics = self._compiled(state.arrays(), data, indices, settings)
         return TrainState(**answer), metrics
 
     def metrics(self, rows: mx.array) -> dict[str, np.ndarray]:

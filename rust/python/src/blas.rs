@@ -22,11 +22,16 @@ mod linux {
 
     /// Answer MLX's matrix products with the functions at these addresses.
     #[pyfunction]
-    pub(super) fn blas_install(sgemm: usize, dgemm: usize, wide: bool) -> PyResult<()> {
+    pub(super) fn blas_install(
+        sgemm: usize,
+        dgemm: usize,
+        wide: bool,
+        threads: (usize, usize),
+    ) -> PyResult<()> {
         if sgemm == 0 || dgemm == 0 {
             return Err(PyValueError::new_err("the address of a function is 0"));
         }
-        if ffi::install_blas(sgemm, dgemm, wide) {
+        if ffi::install_blas(sgemm, dgemm, wide, threads) {
             Ok(())
         } else {
             Err(PyValueError::new_err(

@@ -7,9 +7,14 @@ pub(crate) mod new_array;
 
 /// Hands `blas::install` the addresses that `_backend.py` found by name.
 #[cfg(target_os = "linux")]
-pub(crate) fn install_blas(sgemm: usize, dgemm: usize, wide: bool) -> bool {
-    // SAFETY: `_backend.py` is the only caller; it takes the addresses from the symbols
-    // `cblas_sgemm` and `cblas_dgemm` of the OpenBLAS that NumPy keeps loaded, and the width from
-    // that library's own description.
-    unsafe { blas::install(sgemm, dgemm, wide) }
+pub(crate) fn install_blas(
+    sgemm: usize,
+    dgemm: usize,
+    wide: bool,
+    threads: (usize, usize),
+) -> bool {
+    // SAFETY: `_backend.py` is the only caller; it takes the addresses from the symbols of these
+    // names in the OpenBLAS that NumPy keeps loaded, and the width from that library's own
+    // description.
+    unsafe { blas::install(sgemm, dgemm, wide, threads) }
 }

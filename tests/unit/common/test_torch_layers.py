@@ -7,7 +7,7 @@ import pytest
 from gymnasium import spaces
 from test_layers import numpy_convolution
 
-from mlx_baselines3.common.activations import Tanh
+from mlx_baselines3.common.activations import Tanh, rational_tanh
 from mlx_baselines3.common.layers import named_parameters
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.torch_layers import (
@@ -210,3 +210,21 @@ def test_users_extractor(extractor):
     assert policy.predict_values(obs).item() == pytest.approx(value.item(), rel=1e-4)
     # Orthogonal initial weights reach inside the user's module as well: tall matrices, gain sqrt(2).
     np.testing.assert_allclose(layers[0].T @ layers[0], 2 * np.eye(3), atol=1e-5)
+
+
+def test_rational_tanh():
+    """Within 3.7e-7 of tanh everywhere, its derivative that of tanh, nan and infinity as they should be."""
+    x = np.concatenate([np.linspace(-12, 12, 4801), np.logspace(-30, -1, 200)]).astype(np.float32)
+    y = np.array(rational_tanh(mx.array(x)), np.float64)
+    expected = np.tanh(x.astype(np.float64))
+    np.testing.assert_allclose(y, expected, rtol=3.8e-7, atol=0)
+    slope = np.array(mx.grad(lambda v: rational_tanh(v).sum())(mx.array(x)), np.float64)
+    np.testing.assert_allclose(slope, 1 - expected**2, atol=1e-6)
+    ends = np.array(rational_tanh(mx.array([np.inf, -np.inf, np.nan])))
+    np.testing.assert_allclose(ends, [1, -1, np.nan], rtol=1e-6)
+
+
+def test_tanh_is_mlxs_for_other_dtypes():
+    half = mx.array([0.5, -2.0], mx.float16)
+    assert Tanh()(half).dtype == mx.float16
+    np.testing.assert_array_equal(np.array(Tanh()(half)), np.array(mx.tanh(half)))

@@ -9,6 +9,13 @@ static SGEMM: AtomicUsize = AtomicUsize::new(0);
 static DGEMM: AtomicUsize = AtomicUsize::new(0);
 static WIDE: AtomicBool = AtomicBool::new(false);
 static CALLS: AtomicU64 = AtomicU64::new(0);
+static GET_THREADS: AtomicUsize = AtomicUsize::new(0);
+static SET_THREADS: AtomicUsize = AtomicUsize::new(0);
+
+/// Products of fewer multiplications are computed by one thread. MLX runs its graph on a thread of
+/// its own beside Python's; OpenBLAS's further threads wait for each other by spinning, and on busy
+/// cores the products of a batch of 256 in layers of 256 then take three times as long.
+const WORTH_THREADS: i64 = 1 << 26;
 
 /// The C signature of `cblas_?gemm` for sizes of type `Size`.
 type Gemm<Real, Size> = unsafe extern "C" fn(
@@ -27,6 +34,44 @@ type Gemm<Real, Size> = unsafe extern "C" fn(
     *mut Real,
     Size, // ldc
 );
+
+/// While it lives, OpenBLAS uses one thread. Another Python thread that multiplies with NumPy at the
+/// same moment may be slowed down; its results do not change.
+struct OneThread {
+    before: c_int,
+}
+
+impl OneThread {
+    /// `None` where there is one thread anyway, or the library has no such setting.
+    fn begin() -> Option<Self> {
+        let get = GET_THREADS.load(Ordering::Relaxed);
+        if get == 0 {
+            return None;
+        }
+        // SAFETY: `install` was promised `int openblas_get_num_threads(void)`.
+        let get = unsafe { std::mem::transmute::<usize, unsafe extern "C" fn() -> c_int>(get) };
+        // SAFETY: it takes nothing and reads a number.
+        let before = unsafe { get() };
+        (before > 1).then(|| {
+            set_threads(1);
+            Self { before }
+        })
+    }
+}
+
+impl Drop for OneThread {
+    fn drop(&mut self) {
+        set_threads(self.before);
+    }
+}
+
+fn set_threads(count: c_int) {
+    let set = SET_THREADS.load(Ordering::Relaxed);
+    // SAFETY: `install` was promised `void openblas_set_num_threads(int)`.
+    let set = unsafe { std::mem::transmute::<usize, unsafe extern "C" fn(c_int)>(set) };
+    // SAFETY: any count from 1 to the one that was set before is allowed.
+    unsafe { set(count) };
+}
 
 macro_rules! forward {
     ($name:ident, $real:ty, $target:ident) => {
@@ -59,6 +104,8 @@ macro_rules! forward {
                 std::process::abort();
             }
             CALLS.fetch_add(1, Ordering::Relaxed);
+            let work = i64::from(m) * i64::from(n) * i64::from(k);
+            let _threads = (work < WORTH_THREADS).then(OneThread::begin).flatten();
             let (order, ta, tb) = (order, transpose_a, transpose_b);
             if WIDE.load(Ordering::Relaxed) {
                 // SAFETY: `install` was promised a function of this name with 64-bit sizes.
@@ -100,8 +147,19 @@ macro_rules! is_right {
 ///
 /// # Safety
 /// `sgemm` and `dgemm` are the addresses of `cblas_sgemm` and `cblas_dgemm` of a library that stays
-/// loaded, with 64-bit sizes if `wide` and 32-bit ones if not.
-pub(crate) unsafe fn install(sgemm: usize, dgemm: usize, wide: bool) -> bool {
+/// loaded, with 64-bit sizes if `wide` and 32-bit ones if not. `threads` are those of its
+/// `openblas_get_num_threads` and `openblas_set_num_threads`, or zeros.
+pub(crate) unsafe fn install(
+    sgemm: usize,
+    dgemm: usize,
+    wide: bool,
+    threads: (usize, usize),
+) -> bool {
+    SET_THREADS.store(threads.1, Ordering::Relaxed);
+    GET_THREADS.store(
+        if threads.1 == 0 { 0 } else { threads.0 },
+        Ordering::Relaxed,
+    );
     WIDE.store(wide, Ordering::Relaxed);
     DGEMM.store(dgemm, Ordering::Release);
     SGEMM.store(sgemm, Ordering::Release);

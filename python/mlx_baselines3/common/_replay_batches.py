@@ -1,0 +1,54 @@
+"""Batches for gradient steps, drawn from a replay buffer many at a time."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from mlx_baselines3.common.preprocessing import get_obs_shape
+from mlx_baselines3.common.update import Arrays
+
+__all__ = ["FLUSH_BYTES", "replay_batches"]
+
+# So many bytes of batches are gathered at once, and handed to the device before the next ones are.
+# Enough for hundreds of gradient steps on vectors; images must not fill the memory.
+FLUSH_BYTES = 1 << 27
+
+
+def replay_batches(buffer: Any, count: int, batch_size: int, env: Any = None) -> Iterator[Arrays]:
+    """
+    Draw batches from a replay buffer, many of them in one call where the buffer can.
+
+    :param buffer: a replay buffer. If it has no ``sample_many``, its ``sample`` is called for each batch
+    :param count: number of batches
+    :param batch_size: transitions in each
+    :param env: a VecNormalize whose statistics normalise observations and rewards, or None
+    :return: dictionaries of the fields of :class:`ReplayBufferSamples`; ``discounts`` only if there are any
+    """
+    if not hasattr(buffer, "sample_many"):
+        for _ in range(count):
+            yield _fields(buffer.sample(batch_size, env=env))
+        return
+    most = max(FLUSH_BYTES // (2 * batch_size * _observation_bytes(buffer.observation_space)), 1)
+    for start in range(0, count, most):
+        at_once = min(most, count - start)
+        samples = _fields(buffer.sample_many(at_once, batch_size, env=env))
+        for i in range(at_once):
+            yield {name: _row(value, i) for name, value in samples.items()}
+
+
+def _observation_bytes(space: spaces.Space[Any]) -> int:
+    if isinstance(space, spaces.Dict):
+        return sum(_observation_bytes(part) for part in space.spaces.values())
+    return int(np.prod(np.array(get_obs_shape(space)))) * np.dtype(space.dtype).itemsize
+
+
+def _fields(samples: Any) -> Arrays:
+    return {name: value for name, value in samples._asdict().items() if value is not None}
+
+
+def _row(values: Any, i: int) -> Any:
+    if isinstance(values, Mapping):
+        return {key: value[i] for key, value in values.items()}
+    return values[i]
