@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from mlx_baselines3 import PPO, _native
+from mlx_baselines3 import DDPG, DQN, PPO, SAC, TD3, _native
+from mlx_baselines3.common import base_policy
 from mlx_baselines3.common.mlx_interop import to_numpy
 from mlx_baselines3.common.native_actor import NativeActor, NotMirrored, native_actor, perceptron
 from mlx_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
@@ -185,6 +186,32 @@ def test_it_says_why_a_policy_stays_in_mlx() -> None:
         native_actor(ActorCriticPolicy(spaces.Discrete(4), BOX, lambda _: 1e-3))
     with pytest.raises(NotMirrored, match="int has no native form"):
         native_actor(3)
+
+
+@pytest.mark.parametrize("kind", [DQN, SAC, TD3, DDPG])
+def test_off_policy_policies_agree_with_mlx(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    kwargs: dict[str, Any] = {"seed": 1, "buffer_size": 10, "policy_kwargs": {"net_arch": [37, 20]}}
+    model = kind("MlpPolicy", "CartPole-v1" if kind is DQN else "Pendulum-v1", **kwargs)
+    assert native_actor(model.policy) is native_actor(model.policy)
+    obs = np.random.default_rng(0).normal(size=(50, *model.observation_space.shape)).astype(np.float32)
+    got = model.policy.predict(obs, deterministic=True)[0]
+    drawn = model.policy.predict(obs)[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(base_policy, "predict_natively", lambda *_: None)
+        expected = model.policy.predict(obs, deterministic=True)[0]
+    assert (got.shape, got.dtype) == (expected.shape, expected.dtype)
+    assert np.abs(got - expected).max() < 1e-5
+    assert np.array_equal(drawn, got) == (kind is not SAC)
+
+
+def test_sac_draws_from_its_distribution() -> None:
+    model = SAC("MlpPolicy", "Pendulum-v1", seed=1, buffer_size=10, policy_kwargs={"net_arch": [8]})
+    obs = np.full((20_000, 3), 0.5, np.float32)
+    mean, log_std, _ = model.actor.get_action_dist_params(mx.array(obs[:1]))
+    drawn = np.arctanh(native_actor(model.policy).act(obs)[:, 0].clip(-0.99999, 0.99999).astype(float))
+    std = float(np.exp(log_std.item()))
+    assert abs(drawn.mean() - mean.item()) < 5 * std / np.sqrt(20_000)
+    assert abs(drawn.std() / std - 1) < 0.025
 
 
 def test_what_is_not_mirrored_is_inferred_by_mlx() -> None:

@@ -64,8 +64,8 @@ class Blueprint:
     How a policy computes its actions.
 
     :param layers: the network
-    :param head: ``categorical``, ``multi_categorical``, ``bernoulli``, ``gaussian``, ``squashed_gaussian`` or
-        ``deterministic``
+    :param head: ``categorical``, ``multi_categorical``, ``bernoulli``, ``gaussian``, ``squashed_gaussian``,
+        ``deterministic`` or ``epsilon_greedy`` (the best choice: the caller explores)
     :param options: options of each choice (``multi_categorical``)
     :param log_std: logarithms of the standard deviations (``gaussian``)
     :param critic: the network of the values of the observations, if there is one
@@ -211,7 +211,8 @@ class NativeActor:
         self._plan = plan
         self._arrays: list[mx.array] = []
         self._mlx_state: bytes | None = None
-        self._discrete = head in ("categorical", "multi_categorical")
+        self._discrete = head in ("categorical", "multi_categorical", "epsilon_greedy")
+        self._draws = head not in ("deterministic", "epsilon_greedy")
         self._critic: NativeActor | None = None
         # One generator and one workspace: threads take turns.
         self._lock = threading.RLock()
@@ -302,7 +303,7 @@ class NativeActor:
         """
         rows = _rows(obs)
         with self._lock:
-            if not deterministic and self._mlx_state != _mlx_random_state():
+            if self._draws and not deterministic and self._mlx_state != _mlx_random_state():
                 self.reseed()
             if self._discrete:
                 return self._core.choose(rows, deterministic)

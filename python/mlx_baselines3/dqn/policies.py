@@ -9,6 +9,14 @@ from mlx import nn
 
 from mlx_baselines3.common.base_policy import BasePolicy
 from mlx_baselines3.common.layers import Sequential, named_parameters
+from mlx_baselines3.common.native_actor import (
+    Blueprint,
+    NotMirrored,
+    blueprint,
+    check_observations,
+    check_unchanged,
+    perceptron,
+)
 from mlx_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -202,3 +210,15 @@ class MultiInputPolicy(DQNPolicy):
     """:class:`DQNPolicy` with :class:`CombinedExtractor` in front, for Dict observations."""
 
     default_features_extractor_class = CombinedExtractor
+
+
+@blueprint.register
+def _dqn_blueprint(policy: DQNPolicy) -> Blueprint:
+    q_net = policy.q_net
+    check_unchanged(policy, DQNPolicy, ("__call__", "forward", "_predict", "obs_to_tensor"))
+    check_unchanged(q_net, QNetwork, ("__call__", "forward", "_predict", "extract_features"))
+    if type(q_net.features_extractor) is not FlattenExtractor:
+        raise NotMirrored(f"the policy has a {type(q_net.features_extractor).__name__}")
+    check_observations(policy.observation_space)
+    # DQN decides about exploring before it asks the policy.
+    return Blueprint(tuple(perceptron(q_net.q_net.layers())), "epsilon_greedy")

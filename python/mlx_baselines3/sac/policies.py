@@ -14,10 +14,20 @@ from mlx_baselines3.common.distributions import (
     StateDependentNoiseDistribution,
 )
 from mlx_baselines3.common.layers import Module, Sequential
+from mlx_baselines3.common.native_actor import (
+    Blueprint,
+    Layer,
+    NotMirrored,
+    blueprint,
+    check_observations,
+    check_unchanged,
+    perceptron,
+)
 from mlx_baselines3.common.preprocessing import get_action_dim
 from mlx_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
+    FlattenExtractor,
     NatureCNN,
     create_mlp,
 )
@@ -338,3 +348,25 @@ class MultiInputPolicy(SACPolicy):
     """:class:`SACPolicy` with :class:`CombinedExtractor` in front, for Dict observations."""
 
     default_features_extractor_class = CombinedExtractor
+
+
+@blueprint.register
+def _sac_blueprint(policy: SACPolicy) -> Blueprint:
+    actor = policy.actor
+    if actor.use_sde:
+        raise NotMirrored("gSDE is used")
+    check_unchanged(policy, SACPolicy, ("__call__", "forward", "_predict", "obs_to_tensor"))
+    methods = ("__call__", "forward", "_predict", "get_action_dist_params", "extract_features")
+    check_unchanged(actor, Actor, methods)
+    parts = (
+        (actor.features_extractor, FlattenExtractor),
+        (actor.action_dist, SquashedDiagGaussianDistribution),
+        (actor.mu, nn.Linear),
+        (actor.log_std, nn.Linear),
+    )
+    for part, kind in parts:
+        if type(part) is not kind:
+            raise NotMirrored(f"the policy has a {type(part).__name__}")
+    check_observations(policy.observation_space)
+    layers = (*perceptron(actor.latent_pi.layers()), Layer((actor.mu, actor.log_std)))
+    return Blueprint(layers, "squashed_gaussian")

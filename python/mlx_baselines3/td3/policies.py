@@ -9,10 +9,19 @@ from gymnasium import spaces
 
 from mlx_baselines3.common.critics import ContinuousActor, ContinuousPolicy
 from mlx_baselines3.common.layers import Sequential
+from mlx_baselines3.common.native_actor import (
+    Blueprint,
+    NotMirrored,
+    blueprint,
+    check_observations,
+    check_unchanged,
+    perceptron,
+)
 from mlx_baselines3.common.preprocessing import get_action_dim
 from mlx_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
+    FlattenExtractor,
     NatureCNN,
     create_mlp,
 )
@@ -181,3 +190,14 @@ class MultiInputPolicy(TD3Policy):
     """:class:`TD3Policy` with :class:`CombinedExtractor` in front, for Dict observations."""
 
     default_features_extractor_class = CombinedExtractor
+
+
+@blueprint.register
+def _td3_blueprint(policy: TD3Policy) -> Blueprint:
+    actor = policy.actor
+    check_unchanged(policy, TD3Policy, ("__call__", "forward", "_predict", "obs_to_tensor"))
+    check_unchanged(actor, Actor, ("__call__", "forward", "_predict", "extract_features"))
+    if type(actor.features_extractor) is not FlattenExtractor:
+        raise NotMirrored(f"the policy has a {type(actor.features_extractor).__name__}")
+    check_observations(policy.observation_space)
+    return Blueprint(tuple(perceptron(actor.mu.layers())), "deterministic")
