@@ -210,7 +210,15 @@ class OnPolicyCollection(BaseAlgorithm):
     def _step(self, actor: NativeActor, env: VecEnv, n_steps: int) -> _Steps:
         """One step of environments of any kind."""
         assert isinstance(self._last_obs, np.ndarray)
-        actions = actor.act(self._last_obs).reshape(-1, *(self.action_space.shape or ()))
+        try:
+            actions = actor.act(self._last_obs).reshape(-1, *(self.action_space.shape or ()))
+        except ValueError as error:
+            if np.isfinite(self._last_obs).all():
+                raise
+            raise FloatingPointError(
+                f"The environments gave an observation that is nan or infinite: {self._last_obs}. Wrap "
+                "them in VecCheckNan(env, raise_exception=True) to see at which step."
+            ) from error
         clipped_actions = self._to_env_actions(actions)
         new_obs, rewards, dones, infos = env.step(clipped_actions)
         assert isinstance(new_obs, np.ndarray)
@@ -261,6 +269,9 @@ class OnPolicyCollection(BaseAlgorithm):
         parameters = [to_mlx(actor.outputs(observations))]
         if isinstance(self.policy.action_dist, DiagGaussianDistribution):
             parameters.append(self.policy.log_std)
+        if not isinstance(self.action_space, spaces.Discrete):
+            # Distributions are over vectors, whatever the shape of the action space.
+            actions = actions.reshape(len(actions), -1)
         log_probs = self.policy.action_dist.proba_distribution(*parameters).log_prob(to_mlx(actions))
         return to_mlx(actor.critic().outputs(observations)), log_probs
 
