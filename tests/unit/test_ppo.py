@@ -161,6 +161,10 @@ def test_schedules_are_compiled_once():
     assert len(traces) == 3
 
 
+class Whole(RolloutBuffer):
+    """Any class of one's own is filled by MLX, so that it sees the same actions as the next one."""
+
+
 class OneMinibatch(RolloutBuffer):
     def get(self, batch_size=None):
         yield next(super().get(batch_size))
@@ -169,10 +173,10 @@ class OneMinibatch(RolloutBuffer):
 def test_target_kl_stops(capsys):
     """The first minibatch moves the policy, the second sees it and stops: one step was made."""
     kwargs = {**SMALL, "learning_rate": 0.1, "seed": 3}
-    stopped = Recording("MlpPolicy", "CartPole-v1", target_kl=1e-9, verbose=1, **{**kwargs, "n_epochs": 5})
-    stopped.learn(8)
-    one_step = PPO("MlpPolicy", "CartPole-v1", rollout_buffer_class=OneMinibatch, **{**kwargs, "n_epochs": 1})
-    one_step.learn(8)
+    changes = {"rollout_buffer_class": Whole, "n_epochs": 5, "target_kl": 1e-9, "verbose": 1}
+    stopped = Recording("MlpPolicy", "CartPole-v1", **{**kwargs, **changes}).learn(8)
+    changes = {"rollout_buffer_class": OneMinibatch, "n_epochs": 1}
+    one_step = PPO("MlpPolicy", "CartPole-v1", **{**kwargs, **changes}).learn(8)
     np.testing.assert_allclose(
         stopped.policy.parameters_to_vector(), one_step.policy.parameters_to_vector(), atol=1e-6
     )
@@ -293,24 +297,38 @@ def test_a_registered_environment_of_ones_own():
     assert model.ep_info_buffer[0]["l"] == 5
 
 
-class NanFrom(AnyEnv):
-    """Rewards are nan from the step on that the class is told; nothing else is wrong."""
+class NanAfterTwo(AnyEnv):
+    """From the third step on the observations or the rewards are nan."""
 
-    first_nan = 3
+    def __init__(self, where):
+        super().__init__(spaces.Discrete(2))
+        self.where = where
+        self.n_steps = 0
 
     def step(self, action):
-        obs, reward, terminated, truncated, info = super().step(action)
-        self.total = getattr(self, "total", 0) + 1
-        return obs, np.nan if self.total >= self.first_nan else reward, terminated, truncated, info
+        obs, reward, *rest = super().step(action)
+        self.n_steps += 1
+        if self.n_steps < 3:
+            return obs, reward, *rest
+        return (obs * np.nan, reward, *rest) if self.where == "observation" else (obs, np.nan, *rest)
 
 
-def test_nan_stops_the_training_and_spoils_nothing():
-    model = PPO("MlpPolicy", NanFrom(spaces.Discrete(2)), seed=0, **{**SMALL, "n_epochs": 1})
+@pytest.mark.parametrize(
+    ("where", "buffer", "seen"),
+    [
+        ("observation", None, r"an observation that is nan or infinite: \[\[nan nan nan\]\]"),
+        ("observation", Whole, r"loss of minibatch 0 \(of 2\) was nan"),
+        ("reward", None, r"loss of minibatch 0 \(of 2\) was nan"),
+    ],
+)
+def test_nan_stops_the_training_and_spoils_nothing(where, buffer, seen):
+    env = NanAfterTwo(where)
+    model = PPO("MlpPolicy", env, seed=0, rollout_buffer_class=buffer, **{**SMALL, "n_epochs": 1})
     before = model.policy.parameters_to_vector()
-    with pytest.raises(FloatingPointError, match=r"loss of minibatch 0 \(of 2\) was nan.*VecCheckNan\(env"):
+    with pytest.raises(FloatingPointError, match=rf"{seen}.*VecCheckNan\(env"):
         model.learn(64)
     np.testing.assert_array_equal(model.policy.parameters_to_vector(), before)
-    assert model.num_timesteps == 8
+    assert model.num_timesteps <= 8
     assert model._n_updates == 0
     assert model.policy.optimizer.state_dict()["step"].item() == 0
     # With a sound environment the same model learns on.

@@ -16,7 +16,7 @@ from mlx_baselines3.common.base_class import BaseAlgorithm
 from mlx_baselines3.common.buffers import RolloutBuffer
 from mlx_baselines3.common.distributions import DiagGaussianDistribution
 from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
-from mlx_baselines3.common.native_actor import NativeActor, NotMirrored, check_unchanged, native_actor
+from mlx_baselines3.common.native_actor import NativeActor, NotMirrored, native_actor
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.utils import obs_as_tensor
 from mlx_baselines3.common.vec_env import VecEnv
@@ -143,8 +143,8 @@ class OnPolicyCollection(BaseAlgorithm):
     def _native_actor(self, rollout_buffer: RolloutBuffer) -> NativeActor | None:
         """The policy's twin with the present weights; None, and once a line that says why, if it has none."""
         try:
-            # The columns are written directly, and some of them late.
-            check_unchanged(rollout_buffer, RolloutBuffer, ("add", "reset", "_allocate"))
+            if type(rollout_buffer) is not RolloutBuffer:
+                raise NotMirrored(f"the rollout buffer is a {type(rollout_buffer).__name__}")
             return native_actor(self.policy)
         except NotMirrored as reason:
             if self._why_not_native != str(reason):
@@ -210,7 +210,15 @@ class OnPolicyCollection(BaseAlgorithm):
     def _step(self, actor: NativeActor, env: VecEnv, n_steps: int) -> _Steps:
         """One step of environments of any kind."""
         assert isinstance(self._last_obs, np.ndarray)
-        actions = actor.act(self._last_obs).reshape(-1, *(self.action_space.shape or ()))
+        try:
+            actions = actor.act(self._last_obs).reshape(-1, *(self.action_space.shape or ()))
+        except ValueError as error:
+            if np.isfinite(self._last_obs).all():
+                raise
+            raise FloatingPointError(
+                f"The environments gave an observation that is nan or infinite: {self._last_obs}. Wrap "
+                "them in VecCheckNan(env, raise_exception=True) to see at which step."
+            ) from error
         clipped_actions = self._to_env_actions(actions)
         new_obs, rewards, dones, infos = env.step(clipped_actions)
         assert isinstance(new_obs, np.ndarray)
@@ -261,9 +269,10 @@ class OnPolicyCollection(BaseAlgorithm):
         parameters = [to_mlx(actor.outputs(observations))]
         if isinstance(self.policy.action_dist, DiagGaussianDistribution):
             parameters.append(self.policy.log_std)
-        shape = (-1,) if isinstance(self.action_space, spaces.Discrete) else (len(observations), -1)
-        distribution = self.policy.action_dist.proba_distribution(*parameters)
-        log_probs = distribution.log_prob(to_mlx(actions.reshape(shape)))
+        if not isinstance(self.action_space, spaces.Discrete):
+            # Distributions are over vectors, whatever the shape of the action space.
+            actions = actions.reshape(len(actions), -1)
+        log_probs = self.policy.action_dist.proba_distribution(*parameters).log_prob(to_mlx(actions))
         return to_mlx(actor.critic().outputs(observations)), log_probs
 
     def _complete(
@@ -279,7 +288,8 @@ class OnPolicyCollection(BaseAlgorithm):
         :return: (n_envs, 1) their values
         """
         observations = buffer.observations.reshape(-1, *(self.observation_space.shape or ()))
-        values, log_probs = self._estimates(actor, observations, buffer.actions)
+        actions = buffer.actions.reshape(-1, *(self.action_space.shape or ()))
+        values, log_probs = self._estimates(actor, observations, actions)
         buffer.values[...] = to_numpy(values).reshape(buffer.values.shape)
         buffer.log_probs[...] = to_numpy(log_probs).reshape(buffer.log_probs.shape)
         if cuts:

@@ -45,7 +45,7 @@ def space_class(name: str) -> type[spaces.Space[Any]]:
     found = getattr(spaces, name, None) if name in _ATTRIBUTES else None
     if found is None:
         raise ModelFileError(f"the space `{name}` is not one that this version of Gymnasium can make.")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def space_state(space: spaces.Space[Any]) -> tuple[str, dict[str, Any]] | None:

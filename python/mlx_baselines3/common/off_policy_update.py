@@ -6,11 +6,10 @@ arrays out), compiles it, and runs the gradient steps of one ``train()`` without
 anything until the end.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import partial
 from itertools import repeat
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -19,7 +18,13 @@ from mlx.nn.layers.base import Module
 from mlx_baselines3.common._replay_batches import FLUSH_BYTES
 from mlx_baselines3.common.layers import named_parameters, set_named_parameters
 from mlx_baselines3.common.mlx_interop import to_numpy
-from mlx_baselines3.common.update import Arrays, ParameterOptimizer, bound, clip_by_global_norm
+from mlx_baselines3.common.update import (
+    Arrays,
+    ParameterOptimizer,
+    bound,
+    clip_by_global_norm,
+    random_state_kept,
+)
 from mlx_baselines3.common.utils import polyak_average
 
 __all__ = ["GradientStep", "OffPolicyUpdate", "StepFunction", "follow"]
@@ -203,21 +208,6 @@ def _bytes(arrays: Any) -> int:
     return int(arrays.nbytes)
 
 
-@contextmanager
-def _random_state_kept() -> Iterator[None]:
-    """
-    An exception while MLX traces a function leaves its random generator with a placeholder for a key, and
-    every later draw of the process fails. This puts the key back.
-    """
-    (key,) = cast(Iterable[mx.array], mx.random.state)
-    try:
-        yield
-    except BaseException:
-        high, low = np.array(key, dtype=np.uint64).tolist()
-        mx.random.seed(high << 32 | low)
-        raise
-
-
 StepFunction = Callable[[GradientStep, Arrays, Arrays, Any], Arrays]
 
 
@@ -337,7 +327,7 @@ class OffPolicyUpdate:
         state = self.begin()
         rows: list[tuple[Hashable, mx.array]] = []
         waiting = 0
-        with _random_state_kept():
+        with random_state_kept():
             for batch, variant in zip(batches, repeat(None) if variants is None else variants, strict=False):
                 state, row = self._function(variant)(state, batch, scalars)
                 rows.append((variant, row))
