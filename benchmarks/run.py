@@ -91,6 +91,27 @@ def environments(rows: list[dict]) -> None:
         rows.append(row(f"{env_id}, 8 envs", ours, "DummyVecEnv over Gymnasium", theirs * 20, 8000))
 
 
+def rollouts(rows: list[dict]) -> None:
+    """PPO's rollout of 8 CartPoles: actions from Rust, against MLX inferring each step."""
+    from mlx_baselines3 import PPO
+    from mlx_baselines3.common.env_util import make_vec_env
+    from mlx_baselines3.common.vec_env import NativeVecEnv
+
+    def collector(env_class, n_steps: int, *, native_actor: bool) -> Timed:
+        env = make_vec_env("CartPole-v1", 8, seed=0, vec_env_cls=env_class)
+        model = PPO("MlpPolicy", env, n_steps=n_steps, seed=0)
+        if not native_actor:
+            model._native_actor = lambda buffer: None
+        _, callback = model._setup_learn(1)
+        return lambda: model.collect_rollouts(model.env, callback, model.rollout_buffer, n_steps)
+
+    through_mlx = collector(None, 64, native_actor=False)
+    for what, env_class in (("native envs", NativeVecEnv), ("Gymnasium's envs", None)):
+        ours, theirs = interleaved(collector(env_class, 2048, native_actor=True), through_mlx, 5)
+        peer = "Gymnasium, MLX infers"
+        rows.append(row(f"PPO rollout 8 x 2048, {what}", ours, peer, theirs * 32, 8 * 2048))
+
+
 def ppo_update(rows: list[dict]) -> None:
     """One PPO minibatch with the package's tanh and with MLX's own."""
     import mlx.core as mx
@@ -117,11 +138,11 @@ def ppo_update(rows: list[dict]) -> None:
 
 def show(rows: list[dict]) -> None:
     """Print the table."""
-    print(f"\n{'what':<34} {'time':>10} {'rate':>12}   {'against':<28} {'times faster':>12}")
+    print(f"\n{'what':<40} {'time':>10} {'rate':>12}   {'against':<28} {'times faster':>12}")
     for r in rows:
         rate = f"{r['work'] / r['ours_s'] / 1e6:.2f} M/s" if r["work"] else ""
         print(
-            f"{r['what']:<34} {r['ours_s'] * 1e6:>7.0f} us {rate:>12}   {r['peer']:<28} {r['ratio']:>12.1f}"
+            f"{r['what']:<40} {r['ours_s'] * 1e6:>7.0f} us {rate:>12}   {r['peer']:<28} {r['ratio']:>12.1f}"
         )
 
 
@@ -130,7 +151,7 @@ def main() -> None:
     parser.add_argument("--json", help="also write the figures to this file")
     args = parser.parse_args()
     rows: list[dict] = []
-    for part in (matrix_products, environments, ppo_update):
+    for part in (matrix_products, environments, rollouts, ppo_update):
         part(rows)
     show(rows)
     if args.json:
