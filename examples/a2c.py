@@ -5,17 +5,27 @@ import argparse
 from mlx_baselines3 import A2C
 from mlx_baselines3.common.env_util import make_vec_env
 from mlx_baselines3.common.evaluation import evaluate_policy
+from mlx_baselines3.common.utils import LinearSchedule
 from mlx_baselines3.common.vec_env import NativeVecEnv
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=200_000)
+    parser.add_argument("--steps", type=int, default=150_000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
     env = make_vec_env("CartPole-v1", n_envs=8, seed=args.seed, vec_env_cls=NativeVecEnv)
-    model = A2C("MlpPolicy", env, ent_coef=0.0, seed=args.seed, verbose=1)
+    model = A2C(
+        "MlpPolicy",
+        env,
+        # A constant rate would balance the pole sooner, lose it and find it again.
+        learning_rate=LinearSchedule(1e-3, 0.0, 1.0),
+        gamma=0.98,
+        gae_lambda=0.9,
+        seed=args.seed,
+        verbose=1,
+    )
     model.learn(args.steps, log_interval=1000)
 
     test_env = make_vec_env("CartPole-v1", seed=1000)

@@ -12,7 +12,7 @@ from mlx_baselines3.common.noise import NormalActionNoise
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=8_000)
+    parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
@@ -20,9 +20,12 @@ def main() -> None:
         "MlpPolicy",
         "Pendulum-v1",
         learning_rate=1e-3,
-        batch_size=128,
+        learning_starts=1000,
         buffer_size=50_000,
         gamma=0.98,
+        # Eight steps, then eight updates in one go: faster than one by one.
+        train_freq=8,
+        gradient_steps=8,
         # The policy is deterministic: without noise it would never try anything else.
         action_noise=NormalActionNoise(mean=np.zeros(1), sigma=0.1 * np.ones(1)),
         policy_kwargs={"net_arch": [64, 64]},

@@ -22,8 +22,8 @@ def main() -> None:
     model = PPO(
         "MlpPolicy",
         env,
-        n_steps=256,
-        batch_size=256,
+        n_steps=128,
+        batch_size=64,
         gamma=0.9,
         learning_rate=1e-3,
         seed=args.seed,

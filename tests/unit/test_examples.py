@@ -21,12 +21,12 @@ RUNS = {
     ),
     "custom_env": (300, r"Mean return over 20 episodes: -\d+\.\d before training, -\d+\.\d after", []),
     "custom_features_extractor": (300, MEAN_RETURN, []),
-    "ddpg": (150, MEAN_RETURN, []),
+    "ddpg": (1100, MEAN_RETURN, []),
     "dqn": (1300, MEAN_RETURN, []),
     "her": (600, r"Solved \d+ of 100 episodes of 10 bits", []),
     "normalized_vec_env": (300, MEAN_RETURN, ["normalized/model.zip", "normalized/statistics.pkl"]),
     "sac": (300, MEAN_RETURN, ["sac_pendulum/model.zip", "sac_pendulum/replay_buffer.pkl"]),
-    "td3": (150, MEAN_RETURN, []),
+    "td3": (1100, MEAN_RETURN, []),
     "train_cartpole": (300, MEAN_RETURN, ["cartpole/ppo_cartpole.zip", "cartpole/learning_curve.png"]),
 }
 
