@@ -6,12 +6,13 @@ import pathlib
 from mlx_baselines3 import PPO
 from mlx_baselines3.common.env_util import make_vec_env
 from mlx_baselines3.common.evaluation import evaluate_policy
+from mlx_baselines3.common.utils import LinearSchedule
 from mlx_baselines3.common.vec_env import NativeVecEnv, VecNormalize
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--steps", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("normalized"))
     args = parser.parse_args()
@@ -22,10 +23,10 @@ def main() -> None:
     model = PPO(
         "MlpPolicy",
         env,
-        n_steps=128,
-        batch_size=64,
+        learning_rate=LinearSchedule(1e-3, 0.0, 1.0),
+        n_steps=256,
+        batch_size=256,
         gamma=0.9,
-        learning_rate=1e-3,
         seed=args.seed,
         verbose=1,
     )
