@@ -18,6 +18,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from typing import Any
 
@@ -71,13 +72,17 @@ def read_runs(file: pathlib.Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
+_worker = threading.local()
+
+
 def run_in_child(library: str, cell: Cell, seed: int, file: pathlib.Path) -> None:
     """One run in a process of its own, so that runs side by side share nothing."""
+    if not hasattr(_worker, "folder"):
+        # MLX keeps its compiled kernels there: one worker's runs share them, two workers must not.
+        _worker.folder = tempfile.TemporaryDirectory()
     command = [sys.executable, __file__, "one", cell.name, str(seed), "--library", library]
-    with tempfile.TemporaryDirectory() as folder:
-        # One thread each, and a folder of its own for the kernels that MLX compiles.
-        settings = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": folder}
-        done = subprocess.run(command, capture_output=True, text=True, env=settings, check=False)
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": _worker.folder.name}
+    done = subprocess.run(command, capture_output=True, text=True, env=settings, check=False)
     if done.returncode != 0:
         print(f"{cell.name} seed {seed} failed:\n{done.stderr}", flush=True)
         return
