@@ -179,8 +179,8 @@ def test_bad_construction_and_bad_actions():
         DummyVecEnv([CountingEnv, lambda: CountingEnv(render_mode=None)])
     env = make(3, 3)
     env.reset()
-    with pytest.raises(ValueError, match="2 environments, got 3"):
-        env.step(np.zeros(3, dtype=np.int64))
+    with pytest.raises(ValueError, match="2 environments, got 1"):
+        env.step(np.zeros(1, dtype=np.int64))
     assert env.step(ACTIONS)[0].tolist() == [[1, 10]] * 2
 
 
