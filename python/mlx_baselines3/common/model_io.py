@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import mlx.core as mx
 
+from mlx_baselines3.common._archive import Content
 from mlx_baselines3.common.base_policy import BasePolicy
 from mlx_baselines3.common.mlx_interop import to_mlx
 from mlx_baselines3.common.save_util import (
@@ -81,6 +82,8 @@ def save(
     path: str | pathlib.Path | io.BufferedIOBase,
     exclude: Iterable[str] | None,
     include: Iterable[str] | None,
+    allow_pickle: bool = False,
+    extra: Mapping[str, Content] | None = None,
 ) -> None:
     """
     Write a model; see :meth:`BaseAlgorithm.save`.
@@ -89,9 +92,13 @@ def save(
     :param path: the file
     :param exclude: attributes to leave out besides the usual ones
     :param include: attributes to write although they are usually left out
+    :param allow_pickle: pickle what JSON cannot express
+    :param extra: further entries of the archive, as :func:`save_to_zip_file` takes them
     """
     objects, variables = model._get_torch_save_params()
-    left_out = set(exclude or ()).union(model._excluded_save_params()).difference(include or ())
+    # The schedule is made anew from `learning_rate`; a function would be kept, or complained of, twice.
+    left_out = {*model._excluded_save_params(), "lr_schedule"}
+    left_out = left_out.union(exclude or ()).difference(include or ())
     # What is saved as arrays is not saved a second time among the attributes.
     left_out |= {name.split(".")[0] for name in objects + variables}
     save_to_zip_file(
@@ -99,6 +106,9 @@ def save(
         data={name: value for name, value in vars(model).items() if name not in left_out},
         params=get_parameters(model),
         pytorch_variables={name: recursive_getattr(model, name) for name in variables},
+        verbose=model.verbose,
+        allow_pickle=allow_pickle,
+        extra=extra,
     )
 
 
@@ -111,6 +121,7 @@ def load(
     print_system_info: bool,
     force_reset: bool,
     changes: dict[str, Any],
+    allow_pickle: bool = False,
 ) -> Algorithm:
     """
     Make a model from a file; see :meth:`BaseAlgorithm.load`.
@@ -123,13 +134,18 @@ def load(
     :param print_system_info: print the system that saved the file and the present one
     :param force_reset: start new episodes at the next ``learn``
     :param changes: attributes to change
+    :param allow_pickle: open pickles that are in the file
     :return: the model
     """
     if print_system_info:
         print("== CURRENT SYSTEM INFO ==")
         get_system_info()
     data, params, variables = load_from_zip_file(
-        path, device=device, custom_objects=custom_objects, print_system_info=print_system_info
+        path,
+        device=device,
+        custom_objects=custom_objects,
+        print_system_info=print_system_info,
+        allow_pickle=allow_pickle,
     )
     if data is None or not params:
         raise ValueError(f"{path} holds {'no attributes' if data is None else 'no parameters'} of a model.")
