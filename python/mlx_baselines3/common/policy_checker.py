@@ -256,10 +256,12 @@ def _copied_inputs(policy: BasePolicy) -> list[str]:
 
 def _is_contiguous(array: mx.array) -> bool:
     try:
-        return memoryview(array).c_contiguous  # type: ignore[arg-type]
+        view = memoryview(array)  # type: ignore[arg-type]
     except (RuntimeError, ValueError):
         # Inside mx.vmap a layer gets a placeholder, which has no memory.
         return True
+    # A matrix product takes a transposed matrix as it is.
+    return view.c_contiguous or (view.ndim == 2 and view.f_contiguous)
 
 
 def _actions(policy: BasePolicy, obs: Any, deterministic: bool) -> list[np.ndarray]:
