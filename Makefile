@@ -13,8 +13,11 @@ EXTRAS  := $(if $(BACKEND),$(BACKEND)$(comma))extra,test
 SOURCES := Cargo.toml Cargo.lock pyproject.toml \
            $(shell find rust python -name '*.rs' -o -name '*.toml' -o -name '*.py' -o -name '*.pyi')
 PYTEST_ARGS ?= -n 2
+BENCH_ARGS ?=
+# Pythons that have a peer already, for bench-peers; none leaves one out.
+export PEER_SB3 PEER_SBX PEER_RLOX PEER_ENVPOOL PEER_PYTHON
 
-.PHONY: help install train test test-rust test-python test-fast lint format bench clean
+.PHONY: help install train test test-rust test-python test-fast lint format bench bench-peers clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,9 +59,14 @@ format: install ## rewrite the sources as the formatters want them
 	$(BIN)/ruff format python tests examples benchmarks
 	$(BIN)/ruff check --fix python tests examples benchmarks
 
-bench: install ## measure; prints tables of ratios
-	cargo bench
-	$(BIN)/python benchmarks/run.py
+bench: install ## measure; prints tables of ratios and leaves them in runs/benchmarks
+	cargo bench --bench '*' -- --warm-up-time 1 --measurement-time 2
+	$(BIN)/python benchmarks/run.py --out $(RUNS)/benchmarks $(BENCH_ARGS)
+
+bench-peers: install ## the same against SB3, SBX, rlox and EnvPool, installed apart (PEER_SB3=python takes one)
+	$(BIN)/python benchmarks/peers.py
+	cargo bench --bench '*' -- --warm-up-time 1 --measurement-time 2
+	$(BIN)/python benchmarks/run.py --peers --out $(RUNS)/benchmarks $(BENCH_ARGS)
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) target $(RUNS) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-peers target $(RUNS) .pytest_cache .mypy_cache .ruff_cache

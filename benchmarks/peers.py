@@ -137,7 +137,7 @@ def install(name: str) -> str:
     done, failed = home / "installed.txt", home / "failed.txt"
     if done.exists() and done.read_text() == wanted.read_text():
         return f"{name}: there already"
-    subprocess.run([os.environ.get("PEER_PYTHON", sys.executable), "-m", "venv", home], check=True)
+    subprocess.run([os.environ.get("PEER_PYTHON") or sys.executable, "-m", "venv", home], check=True)
     command = [home / "bin" / "python", "-m", "pip", "install", "--quiet", "-r", wanted]
     pip = subprocess.run(command, capture_output=True, text=True)
     if pip.returncode:

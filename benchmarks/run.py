@@ -8,6 +8,7 @@ measured part's table between its marks in a page. ``docs/benchmarks.md`` says w
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -45,7 +46,11 @@ class Session:
     def __init__(self, pool: Pool, quick: bool, out: pathlib.Path) -> None:
         self.pool, self.quick, self.out = pool, quick, out
         self.effort = Effort(3, 0.01) if quick else Effort(7, 0.1)
-        self.bare_loop = peers.bare_loop()
+
+    @functools.cached_property
+    def bare_loop(self) -> peers.Interpreter:
+        """The Rust core alone, built when first needed."""
+        return peers.bare_loop()
 
     def compare(self, figures: list[Figure], effort: Effort | None = None) -> tuple[str, Any]:
         """Measure figures one after the other."""
