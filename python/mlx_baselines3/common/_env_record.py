@@ -1,5 +1,6 @@
 """The state of vectorised environments and their wrappers, for checkpoints."""
 
+import os
 from typing import Any
 
 from mlx_baselines3.common._archive import ModelFileError
@@ -73,12 +74,20 @@ def rebuild(record: dict[str, Any]) -> VecEnv:
             f"The checkpoint's environments are {'('.join(names)}{')' * (len(names) - 1)}, which cannot be "
             "made from the file: give such environments as `env`."
         )
+    try:
+        return _made(record)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelFileError(f"the record of the environments is damaged ({error!r:.200}).") from error
+
+
+def _made(record: dict[str, Any]) -> VecEnv:
     make = Decoder().decode(record["make"])
-    monitor_dir = make.pop("monitor_dir")
-    native = NativeVecEnv(n_envs=record["n_envs"], **make)
-    # Not through the constructor, which would begin new files.
-    native._monitor_dir = monitor_dir
-    native._writers = native._open_monitor_files(override_existing=False)
+    native = NativeVecEnv(make["env_id"], record["n_envs"], env_kwargs=make["env_kwargs"])
+    folder, indices = make["monitor_dir"], range(record["n_envs"])
+    # The run's own files go on; a file from elsewhere makes none.
+    if folder and all(os.path.isfile(os.path.join(folder, f"{i}.monitor.csv")) for i in indices):
+        native._monitor_dir = folder
+        native._writers = native._open_monitor_files(override_existing=False)
     env: VecEnv = native
     for fields in reversed(record["layers"]):
         arguments = {name: Decoder().decode(fields[name]["value"]) for name in _NORMALIZE_ARGUMENTS}

@@ -38,10 +38,19 @@ def _generators(model: BaseAlgorithm) -> dict[str, Any]:
     drawing = twin is not None and twin._mlx_state == native_actor._mlx_random_state()
     return {
         "python": random.getstate(),
-        "numpy": np.random.get_state(legacy=False),  # noqa: NPY002  SB3 draws from it
+        "numpy": np.random.get_state(legacy=False),  # noqa: NPY002
         "mlx": to_numpy(key[0]).tolist(),
         "actor": list(twin.rng_state) if twin is not None and drawing else None,
     }
+
+
+def _action_space(model: BaseAlgorithm, lost: list[str]) -> Any:
+    """The space with its generator, which random actions are drawn from."""
+    try:
+        return Encoder().encode(model.action_space, "action_space")
+    except Unencodable:
+        lost.append("the random generator of the action space")
+        return None
 
 
 def _restore_generators(model: BaseAlgorithm, state: dict[str, Any]) -> None:
@@ -98,6 +107,7 @@ def run_record(model: BaseAlgorithm, within_learn: bool, lost: list[str]) -> dic
         "elapsed": time.time_ns() - int(model.start_time),
         "at_start": model._num_timesteps_at_start,
         "generators": Encoder().encode(_generators(model), "generators"),
+        "action_space": _action_space(model, lost),
         "matrices": Encoder().encode(matrices, "matrices"),
         "logged": _logged(model, lost) if within_learn or model._custom_logger else {},
     }
@@ -116,6 +126,7 @@ class RunRecord:
             self.within_learn = bool(record["within_learn"])
             self._elapsed, self._at_start = int(record["elapsed"]), int(record["at_start"])
             self.generators = Decoder().decode(record["generators"])
+            self._action_space = record["action_space"]
             self.matrices = Decoder().decode(record["matrices"])
             self._logged = {
                 name: (Decoder().decode(value), count, tuple(excluded))
@@ -130,6 +141,8 @@ class RunRecord:
         :raises ModelFileError: if a state is damaged
         """
         try:
+            if self._action_space is not None:
+                model.action_space = Decoder().decode(self._action_space)
             _restore_generators(model, self.generators)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelFileError(f"the state of a random generator is damaged ({error!r:.200}).") from error

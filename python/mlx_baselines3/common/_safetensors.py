@@ -40,7 +40,7 @@ _MAX_DIMS = 32
 # The header is JSON, which Python unfolds to some thirty times its size: it may not be most of a big file.
 _MAX_HEADER = 64 * 2**20
 # How much is written or read at once where not everything is.
-PIECE = 4 * 2**20
+PIECE = 2**20
 
 Tensor = mx.array | np.ndarray
 

@@ -26,6 +26,15 @@ if TYPE_CHECKING:
     from mlx_baselines3.common.base_class import BaseAlgorithm
 
 Algorithm = TypeVar("Algorithm", bound="BaseAlgorithm")
+# Which algorithms learn with a policy.
+_FAMILIES = {
+    "mlx_baselines3.common.actor_critic:ActorCriticPolicy": ("PPO", "A2C"),
+    "mlx_baselines3.dqn.policies:DQNPolicy": ("DQN",),
+    "mlx_baselines3.sac.policies:SACPolicy": ("SAC",),
+    "mlx_baselines3.td3.policies:TD3Policy": ("TD3", "DDPG"),
+}
+# What A2C has none of.
+_PPO_ONLY = {"n_epochs", "clip_range"}
 
 
 def get_parameters(model: BaseAlgorithm) -> dict[str, dict[str, Any]]:
@@ -150,6 +159,7 @@ def load(
     if data is None or not params:
         raise ValueError(f"{path} holds {'no attributes' if data is None else 'no parameters'} of a model.")
     _check_attributes(data, changes)
+    _check_algorithm(cls, data)
     if env is not None:
         env = cls._wrap_env(env, data.get("verbose", 0))
         check_for_correct_spaces(env, data["observation_space"], data["action_space"])
@@ -200,3 +210,21 @@ def _check_attributes(data: dict[str, Any], changes: dict[str, Any]) -> None:
             "The policy class could not be restored: import the module that defines it before loading, "
             "or pass custom_objects={'policy_class': ...}."
         )
+
+
+def _check_algorithm(cls: type[BaseAlgorithm], data: dict[str, Any]) -> None:
+    """Refuse another algorithm's model; TD3 and DDPG are one algorithm with different settings."""
+    stored = _family(data["policy_class"])
+    own = _family(next(iter(cls.policy_aliases.values()), BasePolicy))
+    if stored == ("PPO", "A2C") == own:
+        stored = ("PPO",) if _PPO_ONLY & data.keys() else ("A2C",)
+        own = tuple(name for name in own if any(base.__name__ == name for base in cls.__mro__))
+    if stored and own and stored != own:
+        raise ValueError(
+            f"The file holds a model of {' or '.join(stored)}, which {cls.__name__} cannot load."
+        )
+
+
+def _family(policy_class: type) -> tuple[str, ...]:
+    paths = (f"{base.__module__}:{base.__qualname__}" for base in policy_class.__mro__)
+    return next((_FAMILIES[path] for path in paths if path in _FAMILIES), ())

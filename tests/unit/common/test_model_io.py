@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from mlx_baselines3 import PPO
+from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
 from mlx_baselines3.common.env_util import make_vec_env
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.save_util import PickledEntriesError
@@ -238,6 +238,24 @@ def test_policy_class_that_cannot_be_found(tmp_path):
         PPO.load(tmp_path / "model")
     loaded = PPO.load(tmp_path / "model", custom_objects={"policy_class": Hidden})
     assert_equal_models(loaded, model)
+
+
+@pytest.mark.parametrize("algorithm", [A2C, DQN, SAC, TD3])
+def test_another_algorithms_model_is_refused(algorithm, path, golden_models):
+    with pytest.raises(ValueError, match=rf"holds a model of PPO, which {algorithm.__name__} cannot load"):
+        algorithm.load(path)
+    name = "td3_pendulum" if algorithm is not TD3 else "sac_pendulum"
+    with pytest.raises(ValueError, match="holds a model of (TD3 or DDPG|SAC), which"):
+        algorithm.load(golden_models / name)
+    with pytest.raises(ValueError, match="holds a model of A2C, which PPO cannot load"):
+        PPO.load(golden_models / "a2c_pendulum")
+
+
+def test_algorithms_of_the_user_load_their_models(path):
+    class Own(PPO):
+        """A variant."""
+
+    assert isinstance(Own.load(path), Own)
 
 
 def test_files_that_hold_no_model(tmp_path):
