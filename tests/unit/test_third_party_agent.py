@@ -1,4 +1,4 @@
-"""A program that keeps a model inside a class of its own and trades with it: only its imports were renamed."""
+"""A program that keeps a model inside its own class and trades with it: only its imports were renamed."""
 
 import pathlib
 
