@@ -17,7 +17,7 @@ BENCH_ARGS ?=
 # Pythons that have a peer already, for bench-peers; none leaves one out.
 export PEER_SB3 PEER_SBX PEER_RLOX PEER_ENVPOOL PEER_PYTHON
 
-.PHONY: help install train test test-rust test-python test-fast lint format bench bench-peers clean
+.PHONY: help install train test test-rust test-python test-fast test-peers fuzz lint format bench bench-peers clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,7 +44,13 @@ test-python: install ## the Python tests, against the installed wheel
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-fast: install ## the Python tests without the learning runs
-	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'not learning'
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'not learning and not peers'
+
+test-peers: install ## models of ours in SB3 (SB3_PYTHON names an interpreter that has it)
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m peers
+
+fuzz: install ## feed 100,000 mutated model files to the readers
+	$(BIN)/python tests/fuzz/fuzz_archives.py --keep $(RUNS)/fuzz
 
 lint: install ## formatters and linters in check mode, types, stub against the built module
 	cargo fmt --all --check

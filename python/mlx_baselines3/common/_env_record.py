@@ -82,6 +82,9 @@ def rebuild(record: dict[str, Any]) -> VecEnv:
 
 def _made(record: dict[str, Any]) -> VecEnv:
     make = Decoder().decode(record["make"])
+    # Before anything of that size is made.
+    if record["n_envs"] != len(record["native"]["envs"]):
+        raise ModelFileError(f"the record is of {record['n_envs']} environments, but not their states.")
     native = NativeVecEnv(make["env_id"], record["n_envs"], env_kwargs=make["env_kwargs"])
     folder, indices = make["monitor_dir"], range(record["n_envs"])
     # The run's own files go on; a file from elsewhere makes none.

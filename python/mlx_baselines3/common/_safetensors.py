@@ -200,7 +200,8 @@ def read_header(stream: IO[bytes], length: int, label: str) -> tuple[list[Place]
     if size > min(length - 8, _MAX_HEADER):
         raise ModelFileError(f"{label}: a header of {size} bytes in a file of {length}.")
     try:
-        header = json.loads(stream.read(size))
+        # Of bytes json would guess the encoding.
+        header = json.loads(stream.read(size).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{label}: the header is not JSON ({error}).") from error
     if not isinstance(header, dict):
