@@ -17,7 +17,7 @@ BENCH_ARGS ?=
 # Pythons that have a peer already, for bench-peers; none leaves one out.
 export PEER_SB3 PEER_SBX PEER_RLOX PEER_ENVPOOL PEER_PYTHON
 
-.PHONY: help install train test test-rust test-python test-fast test-peers fuzz lint format bench bench-peers clean
+.PHONY: help install train test test-rust test-python test-fast test-bounds test-peers fuzz lint format bench bench-peers clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -51,6 +51,22 @@ test-peers: install ## models of ours in SB3 (SB3_PYTHON names an interpreter th
 
 fuzz: install ## feed 100,000 mutated model files to the readers
 	$(BIN)/python tests/fuzz/fuzz_archives.py --keep $(RUNS)/fuzz
+
+# The lowest and the newest of what pyproject.toml allows; one wheel serves every Python.
+OLDEST_PYTHON ?= $(shell for v in 3.10 3.11 3.12; do python$$v -c 'import sys; print(sys.executable)' 2>/dev/null && break; done)
+NEWEST_PYTHON ?= $(shell for v in 3.14 3.13 3.12; do python$$v -c 'import sys; print(sys.executable)' 2>/dev/null && break; done)
+BOUNDS := $(RUNS)/bounds
+test-bounds: install ## test-fast on the oldest and the newest Python, NumPy and Gymnasium, from one wheel
+	rm -rf $(BOUNDS)
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(BOUNDS) .
+	$(or $(OLDEST_PYTHON),$(PYTHON)) -m venv $(BOUNDS)/oldest
+	$(or $(NEWEST_PYTHON),$(PYTHON)) -m venv $(BOUNDS)/newest
+	$(BOUNDS)/oldest/bin/python -m pip install --quiet "$$(echo $(BOUNDS)/*.whl)[$(EXTRAS)]" 'numpy==1.26.*' 'gymnasium==0.29.*'
+	$(BOUNDS)/newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager "$$(echo $(BOUNDS)/*.whl)[$(EXTRAS)]"
+	for bound in oldest newest; do \
+		echo "$$bound: $$($(BOUNDS)/$$bound/bin/python -c 'import platform, gymnasium, numpy; print("Python", platform.python_version(), "NumPy", numpy.__version__, "Gymnasium", gymnasium.__version__)')"; \
+		$(BOUNDS)/$$bound/bin/python -m pytest $(PYTEST_ARGS) -m 'not learning and not peers' || exit 1; \
+	done
 
 lint: install ## formatters and linters in check mode, types, stub against the built module
 	cargo fmt --all --check
