@@ -1,5 +1,6 @@
 """The snippets of docs/ run, and do what the page says."""
 
+import inspect
 import pathlib
 import re
 import runpy
@@ -12,6 +13,8 @@ import pytest
 from mlx_baselines3 import PPO
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.policy_checker import check_policy
+from mlx_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from mlx_baselines3.common.vec_env import SubprocVecEnv
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 TOOLS = runpy.run_path(str(DOCS / "time_snippets.py"))
@@ -106,3 +109,29 @@ def test_the_timings_run(capsys, monkeypatch):
     monkeypatch.setitem(TOOLS["main"].__globals__, "ROUNDS", 1)
     TOOLS["main"]()
     assert len(re.findall(r"before \d+ us, after \d+ us, ratio \d+\.\d", capsys.readouterr().out)) == 3
+
+
+MIGRATION = TOOLS["snippets"]((DOCS / "migration.md").read_text())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [code for codes in MIGRATION.values() for code in codes],
+    ids=lambda code: code.split("\n")[0][:40],
+)
+def test_snippets_of_the_migration_page(code):
+    mx.disable_compile()
+    try:
+        exec(code, {})
+    finally:
+        mx.enable_compile()
+
+
+def test_the_migration_page_names_what_differs():
+    """The two signatures that are not SB3's, and the attributes that are not kept."""
+    page = (DOCS / "migration.md").read_text()
+    for name in ("RMSpropTFLike", "batch_norm_stats", "work_remotes", "autoreset_step"):
+        assert f"`{name}" in page or f'"{name}"' in page
+    parameters = inspect.signature(RMSpropTFLike).parameters
+    assert "params" not in parameters
+    assert not hasattr(SubprocVecEnv, "work_remotes")
