@@ -72,5 +72,5 @@ def test_update_equals_sb3s(name, golden_updates):
 )
 def test_default_optimizer(name, optimizer):
     model = make_model(name)
-    assert type(model.policy.optimizer.optimizer) is optimizer
+    assert isinstance(model.policy.optimizer.optimizer, optimizer)
     assert model.policy.optimizer.optimizer.eps == 1e-5

@@ -11,7 +11,7 @@ from mlx_baselines3.common._replay_batches import replay_batches
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.layers import Module, named_parameters
 from mlx_baselines3.common.off_policy_update import OffPolicyUpdate, follow
-from mlx_baselines3.common.update import ParameterOptimizer
+from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
 from mlx_baselines3.common.utils import set_random_seed
 
 

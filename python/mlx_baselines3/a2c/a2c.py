@@ -9,6 +9,7 @@ from gymnasium import spaces
 from mlx_baselines3.a2c import losses
 from mlx_baselines3.common.buffers import RolloutBuffer
 from mlx_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from mlx_baselines3.common.parameter_optimizer import Arrays
 from mlx_baselines3.common.policies import (
     ActorCriticCnnPolicy,
     ActorCriticPolicy,
@@ -16,7 +17,6 @@ from mlx_baselines3.common.policies import (
     MultiInputActorCriticPolicy,
 )
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from mlx_baselines3.common.update import Arrays
 
 SelfA2C = TypeVar("SelfA2C", bound="A2C")
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3.common.parameter_optimizer import Arrays
 from mlx_baselines3.common.preprocessing import get_obs_shape
-from mlx_baselines3.common.update import Arrays
 
 __all__ = ["FLUSH_BYTES", "replay_batches"]
 

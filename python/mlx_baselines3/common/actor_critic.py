@@ -29,6 +29,7 @@ from mlx_baselines3.common.native_actor import (
     check_unchanged,
     perceptron,
 )
+from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
 from mlx_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -37,7 +38,6 @@ from mlx_baselines3.common.torch_layers import (
     NatureCNN,
 )
 from mlx_baselines3.common.type_aliases import PyTorchObs, Schedule
-from mlx_baselines3.common.update import ParameterOptimizer
 
 _HEADS = {
     CategoricalDistribution: "categorical",

@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from mlx_baselines3.common.base_policy import BaseModel, BasePolicy
 from mlx_baselines3.common.layers import Sequential, named_parameters, set_named_parameters
+from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
 from mlx_baselines3.common.preprocessing import get_action_dim
 from mlx_baselines3.common.save_util import load_from_zip_file
 from mlx_baselines3.common.torch_layers import (
@@ -21,7 +22,6 @@ from mlx_baselines3.common.torch_layers import (
     get_actor_critic_arch,
 )
 from mlx_baselines3.common.type_aliases import PyTorchObs, Schedule
-from mlx_baselines3.common.update import ParameterOptimizer
 
 __all__ = ["ContinuousActor", "ContinuousCritic", "ContinuousPolicy"]
 

@@ -15,6 +15,7 @@ from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, R
 from mlx_baselines3.common.callbacks import BaseCallback
 from mlx_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from mlx_baselines3.common.off_policy_update import OffPolicyUpdate, StepFunction
+from mlx_baselines3.common.parameter_optimizer import Arrays, ParameterOptimizer
 from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from mlx_baselines3.common.type_aliases import (
@@ -24,7 +25,6 @@ from mlx_baselines3.common.type_aliases import (
     TrainFreq,
     TrainFrequencyUnit,
 )
-from mlx_baselines3.common.update import Arrays, ParameterOptimizer
 
 SelfOffPolicyAlgorithm = TypeVar("SelfOffPolicyAlgorithm", bound="OffPolicyAlgorithm")
 

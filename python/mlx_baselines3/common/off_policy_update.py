@@ -18,13 +18,8 @@ from mlx.nn.layers.base import Module
 from mlx_baselines3.common._replay_batches import FLUSH_BYTES
 from mlx_baselines3.common.layers import named_parameters, set_named_parameters
 from mlx_baselines3.common.mlx_interop import to_numpy
-from mlx_baselines3.common.update import (
-    Arrays,
-    ParameterOptimizer,
-    bound,
-    clip_by_global_norm,
-    random_state_kept,
-)
+from mlx_baselines3.common.parameter_optimizer import Arrays, ParameterOptimizer
+from mlx_baselines3.common.update import bound, clip_by_global_norm, is_finite, random_state_kept, total
 from mlx_baselines3.common.utils import polyak_average
 
 __all__ = ["GradientStep", "OffPolicyUpdate", "StepFunction", "follow"]
@@ -140,17 +135,17 @@ class GradientStep:
         """
         optimizer, network = self._optimizers[name], self._networks[name]
 
-        def of(parameters: Arrays) -> tuple[mx.array, Extras, dict[str, Arrays]]:
-            with bound(network, parameters):
+        def of(leaves: Arrays) -> tuple[mx.array, Extras, dict[str, Arrays]]:
+            with bound(network, optimizer.named(leaves)):
                 before = self._named()
                 value, extras = loss()
                 return value, extras, _replaced(before, self._named())
 
         packed = self._packed[name]
-        (value, extras, statistics), gradients = mx.value_and_grad(of)(optimizer.unpack(packed))
+        (value, extras, statistics), gradients = mx.value_and_grad(of)(optimizer.leaves(packed))
         for owner, arrays in statistics.items():
             set_named_parameters(self._networks[owner], arrays)
-        gradients = optimizer.pack(gradients)
+        gradients = optimizer.pack_leaves(gradients)
         if max_grad_norm is not None:
             gradients = clip_by_global_norm(gradients, max_grad_norm)
         packed, state = optimizer.apply(gradients, packed, self._optimizer_states[name])
@@ -284,13 +279,10 @@ class OffPolicyUpdate:
             name: rest | (self._layout(name).unpack(state["packed"][name]) if name in state["packed"] else {})
             for name, rest in state["rest"].items()
         }
-        finite = {
-            name: mx.stack([mx.isfinite(array).all() for array in packed.values()]).all()
-            for name, packed in state["packed"].items()
-        }
-        mx.eval(arrays, state["optimizers"], finite, [row for _, row in rows], mx.random.state)
+        sums = {name: total(state["packed"][name]) for name in state["packed"]}
+        mx.eval(arrays, state["optimizers"], sums, [row for _, row in rows], mx.random.state)
         metrics = self._metrics(rows)
-        wrong = [f"the parameters of {name}" for name, answer in finite.items() if not answer.item()]
+        wrong = [f"the parameters of {name}" for name, value in sums.items() if not is_finite(value)]
         wrong += [f"the metric {name}" for name, values in metrics.items() if not np.isfinite(values).all()]
         if wrong:
             raise FloatingPointError(

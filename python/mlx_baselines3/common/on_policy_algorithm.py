@@ -13,9 +13,10 @@ from gymnasium import spaces
 from mlx_baselines3.common._on_policy_collection import OnPolicyCollection
 from mlx_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from mlx_baselines3.common.mlx_interop import to_mlx
+from mlx_baselines3.common.parameter_optimizer import Arrays
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from mlx_baselines3.common.update import Arrays, LossFunction, UpdateStep
+from mlx_baselines3.common.update import LossFunction, UpdateStep
 from mlx_baselines3.common.utils import explained_variance, safe_mean
 
 Minibatch = tuple[Arrays, mx.array]

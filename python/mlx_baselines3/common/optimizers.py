@@ -8,7 +8,14 @@ import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
 
-__all__ = ["RMSpropTFLike", "check_learning_rate", "from_torch_state", "is_elementwise", "make_optimizer"]
+__all__ = [
+    "Adam",
+    "RMSpropTFLike",
+    "check_learning_rate",
+    "from_torch_state",
+    "is_elementwise",
+    "make_optimizer",
+]
 
 
 class RMSpropTFLike(optim.RMSprop):
@@ -78,9 +85,44 @@ class RMSpropTFLike(optim.RMSprop):
         return parameter - self.learning_rate.astype(gradient.dtype) * step
 
 
+class Adam(optim.Adam):
+    """
+    MLX's Adam (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, algorithm 1), arguments as there.
+
+    The bias corrections are the same for all parameters. MLX's own expression lets the compiler compute the
+    powers in them anew for each parameter, which takes longer than everything else in the step.
+    """
+
+    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, mx.array]) -> mx.array:
+        """
+        ``m <- b1 m + (1 - b1) g``, ``v <- b2 v + (1 - b2) g^2``,
+        ``p <- p - lr / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + eps)``
+
+        :param gradient: g
+        :param parameter: p
+        :param state: holds m and v
+        :return: the new p
+        """
+        b1, b2 = self.betas
+        m = state["m"] = b1 * state["m"] + (1 - b1) * gradient
+        v = state["v"] = b2 * state["v"] + (1 - b2) * mx.square(gradient)
+        step_size, root_scale = self._corrections()
+        return parameter - step_size * m / (mx.sqrt(v) * root_scale + self.eps)
+
+    def _corrections(self) -> tuple[mx.array, mx.array]:
+        if not self.bias_correction:
+            return self.learning_rate, mx.array(1.0)
+        b1, b2 = self.betas
+        numbers = [self.learning_rate / (1 - b1**self.step), mx.rsqrt(1 - b2**self.step)]
+        # The detour through one array keeps the compiler from merging the powers into the big kernel.
+        both = mx.stack(numbers)
+        return both[0], both[1]
+
+
 # Optimizers whose update of one number depends on no other number: many parameters may then be
 # updated as one long vector.
 _ELEMENTWISE = (
+    Adam,
     RMSpropTFLike,
     optim.AdaDelta,
     optim.Adagrad,
@@ -136,7 +178,7 @@ def make_optimizer(
     if optimizer_class not in decaying and not kwargs.get("weight_decay", 1):
         del kwargs["weight_decay"]
     try:
-        return optimizer_class(learning_rate, **kwargs)
+        return (Adam if optimizer_class is optim.Adam else optimizer_class)(learning_rate, **kwargs)
     except TypeError as error:
         hint = " (use mlx.optimizers.AdamW for weight decay)" if kwargs.get("weight_decay") else ""
         raise ValueError(

@@ -1,52 +1,33 @@
 """The compiled update step: loss, gradient, clip, optimizer, in one graph.
 
-A step is a pure function of arrays: the parameters and the optimizer's state go in and come out. The
-parameters travel as one flat vector where the optimizer allows it, because on a CPU and on a GPU alike
-the cost of a small update is the number of operations and not their size: one clip and one Adam over
-one vector instead of one for each of a dozen tensors.
+A step is a pure function of arrays: the parameters and the optimizer's state go in and come out.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import mlx.core as mx
 import mlx.nn as nn
-import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_map
 
 from mlx_baselines3.common.layers import named_parameters, set_named_parameters
-from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
-from mlx_baselines3.common.optimizers import from_torch_state, is_elementwise, make_optimizer
+from mlx_baselines3.common.mlx_interop import to_numpy
+from mlx_baselines3.common.parameter_optimizer import Arrays, ParameterOptimizer
 
 __all__ = [
-    "Arrays",
-    "ParameterOptimizer",
     "TrainState",
     "UpdateStep",
     "bound",
     "clip_by_global_norm",
+    "is_finite",
     "random_state_kept",
-    "trainable_names",
+    "total",
 ]
 
-Arrays = dict[str, mx.array]
 Metrics = Arrays
 LossFunction = Callable[[Arrays, Arrays], tuple[mx.array, Metrics]]
-
-# A tensor inside a flat vector starts on a 16-byte boundary: CUDA's TF32 products need it.
-_ALIGNMENT = 4
-_FLAT = "flat"
-
-
-def trainable_names(module: nn.Module) -> list[str]:
-    """
-    :param module: any MLX module
-    :return: names of the arrays that the optimizer may change, in SB3's order
-    """
-    trainable = {name for name, _ in tree_flatten(module.trainable_parameters())}
-    return [name for name in named_parameters(module) if name in trainable]
 
 
 def clip_by_global_norm(gradients: Arrays, max_norm: mx.array) -> Arrays:
@@ -62,6 +43,23 @@ def clip_by_global_norm(gradients: Arrays, max_norm: mx.array) -> Arrays:
     norm = mx.sqrt(sum(squares[1:], squares[0]))
     scale = mx.minimum(max_norm / (norm + 1e-6), 1.0)
     return {name: g * scale for name, g in gradients.items()}
+
+
+def total(arrays: Arrays) -> mx.array:
+    """
+    :param arrays: name -> array
+    :return: their sum, a scalar: nan or infinite if one number is
+    """
+    sums = [array.sum() for array in arrays.values()]
+    return sum(sums[1:], sums[0])
+
+
+def is_finite(scalar: mx.array) -> bool:
+    """
+    :param scalar: an evaluated number
+    :return: whether it is neither nan nor infinite
+    """
+    return bool(np.isfinite(scalar.item()))
 
 
 @contextmanager
@@ -95,154 +93,6 @@ def random_state_kept() -> Iterator[None]:
         high, low = to_numpy(key).tolist()
         mx.random.seed(high << 32 | low)
         raise
-
-
-class ParameterOptimizer:
-    """
-    An MLX optimizer together with the parameters of the network it is for.
-
-    :param module: the network; its trainable arrays are optimised
-    :param optimizer_class: an MLX optimizer
-    :param learning_rate: the first learning rate
-    :param optimizer_kwargs: the other arguments of the optimizer, torch's names allowed
-    :param names: optimise these arrays only (default: all that are trainable)
-    """
-
-    def __init__(
-        self,
-        module: nn.Module,
-        optimizer_class: type[optim.Optimizer],
-        learning_rate: float,
-        optimizer_kwargs: dict[str, Any] | None = None,
-        names: list[str] | None = None,
-    ):
-        parameters = named_parameters(module)
-        self.names = trainable_names(module) if names is None else names
-        self.shapes = {name: parameters[name].shape for name in self.names}
-        self.optimizer = make_optimizer(optimizer_class, learning_rate, optimizer_kwargs or {})
-        self.is_flat = is_elementwise(self.optimizer) and all(
-            parameters[name].dtype == mx.float32 for name in self.names
-        )
-        self.optimizer.init(self.pack(parameters))
-
-    @property
-    def learning_rate(self) -> mx.array:
-        """:return: the learning rate, a scalar array"""
-        return self.optimizer.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, value: float | mx.array) -> None:
-        self.optimizer.learning_rate = mx.array(value, dtype=mx.float32)
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """:return: the optimizer's state, a tree of arrays"""
-        return self.optimizer.state
-
-    @state.setter
-    def state(self, state: dict[str, Any]) -> None:
-        self.optimizer.state = state
-
-    def pack(self, arrays: Mapping[str, mx.array]) -> Arrays:
-        """
-        :param arrays: name -> array, at least those that are optimised
-        :return: what the optimizer works on: one flat vector, or the arrays as they are
-        """
-        if not self.is_flat:
-            return {name: arrays[name] for name in self.names}
-        pieces = []
-        for name in self.names:
-            pieces.append(arrays[name].reshape(-1))
-            if padding := -arrays[name].size % _ALIGNMENT:
-                pieces.append(mx.zeros((padding,)))
-        return {_FLAT: mx.concatenate(pieces)}
-
-    def unpack(self, packed: Arrays) -> Arrays:
-        """
-        :param packed: an answer of :meth:`pack`
-        :return: name -> array
-        """
-        if not self.is_flat:
-            return dict(packed)
-        arrays, start = {}, 0
-        vector = packed[_FLAT]
-        for name, shape in self.shapes.items():
-            size = _size(shape)
-            arrays[name] = vector[start : start + size].reshape(shape)
-            start += size + -size % _ALIGNMENT
-        return arrays
-
-    def apply(
-        self, gradients: Arrays, packed: Arrays, state: dict[str, Any]
-    ) -> tuple[Arrays, dict[str, Any]]:
-        """
-        One step of the optimizer, as a pure function.
-
-        :param gradients: packed gradients
-        :param packed: packed parameters
-        :param state: the optimizer's state
-        :return: the new parameters and the new state
-        """
-        own = self.optimizer.state
-        try:
-            self.optimizer.state = tree_map(lambda leaf: leaf, state)
-            return self.optimizer.apply_gradients(gradients, packed), self.optimizer.state
-        finally:
-            self.optimizer.state = own
-
-    def state_dict(self) -> Arrays:
-        """:return: the state as named arrays: ``step``, ``learning_rate``, ``m.<parameter>``, …"""
-        arrays: Arrays = {}
-        for key, value in self.state.items():
-            if isinstance(value, mx.array):
-                arrays[key] = value
-        if self.is_flat:
-            for slot, vector in self.state[_FLAT].items():
-                arrays |= {f"{slot}.{name}": a for name, a in self.unpack({_FLAT: vector}).items()}
-        else:
-            for name in self.names:
-                arrays |= {f"{slot}.{name}": a for slot, a in tree_flatten(self.state[name])}
-        return arrays
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """
-        Replace the state. Nothing changes if anything is wrong.
-
-        :param state_dict: as :meth:`state_dict` gives it, or a torch optimizer's, as SB3's files hold it
-        :raises ValueError: if the names or shapes are not those of this optimizer
-        """
-        own = self.state_dict()
-        if "param_groups" in state_dict:
-            state_dict = {**own, **from_torch_state(state_dict, self.names)}
-        given = {name: to_mlx(value) for name, value in state_dict.items()}
-        wrong = sorted(own.keys() ^ given.keys()) or [k for k in own if own[k].shape != given[k].shape]
-        if wrong:
-            raise ValueError(
-                f"The optimizer state does not fit {type(self.optimizer).__name__} over these parameters: "
-                f"{', '.join(wrong[:5])}{', …' if len(wrong) > 5 else ''} missing, unknown or of another "
-                "shape."
-            )
-        state: dict[str, Any] = {
-            key: given[key].astype(value.dtype)
-            for key, value in self.state.items()
-            if isinstance(value, mx.array)
-        }
-        if self.is_flat:
-            state[_FLAT] = {
-                slot: self.pack({name: given[f"{slot}.{name}"] for name in self.names})[_FLAT]
-                for slot in self.state[_FLAT]
-            }
-        else:
-            for name in self.names:
-                state[name] = {slot: given[f"{slot}.{name}"] for slot in self.state[name]}
-        self.state = state
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for side in shape:
-        size *= side
-    return size
 
 
 class TrainState(NamedTuple):
@@ -298,10 +148,9 @@ class UpdateStep:
             then as they were at :meth:`begin`
         """
         arrays = self.optimizer.unpack(state.parameters) | state.buffers
-        # Padding included, so that one flat vector is one reduction.
-        finite = mx.stack([mx.isfinite(array).all() for array in state.parameters.values()]).all()
-        mx.eval(arrays, state.optimizer, finite)
-        if not finite.item() or (losses is not None and not np.isfinite(losses).all()):
+        in_all = total(state.parameters)
+        mx.eval(arrays, state.optimizer, in_all)
+        if not is_finite(in_all) or (losses is not None and not np.isfinite(losses).all()):
             raise FloatingPointError(self._what_is_not_finite(arrays, losses))
         set_named_parameters(self.module, arrays)
         self.optimizer.state = state.optimizer
@@ -313,6 +162,8 @@ class UpdateStep:
         names = [name for name in self.optimizer.names if not mx.isfinite(arrays[name]).all().item()]
         if names:
             seen.append(f"{len(names)} of {len(self.optimizer.names)} parameters, first {names[0]}")
+        if not seen:
+            seen.append("the parameters are so large that their sum is infinite")
         return (
             f"The update gave numbers that are nan or infinite: {'; '.join(seen)}. Nothing was changed: the "
             "network and its optimizer are as they were before. Wrap the environments in "
@@ -350,15 +201,15 @@ class UpdateStep:
         old = TrainState(**state)
         batch = tree_map(lambda rows: rows[indices], data)
 
-        def loss(parameters: Arrays) -> tuple[mx.array, Metrics, Arrays]:
-            with bound(self.module, parameters | old.buffers):
+        def loss(leaves: Arrays) -> tuple[mx.array, Metrics, Arrays]:
+            with bound(self.module, self.optimizer.named(leaves) | old.buffers):
                 value, metrics = self.loss(batch, settings)
                 arrays = named_parameters(self.module)
                 return value, metrics, {name: arrays[name] for name in old.buffers}
 
-        parameters = self.optimizer.unpack(old.parameters)
-        (value, metrics, buffers), gradients = mx.value_and_grad(loss)(parameters)
-        packed = self.optimizer.pack(gradients)
+        leaves = self.optimizer.leaves(old.parameters)
+        (value, metrics, buffers), gradients = mx.value_and_grad(loss)(leaves)
+        packed = self.optimizer.pack_leaves(gradients)
         if "max_grad_norm" in settings:
             packed = clip_by_global_norm(packed, settings["max_grad_norm"])
         new, optimizer_state = self.optimizer.apply(packed, old.parameters, old.optimizer)

@@ -10,9 +10,9 @@ from gymnasium import spaces
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mlx_baselines3.common.off_policy_update import GradientStep, follow
+from mlx_baselines3.common.parameter_optimizer import Arrays
 from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from mlx_baselines3.common.update import Arrays
 from mlx_baselines3.common.utils import LinearSchedule, get_parameters_by_name
 from mlx_baselines3.dqn import losses
 from mlx_baselines3.dqn.policies import CnnPolicy, DQNPolicy, MlpPolicy, MultiInputPolicy, QNetwork

@@ -17,6 +17,7 @@ from mlx_baselines3.common.native_actor import (
     check_unchanged,
     perceptron,
 )
+from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
 from mlx_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -25,7 +26,6 @@ from mlx_baselines3.common.torch_layers import (
     create_mlp,
 )
 from mlx_baselines3.common.type_aliases import PyTorchObs, Schedule
-from mlx_baselines3.common.update import ParameterOptimizer
 
 __all__ = ["CnnPolicy", "DQNPolicy", "MlpPolicy", "MultiInputPolicy", "QNetwork"]
 

@@ -13,9 +13,9 @@ from mlx_baselines3.common.layers import Module
 from mlx_baselines3.common.noise import ActionNoise
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mlx_baselines3.common.off_policy_update import GradientStep, OffPolicyUpdate
+from mlx_baselines3.common.parameter_optimizer import Arrays, ParameterOptimizer
 from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from mlx_baselines3.common.update import Arrays, ParameterOptimizer
 from mlx_baselines3.sac import losses
 from mlx_baselines3.sac.policies import Actor, CnnPolicy, MlpPolicy, MultiInputPolicy, SACPolicy
 

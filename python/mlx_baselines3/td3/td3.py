@@ -10,10 +10,10 @@ from mlx_baselines3.common.critics import ContinuousCritic
 from mlx_baselines3.common.noise import ActionNoise
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mlx_baselines3.common.off_policy_update import GradientStep, OffPolicyUpdate
+from mlx_baselines3.common.parameter_optimizer import Arrays
 from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.preprocessing import get_action_dim
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from mlx_baselines3.common.update import Arrays
 from mlx_baselines3.td3 import losses
 from mlx_baselines3.td3.policies import Actor, CnnPolicy, MlpPolicy, MultiInputPolicy, TD3Policy
 

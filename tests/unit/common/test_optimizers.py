@@ -14,7 +14,7 @@ from mlx_baselines3.common.optimizers import (
     is_elementwise,
     make_optimizer,
 )
-from mlx_baselines3.common.update import ParameterOptimizer
+from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
 
 START = np.array([1.0, -2.0, 0.5])
 GRADIENTS = [np.array([0.1, -0.2, 3.0]), np.array([1e-6, 0.5, -1.0]), np.array([0.3, 0.0, 0.2])]
@@ -148,9 +148,9 @@ def step_once(optimizer, net):
 def test_flat_only_where_every_number_is_alone(net, cls, flat):
     optimizer = ParameterOptimizer(net, cls, 1e-2)
     assert is_elementwise(optimizer.optimizer) is flat
-    assert optimizer.is_flat is flat
+    assert bool(optimizer._merged) is flat
     packed = optimizer.pack(named_parameters(net))
-    assert list(packed) == (["flat"] if flat else optimizer.names)
+    assert list(packed) == (["merged"] if flat else optimizer.names)
     before = {name: np.array(array) for name, array in named_parameters(net).items()}
     for name, array in optimizer.unpack(packed).items():
         np.testing.assert_array_equal(np.array(array), before[name])
@@ -171,7 +171,7 @@ def test_users_optimizer_sees_tensors(net):
 def test_tensors_in_the_flat_vector_are_aligned(net):
     """Tensors of 15, 5, 10 and 2 numbers start on multiples of four; the gaps never matter."""
     optimizer = ParameterOptimizer(net, optim.Adam, 1e-2)
-    assert optimizer.pack(named_parameters(net))["flat"].shape == (16 + 8 + 12 + 4,)
+    assert optimizer.pack(named_parameters(net))["merged"].shape == (16 + 8 + 12 + 4,)
 
 
 def test_flat_adam_is_adam_by_tensor(net):

@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 
 from mlx_baselines3.common.layers import Module, named_parameters
-from mlx_baselines3.common.update import (
-    ParameterOptimizer,
-    UpdateStep,
-    bound,
-    clip_by_global_norm,
-    trainable_names,
-)
+from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer, trainable_names
+from mlx_baselines3.common.update import UpdateStep, bound, clip_by_global_norm
 
 
 class Point(Module):
