@@ -245,7 +245,7 @@ def test_another_algorithms_model_is_refused(algorithm, path, golden_models):
     with pytest.raises(ValueError, match=rf"holds a model of PPO, which {algorithm.__name__} cannot load"):
         algorithm.load(path)
     name = "td3_pendulum" if algorithm is not TD3 else "sac_pendulum"
-    with pytest.raises(ValueError, match="holds a model of (TD3 or DDPG|SAC), which"):
+    with pytest.raises(ValueError, match=r"holds a model of (TD3 or DDPG|SAC), which"):
         algorithm.load(golden_models / name)
     with pytest.raises(ValueError, match="holds a model of A2C, which PPO cannot load"):
         PPO.load(golden_models / "a2c_pendulum")

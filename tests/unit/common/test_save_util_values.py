@@ -250,7 +250,9 @@ def test_value_that_contains_itself_is_not_kept():
 
 def test_pickles_need_consent_on_both_sides():
     text = data_to_json({"f": lambda x: x + 1, "g": lambda x: x, "n": 1}, allow_pickle=True)
-    with pytest.raises(PickledEntriesError, match=r"`f`, `g`.*allow_pickle=True.*custom_objects=\{'f': \.\.\."):
+    with pytest.raises(
+        PickledEntriesError, match=r"`f`, `g`.*allow_pickle=True.*custom_objects=\{'f': \.\.\."
+    ):
         json_to_data(text)
     with pytest.raises(PickledEntriesError, match=r"code: `g`\."):
         json_to_data(text, custom_objects={"f": None})
