@@ -2,8 +2,9 @@
 Feed mutated model files to the readers: ``python tests/fuzz/fuzz_archives.py --count 100000 --jobs 2``.
 
 Each must end in a value or in a refusal. It is a failure if a reader raises anything else, computes for
-longer than ten seconds or waits for two minutes, needs much more memory than before, or makes Python import, compile, open, unpickle or start
-anything. Failing files are kept in ``--keep``. One seed gives one series of files.
+longer than ten seconds or waits for two minutes, needs much more memory than before, or makes Python
+import, compile, open, unpickle or start anything. Failing files are kept in ``--keep``. One seed gives one
+series of files.
 """
 
 import argparse
