@@ -25,6 +25,14 @@ OFF_POLICY = {"buffer_size": 50, "learning_starts": 2, "batch_size": 4, **SMALL}
 
 
 @pytest.fixture(autouse=True)
+def own_policy_kwargs():
+    """As in SB3, algorithms add to the dict that they are given: each test begins with the same."""
+    yield
+    SMALL["policy_kwargs"].clear()
+    SMALL["policy_kwargs"]["net_arch"] = [4]
+
+
+@pytest.fixture(autouse=True)
 def uncompiled():
     """Behaviour does not depend on kernels, and building them takes seconds."""
     mx.disable_compile()
@@ -286,12 +294,13 @@ def test_a_features_extractor_says_forward_or_call(method):
     assert "features_extractor.layer.weight" in model.get_parameters()["policy"]
 
 
-def test_policy_kwargs_can_be_shared_by_algorithms():
-    kwargs = {"net_arch": [4]}
-    A2C("MlpPolicy", Steps(), policy_kwargs=kwargs)
-    SAC("MlpPolicy", Steps(BOX), use_sde=True, policy_kwargs=kwargs)
-    assert kwargs == {"net_arch": [4]}
-    assert PPO("MlpPolicy", Steps(), policy_kwargs=kwargs).policy.optimizer_class is optim.Adam
+def test_the_dict_of_policy_kwargs_serves_load_as_well(tmp_path):
+    """Programs hand the same dict to the constructor and to `load`; A2C has added its optimizer meanwhile."""
+    kwargs = {"n_steps": 4, "policy_kwargs": {"net_arch": [4]}}
+    A2C("MlpPolicy", Steps(), **kwargs).save(tmp_path / "model")
+    assert A2C.load(tmp_path / "model", env=Steps(), **kwargs).policy.net_arch == [4]
+    with pytest.raises(ValueError, match="policy kwargs do not equal"):
+        A2C.load(tmp_path / "model", policy_kwargs={"net_arch": [5]})
 
 
 def test_her_is_no_algorithm():

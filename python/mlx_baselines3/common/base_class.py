@@ -83,8 +83,8 @@ class BaseAlgorithm(Saving, ABC):
         if verbose >= 1:
             print(f"Using {self.device.type.name} device")
         self.verbose = verbose
-        # A copy: A2C and gSDE add to it, and programs hand one dict to several algorithms.
-        self.policy_kwargs = dict(policy_kwargs or {})
+        # The caller's own dict, as in SB3: load(policy_kwargs=...) expects what A2C adds to it.
+        self.policy_kwargs = {} if policy_kwargs is None else policy_kwargs
         self.seed = seed
         self.learning_rate = learning_rate
         self.tensorboard_log = tensorboard_log
