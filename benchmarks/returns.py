@@ -46,7 +46,7 @@ def make_env(library: str, cell: Cell, n_envs: int, seed: int) -> Any:
     return env_util.make_vec_env(cell.env_id, n_envs, seed=seed, vec_env_cls=native)
 
 
-def train_one(library: str, cell: Cell, seed: int) -> dict[str, Any]:
+def train_one(library: str, cell: Cell, seed: int, device: str) -> dict[str, Any]:
     """Train, then evaluate the deterministic policy on environments that it has not seen."""
     lib = load_library(library)
     vec_env = importlib.import_module(f"{library}.common.vec_env")
@@ -59,7 +59,7 @@ def train_one(library: str, cell: Cell, seed: int) -> dict[str, Any]:
         test_env = vec_env.VecNormalize(test_env, training=False, norm_reward=False)
     algorithm = getattr(lib.package, cell.algorithm)
     start = time.perf_counter()
-    model = algorithm("MlpPolicy", env, seed=seed, device="cpu", **kwargs).learn(cell.steps)
+    model = algorithm("MlpPolicy", env, seed=seed, device=device, **kwargs).learn(cell.steps)
     seconds = time.perf_counter() - start
     if cell.normalize:
         vec_env.sync_envs_normalization(env, test_env)
@@ -75,12 +75,12 @@ def read_runs(file: pathlib.Path) -> list[dict[str, Any]]:
 _worker = threading.local()
 
 
-def run_in_child(library: str, cell: Cell, seed: int, file: pathlib.Path) -> None:
+def run_in_child(library: str, device: str, cell: Cell, seed: int, file: pathlib.Path) -> None:
     """One run in a process of its own, so that runs side by side share nothing."""
     if not hasattr(_worker, "folder"):
         # MLX keeps its compiled kernels there: one worker's runs share them, two workers must not.
         _worker.folder = tempfile.TemporaryDirectory()
-    command = [sys.executable, __file__, "one", cell.name, str(seed), "--library", library]
+    command = [sys.executable, __file__, "one", cell.name, str(seed), "--library", library, "--device", device]
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": _worker.folder.name}
     done = subprocess.run(command, capture_output=True, text=True, env=settings, check=False)
     if done.returncode != 0:
@@ -101,7 +101,7 @@ def train(args: argparse.Namespace) -> None:
     cells.sort(key=lambda cell: (cell.algorithm in ("SAC", "TD3"), cell.steps), reverse=True)
     todo = [(c, s) for c in cells for s in range(args.seeds) if (c.name, s) not in done]
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        for future in [pool.submit(run_in_child, args.library, cell, seed, file) for cell, seed in todo]:
+        for future in [pool.submit(run_in_child, args.library, args.device, cell, seed, file) for cell, seed in todo]:
             future.result()
 
 
@@ -182,6 +182,7 @@ def main() -> None:
     parser.add_argument("command", choices=["train", "table", "one"])
     parser.add_argument("rest", nargs="*", help="for `one`: cell and seed")
     parser.add_argument("--library", default=OURS)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--cells", default="", help="regular expression on names such as ppo-CartPole-v1")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
@@ -193,7 +194,7 @@ def main() -> None:
         table(args)
     else:
         cell = next(cell for cell in CELLS if cell.name == args.rest[0])
-        print(json.dumps(train_one(args.library, cell, int(args.rest[1]))))
+        print(json.dumps(train_one(args.library, cell, int(args.rest[1]), args.device)))
 
 
 if __name__ == "__main__":
