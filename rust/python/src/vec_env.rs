@@ -5,7 +5,7 @@ mod state;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use mlx_baselines3_core::env::numerics::Numerics;
+use mlx_baselines3_core::env::numerics::{Numerics, round_micro};
 use mlx_baselines3_core::env::{EnvError, registry};
 use mlx_baselines3_core::vec_env::{Episode, StepOut, VectorEnv};
 use numpy::{PyArray1, PyArray2};
@@ -62,21 +62,29 @@ impl EnvBatch {
         Ok(())
     }
 
-    /// Monitor's entry of a finished episode.
+    /// Monitor's entry of an episode that finished `elapsed` seconds after the clock started.
     pub(crate) fn monitor_entry<'py>(
-        &self,
         py: Python<'py>,
         episode: &Episode,
+        elapsed: f64,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let rounded = |value: f64| {
-            let value = value.into_pyobject(py)?;
-            value.call_method1(intern!(py, "__round__"), (6,))
-        };
         let stats = PyDict::new(py);
-        stats.set_item(intern!(py, "r"), rounded(episode.total)?)?;
+        match round_micro(episode.total) {
+            Some(total) => stats.set_item(intern!(py, "r"), total)?,
+            None => {
+                let total = episode.total.into_pyobject(py)?;
+                let total = total.call_method1(intern!(py, "__round__"), (6,))?;
+                stats.set_item(intern!(py, "r"), total)?;
+            }
+        }
         stats.set_item(intern!(py, "l"), episode.length)?;
-        stats.set_item(intern!(py, "t"), rounded(now() - self.t_start)?)?;
+        stats.set_item(intern!(py, "t"), elapsed)?;
         Ok(stats)
+    }
+
+    /// Seconds on the episode clock, to the microsecond.
+    pub(crate) fn elapsed(&self) -> f64 {
+        ((now() - self.t_start) * 1e6).round() / 1e6
     }
 
     /// Monitor's entry, the truncation flag and the last observation of a finished episode.
@@ -85,9 +93,10 @@ impl EnvBatch {
         py: Python<'py>,
         k: usize,
         episode: &Episode,
+        elapsed: f64,
     ) -> PyResult<Bound<'py, PyDict>> {
         let info = PyDict::new(py);
-        let stats = self.monitor_entry(py, episode)?;
+        let stats = Self::monitor_entry(py, episode, elapsed)?;
         let timeout = episode.truncated && !episode.terminated;
         let last = PyArray1::from_slice(py, self.envs.terminal_obs(k));
         info.set_item(intern!(py, "episode"), stats)?;
@@ -100,8 +109,10 @@ impl EnvBatch {
     pub(crate) fn infos<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let key = intern!(py, "TimeLimit.truncated");
         let infos = self.infos.take(py, key, self.envs.num_envs())?;
-        for (k, episode) in self.envs.episodes().iter().enumerate() {
-            infos.set_item(episode.env, self.news(py, k, episode)?)?;
+        let ended = self.envs.episodes();
+        let elapsed = if ended.is_empty() { 0.0 } else { self.elapsed() };
+        for (k, episode) in ended.iter().enumerate() {
+            infos.set_item(episode.env, self.news(py, k, episode, elapsed)?)?;
         }
         Ok(infos)
     }
