@@ -13,8 +13,12 @@ use thiserror::Error;
 /// The environment variable that says how many threads to use.
 pub const VARIABLE: &str = "MLX_BASELINES3_THREADS";
 
-/// A thread is woken for no less than this.
-pub const WORTH_NS: usize = 20_000;
+/// A thread is given no less work than this.
+///
+/// Measured on two cores that other work kept busy, the worst case: cutting 512 `CartPole`s
+/// (14 us) in two cost 12 to 35 us more than stepping them on one thread, 2048 (55 us) 12 to 50,
+/// 4096 (110 us) 14 to 16, 16384 (440 us) 13. Parts of this length lose little even then.
+pub const WORTH_NS: usize = 100_000;
 
 /// A number of threads that is none.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

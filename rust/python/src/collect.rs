@@ -81,7 +81,11 @@ fn report<'py>(
     let elapsed = envs.elapsed();
     for end in finished {
         let (step, env) = (end.step, end.episode.env);
-        episodes.push((step, env, EnvBatch::monitor_entry(py, &end.episode, elapsed)?));
+        episodes.push((
+            step,
+            env,
+            EnvBatch::monitor_entry(py, &end.episode, elapsed)?,
+        ));
         if let Some(obs) = &end.cut_at {
             timeouts.push((step, env, PyArray1::from_slice(py, obs)));
         }

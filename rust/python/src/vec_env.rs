@@ -10,8 +10,8 @@ use mlx_baselines3_core::env::{EnvError, registry};
 use mlx_baselines3_core::vec_env::{Episode, StepOut, VectorEnv};
 use numpy::{PyArray1, PyArray2};
 use pyo3::exceptions::{PyAttributeError, PyIndexError, PyRuntimeError, PyValueError};
-use pyo3::intern;
 use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
@@ -110,7 +110,11 @@ impl EnvBatch {
         let key = intern!(py, "TimeLimit.truncated");
         let infos = self.infos.take(py, key, self.envs.num_envs())?;
         let ended = self.envs.episodes();
-        let elapsed = if ended.is_empty() { 0.0 } else { self.elapsed() };
+        let elapsed = if ended.is_empty() {
+            0.0
+        } else {
+            self.elapsed()
+        };
         for (k, episode) in ended.iter().enumerate() {
             infos.set_item(episode.env, self.news(py, k, episode, elapsed)?)?;
         }

@@ -7,6 +7,8 @@ mod activation;
 mod dense;
 mod kernel;
 
+use crate::threads;
+
 pub use activation::{Activation, exp, sigmoid, tanh};
 pub use dense::{Dense, NnError};
 
@@ -84,6 +86,13 @@ impl Mlp {
         &mut self.layers
     }
 
+    /// About how long a row takes, in nanoseconds.
+    fn row_ns(&self) -> usize {
+        // 10 to 20 products a nanosecond with AVX2, and one activation of tanh or exp.
+        let cost = |layer: &Dense| layer.inputs() * layer.stride() / 16 + layer.stride() / 2;
+        self.layers.iter().map(cost).sum()
+    }
+
     /// The outputs of `input`, whole rows of [`inputs`](Self::inputs) numbers.
     ///
     /// # Errors
@@ -107,11 +116,26 @@ impl Mlp {
                 buffer.resize(rows * stride, 0.0);
             }
         }
+        let size = rows.div_ceil(threads::parts(rows, self.row_ns())).max(1);
         let [front, back] = &mut work.buffers;
-        kernel::forward(&self.layers, rows, input, front, back);
+        let buffers = front
+            .chunks_mut(size * stride)
+            .zip(back.chunks_mut(size * stride));
+        threads::for_each(
+            input.chunks(size * width).zip(buffers),
+            |(input, (front, back))| {
+                kernel::forward(&self.layers, input.len() / width, input, front, back);
+            },
+        );
         // The first layer writes to the front, every next one to the other buffer.
         let last = &self.layers[self.layers.len() - 1];
         let side = (self.layers.len() + 1) % 2;
+        let outputs = &mut work.buffers[side];
+        for (part, from) in (0..rows).step_by(size).enumerate().skip(1) {
+            let length = size.min(rows - from) * last.stride();
+            let start = part * size * stride;
+            outputs.copy_within(start..start + length, from * last.stride());
+        }
         Ok(Outputs {
             data: &work.buffers[side][..rows * last.stride()],
             stride: last.stride(),
