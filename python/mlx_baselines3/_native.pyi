@@ -18,6 +18,8 @@ __all__ = [
     "gae",
     "gather",
     "n_step_spans",
+    "set_threads",
+    "threads_count",
 ]
 
 __version__: str
@@ -324,6 +326,20 @@ def collect(
         observation) of each that the time limit alone ended; the infos of the last step
     :raises ValueError: policy, environments and columns do not fit, or an action is not valid
     :raises RuntimeError: closed, or not reset
+    """
+
+# Threads
+
+def threads_count() -> int:
+    """
+    :return: how many threads work at most: ``MLX_BASELINES3_THREADS``, else one for each core
+    :raises ValueError: the variable holds no such number
+    """
+
+def set_threads(count: int | None) -> None:
+    """
+    :param count: the number of threads from here on; None asks the environment variable again
+    :raises ValueError: it is 0
     """
 
 # The BLAS bridge, on Linux only

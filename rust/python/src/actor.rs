@@ -59,6 +59,7 @@ impl Actor {
         options: Vec<usize>,
         numbers: Vec<f64>,
     ) -> PyResult<Self> {
+        crate::threads::check()?;
         let layers: PyResult<Vec<Dense>> = layers
             .iter()
             .map(|(inputs, outputs, name, parameter)| {

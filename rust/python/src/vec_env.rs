@@ -134,6 +134,7 @@ impl EnvBatch {
         fused_uniform: bool,
         compensated_sum: bool,
     ) -> PyResult<Self> {
+        crate::threads::check()?;
         let numerics = Numerics {
             weak_scalars,
             pow_squares,
