@@ -234,7 +234,8 @@ class Actor:
     :param layers: (inputs, outputs, activation, its parameter) of each dense layer
     :param head_name: what the outputs mean
     :param options: options of each choice of a ``multi_categorical`` head
-    :param numbers: standard deviations (``gaussian``), probability to explore (``epsilon_greedy``)
+    :param numbers: standard deviations (``gaussian``; ``state_dependent``: one row for each feature),
+        probability to explore (``epsilon_greedy``)
     :raises ValueError: unknown names, or widths that do not fit
     """
 
@@ -277,6 +278,21 @@ class Actor:
         :param obs: ``(batch, inputs)``
         :return: what the network gives, ``(batch, outputs)``
         :raises ValueError: another number of inputs
+        """
+
+    def features(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """
+        :param obs: ``(batch, inputs)``
+        :return: what the last layer takes, ``(batch, features)``
+        :raises ValueError: another number of inputs
+        """
+
+    def explore(self, n_envs: int, every: int) -> None:
+        """
+        Draw the exploration matrices of a ``state_dependent`` head; other heads have none.
+
+        :param n_envs: environments, each with its own
+        :param every: draw others after this many batches of ``n_envs`` rows; 0 for never
         """
 
     def choose(self, obs: NDArray[np.float32], deterministic: bool) -> NDArray[np.int64]:

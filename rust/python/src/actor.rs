@@ -35,6 +35,10 @@ fn head(name: &str, options: Vec<usize>, numbers: &[f64]) -> PyResult<Head> {
         "bernoulli" => Head::Bernoulli,
         "gaussian" => Head::Gaussian(numbers.iter().map(|&std| std as f32).collect()),
         "squashed_gaussian" => Head::SquashedGaussian,
+        "state_dependent" | "squashed_state_dependent" => Head::StateDependent {
+            std: numbers.iter().map(|&std| std as f32).collect(),
+            squash: name == "squashed_state_dependent",
+        },
         "deterministic" => Head::Deterministic,
         "epsilon_greedy" => Head::EpsilonGreedy(numbers.first().copied().unwrap_or(0.0)),
         _ => return Err(bad(format!("no native head is called {name:?}"))),
@@ -118,6 +122,10 @@ impl Actor {
         let head = match self.core.head() {
             Head::Gaussian(_) => Head::Gaussian(numbers.iter().map(|&std| std as f32).collect()),
             Head::EpsilonGreedy(_) => Head::EpsilonGreedy(numbers.first().copied().unwrap_or(0.0)),
+            Head::StateDependent { squash, .. } => Head::StateDependent {
+                std: numbers.iter().map(|&std| std as f32).collect(),
+                squash: *squash,
+            },
             other => other.clone(),
         };
         self.core.set_head(head).map_err(bad)
@@ -163,6 +171,24 @@ impl Actor {
         let (core, obs, slice) = (&mut self.core, obs.as_slice()?, out.as_mut_slice());
         py.detach(|| core.outputs(obs, slice)).map_err(bad)?;
         Ok(out.finish())
+    }
+
+    /// What the last layer takes, one row per observation.
+    fn features<'py>(
+        &mut self,
+        py: Python<'py>,
+        obs: PyReadonlyArray2<'py, f32>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let rows = self.rows(&obs)?;
+        let mut out = NewArray::zeros(py, [rows, self.core.net().features()]);
+        let (core, obs, slice) = (&mut self.core, obs.as_slice()?, out.as_mut_slice());
+        py.detach(|| core.features(obs, slice)).map_err(bad)?;
+        Ok(out.finish())
+    }
+
+    /// Draws exploration matrices, and others after every `every` batches.
+    fn explore(&mut self, n_envs: usize, every: usize) {
+        self.core.explore(n_envs, every);
     }
 
     /// Integer actions, one row per observation.

@@ -78,14 +78,9 @@ fn report<'py>(
     finished: &[Finished],
 ) -> PyResult<Stretch<'py>> {
     let (mut episodes, mut timeouts) = (Vec::with_capacity(finished.len()), Vec::new());
-    let elapsed = envs.elapsed();
     for end in finished {
         let (step, env) = (end.step, end.episode.env);
-        episodes.push((
-            step,
-            env,
-            EnvBatch::monitor_entry(py, &end.episode, elapsed)?,
-        ));
+        episodes.push((step, env, envs.monitor_entry(py, &end.episode)?));
         if let Some(obs) = &end.cut_at {
             timeouts.push((step, env, PyArray1::from_slice(py, obs)));
         }

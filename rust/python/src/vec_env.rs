@@ -62,11 +62,11 @@ impl EnvBatch {
         Ok(())
     }
 
-    /// Monitor's entry of an episode that finished `elapsed` seconds after the clock started.
+    /// Monitor's entry of an episode that finished now.
     pub(crate) fn monitor_entry<'py>(
+        &self,
         py: Python<'py>,
         episode: &Episode,
-        elapsed: f64,
     ) -> PyResult<Bound<'py, PyDict>> {
         let stats = PyDict::new(py);
         match round_micro(episode.total) {
@@ -78,13 +78,9 @@ impl EnvBatch {
             }
         }
         stats.set_item(intern!(py, "l"), episode.length)?;
+        let elapsed = ((now() - self.t_start) * 1e6).round() / 1e6;
         stats.set_item(intern!(py, "t"), elapsed)?;
         Ok(stats)
-    }
-
-    /// Seconds on the episode clock, to the microsecond.
-    pub(crate) fn elapsed(&self) -> f64 {
-        ((now() - self.t_start) * 1e6).round() / 1e6
     }
 
     /// Monitor's entry, the truncation flag and the last observation of a finished episode.
@@ -93,10 +89,9 @@ impl EnvBatch {
         py: Python<'py>,
         k: usize,
         episode: &Episode,
-        elapsed: f64,
     ) -> PyResult<Bound<'py, PyDict>> {
         let info = PyDict::new(py);
-        let stats = Self::monitor_entry(py, episode, elapsed)?;
+        let stats = self.monitor_entry(py, episode)?;
         let timeout = episode.truncated && !episode.terminated;
         let last = PyArray1::from_slice(py, self.envs.terminal_obs(k));
         info.set_item(intern!(py, "episode"), stats)?;
@@ -109,14 +104,8 @@ impl EnvBatch {
     pub(crate) fn infos<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let key = intern!(py, "TimeLimit.truncated");
         let infos = self.infos.take(py, key, self.envs.num_envs())?;
-        let ended = self.envs.episodes();
-        let elapsed = if ended.is_empty() {
-            0.0
-        } else {
-            self.elapsed()
-        };
-        for (k, episode) in ended.iter().enumerate() {
-            infos.set_item(episode.env, self.news(py, k, episode, elapsed)?)?;
+        for (k, episode) in self.envs.episodes().iter().enumerate() {
+            infos.set_item(episode.env, self.news(py, k, episode)?)?;
         }
         Ok(infos)
     }

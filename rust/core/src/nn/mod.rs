@@ -40,6 +40,18 @@ impl<'a> Outputs<'a> {
             .chunks_exact(self.stride)
             .map(move |row| &row[..width])
     }
+
+    /// Numbers in all rows together.
+    pub(crate) fn len(&self) -> usize {
+        self.data.len() / self.stride * self.width
+    }
+
+    /// Copies the rows, one after the other, to as much room.
+    pub(crate) fn copy_to(&self, out: &mut [f32]) {
+        for (to, from) in out.chunks_exact_mut(self.width).zip(self.rows()) {
+            to.copy_from_slice(from);
+        }
+    }
 }
 
 impl Mlp {
@@ -75,6 +87,12 @@ impl Mlp {
         self.layers[self.layers.len() - 1].outputs()
     }
 
+    /// Numbers that the last layer takes.
+    #[must_use]
+    pub fn features(&self) -> usize {
+        self.layers[self.layers.len() - 1].inputs()
+    }
+
     /// The layers, first to last.
     #[must_use]
     pub fn layers(&self) -> &[Dense] {
@@ -99,9 +117,21 @@ impl Mlp {
     /// [`NnError::Batch`] if the last row is not whole.
     pub fn forward<'a>(
         &self,
-        input: &[f32],
+        input: &'a [f32],
         work: &'a mut Workspace,
     ) -> Result<Outputs<'a>, NnError> {
+        Ok(self.forward_from_features(input, work)?.1)
+    }
+
+    /// What the last layer takes and what it gives: the features and the outputs of `input`.
+    ///
+    /// # Errors
+    /// [`NnError::Batch`] if the last row is not whole.
+    pub fn forward_from_features<'a>(
+        &self,
+        input: &'a [f32],
+        work: &'a mut Workspace,
+    ) -> Result<(Outputs<'a>, Outputs<'a>), NnError> {
         let width = self.inputs();
         if !input.len().is_multiple_of(width) {
             return Err(NnError::Batch {
@@ -127,19 +157,47 @@ impl Mlp {
                 kernel::forward(&self.layers, input.len() / width, input, front, back);
             },
         );
+        let shift = Shift { rows, size, stride };
         // The first layer writes to the front, every next one to the other buffer.
-        let last = &self.layers[self.layers.len() - 1];
-        let side = (self.layers.len() + 1) % 2;
-        let outputs = &mut work.buffers[side];
-        for (part, from) in (0..rows).step_by(size).enumerate().skip(1) {
-            let length = size.min(rows - from) * last.stride();
-            let start = part * size * stride;
-            outputs.copy_within(start..start + length, from * last.stride());
+        let count = self.layers.len();
+        let [front, back] = &mut work.buffers;
+        let (last, before) = if count % 2 == 1 {
+            (front, back)
+        } else {
+            (back, front)
+        };
+        let outputs = shift.outputs(last, &self.layers[count - 1]);
+        let features = match count.checked_sub(2) {
+            Some(layer) => shift.outputs(before, &self.layers[layer]),
+            None => Outputs {
+                data: input,
+                stride: width,
+                width,
+            },
+        };
+        Ok((features, outputs))
+    }
+}
+
+/// How the parts of a batch lie in a buffer: `size` rows each, at the same place for all layers.
+struct Shift {
+    rows: usize,
+    size: usize,
+    stride: usize,
+}
+
+impl Shift {
+    /// Moves the rows that `layer` wrote next to each other.
+    fn outputs<'a>(&self, buffer: &'a mut [f32], layer: &Dense) -> Outputs<'a> {
+        for (part, row) in (0..self.rows).step_by(self.size).enumerate().skip(1) {
+            let length = self.size.min(self.rows - row) * layer.stride();
+            let start = part * self.size * self.stride;
+            buffer.copy_within(start..start + length, row * layer.stride());
         }
-        Ok(Outputs {
-            data: &work.buffers[side][..rows * last.stride()],
-            stride: last.stride(),
-            width: last.outputs(),
-        })
+        Outputs {
+            data: &buffer[..self.rows * layer.stride()],
+            stride: layer.stride(),
+            width: layer.outputs(),
+        }
     }
 }
