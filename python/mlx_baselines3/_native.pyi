@@ -295,6 +295,17 @@ class Actor:
         :param every: draw others after this many batches of ``n_envs`` rows; 0 for never
         """
 
+    @property
+    def draws(self) -> int:
+        """
+        :return: how often exploration matrices were drawn
+        """
+
+    def matrices(self) -> NDArray[np.float32]:
+        """
+        :return: the exploration matrices one after the other: a common one, then one for each environment
+        """
+
     def choose(self, obs: NDArray[np.float32], deterministic: bool) -> NDArray[np.int64]:
         """
         :param obs: ``(batch, inputs)``

@@ -175,3 +175,22 @@ def test_squashed_actions_reach_the_bounds_of_the_space(monkeypatch: pytest.Monk
     assert np.abs(actions).max() <= 1.0
     np.testing.assert_allclose(np.stack(taken), 2 * actions, rtol=0, atol=1e-6)
     assert np.isfinite(run["log_probs"]).all()
+
+
+class SeeNoise(BaseCallback):
+    def _on_training_start(self) -> None:
+        self.matrices: list[np.ndarray] = []
+
+    def _on_step(self) -> bool:
+        self.matrices.append(np.array(self.model.policy.action_dist.exploration_matrices))
+        return True
+
+
+def test_callbacks_find_the_matrices_of_the_step_in_the_distribution() -> None:
+    see = SeeNoise()
+    run = collected(NativeVecEnv("Pendulum-v1", N_ENVS), PPO, 4, see, rollouts=1, net_arch=[5])
+    matrices = np.stack(see.matrices)
+    assert matrices.shape == (60, N_ENVS, 5, 1)
+    changes = [i for i in range(1, 60) if (matrices[i] != matrices[i - 1]).any()]
+    assert changes == list(range(4, 60, 4))
+    assert np.isfinite(run["actions"]).all()

@@ -178,6 +178,7 @@ class OnPolicyCollection(BaseAlgorithm):
                 steps = self._fused_steps(actor, core, rollout_buffer, n_steps, quiet)
             actions, clipped_actions, new_obs, rewards, dones, infos = steps.last
             self._account(env, callback, steps)
+            actor.share_noise()
             if steps.n_steps == quiet:
                 obs_tensor = obs_as_tensor(steps.seen, self.device)
                 # What the buffer gets after the rollout, for those who look at it now.

@@ -22,6 +22,7 @@ from mlx_baselines3.common._blueprint import (
     check_unchanged,
     perceptron,
 )
+from mlx_baselines3.common.mlx_interop import to_mlx
 from mlx_baselines3.common.utils import is_vectorized_observation
 
 __all__ = [
@@ -80,6 +81,7 @@ class NativeActor:
         self._discrete = head in ("categorical", "multi_categorical", "epsilon_greedy")
         self.has_matrices = plan.noise is not None
         self._draws = head not in ("deterministic", "epsilon_greedy")
+        self._shared_draws = 0
         self._critic: NativeActor | None = None
         # One generator and one workspace: threads take turns.
         self._lock = threading.RLock()
@@ -159,6 +161,15 @@ class NativeActor:
         """
         with self._lock:
             self._core.explore(n_envs, max(every, 0))
+
+    def share_noise(self) -> None:
+        """Put the exploration matrices into the policy's distribution, where users look for them."""
+        noise = self._plan.noise
+        if noise is None or self._shared_draws == self._core.draws:
+            return
+        self._shared_draws = self._core.draws
+        matrices = self._core.matrices().reshape(-1, noise.latent_sde_dim or 1, noise.action_dim)
+        noise.exploration_mat, noise.exploration_matrices = to_mlx(matrices[0]), to_mlx(matrices[1:])
 
     @property
     def rng_state(self) -> tuple[int, int]:

@@ -4,7 +4,8 @@ use mlx_baselines3_core::actor::{ActionsOut, Actor as CoreActor, Head};
 use mlx_baselines3_core::nn::{Activation, Dense, Mlp};
 use mlx_baselines3_core::rng::{Pcg64, Pcg64State, SeedSequence};
 use numpy::{
-    PyArray2, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArrayDyn, PyUntypedArrayMethods,
+    PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArrayDyn,
+    PyUntypedArrayMethods,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -189,6 +190,17 @@ impl Actor {
     /// Draws exploration matrices, and others after every `every` batches.
     fn explore(&mut self, n_envs: usize, every: usize) {
         self.core.explore(n_envs, every);
+    }
+
+    /// How often exploration matrices were drawn.
+    #[getter]
+    fn draws(&self) -> u64 {
+        self.core.matrices().1
+    }
+
+    /// The exploration matrices one after the other, that of all rows first.
+    fn matrices<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<f32>> {
+        PyArray1::from_slice(py, self.core.matrices().0)
     }
 
     /// Integer actions, one row per observation.

@@ -13,6 +13,7 @@ pub(super) struct Exploration {
     /// New matrices after this many batches; 0 for never.
     every: usize,
     batches: usize,
+    draws: u64,
 }
 
 impl Exploration {
@@ -22,7 +23,13 @@ impl Exploration {
         self.draw(std, rng);
     }
 
+    /// All matrices, and how often they were drawn so far.
+    pub(super) fn matrices(&self) -> (&[f32], u64) {
+        (&self.matrices, self.draws)
+    }
+
     fn draw(&mut self, std: &[f32], rng: &mut Pcg64) {
+        self.draws += 1;
         self.matrices.resize((1 + self.n_envs) * std.len(), 0.0);
         fill_normal(rng, &mut self.matrices);
         for matrix in self.matrices.chunks_exact_mut(std.len()) {

@@ -205,6 +205,12 @@ impl Actor {
         }
     }
 
+    /// The exploration matrices, that of all rows first, and how often they were drawn so far.
+    #[must_use]
+    pub fn matrices(&self) -> (&[f32], u64) {
+        self.exploration.matrices()
+    }
+
     /// Numbers in an observation.
     #[must_use]
     pub fn obs_dim(&self) -> usize {
