@@ -18,6 +18,8 @@ __all__ = [
     "gae",
     "gather",
     "n_step_spans",
+    "set_threads",
+    "threads_count",
 ]
 
 __version__: str
@@ -232,7 +234,8 @@ class Actor:
     :param layers: (inputs, outputs, activation, its parameter) of each dense layer
     :param head_name: what the outputs mean
     :param options: options of each choice of a ``multi_categorical`` head
-    :param numbers: standard deviations (``gaussian``), probability to explore (``epsilon_greedy``)
+    :param numbers: standard deviations (``gaussian``; ``state_dependent``: one row for each feature),
+        probability to explore (``epsilon_greedy``)
     :raises ValueError: unknown names, or widths that do not fit
     """
 
@@ -275,6 +278,32 @@ class Actor:
         :param obs: ``(batch, inputs)``
         :return: what the network gives, ``(batch, outputs)``
         :raises ValueError: another number of inputs
+        """
+
+    def features(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """
+        :param obs: ``(batch, inputs)``
+        :return: what the last layer takes, ``(batch, features)``
+        :raises ValueError: another number of inputs
+        """
+
+    def explore(self, n_envs: int, every: int) -> None:
+        """
+        Draw the exploration matrices of a ``state_dependent`` head; other heads have none.
+
+        :param n_envs: environments, each with its own
+        :param every: draw others after this many batches of ``n_envs`` rows; 0 for never
+        """
+
+    @property
+    def draws(self) -> int:
+        """
+        :return: how often exploration matrices were drawn
+        """
+
+    def matrices(self) -> NDArray[np.float32]:
+        """
+        :return: the exploration matrices one after the other: a common one, then one for each environment
         """
 
     def choose(self, obs: NDArray[np.float32], deterministic: bool) -> NDArray[np.int64]:
@@ -324,6 +353,20 @@ def collect(
         observation) of each that the time limit alone ended; the infos of the last step
     :raises ValueError: policy, environments and columns do not fit, or an action is not valid
     :raises RuntimeError: closed, or not reset
+    """
+
+# Threads
+
+def threads_count() -> int:
+    """
+    :return: how many threads work at most: ``MLX_BASELINES3_THREADS``, else one for each core
+    :raises ValueError: the variable holds no such number
+    """
+
+def set_threads(count: int | None) -> None:
+    """
+    :param count: the number of threads from here on; None asks the environment variable again
+    :raises ValueError: it is 0
     """
 
 # The BLAS bridge, on Linux only

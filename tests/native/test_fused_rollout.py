@@ -3,6 +3,7 @@
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 
@@ -226,7 +227,7 @@ def test_it_says_once_why_mlx_infers(capsys: pytest.CaptureFixture[str]) -> None
 
     for kwargs, reason in (
         ({"rollout_buffer_class": Own}, "the rollout buffer is a Own"),
-        ({"use_sde": True}, "gSDE is used"),
+        ({"policy_kwargs": {"activation_fn": nn.Softplus}}, "there is no native Softplus layer"),
     ):
         model = make_idle_model("Pendulum-v1", n_steps=10, verbose=1, **kwargs)
         model.learn(60)

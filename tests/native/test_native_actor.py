@@ -165,7 +165,6 @@ def test_it_says_why_a_policy_stays_in_mlx() -> None:
         "OwnForward has its own _predict": policy(cls=OwnForward),
         "the policy has a OwnExtractor": policy(features_extractor_class=OwnExtractor),
         "there is no native Custom layer": policy(activation_fn=Custom),
-        "gSDE is used": policy(use_sde=True),
     }
     for message, made in cases.items():
         with pytest.raises(NotMirrored, match=message):

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from mlx_baselines3.common._callback_base import BaseCallback, steps_until_needed
 from mlx_baselines3.common.base_class import BaseAlgorithm
 from mlx_baselines3.common.buffers import RolloutBuffer
-from mlx_baselines3.common.distributions import DiagGaussianDistribution
+from mlx_baselines3.common.distributions import DiagGaussianDistribution, StateDependentNoiseDistribution
 from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
 from mlx_baselines3.common.native_actor import NativeActor, NotMirrored, native_actor
 from mlx_baselines3.common.policies import ActorCriticPolicy
@@ -165,7 +165,9 @@ class OnPolicyCollection(BaseAlgorithm):
         n_steps = 0
         cuts: list[_Cut] = []
         actor.reseed()
-        core = _fusable(env)
+        actor.explore(env.num_envs, self.sde_sample_freq)
+        # The fused loop clips actions; it does not stretch squashed ones to the bounds.
+        core = None if self.policy.squash_output else _fusable(env)
         while n_steps < n_rollout_steps:
             if not actor.is_current():
                 actor.refresh()
@@ -176,6 +178,7 @@ class OnPolicyCollection(BaseAlgorithm):
                 steps = self._fused_steps(actor, core, rollout_buffer, n_steps, quiet)
             actions, clipped_actions, new_obs, rewards, dones, infos = steps.last
             self._account(env, callback, steps)
+            actor.share_noise()
             if steps.n_steps == quiet:
                 obs_tensor = obs_as_tensor(steps.seen, self.device)
                 # What the buffer gets after the rollout, for those who look at it now.
@@ -267,8 +270,10 @@ class OnPolicyCollection(BaseAlgorithm):
     ) -> tuple[mx.array, mx.array]:
         """(batch, 1) values and (batch,) log-probabilities, these not yet evaluated."""
         parameters = [to_mlx(actor.outputs(observations))]
-        if isinstance(self.policy.action_dist, DiagGaussianDistribution):
+        if isinstance(self.policy.action_dist, (DiagGaussianDistribution, StateDependentNoiseDistribution)):
             parameters.append(self.policy.log_std)
+        if isinstance(self.policy.action_dist, StateDependentNoiseDistribution):
+            parameters.append(to_mlx(actor.features(observations)))
         if not isinstance(self.action_space, spaces.Discrete):
             # Distributions are over vectors, whatever the shape of the action space.
             actions = actions.reshape(len(actions), -1)

@@ -44,11 +44,13 @@ _HEADS = {
     MultiCategoricalDistribution: "multi_categorical",
     BernoulliDistribution: "bernoulli",
     DiagGaussianDistribution: "gaussian",
+    StateDependentNoiseDistribution: "state_dependent",
 }
 # What a subclass may have its own of, so that the layers alone do not tell the actions and values.
 _DECISIVE = (
     "__call__", "forward", "_predict", "evaluate_actions", "get_distribution", "predict_values",
     "extract_features", "obs_to_tensor", "_latents", "_get_action_dist_from_latent",
+    "reset_noise",
 )  # fmt: skip
 
 
@@ -328,7 +330,10 @@ def _actor_critic_blueprint(policy: ActorCriticPolicy) -> Blueprint:
     dist = policy.action_dist
     head = _HEADS.get(type(dist))
     if head is None:
-        raise NotMirrored("gSDE is used" if policy.use_sde else f"the actions follow a {type(dist).__name__}")
+        raise NotMirrored(f"the actions follow a {type(dist).__name__}")
+    noise = dist if isinstance(dist, StateDependentNoiseDistribution) else None
+    if noise is not None and noise.bijector is not None:
+        head = f"squashed_{head}"
     check_unchanged(policy, ActorCriticPolicy, _DECISIVE)
     mlp = policy.mlp_extractor
     for module, kind in (
@@ -346,6 +351,7 @@ def _actor_critic_blueprint(policy: ActorCriticPolicy) -> Blueprint:
         layers=(*perceptron(mlp.policy_net.layers()), Layer((policy.action_net,))),
         head=head,
         options=tuple(dist.action_dims) if isinstance(dist, MultiCategoricalDistribution) else (),
-        log_std=policy.log_std if head == "gaussian" else None,
+        log_std=policy.log_std if noise or head == "gaussian" else None,
         critic=(*perceptron(mlp.value_net.layers()), Layer((policy.value_net,))),
+        noise=noise,
     )

@@ -7,20 +7,22 @@ are copied before they are used.
 
 import threading
 import weakref
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import singledispatch
 from typing import Any, NamedTuple
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
-from gymnasium import spaces
 
 from mlx_baselines3 import _native
-from mlx_baselines3.common.activations import Tanh
-from mlx_baselines3.common.mlx_interop import to_numpy
-from mlx_baselines3.common.preprocessing import is_image_space
+from mlx_baselines3.common._blueprint import (
+    Blueprint,
+    Layer,
+    NotMirrored,
+    blueprint,
+    check_observations,
+    check_unchanged,
+    perceptron,
+)
+from mlx_baselines3.common.mlx_interop import to_mlx
 from mlx_baselines3.common.utils import is_vectorized_observation
 
 __all__ = [
@@ -36,142 +38,6 @@ __all__ = [
     "perceptron",
     "predict_natively",
 ]
-
-_PLAIN = {nn.Identity: "identity", Tanh: "tanh", nn.Tanh: "tanh", nn.ReLU: "relu", nn.SiLU: "silu"}
-
-
-class NotMirrored(Exception):
-    """A policy that only MLX can run. The message completes "because"."""
-
-
-class Layer(NamedTuple):
-    """
-    A dense layer and what follows it.
-
-    :param linears: modules whose outputs are put side by side, usually one
-    :param activation: name of the function
-    :param parameter: its number, if it has one
-    """
-
-    linears: tuple[nn.Linear, ...]
-    activation: str = "identity"
-    parameter: float = 0.0
-
-
-@dataclass(frozen=True, eq=False)
-class Blueprint:
-    """
-    How a policy computes its actions.
-
-    :param layers: the network
-    :param head: ``categorical``, ``multi_categorical``, ``bernoulli``, ``gaussian``, ``squashed_gaussian``,
-        ``deterministic`` or ``epsilon_greedy`` (the best choice: the caller explores)
-    :param options: options of each choice (``multi_categorical``)
-    :param log_std: logarithms of the standard deviations (``gaussian``)
-    :param critic: the network of the values of the observations, if there is one
-    """
-
-    layers: tuple[Layer, ...]
-    head: str
-    options: tuple[int, ...] = ()
-    log_std: mx.array | None = None
-    critic: tuple[Layer, ...] = ()
-
-    def arrays(self) -> list[mx.array]:
-        """:return: every array of the policy that the actions depend on"""
-        own = [] if self.log_std is None else [self.log_std]
-        parts = (linear for layer in self.layers for linear in layer.linears)
-        return own + [linear[key] for linear in parts for key in ("weight", "bias") if key in linear]
-
-    def has_modules_of(self, other: "Blueprint") -> bool:
-        """
-        :param other: a blueprint
-        :return: whether it has the same head and the very same modules in the same places
-        """
-        if (self.head, self.options, len(self.layers)) != (other.head, other.options, len(other.layers)):
-            return False
-        return all(
-            len(a.linears) == len(b.linears) and all(map(_same, a.linears, b.linears)) and a[1:] == b[1:]
-            for a, b in zip(self.layers, other.layers, strict=True)
-        )
-
-    def shape(self) -> tuple[Any, ...]:
-        """:return: what two policies have in common that differ in their weights alone"""
-        layers = [
-            (layer.linears[0].weight.shape[1], sum(linear.weight.shape[0] for linear in layer.linears))
-            + layer[1:]
-            for layer in self.layers
-        ]
-        return (layers, self.head, list(self.options))
-
-
-@singledispatch
-def blueprint(policy: Any) -> Blueprint:
-    """
-    :param policy: a policy
-    :return: how it computes its actions
-    :raises NotMirrored: it does more than a perceptron can
-    """
-    raise NotMirrored(f"{type(policy).__name__} has no native form")
-
-
-def _activation(module: nn.Module) -> tuple[str, float]:
-    kind = type(module)
-    if kind in _PLAIN:
-        return _PLAIN[kind], 0.0
-    if kind is nn.ELU:
-        return "elu", float(module._alpha)
-    if kind is nn.LeakyReLU:
-        return "leaky_relu", float(module._negative_slope)
-    if kind is nn.GELU and module._approx == "none":
-        return "gelu", 0.0
-    raise NotMirrored(f"there is no native {kind.__name__} layer")
-
-
-def perceptron(modules: Iterable[Any]) -> list[Layer]:
-    """
-    Read a sequence of linear layers and activations.
-
-    :param modules: the modules in order
-    :return: the layers, each with the activation after it
-    :raises NotMirrored: another module is among them, or an activation where no linear layer is before it
-    """
-    layers: list[Layer] = []
-    for module in modules:
-        if type(module) is nn.Linear:
-            layers.append(Layer((module,)))
-            continue
-        name, parameter = _activation(module)
-        if name == "identity":
-            continue
-        if not layers or layers[-1].activation != "identity":
-            raise NotMirrored(f"a {type(module).__name__} does not follow a linear layer")
-        layers[-1] = Layer(layers[-1].linears, name, parameter)
-    return layers
-
-
-def check_unchanged(policy: Any, base: type, names: Iterable[str]) -> None:
-    """
-    :param policy: a policy
-    :param base: the class of this package that it is made of
-    :param names: methods that decide about the actions
-    :raises NotMirrored: a subclass, or the policy itself, has its own
-    """
-    own = vars(policy)
-    for name in names:
-        if name in own or getattr(type(policy), name) is not getattr(base, name):
-            raise NotMirrored(f"{type(policy).__name__} has its own {name}")
-
-
-def check_observations(space: spaces.Space[Any]) -> None:
-    """
-    :param space: an observation space
-    :raises NotMirrored: an observation is not an array of numbers that a network takes as they are
-    """
-    if not isinstance(space, spaces.Box):
-        raise NotMirrored(f"the observation space is a {type(space).__name__} and not a Box")
-    if is_image_space(space):
-        raise NotMirrored("the observations are images")
 
 
 class Stretch(NamedTuple):
@@ -199,20 +65,23 @@ class NativeActor:
     The generator is seeded from MLX's whenever that one has moved: whoever seeds MLX decides about the
     actions, as with MLX's own sampling.
 
+    ``has_matrices`` says whether the noise depends on the state (gSDE).
+
     :param plan: the policy's blueprint
     :raises ValueError: the layers do not fit each other
     """
 
     def __init__(self, plan: Blueprint):
-        layers, head, options = plan.shape()
-        numbers = [0.0] * layers[-1][1] if head == "gaussian" else []
-        self._core = _native.Actor(layers, head, options, numbers)
+        layers, head, options, *_ = plan.shape()
+        self._core = _native.Actor(layers, head, options, plan.standard_deviations().tolist())
         self._shape = plan.shape()
         self._plan = plan
         self._arrays: list[mx.array] = []
         self._mlx_state: bytes | None = None
         self._discrete = head in ("categorical", "multi_categorical", "epsilon_greedy")
+        self.has_matrices = plan.noise is not None
         self._draws = head not in ("deterministic", "epsilon_greedy")
+        self._shared_draws = 0
         self._critic: NativeActor | None = None
         # One generator and one workspace: threads take turns.
         self._lock = threading.RLock()
@@ -252,7 +121,7 @@ class NativeActor:
             ]
             self._core.load(index, _joined(weights), _joined(biases))
         if plan.log_std is not None:
-            self._core.set_numbers(np.exp(to_numpy(plan.log_std)).tolist())
+            self._core.set_numbers(plan.standard_deviations().tolist())
 
     def critic(self) -> "NativeActor":
         """
@@ -274,6 +143,33 @@ class NativeActor:
         """
         with self._lock:
             return self._core.outputs(_rows(obs))
+
+    def features(self, obs: np.ndarray) -> np.ndarray:
+        """
+        :param obs: (batch, ...) observations
+        :return: (batch, features) what the last layer takes
+        """
+        with self._lock:
+            return self._core.features(_rows(obs))
+
+    def explore(self, n_envs: int, every: int) -> None:
+        """
+        Draw the exploration matrices of gSDE; without it nothing happens.
+
+        :param n_envs: number of environments; each has its own matrix
+        :param every: draw others after this many steps, never if 0 or less
+        """
+        with self._lock:
+            self._core.explore(n_envs, max(every, 0))
+
+    def share_noise(self) -> None:
+        """Put the exploration matrices into the policy's distribution, where users look for them."""
+        noise = self._plan.noise
+        if noise is None or self._shared_draws == self._core.draws:
+            return
+        self._shared_draws = self._core.draws
+        matrices = self._core.matrices().reshape(-1, noise.latent_sde_dim or 1, noise.action_dim)
+        noise.exploration_mat, noise.exploration_matrices = to_mlx(matrices[0]), to_mlx(matrices[1:])
 
     @property
     def rng_state(self) -> tuple[int, int]:
@@ -385,6 +281,9 @@ def predict_natively(policy: Any, observation: Any, deterministic: bool) -> tupl
     try:
         actor = native_actor(policy)
     except NotMirrored:
+        return None
+    if actor.has_matrices and not deterministic:
+        # The noise is that of the last `reset_noise`, which MLX's distribution keeps.
         return None
     space = policy.observation_space
     array = np.asarray(observation)

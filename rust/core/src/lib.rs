@@ -12,4 +12,5 @@ pub mod collect;
 pub mod env;
 pub mod nn;
 pub mod rng;
+pub mod threads;
 pub mod vec_env;

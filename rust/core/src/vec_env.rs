@@ -4,11 +4,15 @@
 //! Everything is slice in, slice out, and a step allocates nothing. An action is checked before
 //! any environment moves, so that a refused step changes nothing.
 
+mod part;
+
 use std::fmt::Debug;
 
 use crate::env::numerics::{Numerics, ReturnSum};
-use crate::env::{Action, Actions, Bounds, Env, EnvError, EnvSpec, Physics};
+use crate::env::{Actions, Bounds, Env, EnvError, EnvSpec, Physics};
 use crate::rng::{Pcg64, Pcg64State, SeedSequence};
+use crate::threads;
+use part::{Part, Slot};
 
 /// An episode that ended in the last step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -116,23 +120,18 @@ pub trait VectorEnv: Debug + Send + Sync {
     fn clone_box(&self) -> Box<dyn VectorEnv>;
 }
 
-#[derive(Debug, Clone)]
-struct Slot<E> {
-    env: E,
-    rng: Option<Pcg64>,
-    ready: bool,
-    steps: u32,
-    total: ReturnSum,
-}
-
 /// The environments of a vector side by side, each with its generator and episode counters.
 #[derive(Debug, Clone)]
 pub struct EnvVec<E: Env> {
     slots: Vec<Slot<E>>,
+    // How many are ready: looking at each would cost as much as stepping where they are many.
+    ready: usize,
     numerics: Numerics,
     limit: u32,
     episodes: Vec<Episode>,
     terminal_obs: Vec<f32>,
+    // The episodes that ended in each part of the vector, before they are put together.
+    ended: Vec<Vec<Episode>>,
 }
 
 impl<E: Env> EnvVec<E> {
@@ -150,15 +149,15 @@ impl<E: Env> EnvVec<E> {
         };
         Self {
             slots: vec![slot; n_envs],
+            ready: 0,
             numerics,
             limit: E::SPEC.max_steps,
             episodes: Vec::with_capacity(n_envs),
             terminal_obs: vec![0.0; n_envs * Self::DIM],
+            ended: Vec::new(),
         }
     }
-}
 
-impl<E: Env> EnvVec<E> {
     fn slot(&self, index: usize) -> Result<&Slot<E>, EnvError> {
         let n_envs = self.slots.len();
         self.slots
@@ -179,6 +178,59 @@ impl<E: Env> EnvVec<E> {
         check_len("reward", out.rewards.len(), n_envs)?;
         check_len("done", out.dones.len(), n_envs)
     }
+
+    /// How many environments make a part.
+    fn part_size(&self) -> usize {
+        let n_envs = self.slots.len();
+        match threads::parts(n_envs, E::SPEC.step_ns) {
+            1 => n_envs.max(1),
+            parts => n_envs.div_ceil(parts),
+        }
+    }
+
+    fn parts<'a>(
+        &'a mut self,
+        size: usize,
+        out: StepOut<'a>,
+    ) -> impl ExactSizeIterator<Item = Part<'a, E>> {
+        let parts = self.slots.len().div_ceil(size);
+        self.ended.resize_with(parts, Vec::new);
+        let obs = out.obs.chunks_mut(size * Self::DIM);
+        let flags = out.rewards.chunks_mut(size).zip(out.dones.chunks_mut(size));
+        let ends = self
+            .terminal_obs
+            .chunks_mut(size * Self::DIM)
+            .zip(&mut self.ended);
+        let slots = self.slots.chunks_mut(size).enumerate();
+        slots.zip(obs).zip(flags).zip(ends).map(
+            move |((((part, slots), obs), (rewards, dones)), (terminal_obs, episodes))| Part {
+                first: part * size,
+                slots,
+                out: StepOut {
+                    obs,
+                    rewards,
+                    dones,
+                },
+                terminal_obs,
+                episodes,
+            },
+        )
+    }
+
+    /// Puts the episodes of all parts, and their last observations, side by side.
+    fn gather(&mut self, size: usize) {
+        if let [ended] = self.ended.as_mut_slice() {
+            std::mem::swap(ended, &mut self.episodes);
+            return;
+        }
+        self.episodes.clear();
+        for (part, ended) in self.ended.iter().enumerate() {
+            let (from, to) = (part * size * Self::DIM, self.episodes.len() * Self::DIM);
+            self.terminal_obs
+                .copy_within(from..from + ended.len() * Self::DIM, to);
+            self.episodes.extend_from_slice(ended);
+        }
+    }
 }
 
 fn check_len(what: &'static str, got: usize, expected: usize) -> Result<(), EnvError> {
@@ -190,32 +242,6 @@ fn check_len(what: &'static str, got: usize, expected: usize) -> Result<(), EnvE
             got,
             expected,
         })
-    }
-}
-
-impl<E: Env> Slot<E> {
-    fn restart(&mut self, mut rng: Pcg64, bounds: Bounds) {
-        self.env.reset(&mut rng, bounds);
-        self.rng = Some(rng);
-        self.ready = true;
-        self.steps = 0;
-        self.total = ReturnSum::default();
-    }
-
-    /// Accounts for the episode that just ended and starts the next one.
-    #[cold]
-    fn finish(&mut self, env: usize, terminated: bool, truncated: bool) -> Episode {
-        let episode = Episode {
-            env,
-            total: self.total.value(),
-            length: self.steps,
-            terminated,
-            truncated,
-        };
-        if let Some(rng) = self.rng {
-            self.restart(rng, E::SPEC.default_bounds);
-        }
-        episode
     }
 }
 
@@ -248,41 +274,26 @@ impl<E: Env> VectorEnv for EnvVec<E> {
         let slot = self.slot_mut(env)?;
         let fresh = seed.map(|seed| Pcg64::new(&SeedSequence::new(seed)).fused(fused));
         let rng = fresh.or(slot.rng).ok_or(EnvError::NotSeeded(env))?;
+        let was_ready = slot.ready;
         slot.restart(rng, bounds.unwrap_or(E::SPEC.default_bounds));
         slot.env.observe(obs);
+        self.ready += usize::from(!was_ready);
         Ok(())
     }
 
     fn step(&mut self, actions: Actions<'_>, out: StepOut<'_>) -> Result<(), EnvError> {
         actions.check(E::SPEC.action, self.slots.len())?;
         self.check_out(&out)?;
-        if let Some(env) = self.slots.iter().position(|slot| !slot.ready) {
-            return Err(EnvError::NotReset(env));
+        if self.ready < self.slots.len() {
+            let env = self.slots.iter().position(|slot| !slot.ready);
+            return Err(EnvError::NotReset(env.unwrap_or(0)));
         }
-        self.episodes.clear();
-        let rows = out.obs.chunks_exact_mut(Self::DIM);
-        let flags = out.rewards.iter_mut().zip(out.dones);
-        let slots = self.slots.iter_mut().enumerate();
-        for (((env, slot), obs), (reward, done)) in slots.zip(rows).zip(flags) {
-            let action = E::Action::read(&actions, env);
-            let (Some(action), Some(rng)) = (action, slot.rng.as_mut()) else {
-                return Err(EnvError::NotReset(env));
-            };
-            let moved = slot.env.step(action, rng);
-            slot.env.observe(obs);
-            slot.steps += 1;
-            slot.total.add(moved.reward, self.numerics);
-            *reward = moved.reward as f32;
-            let truncated = slot.steps >= self.limit;
-            *done = moved.terminated || truncated;
-            if *done {
-                let at = self.episodes.len() * Self::DIM;
-                self.terminal_obs[at..at + Self::DIM].copy_from_slice(obs);
-                self.episodes
-                    .push(slot.finish(env, moved.terminated, truncated));
-                slot.env.observe(obs);
-            }
-        }
+        let (numerics, limit) = (self.numerics, self.limit);
+        let size = self.part_size();
+        threads::for_each(self.parts(size, out), |part| {
+            part.step(actions, numerics, limit);
+        });
+        self.gather(size);
         Ok(())
     }
 
@@ -329,6 +340,7 @@ impl<E: Env> VectorEnv for EnvVec<E> {
                 *param = value;
             }
         }
+        let was_ready = slot.ready;
         *slot = Slot {
             env: fresh,
             rng: snapshot
@@ -338,6 +350,7 @@ impl<E: Env> VectorEnv for EnvVec<E> {
             steps: snapshot.steps,
             total: snapshot.total,
         };
+        self.ready = self.ready + usize::from(snapshot.ready) - usize::from(was_ready);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! NumPy's and Python's arithmetic, pinned to what they answered.
 
 use mlx_baselines3_core::env::numerics::{
-    Numerics, ReturnSum, Scalar, cos_sin_f32, floor_mod, square,
+    Numerics, ReturnSum, Scalar, cos_sin_f32, floor_mod, round_micro, square,
 };
 
 #[test]
@@ -80,4 +80,15 @@ fn returns_are_summed_as_python_does() {
     assert_eq!(total(true, &[0.1; 10]), 1.0);
     assert_eq!(total(true, &[1.0, 1e100, 1.0, -1e100]), 2.0);
     assert_eq!(total(false, &[1.0, 1e100, 1.0, -1e100]), 0.0);
+}
+
+#[test]
+fn rounding_to_six_decimals_is_pythons_or_left_to_it() {
+    assert_eq!(round_micro(-217.0), Some(-217.0));
+    assert_eq!(round_micro(-0.123_456_789), Some(-0.123_457));
+    assert_eq!(round_micro(1234.567_891_2), Some(1234.567_891));
+    // 1/128 lies in the middle between two results, the others beyond exact products.
+    for undecided in [0.007_812_5, 3e9 + 0.1, f64::INFINITY, f64::NAN] {
+        assert_eq!(round_micro(undecided), None);
+    }
 }

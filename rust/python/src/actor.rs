@@ -4,7 +4,8 @@ use mlx_baselines3_core::actor::{ActionsOut, Actor as CoreActor, Head};
 use mlx_baselines3_core::nn::{Activation, Dense, Mlp};
 use mlx_baselines3_core::rng::{Pcg64, Pcg64State, SeedSequence};
 use numpy::{
-    PyArray2, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArrayDyn, PyUntypedArrayMethods,
+    PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArrayDyn,
+    PyUntypedArrayMethods,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -35,6 +36,10 @@ fn head(name: &str, options: Vec<usize>, numbers: &[f64]) -> PyResult<Head> {
         "bernoulli" => Head::Bernoulli,
         "gaussian" => Head::Gaussian(numbers.iter().map(|&std| std as f32).collect()),
         "squashed_gaussian" => Head::SquashedGaussian,
+        "state_dependent" | "squashed_state_dependent" => Head::StateDependent {
+            std: numbers.iter().map(|&std| std as f32).collect(),
+            squash: name == "squashed_state_dependent",
+        },
         "deterministic" => Head::Deterministic,
         "epsilon_greedy" => Head::EpsilonGreedy(numbers.first().copied().unwrap_or(0.0)),
         _ => return Err(bad(format!("no native head is called {name:?}"))),
@@ -59,6 +64,7 @@ impl Actor {
         options: Vec<usize>,
         numbers: Vec<f64>,
     ) -> PyResult<Self> {
+        crate::threads::check()?;
         let layers: PyResult<Vec<Dense>> = layers
             .iter()
             .map(|(inputs, outputs, name, parameter)| {
@@ -117,6 +123,10 @@ impl Actor {
         let head = match self.core.head() {
             Head::Gaussian(_) => Head::Gaussian(numbers.iter().map(|&std| std as f32).collect()),
             Head::EpsilonGreedy(_) => Head::EpsilonGreedy(numbers.first().copied().unwrap_or(0.0)),
+            Head::StateDependent { squash, .. } => Head::StateDependent {
+                std: numbers.iter().map(|&std| std as f32).collect(),
+                squash: *squash,
+            },
             other => other.clone(),
         };
         self.core.set_head(head).map_err(bad)
@@ -162,6 +172,35 @@ impl Actor {
         let (core, obs, slice) = (&mut self.core, obs.as_slice()?, out.as_mut_slice());
         py.detach(|| core.outputs(obs, slice)).map_err(bad)?;
         Ok(out.finish())
+    }
+
+    /// What the last layer takes, one row per observation.
+    fn features<'py>(
+        &mut self,
+        py: Python<'py>,
+        obs: PyReadonlyArray2<'py, f32>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let rows = self.rows(&obs)?;
+        let mut out = NewArray::zeros(py, [rows, self.core.net().features()]);
+        let (core, obs, slice) = (&mut self.core, obs.as_slice()?, out.as_mut_slice());
+        py.detach(|| core.features(obs, slice)).map_err(bad)?;
+        Ok(out.finish())
+    }
+
+    /// Draws exploration matrices, and others after every `every` batches.
+    fn explore(&mut self, n_envs: usize, every: usize) {
+        self.core.explore(n_envs, every);
+    }
+
+    /// How often exploration matrices were drawn.
+    #[getter]
+    fn draws(&self) -> u64 {
+        self.core.matrices().1
+    }
+
+    /// The exploration matrices one after the other, that of all rows first.
+    fn matrices<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<f32>> {
+        PyArray1::from_slice(py, self.core.matrices().0)
     }
 
     /// Integer actions, one row per observation.

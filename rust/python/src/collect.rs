@@ -69,10 +69,14 @@ fn collect<'py>(
     let finished = py
         .detach(|| core_collect(batch, core, bounds, present, columns))
         .map_err(bad)?;
-    report(py, &envs, &finished)
+    report(py, &mut envs, &finished)
 }
 
-fn report<'py>(py: Python<'py>, envs: &EnvBatch, finished: &[Finished]) -> PyResult<Stretch<'py>> {
+fn report<'py>(
+    py: Python<'py>,
+    envs: &mut EnvBatch,
+    finished: &[Finished],
+) -> PyResult<Stretch<'py>> {
     let (mut episodes, mut timeouts) = (Vec::with_capacity(finished.len()), Vec::new());
     for end in finished {
         let (step, env) = (end.step, end.episode.env);

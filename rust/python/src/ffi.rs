@@ -3,6 +3,7 @@
 #[cfg(target_os = "linux")]
 pub(crate) mod blas;
 pub(crate) mod block;
+pub(crate) mod infos;
 pub(crate) mod new_array;
 
 /// Hands `blas::install` the addresses that `_backend.py` found by name.

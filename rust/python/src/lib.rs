@@ -5,6 +5,7 @@ mod blas;
 mod buffers;
 mod collect;
 mod ffi;
+mod threads;
 mod vec_env;
 
 use pyo3::prelude::*;
@@ -17,5 +18,6 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     blas::register(m)?;
     buffers::register(m)?;
     collect::register(m)?;
+    threads::register(m)?;
     vec_env::register(m)
 }

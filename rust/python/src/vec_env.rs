@@ -5,15 +5,17 @@ mod state;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use mlx_baselines3_core::env::numerics::Numerics;
+use mlx_baselines3_core::env::numerics::{Numerics, round_micro};
 use mlx_baselines3_core::env::{EnvError, registry};
 use mlx_baselines3_core::vec_env::{Episode, StepOut, VectorEnv};
 use numpy::{PyArray1, PyArray2};
 use pyo3::exceptions::{PyAttributeError, PyIndexError, PyRuntimeError, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
+use crate::ffi::infos::InfoPool;
 use crate::ffi::new_array::NewArray;
 use actions::ActionBuffer;
 
@@ -45,6 +47,7 @@ fn now() -> f64 {
 pub(crate) struct EnvBatch {
     pub(crate) envs: Box<dyn VectorEnv>,
     actions: ActionBuffer,
+    infos: InfoPool,
     t_start: f64,
     closed: bool,
 }
@@ -59,45 +62,50 @@ impl EnvBatch {
         Ok(())
     }
 
-    /// Monitor's entry of a finished episode.
+    /// Monitor's entry of an episode that finished now.
     pub(crate) fn monitor_entry<'py>(
         &self,
         py: Python<'py>,
         episode: &Episode,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let rounded = |value: f64| {
-            let value = value.into_pyobject(py)?;
-            value.call_method1(intern!(py, "__round__"), (6,))
-        };
         let stats = PyDict::new(py);
-        stats.set_item(intern!(py, "r"), rounded(episode.total)?)?;
+        match round_micro(episode.total) {
+            Some(total) => stats.set_item(intern!(py, "r"), total)?,
+            None => {
+                let total = episode.total.into_pyobject(py)?;
+                let total = total.call_method1(intern!(py, "__round__"), (6,))?;
+                stats.set_item(intern!(py, "r"), total)?;
+            }
+        }
         stats.set_item(intern!(py, "l"), episode.length)?;
-        stats.set_item(intern!(py, "t"), rounded(now() - self.t_start)?)?;
+        let elapsed = ((now() - self.t_start) * 1e6).round() / 1e6;
+        stats.set_item(intern!(py, "t"), elapsed)?;
         Ok(stats)
     }
 
     /// Monitor's entry, the truncation flag and the last observation of a finished episode.
-    fn fill_info(&self, info: &Bound<'_, PyDict>, k: usize, episode: &Episode) -> PyResult<()> {
-        let py = info.py();
+    fn news<'py>(
+        &self,
+        py: Python<'py>,
+        k: usize,
+        episode: &Episode,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let info = PyDict::new(py);
         let stats = self.monitor_entry(py, episode)?;
         let timeout = episode.truncated && !episode.terminated;
         let last = PyArray1::from_slice(py, self.envs.terminal_obs(k));
         info.set_item(intern!(py, "episode"), stats)?;
         info.set_item(intern!(py, "TimeLimit.truncated"), timeout)?;
-        info.set_item(intern!(py, "terminal_observation"), last)
+        info.set_item(intern!(py, "terminal_observation"), last)?;
+        Ok(info)
     }
 
-    pub(crate) fn infos<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+    /// What the last step has to say about each environment.
+    pub(crate) fn infos<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let key = intern!(py, "TimeLimit.truncated");
-        let mut ended = self.envs.episodes().iter().enumerate().peekable();
-        let infos = PyList::empty(py);
-        for env in 0..self.envs.num_envs() {
-            let info = PyDict::new(py);
-            match ended.next_if(|(_, episode)| episode.env == env) {
-                Some((k, episode)) => self.fill_info(&info, k, episode)?,
-                None => info.set_item(key, false)?,
-            }
-            infos.append(info)?;
+        let infos = self.infos.take(py, key, self.envs.num_envs())?;
+        for (k, episode) in self.envs.episodes().iter().enumerate() {
+            infos.set_item(episode.env, self.news(py, k, episode)?)?;
         }
         Ok(infos)
     }
@@ -115,6 +123,7 @@ impl EnvBatch {
         fused_uniform: bool,
         compensated_sum: bool,
     ) -> PyResult<Self> {
+        crate::threads::check()?;
         let numerics = Numerics {
             weak_scalars,
             pow_squares,
@@ -124,6 +133,7 @@ impl EnvBatch {
         Ok(Self {
             envs: registry::make(env_id, n_envs, numerics).map_err(py_err)?,
             actions: ActionBuffer::default(),
+            infos: InfoPool::default(),
             t_start: now(),
             closed: false,
         })
@@ -230,6 +240,15 @@ impl EnvBatch {
     /// Whether an environment has a random generator, so that it can be reset without a seed.
     fn has_rng(&self, env: usize) -> PyResult<bool> {
         Ok(self.envs.snapshot(env).map_err(py_err)?.rng.is_some())
+    }
+
+    /// A user may put the environments themselves into an info.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.infos.lists().try_for_each(|list| visit.call(list))
+    }
+
+    fn __clear__(&mut self) {
+        self.infos = InfoPool::default();
     }
 
     /// Makes every later reset and step an error.

@@ -47,13 +47,17 @@ class NativeVecEnv(VecEnv):
 
     A pickle or a deep copy holds the whole state, random generators included.
 
+    Large vectors are stepped on several threads, at most one for each core: the environment variable
+    ``MLX_BASELINES3_THREADS`` sets another number. The numbers that come out do not depend on it.
+
     :param env_id: one of CartPole-v1, Pendulum-v1, Acrobot-v1, MountainCar-v0, MountainCarContinuous-v0
     :param n_envs: number of environments, at least 1
     :param seed: environment ``i`` is seeded with ``seed + i`` at the first reset; None draws a seed
     :param render_mode: Gymnasium's; ``rgb_array`` or ``human``
     :param monitor_dir: folder for the monitor files; None writes none
     :param env_kwargs: arguments of ``gymnasium.make``
-    :raises ValueError: if there is no native environment of that id, or ``n_envs`` is less than 1
+    :raises ValueError: if there is no native environment of that id, ``n_envs`` is less than 1, or
+        ``MLX_BASELINES3_THREADS`` is no number of threads
     :raises TypeError: if Gymnasium refuses the ``env_kwargs``
     """
 

@@ -1,11 +1,15 @@
 //! Policies made of a perceptron and a distribution, run without Python.
 
+mod draw;
+mod exploration;
 mod sampling;
 
 use thiserror::Error;
 
 use crate::nn::{Mlp, NnError, Outputs, Workspace, tanh};
 use crate::rng::{Pcg64, SeedSequence};
+use draw::Draw;
+use exploration::Exploration;
 
 /// Bounds of the logarithm of SAC's standard deviation, as Stable-Baselines3 has them.
 const LOG_STD: (f32, f32) = (-20.0, 2.0);
@@ -23,6 +27,14 @@ pub enum Head {
     Gaussian(Vec<f32>),
     /// Means, then logarithms of standard deviations, of Gaussians squashed by tanh.
     SquashedGaussian,
+    /// Means of actions with state-dependent noise: the features times a random matrix, whose
+    /// entries have these `(features, actions)` standard deviations.
+    StateDependent {
+        /// The standard deviations, row after row.
+        std: Vec<f32>,
+        /// Whether tanh squashes the actions.
+        squash: bool,
+    },
     /// The actions themselves.
     Deterministic,
     /// Values of the choices. All rows of a batch explore together with this probability.
@@ -83,6 +95,7 @@ impl Head {
             Self::Bernoulli => "Bernoulli",
             Self::Gaussian(_) => "Gaussian",
             Self::SquashedGaussian => "squashed Gaussian",
+            Self::StateDependent { .. } => "state-dependent",
             Self::Deterministic => "deterministic",
             Self::EpsilonGreedy(_) => "epsilon-greedy",
         }
@@ -97,13 +110,29 @@ impl Head {
         )
     }
 
-    fn expected_outputs(&self, got: usize) -> usize {
+    fn expected_outputs(&self, net: &Mlp) -> usize {
+        let got = net.outputs();
         match self {
             Self::MultiCategorical(options) => options.iter().sum(),
             Self::Gaussian(std) => std.len(),
             Self::SquashedGaussian => got.next_multiple_of(2),
+            Self::StateDependent { std, .. } => std.len().div_ceil(net.features()),
             _ => got,
         }
+    }
+}
+
+impl Head {
+    fn check(&self, net: &Mlp) -> Result<(), ActorError> {
+        let (got, expected) = (net.outputs(), self.expected_outputs(net));
+        if got == expected {
+            return Ok(());
+        }
+        Err(ActorError::Width {
+            head: self.name(),
+            got,
+            expected,
+        })
     }
 }
 
@@ -115,6 +144,7 @@ pub struct Actor {
     rng: Pcg64,
     work: Workspace,
     scratch: Vec<f32>,
+    exploration: Exploration,
 }
 
 impl Actor {
@@ -123,21 +153,15 @@ impl Actor {
     /// # Errors
     /// [`ActorError::Width`] if the head needs another number of outputs.
     pub fn new(net: Mlp, head: Head) -> Result<Self, ActorError> {
+        head.check(&net)?;
         let got = net.outputs();
-        let expected = head.expected_outputs(got);
-        if got != expected {
-            return Err(ActorError::Width {
-                head: head.name(),
-                got,
-                expected,
-            });
-        }
         Ok(Self {
             net,
             head,
             rng: Pcg64::new(&SeedSequence::from_u64(0)),
             work: Workspace::default(),
             scratch: vec![0.0; got],
+            exploration: Exploration::default(),
         })
     }
 
@@ -163,17 +187,7 @@ impl Actor {
     /// # Errors
     /// [`ActorError::Width`]; nothing has changed then.
     pub fn set_head(&mut self, head: Head) -> Result<(), ActorError> {
-        let (got, expected) = (
-            self.net.outputs(),
-            head.expected_outputs(self.net.outputs()),
-        );
-        if got != expected {
-            return Err(ActorError::Width {
-                head: head.name(),
-                got,
-                expected,
-            });
-        }
+        head.check(&self.net)?;
         self.head = head;
         Ok(())
     }
@@ -181,6 +195,20 @@ impl Actor {
     /// The random generator.
     pub fn rng_mut(&mut self) -> &mut Pcg64 {
         &mut self.rng
+    }
+
+    /// Draws exploration matrices for `n_envs` environments, and new ones after every `every`
+    /// batches of that many rows (0: never). Other heads have none.
+    pub fn explore(&mut self, n_envs: usize, every: usize) {
+        if let Head::StateDependent { std, .. } = &self.head {
+            self.exploration.start(n_envs, every, std, &mut self.rng);
+        }
+    }
+
+    /// The exploration matrices, that of all rows first, and how often they were drawn so far.
+    #[must_use]
+    pub fn matrices(&self) -> (&[f32], u64) {
+        self.exploration.matrices()
     }
 
     /// Numbers in an observation.
@@ -205,20 +233,17 @@ impl Actor {
     /// # Errors
     /// [`ActorError::Network`] or [`ActorError::Out`]; nothing is written then.
     pub fn outputs(&mut self, obs: &[f32], out: &mut [f32]) -> Result<(), ActorError> {
-        let width = self.net.outputs();
         let outputs = self.net.forward(obs, &mut self.work)?;
-        let expected = obs.len() / self.net.inputs() * width;
-        if out.len() != expected {
-            return Err(ActorError::Out {
-                got: out.len(),
-                kind: "float",
-                expected: format!("{expected} outputs"),
-            });
-        }
-        for (to, from) in out.chunks_exact_mut(width).zip(outputs.rows()) {
-            to.copy_from_slice(from);
-        }
-        Ok(())
+        write(outputs, out, "outputs")
+    }
+
+    /// Writes what the last layer of the network takes for `obs`, whole rows of observations.
+    ///
+    /// # Errors
+    /// [`ActorError::Network`] or [`ActorError::Out`]; nothing is written then.
+    pub fn features(&mut self, obs: &[f32], out: &mut [f32]) -> Result<(), ActorError> {
+        let (features, _) = self.net.forward_from_features(obs, &mut self.work)?;
+        write(features, out, "features")
     }
 
     /// Writes the actions for `obs`, whole rows of observations.
@@ -233,7 +258,7 @@ impl Actor {
     ) -> Result<(), ActorError> {
         self.check_out(obs.len() / self.obs_dim(), &out)?;
         let dim = self.action_dim();
-        let outputs = self.net.forward(obs, &mut self.work)?;
+        let (features, outputs) = self.net.forward_from_features(obs, &mut self.work)?;
         let mut draw = Draw {
             rng: &mut self.rng,
             scratch: &mut self.scratch,
@@ -251,6 +276,16 @@ impl Actor {
                 draw.choices(outputs, &options, out)
             }
             (ActionsOut::Floats(out), Head::Bernoulli) => draw.coins(outputs, dim, out),
+            (ActionsOut::Floats(out), Head::StateDependent { std, squash }) => {
+                outputs.copy_to(out);
+                if !deterministic {
+                    self.exploration.add(features, std, &mut self.rng, out);
+                }
+                if *squash {
+                    out.iter_mut().for_each(|x| *x = tanh(*x));
+                }
+                None
+            }
             (ActionsOut::Floats(out), head) => {
                 draw.numbers(outputs, head, dim, out);
                 None
@@ -281,98 +316,15 @@ impl Actor {
     }
 }
 
-/// Turns outputs into actions. The answers are the first row that is no distribution, if any.
-struct Draw<'a> {
-    rng: &'a mut Pcg64,
-    scratch: &'a mut [f32],
-    deterministic: bool,
-}
-
-impl Draw<'_> {
-    fn choices(
-        &mut self,
-        outputs: Outputs<'_>,
-        options: &[usize],
-        out: &mut [i64],
-    ) -> Option<usize> {
-        for (row, (logits, out)) in outputs
-            .rows()
-            .zip(out.chunks_exact_mut(options.len()))
-            .enumerate()
-        {
-            let mut rest = logits;
-            for (&n, out) in options.iter().zip(out) {
-                let (logits, others) = rest.split_at(n);
-                rest = others;
-                let choice = if self.deterministic {
-                    sampling::argmax(logits)
-                } else {
-                    sampling::categorical(self.rng, logits, &mut self.scratch[..n])
-                };
-                match choice {
-                    Some(choice) => *out = choice as i64,
-                    None => return Some(row),
-                }
-            }
-        }
-        None
+fn write(from: Outputs<'_>, out: &mut [f32], what: &str) -> Result<(), ActorError> {
+    let expected = from.len();
+    if out.len() != expected {
+        return Err(ActorError::Out {
+            got: out.len(),
+            kind: "float",
+            expected: format!("{expected} {what}"),
+        });
     }
-
-    fn greedy(&mut self, outputs: Outputs<'_>, epsilon: f64, out: &mut [i64]) -> Option<usize> {
-        // One coin for the whole batch, as Stable-Baselines3 tosses it.
-        let explore = !self.deterministic && self.rng.random() < epsilon;
-        for (row, (values, out)) in outputs.rows().zip(out).enumerate() {
-            *out = if explore {
-                (self.rng.random() * values.len() as f64) as i64
-            } else if let Some(best) = sampling::argmax(values) {
-                best as i64
-            } else {
-                return Some(row);
-            };
-        }
-        None
-    }
-
-    fn coins(&mut self, outputs: Outputs<'_>, dim: usize, out: &mut [f32]) -> Option<usize> {
-        for (row, (logits, out)) in outputs.rows().zip(out.chunks_exact_mut(dim)).enumerate() {
-            for (&logit, out) in logits.iter().zip(out) {
-                if logit.is_nan() {
-                    return Some(row);
-                }
-                let one = if self.deterministic {
-                    logit > 0.0
-                } else {
-                    sampling::coin(self.rng, logit)
-                };
-                *out = f32::from(u8::from(one));
-            }
-        }
-        None
-    }
-
-    // NaN goes through: the environment or the caller names the action that holds it.
-    fn numbers(&mut self, outputs: Outputs<'_>, head: &Head, dim: usize, out: &mut [f32]) {
-        if self.deterministic || matches!(head, Head::Deterministic) {
-            out.fill(0.0);
-        } else {
-            sampling::fill_normal(self.rng, out);
-        }
-        for (values, out) in outputs.rows().zip(out.chunks_exact_mut(dim)) {
-            let (mean, log_std) = values.split_at(dim);
-            match head {
-                Head::Gaussian(std) => {
-                    for ((out, mean), std) in out.iter_mut().zip(mean).zip(std) {
-                        *out = mean + std * *out;
-                    }
-                }
-                Head::SquashedGaussian => {
-                    for ((out, mean), log_std) in out.iter_mut().zip(mean).zip(log_std) {
-                        let std = log_std.clamp(LOG_STD.0, LOG_STD.1).exp();
-                        *out = tanh(mean + std * *out);
-                    }
-                }
-                _ => out.copy_from_slice(mean),
-            }
-        }
-    }
+    from.copy_to(out);
+    Ok(())
 }

@@ -46,6 +46,7 @@ impl Env for CartPole {
         max_steps: 500,
         obs_dim: 4,
         action: ActionSpace::Discrete(2),
+        step_ns: 25,
         params: &[
             "gravity",
             "masspole",

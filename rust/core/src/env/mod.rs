@@ -37,6 +37,8 @@ pub struct EnvSpec {
     pub obs_dim: usize,
     /// What an action is.
     pub action: ActionSpace,
+    /// About how many nanoseconds a step takes, to tell from how many environments on threads pay.
+    pub step_ns: usize,
     /// Physical constants that can be changed, by the name of Gymnasium's attribute.
     pub params: &'static [&'static str],
     /// Names of the two bounds that `reset(options=...)` may give.

@@ -52,6 +52,20 @@ pub fn floor_mod(x: f64, y: f64) -> f64 {
     }
 }
 
+/// Python's `round(x, 6)`, or `None` where only its exact decimal arithmetic can tell: near the
+/// middle between two results, and for large or infinite numbers.
+#[must_use]
+pub fn round_micro(x: f64) -> Option<f64> {
+    if x.fract() == 0.0 {
+        return Some(x);
+    }
+    let scaled = x * 1e6;
+    // Below 2^40 the product is off by far less than the margin, and an integer over 1e6 is the
+    // double nearest to that decimal.
+    let clear = scaled.abs() < (1_u64 << 40) as f64 && (scaled.fract().abs() - 0.5).abs() > 1e-3;
+    clear.then(|| scaled.round() / 1e6)
+}
+
 /// A number on its way through Gymnasium's Python: a NumPy scalar or a Python float.
 #[derive(Debug, Clone, Copy)]
 pub enum Scalar {

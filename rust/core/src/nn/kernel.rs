@@ -59,30 +59,34 @@ fn dense<S: Simd>(simd: S, layer: &Dense, x: &[f32], x_stride: usize, y: &mut [f
         if y.len() == ROWS * y_stride {
             let inputs: [&[f32]; ROWS] =
                 std::array::from_fn(|r| &x[r * x_stride..r * x_stride + layer.inputs()]);
-            row_block::<S, ROWS, 2>(simd, layer, inputs, y);
+            row_block::<S, ROWS, 2, 1>(simd, layer, inputs, y);
         } else {
             let rows = x.chunks_exact(x_stride).zip(y.chunks_exact_mut(y_stride));
             for (x, y) in rows {
-                row_block::<S, 1, 4>(simd, layer, [&x[..layer.inputs()]], y);
+                row_block::<S, 1, 8, 4>(simd, layer, [&x[..layer.inputs()]], y);
             }
         }
     }
 }
 
-/// `R` rows against all outputs, `V` vectors of them at a time.
+/// `R` rows against all outputs, `V` vectors of them at a time, then `W`, then single ones.
 #[inline(always)]
-fn row_block<S: Simd, const R: usize, const V: usize>(
+fn row_block<S: Simd, const R: usize, const V: usize, const W: usize>(
     simd: S,
     layer: &Dense,
     x: [&[f32]; R],
     y: &mut [f32],
 ) {
     let vectors = layer.stride() / S::F32_LANES;
-    let whole = vectors - vectors % V;
-    for at in (0..whole).step_by(V) {
+    let wide = vectors - vectors % V;
+    let narrow = vectors - (vectors - wide) % W;
+    for at in (0..wide).step_by(V) {
         tile::<S, R, V>(simd, layer, x, y, at);
     }
-    for at in whole..vectors {
+    for at in (wide..narrow).step_by(W) {
+        tile::<S, R, W>(simd, layer, x, y, at);
+    }
+    for at in narrow..vectors {
         tile::<S, R, 1>(simd, layer, x, y, at);
     }
 }
