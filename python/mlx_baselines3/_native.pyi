@@ -11,9 +11,11 @@ __all__ = [
     "Actor",
     "EnvBatch",
     "Storage",
+    "TerminalObs",
     "__version__",
     "collect",
     "env_specs",
+    "explore",
     "flatten_env_major",
     "gae",
     "gather",
@@ -134,6 +136,53 @@ def n_step_spans(
     :raises IndexError: a row holds no data
     :raises ValueError: the shapes differ or the cursor is no row
     """
+
+@final
+class TerminalObs:
+    """
+    Next observations that the next row of a replay buffer does not hold, by the index ``row * n_envs + env``
+    of the transition that led to them. Can be pickled and copied.
+
+    :param transitions: indices, as :meth:`export` gave them
+    :param observations: their bytes, one after the other
+    :raises ValueError: these are not as many observations
+    """
+
+    def __new__(
+        cls, transitions: NDArray[np.int64] | None = None, observations: NDArray[np.uint8] | None = None
+    ) -> TerminalObs: ...
+    def __len__(self) -> int: ...
+    def before_write(
+        self,
+        cursor: tuple[int, int, bool],
+        column: NDArray[np.uint8],
+        seen: NDArray[np.uint8],
+        n_envs: int,
+    ) -> None:
+        """
+        Keep what lies at the cursor where it is not what is seen now, before that is written there.
+
+        :param cursor: number of rows, the row that is written next, whether all rows hold data
+        :param column: bytes of all observations
+        :param seen: bytes of the observations that are written next
+        :param n_envs: number of environments
+        :raises ValueError: the sizes do not fit
+        """
+
+    def patch(self, transitions: NDArray[np.int64], gathered: NDArray[np.uint8]) -> None:
+        """
+        :param transitions: indices
+        :param gathered: bytes of the next row's observation of each; written where another one is kept
+        :raises ValueError: the sizes do not fit
+        """
+
+    def clear(self) -> None:
+        """Forget all."""
+
+    def export(self) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """
+        :return: indices of the transitions, rising, and the bytes that followed each
+        """
 
 # Environments
 
@@ -324,6 +373,58 @@ def collect(
         observation) of each that the time limit alone ended; the infos of the last step
     :raises ValueError: policy, environments and columns do not fit, or an action is not valid
     :raises RuntimeError: closed, or not reset
+    """
+
+def explore(
+    envs: EnvBatch,
+    actor: Actor,
+    last_obs: NDArray[np.float32],
+    plan: tuple[
+        list[bool],
+        NDArray[np.int64] | NDArray[np.float32],
+        NDArray[np.float32] | None,
+        tuple[NDArray[np.float32], NDArray[np.float32]],
+        bool,
+    ],
+    columns: tuple[
+        NDArray[np.float32],
+        NDArray[np.float32] | TerminalObs,
+        NDArray[np.int64] | NDArray[np.float32],
+        NDArray[np.float32],
+        NDArray[np.float32],
+        NDArray[np.float32] | None,
+    ],
+    cursor: tuple[int, int, bool],
+) -> tuple[
+    int,
+    Exception | None,
+    list[tuple[int, int, dict[str, Any]]],
+    tuple[
+        NDArray[Any],
+        NDArray[Any],
+        NDArray[np.float32],
+        NDArray[np.float32],
+        NDArray[np.bool_],
+        list[dict[str, Any]],
+    ],
+]:
+    """
+    Step environments and store every step in the C-contiguous columns of a replay buffer.
+
+    :param envs: environments
+    :param actor: the policy; its floats are in [-1, 1]
+    :param last_obs: the present observations ``(n_envs, obs)``
+    :param plan: for each step whether its actions are drawn; the actions of those steps, as the environments
+        take them; noise on scaled actions ``(n_steps, n_envs, width)``; lowest and highest action; whether
+        to stop after a step that ends an episode
+    :param columns: observations, next observations or what keeps those that the next row does not hold,
+        actions (floats scaled to [-1, 1]), rewards, dones, timeouts unless they do not count
+    :param cursor: number of rows, the row that is written next, whether all rows hold data
+    :return: steps taken; the error of the one after them; (step, environment, Monitor's entry) of each
+        episode that ended before the last step; the last step's actions, the same as stored, observations,
+        rewards, dones and infos
+    :raises ValueError: the parts do not fit each other; nothing has happened
+    :raises RuntimeError: the environments are closed
     """
 
 # The BLAS bridge, on Linux only

@@ -10,6 +10,8 @@ pub mod advantage;
 pub mod buffer;
 pub mod collect;
 pub mod env;
+pub mod explore;
 pub mod nn;
 pub mod rng;
+mod stretch;
 pub mod vec_env;

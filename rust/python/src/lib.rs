@@ -4,7 +4,9 @@ mod actor;
 mod blas;
 mod buffers;
 mod collect;
+mod explore;
 mod ffi;
+mod terminal;
 mod vec_env;
 
 use pyo3::prelude::*;
@@ -17,5 +19,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     blas::register(m)?;
     buffers::register(m)?;
     collect::register(m)?;
+    explore::register(m)?;
+    terminal::register(m)?;
     vec_env::register(m)
 }
