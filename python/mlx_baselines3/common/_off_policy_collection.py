@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from mlx_baselines3.common._callback_base import ConvertCallback, steps_until_needed
+from mlx_baselines3.common._callback_base import NEVER, ConvertCallback, steps_until_needed
 from mlx_baselines3.common._native_exploration import Explored, Explorer, fills, noise_ahead
 from mlx_baselines3.common._on_policy_collection import _fusable
 from mlx_baselines3.common.base_class import BaseAlgorithm
@@ -83,8 +83,7 @@ class OffPolicyCollection(BaseAlgorithm):
             self.actor.reset_noise(env.num_envs)
         callback.on_rollout_start()
         # A user's callback may change the policy at either end of a rollout.
-        plain = type(callback) is ConvertCallback and callback.callback is None
-        session = (self._session if plain else None) or _Session()
+        session = (self._session if _is_nobody(callback) else None) or _Session()
         parts = (env, replay_buffer, action_noise, learning_starts)
         continue_training = True
         while should_collect_more_steps(train_freq, num_collected_steps, num_collected_episodes):
@@ -157,7 +156,7 @@ class OffPolicyCollection(BaseAlgorithm):
         n_collected: int,
     ) -> Explored | None:
         """Steps in Rust up to the next one that the callback must see, at least one; None if that is next."""
-        quiet = steps_until_needed(callback) - 1
+        quiet = NEVER if _is_nobody(callback) else steps_until_needed(callback) - 1
         if quiet < 1:
             # It may change whatever it likes.
             session.parts = ()
@@ -207,7 +206,8 @@ class OffPolicyCollection(BaseAlgorithm):
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             self._on_step()
             if ended:
-                dones = np.isin(np.arange(n_envs), [env for env, _ in ended])
+                dones = np.zeros(n_envs, bool)
+                dones[[env for env, _ in ended]] = True
                 n_episodes += self._end_episodes(dones, action_noise, log_interval)
         if n_steps:
             callback._pass_steps(n_steps)
@@ -349,6 +349,11 @@ def _collects_as_here(kind: type[Any], own: frozenset[str]) -> bool:
     return not own & set(_STOOD_IN_FOR) and all(
         getattr(kind, name).__module__.startswith("mlx_baselines3.") for name in _STOOD_IN_FOR
     )
+
+
+def _is_nobody(callback: BaseCallback) -> bool:
+    """Whether this is what ``learn`` makes of no callback at all."""
+    return type(callback) is ConvertCallback and callback.callback is None
 
 
 def _twin(policy: Any) -> NativeActor | None:

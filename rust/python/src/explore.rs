@@ -6,7 +6,11 @@ use mlx_baselines3_core::explore::{
 };
 use mlx_baselines3_core::vec_env::VectorEnv;
 use numpy::ndarray::{Ix1, Ix2};
-use numpy::{PyReadonlyArray1, PyReadonlyArrayDyn, PyReadwriteArrayDyn};
+use numpy::{
+    PyArrayDescrMethods, PyReadonlyArray1, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArray,
+    PyUntypedArrayMethods, dtype,
+};
+use pyo3::Borrowed;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -26,16 +30,45 @@ type Outcome<'py> = (
     Bound<'py, PyTuple>,
 );
 
-#[derive(FromPyObject)]
 enum DrawnArray<'py> {
     Ints(PyReadonlyArrayDyn<'py, i64>),
     Floats(PyReadonlyArrayDyn<'py, f32>),
 }
 
-#[derive(FromPyObject)]
 enum ActionArray<'py> {
     Ints(PyReadwriteArrayDyn<'py, i64>),
     Floats(PyReadwriteArrayDyn<'py, f32>),
+}
+
+/// Looks first: an extraction that fails writes a message about dtypes, which takes longer than a step.
+fn holds_ints(array: &Bound<'_, PyAny>) -> bool {
+    array
+        .cast::<PyUntypedArray>()
+        .is_ok_and(|array| array.dtype().is_equiv_to(&dtype::<i64>(array.py())))
+}
+
+impl<'py> FromPyObject<'_, 'py> for DrawnArray<'py> {
+    type Error = PyErr;
+
+    fn extract(array: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        Ok(if holds_ints(&array) {
+            Self::Ints(array.extract()?)
+        } else {
+            Self::Floats(array.extract()?)
+        })
+    }
+}
+
+impl<'py> FromPyObject<'_, 'py> for ActionArray<'py> {
+    type Error = PyErr;
+
+    fn extract(array: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        Ok(if holds_ints(&array) {
+            Self::Ints(array.extract()?)
+        } else {
+            Self::Floats(array.extract()?)
+        })
+    }
 }
 
 /// Which steps are drawn, their actions, noise, lowest and highest action, stop at an episode's end.
@@ -118,11 +151,7 @@ impl<'py> LastStep<'py> {
     fn new(py: Python<'py>, envs: &dyn VectorEnv, plan: &PlanArgs<'py>, obs: &[f32]) -> Self {
         let (n_envs, dim) = (envs.num_envs(), envs.spec().obs_dim);
         let discrete = matches!(plan.1, DrawnArray::Ints(_));
-        let width = if discrete {
-            0
-        } else {
-            plan.3.0.len().unwrap_or(0)
-        };
+        let width = if discrete { 0 } else { plan.3.0.len() };
         let mut now = NewArray::zeros(py, [n_envs, dim]);
         let to = now.as_mut_slice();
         let known = to.len().min(obs.len());
