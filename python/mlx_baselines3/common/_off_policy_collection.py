@@ -302,7 +302,7 @@ class OffPolicyCollection(BaseAlgorithm):
         :param log_interval: episodes between two log entries
         :return: how many ended
         """
-        ended = np.flatnonzero(dones)
+        ended = np.asarray(dones).nonzero()[0]
         for i in ended:
             self._episode_num += 1
             if action_noise is not None:

@@ -6,6 +6,8 @@ use numpy::{PyArray1, PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 
+type Exported<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<u8>>);
+
 fn bad(error: impl std::fmt::Display) -> PyErr {
     PyValueError::new_err(error.to_string())
 }
@@ -81,10 +83,7 @@ impl TerminalObs {
     }
 
     /// Indices `row * n_envs + env` of the transitions, rising, and the bytes that followed each.
-    fn export<'py>(
-        &self,
-        py: Python<'py>,
-    ) -> PyResult<(Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<u8>>)> {
+    fn export<'py>(&self, py: Python<'py>) -> PyResult<Exported<'py>> {
         let (transitions, bytes) = self.core.export();
         let transitions: Result<Vec<i64>, _> = transitions.into_iter().map(i64::try_from).collect();
         let transitions = transitions.map_err(bad)?;
