@@ -168,8 +168,9 @@ class Explorer:
             drawn = np.array([self._space.sample() for _ in range(n_random * n_envs)])
         if self.noise is None:
             return random, drawn, None
-        shape = (n_envs, self.buffer.action_dim)
-        noise = np.stack([np.broadcast_to(self.noise(), shape) for _ in range(count)])
+        noise = np.empty((count, n_envs, self.buffer.action_dim), np.float32)
+        for i in range(count):
+            noise[i] = self.noise()
         return random, drawn, noise
 
     def _run(

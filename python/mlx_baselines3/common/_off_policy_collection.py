@@ -76,15 +76,16 @@ class OffPolicyCollection(BaseAlgorithm):
         :raises AssertionError: if nothing is to be collected, or several environments are to be stepped for
             a number of episodes
         """
-        self.policy.set_training_mode(False)
+        # A user's callback may change the policy at either end of a rollout.
+        session = (self._session if _is_nobody(callback) else None) or _Session()
+        parts = (env, replay_buffer, action_noise, learning_starts)
+        if session.explorer is None:
+            self.policy.set_training_mode(False)
         _check_train_freq(env, train_freq)
         num_collected_steps, num_collected_episodes = 0, 0
         if self.use_sde:
             self.actor.reset_noise(env.num_envs)
         callback.on_rollout_start()
-        # A user's callback may change the policy at either end of a rollout.
-        session = (self._session if _is_nobody(callback) else None) or _Session()
-        parts = (env, replay_buffer, action_noise, learning_starts)
         continue_training = True
         while should_collect_more_steps(train_freq, num_collected_steps, num_collected_episodes):
             if self.use_sde and self.sde_sample_freq > 0 and num_collected_steps % self.sde_sample_freq == 0:
