@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +23,9 @@ __all__ = [
 ]
 
 __version__: str
+
+_F32: TypeAlias = NDArray[np.float32]
+_I64: TypeAlias = NDArray[np.int64]
 
 # Buffers
 
@@ -149,15 +152,11 @@ class TerminalObs:
     """
 
     def __new__(
-        cls, transitions: NDArray[np.int64] | None = None, observations: NDArray[np.uint8] | None = None
+        cls, transitions: _I64 | None = None, observations: NDArray[np.uint8] | None = None
     ) -> TerminalObs: ...
     def __len__(self) -> int: ...
     def before_write(
-        self,
-        cursor: tuple[int, int, bool],
-        column: NDArray[np.uint8],
-        seen: NDArray[np.uint8],
-        n_envs: int,
+        self, cursor: tuple[int, int, bool], column: NDArray[np.uint8], seen: NDArray[np.uint8], n_envs: int
     ) -> None:
         """
         Keep what lies at the cursor where it is not what is seen now, before that is written there.
@@ -169,7 +168,7 @@ class TerminalObs:
         :raises ValueError: the sizes do not fit
         """
 
-    def patch(self, transitions: NDArray[np.int64], gathered: NDArray[np.uint8]) -> None:
+    def patch(self, transitions: _I64, gathered: NDArray[np.uint8]) -> None:
         """
         :param transitions: indices
         :param gathered: bytes of the next row's observation of each; written where another one is kept
@@ -179,7 +178,7 @@ class TerminalObs:
     def clear(self) -> None:
         """Forget all."""
 
-    def export(self) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    def export(self) -> tuple[_I64, NDArray[np.uint8]]:
         """
         :return: indices of the transitions, rising, and the bytes that followed each
         """
@@ -378,35 +377,15 @@ def collect(
 def explore(
     envs: EnvBatch,
     actor: Actor,
-    last_obs: NDArray[np.float32],
-    plan: tuple[
-        list[bool],
-        NDArray[np.int64] | NDArray[np.float32],
-        NDArray[np.float32] | None,
-        tuple[NDArray[np.float32], NDArray[np.float32]],
-        bool,
-    ],
-    columns: tuple[
-        NDArray[np.float32],
-        NDArray[np.float32] | TerminalObs,
-        NDArray[np.int64] | NDArray[np.float32],
-        NDArray[np.float32],
-        NDArray[np.float32],
-        NDArray[np.float32] | None,
-    ],
+    last_obs: _F32,
+    plan: tuple[list[bool], _I64 | _F32, _F32 | None, tuple[_F32, _F32], bool],
+    columns: tuple[_F32, _F32 | TerminalObs, _I64 | _F32, _F32, _F32, _F32 | None],
     cursor: tuple[int, int, bool],
 ) -> tuple[
     int,
     Exception | None,
     list[tuple[int, int, dict[str, Any]]],
-    tuple[
-        NDArray[Any],
-        NDArray[Any],
-        NDArray[np.float32],
-        NDArray[np.float32],
-        NDArray[np.bool_],
-        list[dict[str, Any]],
-    ],
+    tuple[_I64 | _F32, _I64 | _F32, _F32, _F32, NDArray[np.bool_], list[dict[str, Any]]],
 ]:
     """
     Step environments and store every step in the C-contiguous columns of a replay buffer.
