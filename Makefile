@@ -13,8 +13,11 @@ EXTRAS  := $(if $(BACKEND),$(BACKEND)$(comma))extra,test
 SOURCES := Cargo.toml Cargo.lock pyproject.toml \
            $(shell find rust python -name '*.rs' -o -name '*.toml' -o -name '*.py' -o -name '*.pyi')
 PYTEST_ARGS ?= -n 2
+BENCH_ARGS ?=
+# Pythons that have a peer already, for bench-peers; none leaves one out.
+export PEER_SB3 PEER_SBX PEER_RLOX PEER_ENVPOOL PEER_PYTHON
 
-.PHONY: help install train test test-rust test-python test-fast lint format bench clean
+.PHONY: help install train test test-rust test-python test-fast test-bounds test-peers fuzz lint format bench bench-peers clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,7 +44,29 @@ test-python: install ## the Python tests, against the installed wheel
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-fast: install ## the Python tests without the learning runs
-	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'not learning'
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'not learning and not peers'
+
+test-peers: install ## models of ours in SB3 (SB3_PYTHON names an interpreter that has it)
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m peers
+
+fuzz: install ## feed 100,000 mutated model files to the readers
+	$(BIN)/python tests/fuzz/fuzz_archives.py --keep $(RUNS)/fuzz
+
+# The lowest and the newest of what pyproject.toml allows; one wheel serves every Python.
+OLDEST_PYTHON ?= $(shell for v in 3.10 3.11 3.12; do python$$v -c 'import sys; print(sys.executable)' 2>/dev/null && break; done)
+NEWEST_PYTHON ?= $(shell for v in 3.14 3.13 3.12; do python$$v -c 'import sys; print(sys.executable)' 2>/dev/null && break; done)
+BOUNDS := $(RUNS)/bounds
+test-bounds: install ## test-fast on the oldest and the newest Python, NumPy and Gymnasium, from one wheel
+	rm -rf $(BOUNDS)
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(BOUNDS) .
+	$(or $(OLDEST_PYTHON),$(PYTHON)) -m venv $(BOUNDS)/oldest
+	$(or $(NEWEST_PYTHON),$(PYTHON)) -m venv $(BOUNDS)/newest
+	$(BOUNDS)/oldest/bin/python -m pip install --quiet "$$(echo $(BOUNDS)/*.whl)[$(EXTRAS)]" 'numpy==1.26.*' 'gymnasium==0.29.*'
+	$(BOUNDS)/newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager "$$(echo $(BOUNDS)/*.whl)[$(EXTRAS)]"
+	for bound in oldest newest; do \
+		echo "$$bound: $$($(BOUNDS)/$$bound/bin/python -c 'import platform, gymnasium, numpy; print("Python", platform.python_version(), "NumPy", numpy.__version__, "Gymnasium", gymnasium.__version__)')"; \
+		$(BOUNDS)/$$bound/bin/python -m pytest $(PYTEST_ARGS) -m 'not learning and not peers' || exit 1; \
+	done
 
 lint: install ## formatters and linters in check mode, types, stub against the built module
 	cargo fmt --all --check
@@ -56,9 +81,14 @@ format: install ## rewrite the sources as the formatters want them
 	$(BIN)/ruff format python tests examples benchmarks
 	$(BIN)/ruff check --fix python tests examples benchmarks
 
-bench: install ## measure; prints tables of ratios
-	cargo bench
-	$(BIN)/python benchmarks/run.py
+bench: install ## measure; prints tables of ratios and leaves them in runs/benchmarks
+	cargo bench --bench '*' -- --warm-up-time 1 --measurement-time 2
+	$(BIN)/python benchmarks/run.py --out $(RUNS)/benchmarks $(BENCH_ARGS)
+
+bench-peers: install ## the same against SB3, SBX, rlox and EnvPool, installed apart (PEER_SB3=python takes one)
+	$(BIN)/python benchmarks/peers.py
+	cargo bench --bench '*' -- --warm-up-time 1 --measurement-time 2
+	$(BIN)/python benchmarks/run.py --peers --out $(RUNS)/benchmarks $(BENCH_ARGS)
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) target $(RUNS) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-peers target $(RUNS) .pytest_cache .mypy_cache .ruff_cache

@@ -1,162 +1,162 @@
-"""Measure this package on this machine; every figure is a ratio of two things timed in turn.
+"""
+Measure this package on this machine; each figure is a ratio of two sides that are timed in turn.
 
-    python benchmarks/run.py [--json FILE]
+    python benchmarks/run.py [--peers] [--quick] [--only PART ...] [--out FOLDER] [--write docs/benchmarks.md]
 
-Peers that need torch or JAX are not measured here: they live in environments of their own.
+Tables go to FOLDER/tables.md and the console, all numbers to FOLDER/figures.json. ``--write`` puts each
+measured part's table between its marks in a page. ``docs/benchmarks.md`` says what is measured and how.
 """
 
 import argparse
+import functools
 import json
 import os
-import statistics
-import subprocess
+import pathlib
+import platform
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
-import numpy as np
+import boundary
+import buffers
+import environments
+import first_learn
+import report
+import rollouts
+import sweep
+import updates
+import whole_runs
+from timing import Effort, Figure, Pool, WorkerFailed, measure
 
-Timed = Callable[[], object]
+import peers
 
-
-def interleaved(first: Timed, second: Timed, repeats: int = 7) -> tuple[float, float]:
-    """Median seconds of two functions called in turn, after one call of each that is not counted."""
-    first(), second()
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(repeats):
-        for function, seconds in zip((first, second), times, strict=True):
-            start = time.perf_counter()
-            function()
-            seconds.append(time.perf_counter() - start)
-    return statistics.median(times[0]), statistics.median(times[1])
-
-
-_MATMUL = """
-import mlx_baselines3, mlx.core as mx, sys, time
-a = mx.random.normal((int(sys.argv[1]),) * 2); mx.eval(a)
-def run(n):
-    start = time.perf_counter()
-    for _ in range(n): mx.eval(a @ a)
-    return (time.perf_counter() - start) / n
-run(3); print(min(run(10) for _ in range(5)))
-"""
+Part = Callable[["Session"], tuple[str, Any]]
 
 
-def matrix_products(rows: list[dict]) -> None:
-    """MLX's float32 product with and without the bridge to NumPy's OpenBLAS (Linux only)."""
-    for size in (64, 512):
-        seconds = []
-        for switch in ("1", "0"):
-            out = subprocess.run(
-                [sys.executable, "-c", _MATMUL, str(size)],
-                env={**os.environ, "MLX_BASELINES3_BLAS": switch},
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            seconds.append(float(out.stdout))
-        rows.append(row(f"MLX matmul {size} x {size}", seconds[0], "MLX's own BLAS", seconds[1]))
+class Session:
+    """
+    What the parts share.
+
+    :param pool: child processes
+    :param quick: measure shortly
+    :param out: folder of the results
+    """
+
+    def __init__(self, pool: Pool, quick: bool, out: pathlib.Path) -> None:
+        self.pool, self.quick, self.out = pool, quick, out
+        self.effort = Effort(3, 0.01) if quick else Effort(7, 0.1)
+
+    @functools.cached_property
+    def bare_loop(self) -> peers.Interpreter:
+        """The Rust core alone, built when first needed."""
+        return peers.bare_loop()
+
+    def compare(self, figures: list[Figure], effort: Effort | None = None) -> tuple[str, Any]:
+        """Measure figures one after the other."""
+        rows = []
+        for figure in figures:
+            print(figure.what, file=sys.stderr, flush=True)
+            rows += measure(self.pool, figure, effort or self.effort)
+        return report.comparisons(rows), rows
 
 
-def row(what: str, ours: float, peer: str, theirs: float, work: float = 0.0) -> dict:
-    """One line of the table; ``work`` (steps per call) turns seconds into a rate."""
-    return {
-        "what": what,
-        "ours_s": ours,
-        "peer": peer,
-        "peer_s": theirs,
-        "ratio": theirs / ours,
-        "work": work,
+def machine(session: Session) -> tuple[str, Any]:
+    """What the figures were measured on."""
+    seen = {
+        "machine": f"{_processor()}, {os.cpu_count()} CPUs, {platform.platform()}",
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+        "load": os.getloadavg()[0],
+        "versions": _versions(session.pool),
     }
+    versions = "; ".join(
+        f"{name}: {', '.join(f'{package} {version}' for package, version in found.items())}"
+        if isinstance(found, dict)
+        else f"{name}: {found}"
+        for name, found in seen["versions"].items()
+    )
+    load = f"Load when the run began: {seen['load']:.1f}."
+    return f"{seen['machine']}, Python {seen['python']}, {seen['date']}. {load}\n\n{versions}.", seen
 
 
-def environments(rows: list[dict]) -> None:
-    """Steps of the native environments against Gymnasium's, through the VecEnv interface."""
-    from mlx_baselines3.common.env_util import make_vec_env
-    from mlx_baselines3.common.vec_env import NativeVecEnv
-
-    ids = ("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0")
-    for env_id in ids:
-        envs = [make_vec_env(env_id, 8, seed=0, vec_env_cls=cls) for cls in (NativeVecEnv, None)]
-        actions = np.stack([envs[0].action_space.sample() for _ in range(8)])
-        for env in envs:
-            env.reset()
-
-        def steps(env, n, actions=actions):
-            for _ in range(n):
-                env.step(actions)
-
-        # Gymnasium's envs get fewer steps; both figures are then for 1,000 vector steps.
-        ours, theirs = interleaved(lambda e=envs: steps(e[0], 1000), lambda e=envs: steps(e[1], 50))
-        rows.append(row(f"{env_id}, 8 envs", ours, "DummyVecEnv over Gymnasium", theirs * 20, 8000))
+def _processor() -> str:
+    info = pathlib.Path("/proc/cpuinfo")
+    names = [x for x in info.read_text().splitlines() if x.startswith("model name")] if info.exists() else []
+    return names[0].split(":")[1].strip() if names else platform.processor() or platform.machine()
 
 
-def rollouts(rows: list[dict]) -> None:
-    """PPO's rollout of 8 CartPoles: actions from Rust, against MLX inferring each step."""
-    from mlx_baselines3 import PPO
-    from mlx_baselines3.common.env_util import make_vec_env
-    from mlx_baselines3.common.vec_env import NativeVecEnv
-
-    def collector(env_class, n_steps: int, *, native_actor: bool) -> Timed:
-        env = make_vec_env("CartPole-v1", 8, seed=0, vec_env_cls=env_class)
-        model = PPO("MlpPolicy", env, n_steps=n_steps, seed=0)
-        if not native_actor:
-            model._native_actor = lambda buffer: None
-        _, callback = model._setup_learn(1)
-        return lambda: model.collect_rollouts(model.env, callback, model.rollout_buffer, n_steps)
-
-    through_mlx = collector(None, 64, native_actor=False)
-    for what, env_class in (("native envs", NativeVecEnv), ("Gymnasium's envs", None)):
-        ours, theirs = interleaved(collector(env_class, 2048, native_actor=True), through_mlx, 5)
-        peer = "Gymnasium, MLX infers"
-        rows.append(row(f"PPO rollout 8 x 2048, {what}", ours, peer, theirs * 32, 8 * 2048))
+def _versions(pool: Pool) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, peer in peers.PEERS.items():
+        if not peers.is_wanted(name):
+            continue
+        try:
+            side = environments.Side(name, name, "")
+            answer = pool.get(side, 1).ask(versions=peer.packages)
+            found[name] = {package: version for package, version in answer.items() if version}
+        except WorkerFailed as failure:
+            found[name] = str(failure)
+    return found
 
 
-def ppo_update(rows: list[dict]) -> None:
-    """One PPO minibatch with the package's tanh and with MLX's own."""
-    import mlx.core as mx
-
-    from mlx_baselines3 import PPO
-    from mlx_baselines3.common import activations
-    from mlx_baselines3.common.logger import Logger
-
-    rational = activations.Tanh.__call__
-    for batch_size in (64, 256, 2048):
-        models = []
-        for call in (rational, lambda self, x: mx.tanh(x)):
-            activations.Tanh.__call__ = call
-            model = PPO("MlpPolicy", "CartPole-v1", batch_size=batch_size, n_epochs=2, seed=0)
-            model.set_logger(Logger(None, []))
-            models.append(model.learn(2048))
-        activations.Tanh.__call__ = rational
-        ours, theirs = interleaved(models[0].train, models[1].train, 5)
-        count = 2 * 2048 / batch_size
-        rows.append(
-            row(f"PPO minibatch of {batch_size}", ours / count, "with MLX's own tanh", theirs / count)
-        )
+def environment_steps(session: Session) -> tuple[str, Any]:
+    """Environment steps."""
+    effort = session.effort
+    text, rows = session.compare(environments.figures(session.bare_loop.python, effort.seconds))
+    if session.bare_loop.python is None:
+        text += f"\n\nBare Rust loop: not measured, {session.bare_loop.reason}."
+    return text, rows
 
 
-def show(rows: list[dict]) -> None:
-    """Print the table."""
-    print(f"\n{'what':<40} {'time':>10} {'rate':>12}   {'against':<28} {'times faster':>12}")
-    for r in rows:
-        rate = f"{r['work'] / r['ours_s'] / 1e6:.2f} M/s" if r["work"] else ""
-        print(
-            f"{r['what']:<40} {r['ours_s'] * 1e6:>7.0f} us {rate:>12}   {r['peer']:<28} {r['ratio']:>12.1f}"
-        )
+PARTS: dict[str, Part] = {
+    "machine": machine,
+    "environments": environment_steps,
+    "rollouts": lambda s: s.compare(rollouts.figures(s.quick)),
+    "buffers": lambda s: s.compare(buffers.figures(s.quick)),
+    "memory": lambda s: buffers.memory(s.quick),
+    "updates": lambda s: updates.measure_all(s.pool, s.effort if s.quick else Effort(5, 0.2), s.quick),
+    "first_learn": lambda s: first_learn.measure_all(s.quick),
+    "whole_runs": lambda s: s.compare(whole_runs.figures(s.quick)),
+    "boundary": lambda s: boundary.measure_all(s.pool, s.effort),
+    "sweep": lambda s: sweep.measure_all(s.pool, s.effort, s.bare_loop, s.out, s.quick),
+}
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
+    parser.add_argument(
+        "--peers", action="store_true", help="measure the peers that need environments of their own"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="see that everything runs; the figures are rough"
+    )
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/benchmarks"))
+    parser.add_argument("--write", type=pathlib.Path, metavar="PAGE", help="put the tables into a page")
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", help="also write the figures to this file")
-    args = parser.parse_args()
-    rows: list[dict] = []
-    for part in (matrix_products, environments, rollouts, ppo_update):
-        part(rows)
-    show(rows)
-    if args.json:
-        with open(args.json, "w") as file:
-            json.dump(rows, file, indent=1)
+    """Measure the parts that were asked for."""
+    args = parse()
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.peers:
+        peers.enable()
+    results: dict[str, Any] = {}
+    texts = []
+    with Pool() as pool:
+        session = Session(pool, args.quick, args.write.parent if args.write else args.out)
+        for name in args.only:
+            start = time.perf_counter()
+            text, results[name] = PARTS[name](session)
+            texts.append(f"## {name.replace('_', ' ').capitalize()}\n\n{text}\n")
+            print(f"{texts[-1]}\n({time.perf_counter() - start:.0f} s)\n", flush=True)
+            if args.write:
+                report.write_marked(args.write, name, text)
+            (args.out / "figures.json").write_text(json.dumps(results, indent=1))
+            (args.out / "tables.md").write_text("\n".join(texts))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,12 @@ import stat
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import IO
 
 FilePath = str | pathlib.Path
+# Bytes, or pieces to be written one after the other, so that they need not all be there at once.
+Content = bytes | Iterable[bytes | memoryview]
 
 # What `zipfile` and `zlib` raise on bytes that are not what they claim to be.
 _ZIP_ERRORS = (
@@ -109,7 +111,7 @@ def _sync_folder(folder: pathlib.Path) -> None:
         os.close(descriptor)
 
 
-def write_entries(stream: IO[bytes], entries: dict[str, bytes]) -> None:
+def write_entries(stream: IO[bytes], entries: Mapping[str, Content]) -> None:
     """
     Write a zip of uncompressed entries.
 
@@ -120,7 +122,13 @@ def write_entries(stream: IO[bytes], entries: dict[str, bytes]) -> None:
         for name, contents in entries.items():
             info = zipfile.ZipInfo(name, _ENTRY_DATE)
             info.external_attr = 0o600 << 16
-            archive.writestr(info, contents)
+            if isinstance(contents, bytes):
+                archive.writestr(info, contents)
+                continue
+            # How long it becomes is not known beforehand.
+            with archive.open(info, "w", force_zip64=True) as entry:
+                for piece in contents:
+                    entry.write(piece)
 
 
 class ArchiveReader:
@@ -174,6 +182,36 @@ class ArchiveReader:
         if not complete:
             raise ModelFileError(f"{self.label}: the entry '{name}' is not as long as it says.")
         return contents
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[IO[bytes]]:
+        """
+        Read one entry piece by piece. Its CRC is checked when its end is read.
+
+        :param name: name of the entry
+        :return: a context manager giving a binary file
+        :raises ModelFileError: if the entry is absent, or damaged as far as it is read
+        """
+        info = self._entries.get(name)
+        if info is None:
+            raise ModelFileError(f"{self.label}: the entry '{name}' is missing.")
+        try:
+            with self._zip.open(info) as entry:
+                yield entry
+        except ModelFileError:
+            raise
+        except _ZIP_ERRORS as error:
+            raise ModelFileError(f"{self.label}: the entry '{name}' is damaged ({error}).") from error
+
+    def size(self, name: str) -> int:
+        """
+        :param name: name of an entry
+        :return: its length in bytes, as the archive tells it
+        :raises ModelFileError: if it is absent
+        """
+        if name not in self._entries:
+            raise ModelFileError(f"{self.label}: the entry '{name}' is missing.")
+        return self._entries[name].file_size
 
     def text(self, name: str) -> str:
         """

@@ -12,7 +12,13 @@ import numpy as np
 
 from mlx_baselines3.common._callback_base import NEVER, BaseCallback, EventCallback
 from mlx_baselines3.common.evaluation import evaluate_policy
-from mlx_baselines3.common.vec_env import DummyVecEnv, VecEnv, sync_envs_normalization
+from mlx_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecEnv,
+    as_vec_env,
+    is_vector_env,
+    sync_envs_normalization,
+)
 
 
 def _table(rows: Sequence[Sequence[Any]]) -> np.ndarray:
@@ -76,7 +82,10 @@ class EvalCallback(EventCallback):
         self.deterministic = deterministic
         self.render = render
         self.warn = warn
-        self.eval_env = eval_env if isinstance(eval_env, VecEnv) else DummyVecEnv([lambda: eval_env])
+        if isinstance(eval_env, VecEnv) or is_vector_env(eval_env):
+            self.eval_env = as_vec_env(eval_env)
+        else:
+            self.eval_env = DummyVecEnv([lambda: eval_env])
         self.best_model_save_path = best_model_save_path
         self.log_path = None if log_path is None else os.path.join(log_path, "evaluations")
         self.evaluations_results: list[list[float]] = []

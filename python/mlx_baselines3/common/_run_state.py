@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from mlx_baselines3.common._run_record import RunRecord
 from mlx_baselines3.common.logger import Logger
 from mlx_baselines3.common.optimizers import check_learning_rate
 from mlx_baselines3.common.type_aliases import Schedule
@@ -17,6 +18,8 @@ class RunState:
     learning_rate: float | Schedule
     lr_schedule: Schedule
     _logger: Logger
+    # The run to go on with, between load_checkpoint() and learn().
+    _resumed: RunRecord | None = None
 
     def _init_counters(self) -> None:
         self.num_timesteps = 0

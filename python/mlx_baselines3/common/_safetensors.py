@@ -7,11 +7,12 @@ it allocates.
 The format: https://huggingface.co/docs/safetensors
 """
 
+import io
 import json
 import math
 import struct
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import IO, Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -38,6 +39,8 @@ _FROM_DTYPE = {dtype: tag for tag, dtype in _TO_DTYPE.items() if tag != "BF16"}
 _MAX_DIMS = 32
 # The header is JSON, which Python unfolds to some thirty times its size: it may not be most of a big file.
 _MAX_HEADER = 64 * 2**20
+# How much is written or read at once where not everything is.
+PIECE = 2**20
 
 Tensor = mx.array | np.ndarray
 
@@ -90,6 +93,29 @@ def tensor_from_bytes(tag: str, shape: tuple[int, ...], data: bytes | memoryview
     return to_mlx(array)
 
 
+class Place(NamedTuple):
+    """
+    Where a tensor lies in a file.
+
+    :param name: its name
+    :param tag: safetensors' name of its dtype
+    :param shape: its shape
+    :param start: first byte, counted from the end of the header
+    :param stop: the byte after the last
+    """
+
+    name: str
+    tag: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """:return: NumPy's dtype (bfloat16 as the bits in uint16)"""
+        return _TO_DTYPE[self.tag]
+
+
 def dumps(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
     """
     Write tensors as safetensors.
@@ -99,17 +125,44 @@ def dumps(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None)
     :return: the file's contents
     :raises TypeError: if a dtype is not one of the format's
     """
+    parts = {name: tensor_bytes(tensor) for name, tensor in tensors.items()}
+    sizes = {name: (tag, shape, len(data)) for name, (tag, shape, data) in parts.items()}
+    return b"".join([_header(sizes, metadata), *(data for _, _, data in parts.values())])
+
+
+def pieces(arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> Iterator[bytes | memoryview]:
+    """
+    Write arrays as safetensors without a second copy of them in memory.
+
+    :param arrays: name and array
+    :param metadata: text to keep beside them
+    :return: the file's contents, a piece at a time; the arrays are to stay as they are meanwhile
+    :raises TypeError: if a dtype is not one of the format's
+    """
+    sizes = {}
+    for name, array in arrays.items():
+        tag = _FROM_DTYPE.get(array.dtype.newbyteorder("<"))
+        if tag is None:
+            raise TypeError(f"an array of dtype {array.dtype} cannot be stored as a tensor")
+        sizes[name] = tag, array.shape, array.nbytes
+    yield _header(sizes, metadata)
+    for array in arrays.values():
+        rows = array.reshape(1) if array.ndim == 0 else array
+        count = max(1, PIECE // max(1, rows[:1].nbytes))
+        for start in range(0, len(rows), count):
+            part = np.ascontiguousarray(rows[start : start + count], rows.dtype.newbyteorder("<"))
+            yield part.reshape(-1).view(np.uint8).data
+
+
+def _header(sizes: Mapping[str, tuple[str, tuple[int, ...], int]], metadata: dict[str, str] | None) -> bytes:
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
-    chunks: list[bytes] = []
     offset = 0
-    for name, tensor in tensors.items():
-        tag, shape, data = tensor_bytes(tensor)
-        header[name] = {"dtype": tag, "shape": list(shape), "data_offsets": [offset, offset + len(data)]}
-        chunks.append(data)
-        offset += len(data)
+    for name, (tag, shape, size) in sizes.items():
+        header[name] = {"dtype": tag, "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join([struct.pack("<Q", len(text)), text, *chunks])
+    return struct.pack("<Q", len(text)) + text
 
 
 def loads(contents: bytes, label: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -121,44 +174,61 @@ def loads(contents: bytes, label: str) -> tuple[dict[str, Tensor], dict[str, str
     :return: the tensors by name (see :func:`to_mlx`), and the metadata
     :raises ModelFileError: unless header and data fit each other exactly, without overlap or gap
     """
-    header, data = _split(contents, label)
-    metadata = header.pop("__metadata__", None)
-    # MLX writes null where it has none.
-    metadata = {} if metadata is None else metadata
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise ModelFileError(f"{label}: the metadata is not a table of texts.")
-    spans = sorted((*_span(name, entry, label), name) for name, entry in header.items())
-    end = 0
-    for start, stop, name in spans:
-        if start != end or stop > len(data):
-            raise ModelFileError(f"{label}: tensor '{name}' lies at [{start}, {stop}), expected it at {end}.")
-        end = stop
-    if end != len(data):
-        raise ModelFileError(f"{label}: {len(data)} bytes of data, but the tensors take {end}.")
+    stream = io.BytesIO(contents)
+    places, metadata = read_header(stream, len(contents), label)
+    data = memoryview(contents)[stream.tell() :]
     tensors = {
-        name: tensor_from_bytes(
-            entry["dtype"], tuple(entry["shape"]), data[entry["data_offsets"][0] : entry["data_offsets"][1]]
-        )
-        for name, entry in header.items()
+        place.name: tensor_from_bytes(place.tag, place.shape, data[place.start : place.stop])
+        for place in places
     }
     return tensors, metadata
 
 
-def _split(contents: bytes, label: str) -> tuple[dict[str, Any], memoryview]:
-    if len(contents) < 8:
-        raise ModelFileError(f"{label}: {len(contents)} bytes are too few for a safetensors file.")
-    (length,) = struct.unpack_from("<Q", contents)
-    if length > min(len(contents) - 8, _MAX_HEADER):
-        raise ModelFileError(f"{label}: a header of {length} bytes in a file of {len(contents)}.")
+def read_header(stream: IO[bytes], length: int, label: str) -> tuple[list[Place], dict[str, str]]:
+    """
+    Read where the tensors of a file lie. The stream then is at the first of them.
+
+    :param stream: the file, at its start
+    :param length: its length in bytes
+    :param label: what to call the file in error messages
+    :return: the places in the order of the data, and the metadata
+    :raises ModelFileError: unless header and data fit each other exactly, without overlap or gap
+    """
+    if length < 8:
+        raise ModelFileError(f"{label}: {length} bytes are too few for a safetensors file.")
+    (size,) = struct.unpack("<Q", stream.read(8))
+    if size > min(length - 8, _MAX_HEADER):
+        raise ModelFileError(f"{label}: a header of {size} bytes in a file of {length}.")
     try:
-        header = json.loads(contents[8 : 8 + length])
+        # Of bytes json would guess the encoding.
+        header = json.loads(stream.read(size).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{label}: the header is not JSON ({error}).") from error
     if not isinstance(header, dict):
         raise ModelFileError(
             f"{label}: the header is a {type(header).__name__}, expected a table of tensors."
         )
-    return header, memoryview(contents)[8 + length :]
+    metadata = header.pop("__metadata__", None)
+    # MLX writes null where it has none.
+    metadata = {} if metadata is None else metadata
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ModelFileError(f"{label}: the metadata is not a table of texts.")
+    return _places(header, length - 8 - size, label), metadata
+
+
+def _places(header: dict[str, Any], available: int, label: str) -> list[Place]:
+    spans = sorted((*_span(name, entry, label), name) for name, entry in header.items())
+    end = 0
+    for start, stop, name in spans:
+        if start != end or stop > available:
+            raise ModelFileError(f"{label}: tensor '{name}' lies at [{start}, {stop}), expected it at {end}.")
+        end = stop
+    if end != available:
+        raise ModelFileError(f"{label}: {available} bytes of data, but the tensors take {end}.")
+    return [
+        Place(name, header[name]["dtype"], tuple(header[name]["shape"]), start, stop)
+        for start, stop, name in spans
+    ]
 
 
 def _span(name: str, entry: Any, label: str) -> tuple[int, int]:

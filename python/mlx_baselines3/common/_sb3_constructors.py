@@ -17,6 +17,7 @@ from mlx_baselines3.common._json_codec import PLAIN_OBJECTS, plain_object
 from mlx_baselines3.common._pickle_reader import Evaluator, Global, Node, Table, ordered_dict
 from mlx_baselines3.common._safetensors import is_shape
 from mlx_baselines3.common._space_codec import SPACE_NAMES, build_generator, build_space
+from mlx_baselines3.common.optimizers import RMSpropTFLike
 
 _UTILS = "mlx_baselines3.common.utils"
 _DTYPE = re.compile(r"[<>|=]?[biufcSU][0-9]{1,9}")
@@ -37,7 +38,7 @@ _ACTIVATIONS = (
     *("Sigmoid", "SiLU", "Softmax", "Softplus", "Softsign", "Tanh"),
 )
 _OPTIMIZERS = ("Adadelta", "Adagrad", "Adam", "Adamax", "AdamW", "RMSprop", "SGD")
-_TORCH_TWINS: dict[tuple[str, str], Any] = {
+TORCH_TWINS: dict[tuple[str, str], Any] = {
     **{
         ("torch.nn.modules.activation", name): getattr(nn, name) for name in _ACTIVATIONS if hasattr(nn, name)
     },
@@ -48,6 +49,7 @@ _TORCH_TWINS: dict[tuple[str, str], Any] = {
     },
     # Not in the first versions of MLX that the package accepts, nor in its stubs.
     ("torch.nn.modules.linear", "Identity"): getattr(nn, "Identity", None),
+    ("stable_baselines3.common.sb2_compat.rmsprop_tf_like", "RMSpropTFLike"): RMSpropTFLike,
 }
 
 
@@ -70,7 +72,7 @@ def resolve(name: Global) -> Any:
         imported
     :raises UnknownName: if there is none
     """
-    twin = _TORCH_TWINS.get((name.module, name.name))
+    twin = TORCH_TWINS.get((name.module, name.name))
     if twin is not None:
         return twin
     if name.module.partition(".")[0] == "torch":

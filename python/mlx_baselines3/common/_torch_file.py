@@ -1,14 +1,16 @@
-"""Reading what ``torch.save`` wrote, without torch: a zip of one pickle and the raw bytes of each storage."""
+"""The files of ``torch.save`` without torch: a zip of one pickle and the raw bytes of each storage."""
 
 import io
 import math
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 
-from mlx_baselines3.common._archive import ArchiveReader, ModelFileError
+from mlx_baselines3.common._archive import ArchiveReader, ModelFileError, write_entries
 from mlx_baselines3.common._import_paths import UnknownName
 from mlx_baselines3.common._pickle_reader import Evaluator, Global, Node, ordered_dict, parse
+from mlx_baselines3.common._pickle_writer import persistent, write
 from mlx_baselines3.common._safetensors import is_shape, to_mlx
 
 _STORAGES = {
@@ -24,6 +26,7 @@ _STORAGES = {
     "BoolStorage": "?",
     "ComplexFloatStorage": "c8",
 }
+_STORAGE_NAMES = {np.dtype(code): name for name, code in _STORAGES.items() if name != "BFloat16Storage"}
 _SLACK = 2**20
 
 
@@ -135,3 +138,46 @@ def load(contents: bytes, label: str) -> Any:
     :raises ModelFileError: if it is damaged or holds anything but tensors, containers, numbers and texts
     """
     return _TorchFile(contents, label).read()
+
+
+class _TorchWriter:
+    def __init__(self) -> None:
+        self.storages: list[bytes] = []
+
+    def encode(self, value: Any) -> Any:
+        if isinstance(value, (mx.array, np.ndarray, np.generic)):
+            return self._tensor(np.asarray(value))
+        if isinstance(value, dict):
+            return {key: self.encode(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(self.encode(item) for item in value)
+        return value
+
+    def _tensor(self, array: np.ndarray) -> Node:
+        kind = _STORAGE_NAMES.get(array.dtype.newbyteorder("="))
+        if kind is None:
+            raise TypeError(f"torch has no tensor of dtype {array.dtype}")
+        key = str(len(self.storages))
+        self.storages.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+        storage = persistent(("storage", Global("torch", kind), key, "cpu", array.size))
+        strides = tuple(math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim))
+        hooks = Node(Global("collections", "OrderedDict"), ())
+        arguments = (storage, 0, array.shape, strides, False, hooks)
+        return Node(Global("torch._utils", "_rebuild_tensor_v2"), arguments)
+
+
+def dumps(value: Any) -> bytes:
+    """
+    Write a ``.pth`` file as ``torch.save`` does; ``torch.load`` opens it with ``weights_only=True``.
+
+    :param value: numbers, texts, tuples, lists and dicts, with arrays for tensors
+    :return: the file's contents
+    :raises TypeError: if there is something else in it, or an array of a dtype that torch does not have
+    """
+    writer = _TorchWriter()
+    pickled = write(writer.encode(value), protocol=2)
+    storages = {f"archive/data/{key}": data for key, data in enumerate(writer.storages)}
+    stream = io.BytesIO()
+    entries = {"archive/data.pkl": pickled, "archive/byteorder": b"little", **storages}
+    write_entries(stream, {**entries, "archive/version": b"3\n"})
+    return stream.getvalue()

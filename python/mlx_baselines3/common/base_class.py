@@ -1,25 +1,22 @@
 """What every algorithm shares: environments, schedules, logging, prediction, files."""
 
-import io
-import pathlib
 import time
 import warnings
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable
 from typing import Any, ClassVar, TypeVar
 
 import mlx.core as mx
 import numpy as np
 from gymnasium import spaces
 
-from mlx_baselines3.common import model_io, utils
-from mlx_baselines3.common._run_state import RunState
+from mlx_baselines3.common import utils
+from mlx_baselines3.common._saving import Saving
 from mlx_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
 from mlx_baselines3.common.env_setup import check_spaces, maybe_make_env, wrap_env
 from mlx_baselines3.common.noise import ActionNoise
 from mlx_baselines3.common.policies import BasePolicy
-from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
+from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.common.utils import (
     check_for_correct_spaces,
     get_device,
@@ -34,7 +31,7 @@ from mlx_baselines3.common.vec_env import (
 SelfBaseAlgorithm = TypeVar("SelfBaseAlgorithm", bound="BaseAlgorithm")
 
 
-class BaseAlgorithm(RunState, ABC):
+class BaseAlgorithm(Saving, ABC):
     """
     Base of all algorithms.
 
@@ -86,7 +83,8 @@ class BaseAlgorithm(RunState, ABC):
         if verbose >= 1:
             print(f"Using {self.device.type.name} device")
         self.verbose = verbose
-        self.policy_kwargs = {} if policy_kwargs is None else policy_kwargs
+        # A copy: A2C and gSDE add to it, and programs hand one dict to several algorithms.
+        self.policy_kwargs = dict(policy_kwargs or {})
         self.seed = seed
         self.learning_rate = learning_rate
         self.tensorboard_log = tensorboard_log
@@ -126,6 +124,7 @@ class BaseAlgorithm(RunState, ABC):
             "_logger",
             "_custom_logger",
             "_update_step",
+            "_resumed",
         ]
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
@@ -180,7 +179,8 @@ class BaseAlgorithm(RunState, ABC):
         if self.ep_info_buffer is None or reset_num_timesteps:
             self.ep_info_buffer = deque(maxlen=self._stats_window_size)
             self.ep_success_buffer = deque(maxlen=self._stats_window_size)
-        if self.action_noise is not None:
+        resumed, self._resumed = None if reset_num_timesteps else self._resumed, None
+        if self.action_noise is not None and not (resumed and resumed.within_learn):
             self.action_noise.reset()
         if reset_num_timesteps:
             self.num_timesteps = 0
@@ -198,6 +198,8 @@ class BaseAlgorithm(RunState, ABC):
             self._logger = utils.configure_logger(
                 self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps
             )
+        if resumed is not None:
+            resumed.go_on(self)
         return total_timesteps, self._init_callback(callback, progress_bar)
 
     def get_env(self) -> VecEnv | None:
@@ -278,72 +280,11 @@ class BaseAlgorithm(RunState, ABC):
         """
         if seed is None:
             return
+        self._resumed = None
         set_random_seed(seed)
         self.action_space.seed(seed)
         if self.env is not None:
             self.env.seed(seed)
-
-    def get_parameters(self) -> dict[str, dict[str, Any]]:
-        """:return: object name ("policy", "policy.optimizer", …) -> name -> array"""
-        return model_io.get_parameters(self)
-
-    def set_parameters(
-        self,
-        load_path_or_dict: str | dict[str, TensorDict],
-        exact_match: bool = True,
-        device: mx.Device | str = "auto",
-    ) -> None:
-        """
-        Replace parameters in place.
-
-        :param load_path_or_dict: a file written by ``save``, or what :meth:`get_parameters` gives
-        :param exact_match: every object and every array must be given, and nothing else
-        :param device: kept for SB3's signature; MLX arrays belong to no device
-        :raises ValueError: if an object is unknown, or one is missing and ``exact_match``
-        :raises RuntimeError: if arrays are missing or unknown, or a shape differs
-        """
-        model_io.set_parameters(self, load_path_or_dict, exact_match)
-
-    @classmethod
-    def load(
-        cls: type[SelfBaseAlgorithm],
-        path: str | pathlib.Path | io.BufferedIOBase,
-        env: GymEnv | None = None,
-        device: mx.Device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> SelfBaseAlgorithm:
-        """
-        Make a model from a file. To change an existing model, use :meth:`set_parameters`.
-
-        :param path: a file written by ``save`` (".zip" may be left away) or an open binary file
-        :param env: environments to use; None makes a model that predicts only
-        :param device: "auto", "cpu", "gpu" or an ``mx.Device``
-        :param custom_objects: values to use instead of stored ones, by attribute name
-        :param print_system_info: print the system that saved the file and the present one
-        :param force_reset: start new episodes at the next ``learn``
-        :param kwargs: attributes to change
-        :return: the model
-        :raises ValueError: if ``policy_kwargs`` or the spaces of ``env`` differ from the stored ones
-        """
-        return model_io.load(cls, path, env, device, custom_objects, print_system_info, force_reset, kwargs)
-
-    def save(
-        self,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """
-        Write the model to a file.
-
-        :param path: the file (".zip" is added if there is no suffix) or an open binary file
-        :param exclude: attributes to leave out besides the usual ones
-        :param include: attributes to write although they are usually left out
-        """
-        model_io.save(self, path, exclude, include)
 
     def dump_logs(self) -> None:
         """

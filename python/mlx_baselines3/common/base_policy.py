@@ -278,8 +278,8 @@ def _as_batch(observation: np.ndarray, space: spaces.Space[Any]) -> tuple[np.nda
 def _refuse_reset_answer(observation: Any) -> None:
     if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
         raise ValueError(
-            "predict() got a tuple instead of a NumPy array or a dict. You are probably mixing the Gym "
-            "API with the VecEnv API: `obs, info = env.reset()` (Gymnasium), `obs = vec_env.reset()` "
+            "predict() got a tuple instead of a NumPy array or a dict. You are probably mixing Gym API "
+            "with the VecEnv API: `obs, info = env.reset()` (Gymnasium), `obs = vec_env.reset()` "
             "(VecEnv)."
         )
 

@@ -52,6 +52,10 @@ class CheckpointCallback(BaseCallback):
     :param save_replay_buffer: also save the replay buffer, if the model has one
     :param save_vecnormalize: also save ``VecNormalize``'s statistics, if there are any
     :param verbose: 0 is silent, 2 tells about each file
+    :param resumable: save a checkpoint that :meth:`BaseAlgorithm.load_checkpoint` goes on from exactly: the
+        model, its buffers, the environments, all random generators. It is written before the next rollout
+        starts, when nothing is half done, and named after the steps by then. To be given to ``learn`` itself
+        or in a list, since callbacks that trigger others do not tell them of rollouts
     """
 
     def __init__(
@@ -62,8 +66,12 @@ class CheckpointCallback(BaseCallback):
         save_replay_buffer: bool = False,
         save_vecnormalize: bool = False,
         verbose: int = 0,
+        resumable: bool = False,
     ) -> None:
         super().__init__(verbose)
+        self.resumable = resumable
+        self._is_due = False
+        self._sees_rollouts = False
         self.save_freq = save_freq
         self.save_path = save_path
         self.name_prefix = name_prefix
@@ -93,8 +101,36 @@ class CheckpointCallback(BaseCallback):
     def _on_step(self) -> bool:
         if self.n_calls % self.save_freq != 0:
             return True
+        if not self.resumable:
+            self._save()
+        elif self._sees_rollouts:
+            self._is_due = True
+        else:
+            raise RuntimeError(
+                "CheckpointCallback(resumable=True) waits for the start of a rollout and is not told of any: "
+                "give it to learn() itself or in a list, not to another callback."
+            )
+        return True
+
+    def _on_rollout_start(self) -> None:
+        self._sees_rollouts = True
+        self._save_if_due()
+
+    def _on_training_end(self) -> None:
+        self._save_if_due()
+
+    def _save_if_due(self) -> None:
+        if self._is_due:
+            self._is_due = False
+            self.num_timesteps = self.model.num_timesteps
+            self._save()
+
+    def _save(self) -> None:
         path = self._checkpoint_path(extension="zip")
-        self.model.save(path)
+        if self.resumable:
+            self.model.save_checkpoint(path, within_learn=True)
+        else:
+            self.model.save(path)
         self._tell("checkpoint", path)
 
         model: Any = self.model
@@ -108,7 +144,6 @@ class CheckpointCallback(BaseCallback):
             path = self._checkpoint_path("vecnormalize_", extension="pkl")
             vec_normalize.save(path)
             self._tell("VecNormalize", path)
-        return True
 
 
 class EveryNTimesteps(EventCallback):

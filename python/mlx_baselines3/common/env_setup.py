@@ -19,8 +19,11 @@ from mlx_baselines3.common.vec_env import (
     DummyVecEnv,
     NativeVecEnv,
     VecEnv,
+    VecMonitor,
     VecTransposeImage,
+    as_vec_env,
     is_vecenv_wrapped,
+    is_vector_env,
 )
 from mlx_baselines3.common.vec_env.patch_gym import _patch_env
 
@@ -60,6 +63,7 @@ def maybe_make_env(env: GymEnv | str, verbose: int) -> GymEnv:
 def wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
     """
     Put an environment into the wrappers that training needs: Monitor, DummyVecEnv, VecTransposeImage.
+    Gymnasium's vector environments and EnvPools become a GymVecEnv with a VecMonitor instead.
 
     :param env: the environment
     :param verbose: 1 prints what is done
@@ -71,6 +75,12 @@ def wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> Vec
         if verbose >= 1:
             print(message)
 
+    if is_vector_env(env):
+        say("Wrapping the env in a GymVecEnv.")
+        env = as_vec_env(env)
+        if monitor_wrapper and not all(env.env_is_wrapped(Monitor)):
+            say("Wrapping the env with a `VecMonitor` wrapper")
+            env = VecMonitor(env)
     if not isinstance(env, VecEnv):
         env = _patch_env(env)
         if not is_wrapped(env, Monitor) and monitor_wrapper:

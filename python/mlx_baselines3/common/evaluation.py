@@ -11,7 +11,14 @@ import numpy as np
 
 from mlx_baselines3.common.monitor import Monitor
 from mlx_baselines3.common.type_aliases import PolicyPredictor
-from mlx_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, is_vecenv_wrapped
+from mlx_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecEnv,
+    VecMonitor,
+    as_vec_env,
+    is_vecenv_wrapped,
+    is_vector_env,
+)
 
 EvalStepCallback = Callable[[dict[str, Any], dict[str, Any]], Any]
 
@@ -21,8 +28,10 @@ def _finished_episode(
 ) -> tuple[float, int] | None:
     """
     :return: return and length of the episode, ``None`` when a wrapper (a lost life in Atari) only says
-        that it ended: Monitor knows the true end
+        that it ended: Monitor knows the true end. A step of a vector environment that only resets is none
     """
+    if "autoreset_step" in info:
+        return None
     if not is_monitor_wrapped:
         return reward, length
     return (info["episode"]["r"], info["episode"]["l"]) if "episode" in info else None
@@ -86,7 +95,7 @@ def evaluate_policy(
     rewards and ends; else they are counted here.
 
     :param model: anything with ``predict``: an algorithm or a policy
-    :param env: one environment or a vectorised one
+    :param env: one environment or a vectorised one, Gymnasium's and EnvPool's included
     :param n_eval_episodes: number of episodes
     :param deterministic: take the most likely actions
     :param render: call ``env.render()`` after each step
@@ -99,6 +108,8 @@ def evaluate_policy(
     :return: mean and standard deviation of the returns, or the list of returns and the list of lengths
     :raises AssertionError: the mean return is not above the threshold
     """
+    if is_vector_env(env):
+        env = as_vec_env(env)
     if not isinstance(env, VecEnv):
         single_env = env
         env = DummyVecEnv([lambda: single_env])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import mlx.core as mx
 
+from mlx_baselines3.common._archive import Content
 from mlx_baselines3.common.base_policy import BasePolicy
 from mlx_baselines3.common.mlx_interop import to_mlx
 from mlx_baselines3.common.save_util import (
@@ -25,6 +26,15 @@ if TYPE_CHECKING:
     from mlx_baselines3.common.base_class import BaseAlgorithm
 
 Algorithm = TypeVar("Algorithm", bound="BaseAlgorithm")
+# Which algorithms learn with a policy.
+_FAMILIES = {
+    "mlx_baselines3.common.actor_critic:ActorCriticPolicy": ("PPO", "A2C"),
+    "mlx_baselines3.dqn.policies:DQNPolicy": ("DQN",),
+    "mlx_baselines3.sac.policies:SACPolicy": ("SAC",),
+    "mlx_baselines3.td3.policies:TD3Policy": ("TD3", "DDPG"),
+}
+# What A2C has none of.
+_PPO_ONLY = {"n_epochs", "clip_range"}
 
 
 def get_parameters(model: BaseAlgorithm) -> dict[str, dict[str, Any]]:
@@ -81,6 +91,8 @@ def save(
     path: str | pathlib.Path | io.BufferedIOBase,
     exclude: Iterable[str] | None,
     include: Iterable[str] | None,
+    allow_pickle: bool = False,
+    extra: Mapping[str, Content] | None = None,
 ) -> None:
     """
     Write a model; see :meth:`BaseAlgorithm.save`.
@@ -89,9 +101,13 @@ def save(
     :param path: the file
     :param exclude: attributes to leave out besides the usual ones
     :param include: attributes to write although they are usually left out
+    :param allow_pickle: pickle what JSON cannot express
+    :param extra: further entries of the archive, as :func:`save_to_zip_file` takes them
     """
     objects, variables = model._get_torch_save_params()
-    left_out = set(exclude or ()).union(model._excluded_save_params()).difference(include or ())
+    # The schedule is made anew from `learning_rate`; a function would be kept, or complained of, twice.
+    left_out = {*model._excluded_save_params(), "lr_schedule"}
+    left_out = left_out.union(exclude or ()).difference(include or ())
     # What is saved as arrays is not saved a second time among the attributes.
     left_out |= {name.split(".")[0] for name in objects + variables}
     save_to_zip_file(
@@ -99,6 +115,9 @@ def save(
         data={name: value for name, value in vars(model).items() if name not in left_out},
         params=get_parameters(model),
         pytorch_variables={name: recursive_getattr(model, name) for name in variables},
+        verbose=model.verbose,
+        allow_pickle=allow_pickle,
+        extra=extra,
     )
 
 
@@ -111,6 +130,7 @@ def load(
     print_system_info: bool,
     force_reset: bool,
     changes: dict[str, Any],
+    allow_pickle: bool = False,
 ) -> Algorithm:
     """
     Make a model from a file; see :meth:`BaseAlgorithm.load`.
@@ -123,17 +143,23 @@ def load(
     :param print_system_info: print the system that saved the file and the present one
     :param force_reset: start new episodes at the next ``learn``
     :param changes: attributes to change
+    :param allow_pickle: open pickles that are in the file
     :return: the model
     """
     if print_system_info:
         print("== CURRENT SYSTEM INFO ==")
         get_system_info()
     data, params, variables = load_from_zip_file(
-        path, device=device, custom_objects=custom_objects, print_system_info=print_system_info
+        path,
+        device=device,
+        custom_objects=custom_objects,
+        print_system_info=print_system_info,
+        allow_pickle=allow_pickle,
     )
     if data is None or not params:
         raise ValueError(f"{path} holds {'no attributes' if data is None else 'no parameters'} of a model.")
     _check_attributes(data, changes)
+    _check_algorithm(cls, data)
     if env is not None:
         env = cls._wrap_env(env, data.get("verbose", 0))
         check_for_correct_spaces(env, data["observation_space"], data["action_space"])
@@ -184,3 +210,21 @@ def _check_attributes(data: dict[str, Any], changes: dict[str, Any]) -> None:
             "The policy class could not be restored: import the module that defines it before loading, "
             "or pass custom_objects={'policy_class': ...}."
         )
+
+
+def _check_algorithm(cls: type[BaseAlgorithm], data: dict[str, Any]) -> None:
+    """Refuse another algorithm's model; TD3 and DDPG are one algorithm with different settings."""
+    stored = _family(data["policy_class"])
+    own = _family(next(iter(cls.policy_aliases.values()), BasePolicy))
+    if len(stored) == 2 and "PPO" in stored:
+        stored = ("PPO",) if _PPO_ONLY & data.keys() else ("A2C",)
+        own = tuple(name for name in own if any(base.__name__ == name for base in cls.__mro__))
+    if stored and own and stored != own:
+        raise ValueError(
+            f"The file holds a model of {' or '.join(stored)}, which {cls.__name__} cannot load."
+        )
+
+
+def _family(policy_class: type) -> tuple[str, ...]:
+    paths = (f"{base.__module__}:{base.__qualname__}" for base in policy_class.__mro__)
+    return next((_FAMILIES[path] for path in paths if path in _FAMILIES), ())

@@ -267,12 +267,13 @@ class OnPolicyAlgorithm(OnPolicyCollection):
         :param progress_bar: show one (needs tqdm and rich)
         :return: self
         """
-        iteration = 0
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
-        callback.on_training_start(locals(), globals())
         assert self.env is not None
+        # Not 0 after a checkpoint that was taken inside `learn`.
+        iteration = (self.num_timesteps - self._num_timesteps_at_start) // (self.n_steps * self.env.num_envs)
+        callback.on_training_start(locals(), globals())
         with mx.stream(self.device):
             while self.num_timesteps < total_timesteps:
                 if not self.collect_rollouts(self.env, callback, self.rollout_buffer, self.n_steps):

@@ -15,7 +15,6 @@ class method ``__from_archive_state__(state)``.
 A path in a file is only looked up among the modules that are imported already; a file never causes an import.
 """
 
-import base64
 import contextlib
 import functools
 import io
@@ -24,21 +23,27 @@ import pathlib
 import pickle
 import re
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
-import cloudpickle
 import mlx.core as mx
 
 from mlx_baselines3.common import sb3_zip
-from mlx_baselines3.common._archive import ArchiveReader, ModelFileError, atomic_open, write_entries
+from mlx_baselines3.common._archive import (
+    ArchiveReader,
+    Content,
+    ModelFileError,
+    atomic_open,
+    write_entries,
+)
 from mlx_baselines3.common._file_paths import open_path, open_path_pathlib, open_path_str
-from mlx_baselines3.common._import_paths import UnknownName
-from mlx_baselines3.common._json_codec import TAG, Decoder, Encoder, Unencodable
+from mlx_baselines3.common._model_data import PickledEntriesError, data_to_json, json_to_data
 from mlx_baselines3.common._tensor_trees import dump_tree, load_tree
 from mlx_baselines3.common.utils import get_device, get_system_info
 
 __all__ = [
     "ModelFileError",
+    "PickledEntriesError",
     "data_to_json",
     "is_json_serializable",
     "json_to_data",
@@ -54,7 +59,6 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
-_SERIALIZED = ":serialized:"
 _TENSOR_SUFFIX = ".safetensors"
 _VARIABLES = "variables"
 _ENTRY_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -102,106 +106,6 @@ def is_json_serializable(item: Any) -> bool:
     return True
 
 
-def data_to_json(data: dict[str, Any], allow_pickle: bool = False) -> str:
-    """
-    Write a model's attributes as JSON (see the top of this module for what it can express).
-
-    :param data: attributes by name
-    :param allow_pickle: keep whatever else there is (a lambda, an object of some class) as a pickle, which
-        runs code when it is read; without it such an attribute is left out, with a warning that names it
-    :return: JSON
-    """
-    return json.dumps({key: _encode_entry(key, item, allow_pickle) for key, item in data.items()}, indent=4)
-
-
-def _encode_entry(key: str, item: Any, allow_pickle: bool) -> Any:
-    try:
-        return Encoder().encode(item, key)
-    except Unencodable as error:
-        reason = str(error)
-    if allow_pickle:
-        pickled = base64.b64encode(cloudpickle.dumps(item)).decode()
-        return {TAG: "pickle", "class": str(type(item)), _SERIALIZED: pickled}
-    warnings.warn(
-        f"`{key}` cannot be kept in the model file: {reason}. "
-        f"Give it as custom_objects={{'{key}': ...}} when loading, or save with allow_pickle=True.",
-        stacklevel=4,
-    )
-    return {TAG: "missing", "class": str(type(item)), "reason": reason}
-
-
-def json_to_data(
-    json_string: str, custom_objects: dict[str, Any] | None = None, allow_pickle: bool = False
-) -> dict[str, Any]:
-    """
-    Read a model's attributes from JSON, ours or SB3's. Nothing is executed unless ``allow_pickle`` is set.
-
-    :param json_string: what :func:`data_to_json` wrote
-    :param custom_objects: values to use instead of the stored ones, for names that are stored
-    :param allow_pickle: unpickle what was stored as a pickle; only for files that you trust as you trust a
-        program
-    :return: attributes by name. One that cannot be restored is left out, with a warning that names it
-    :raises ValueError: if ``custom_objects`` is neither a dict nor None
-    :raises ModelFileError: if the JSON is damaged
-    """
-    if custom_objects is not None and not isinstance(custom_objects, dict):
-        raise ValueError(
-            f"custom_objects argument must be a dict or None, not {type(custom_objects).__name__}"
-        )
-    data = {}
-    for key, entry in _json_table(json_string).items():
-        if custom_objects is not None and key in custom_objects:
-            data[key] = custom_objects[key]
-            continue
-        try:
-            data[key] = _decode_entry(entry, allow_pickle)
-        except UnknownName as error:
-            warnings.warn(
-                f"Could not restore `{key}`: {error}. "
-                f"Consider using the `custom_objects` argument to replace it: "
-                f"custom_objects={{'{key}': ...}}.",
-                stacklevel=2,
-            )
-        except ModelFileError as error:
-            raise ModelFileError(f"The stored value of `{key}` is damaged: {error}") from error
-    return data
-
-
-def _json_table(json_string: str) -> dict[str, Any]:
-    try:
-        entries = json.loads(json_string)
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"The model's attributes are not JSON ({error}).") from error
-    if not isinstance(entries, dict):
-        raise ModelFileError(f"The model's attributes are a {type(entries).__name__}, expected a table.")
-    return entries
-
-
-def _decode_entry(entry: Any, allow_pickle: bool) -> Any:
-    if not isinstance(entry, dict) or TAG not in entry:
-        return Decoder().decode(entry)
-    if entry[TAG] == "missing":
-        raise UnknownName(f"it was not saved, because {entry.get('reason')!s:.300}")
-    if not isinstance(entry.get(_SERIALIZED), str):
-        return Decoder().decode(entry)
-    try:
-        pickled = base64.b64decode(entry[_SERIALIZED], validate=True)
-    except ValueError as error:
-        raise ModelFileError(f"not base64 ({error}).") from error
-    if entry[TAG] != "pickle":
-        try:
-            return sb3_zip.read_pickle(pickled)
-        except UnknownName:
-            if not allow_pickle:
-                raise
-    if not allow_pickle:
-        raise UnknownName("it was saved as a pickle, which is only opened with allow_pickle=True")
-    try:
-        return cloudpickle.loads(pickled)
-    except Exception as error:  # a pickle can raise anything
-        raise UnknownName(f"unpickling it failed with {error!r:.300}") from error
-
-
 def save_to_zip_file(
     save_path: str | pathlib.Path | io.BufferedIOBase,
     data: dict[str, Any] | None = None,
@@ -209,6 +113,7 @@ def save_to_zip_file(
     pytorch_variables: dict[str, Any] | None = None,
     verbose: int = 0,
     allow_pickle: bool = False,
+    extra: Mapping[str, Content] | None = None,
 ) -> None:
     """
     Save a model. A file given by its path is replaced as a whole: whatever happens, it is the old one or the
@@ -221,10 +126,11 @@ def save_to_zip_file(
     :param pytorch_variables: further arrays by name
     :param verbose: 0 for no output, 2 to be told of a file that is replaced
     :param allow_pickle: see :func:`data_to_json`
+    :param extra: further entries by name: bytes, or pieces of them that are written as they come
     :raises ValueError: if a name in ``params`` cannot be a file name
     :raises TypeError: if ``params`` holds something else than arrays, numbers and texts
     """
-    entries: dict[str, bytes] = {}
+    entries: dict[str, Content] = {}
     if data is not None:
         entries["data"] = data_to_json(data, allow_pickle).encode()
     if pytorch_variables is not None:
@@ -235,7 +141,7 @@ def save_to_zip_file(
                 f"'{name}' cannot name an entry of `params`: use letters, digits, '_', '-' and '.'."
             )
         entries[name + _TENSOR_SUFFIX] = dump_tree(state)
-    entries |= _version_entries()
+    entries |= {**_version_entries(), **(extra or {})}
     if isinstance(save_path, (str, pathlib.Path)):
         with atomic_open(save_path, verbose, suffix="zip") as stream:
             write_entries(stream, entries)
@@ -342,7 +248,8 @@ def _read_tensors(archive: ArchiveReader) -> dict[str, Any]:
     return {
         name.removesuffix(_TENSOR_SUFFIX): load_tree(archive.read(name), f"{archive.label}: {name}")
         for name in archive.names
-        if name.endswith(_TENSOR_SUFFIX)
+        # What lies in a folder belongs to a checkpoint and not to the model.
+        if name.endswith(_TENSOR_SUFFIX) and "/" not in name
     }
 
 

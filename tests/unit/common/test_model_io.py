@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from mlx_baselines3 import PPO
+from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
 from mlx_baselines3.common.env_util import make_vec_env
 from mlx_baselines3.common.policies import ActorCriticPolicy
+from mlx_baselines3.common.save_util import PickledEntriesError
 from mlx_baselines3.common.vec_env import DummyVecEnv
 
 SMALL = {"n_steps": 8, "batch_size": 4, "n_epochs": 1, "policy_kwargs": {"net_arch": [4]}}
@@ -136,16 +137,34 @@ def test_custom_objects_replace_what_is_there(path):
 
 def test_a_function_is_not_kept_but_named(tmp_path):
     model = PPO("MlpPolicy", "CartPole-v1", learning_rate=lambda progress: progress, **SMALL)
-    with pytest.warns(UserWarning, match="custom_objects") as said:
+    with pytest.warns(UserWarning, match="`learning_rate` cannot be kept.*custom_objects") as said:
         model.save(tmp_path / "model")
-    assert [str(warning.message).split("`")[1] for warning in said] == ["learning_rate", "lr_schedule"]
-    with pytest.warns(UserWarning, match="Could not restore `.*custom_objects"):
+    assert len(said) == 1
+    assert said[0].filename == __file__
+    with pytest.warns(UserWarning, match="Could not restore `learning_rate`.*custom_objects") as said:
         PPO.load(tmp_path / "model")
-    loaded = PPO.load(
-        tmp_path / "model",
-        custom_objects={"learning_rate": lambda progress: 2 * progress, "lr_schedule": None},
-    )
-    assert loaded.lr_schedule(0.5) == 1.0
+    assert len(said) == 1
+    custom = {"learning_rate": lambda progress: 2 * progress}
+    assert PPO.load(tmp_path / "model", custom_objects=custom).lr_schedule(0.5) == 1.0
+
+
+def test_pickles_are_written_and_opened_by_consent(tmp_path):
+    kwargs = {
+        **SMALL,
+        "learning_rate": lambda progress: progress / 2,
+        "clip_range": lambda progress: progress,
+    }
+    model = PPO("MlpPolicy", "CartPole-v1", **kwargs)
+    model.save(tmp_path / "model", allow_pickle=True)
+    with pytest.raises(PickledEntriesError, match=r"`learning_rate`, `clip_range`.*allow_pickle=True"):
+        PPO.load(tmp_path / "model")
+    with pytest.warns(UserWarning, match="Opening pickles.*`learning_rate`, `clip_range`") as said:
+        loaded = PPO.load(tmp_path / "model", allow_pickle=True)
+    assert len(said) == 1
+    assert loaded.lr_schedule(0.5) == 0.25
+    assert loaded.clip_range(0.5) == 0.5
+    custom = {"learning_rate": 0.125, "clip_range": 0.25}
+    assert PPO.load(tmp_path / "model", custom_objects=custom).lr_schedule(1.0) == 0.125
 
 
 def test_exclude_and_include(model, tmp_path):
@@ -219,6 +238,24 @@ def test_policy_class_that_cannot_be_found(tmp_path):
         PPO.load(tmp_path / "model")
     loaded = PPO.load(tmp_path / "model", custom_objects={"policy_class": Hidden})
     assert_equal_models(loaded, model)
+
+
+@pytest.mark.parametrize("algorithm", [A2C, DQN, SAC, TD3])
+def test_another_algorithms_model_is_refused(algorithm, path, golden_models):
+    with pytest.raises(ValueError, match=rf"holds a model of PPO, which {algorithm.__name__} cannot load"):
+        algorithm.load(path)
+    name = "td3_pendulum" if algorithm is not TD3 else "sac_pendulum"
+    with pytest.raises(ValueError, match="holds a model of (TD3 or DDPG|SAC), which"):
+        algorithm.load(golden_models / name)
+    with pytest.raises(ValueError, match="holds a model of A2C, which PPO cannot load"):
+        PPO.load(golden_models / "a2c_pendulum")
+
+
+def test_algorithms_of_the_user_load_their_models(path):
+    class Own(PPO):
+        """A variant."""
+
+    assert isinstance(Own.load(path), Own)
 
 
 def test_files_that_hold_no_model(tmp_path):

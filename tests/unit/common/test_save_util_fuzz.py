@@ -13,9 +13,15 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_baselines3.common import _safetensors, _torch_file, sb3_zip
+from mlx_baselines3 import SAC
+from mlx_baselines3.common import _safetensors, _torch_file, checkpoint, sb3_zip
+from mlx_baselines3.common._archive import ArchiveReader
+from mlx_baselines3.common._buffer_stream import read_buffer
 from mlx_baselines3.common._import_paths import UnknownName
+from mlx_baselines3.common._run_record import RunRecord
+from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.save_util import ModelFileError, json_to_data, load_from_zip_file, save_to_zip_file
+from mlx_baselines3.common.vec_env import NativeVecEnv
 
 SB3_FILE = pathlib.Path(__file__).parents[2] / "data" / "models" / "sac_pendulum.zip"
 BOUND = 100 * 2**20
@@ -38,6 +44,29 @@ with zipfile.ZipFile(io.BytesIO(PTH)) as _archive:
     PICKLE = _archive.read("archive/data.pkl")
 with zipfile.ZipFile(io.BytesIO(OURS)) as _archive:
     TENSORS, JSON = _archive.read("policy.safetensors"), _archive.read("data").decode()
+
+
+def checkpoint_file():
+    env = NativeVecEnv("Pendulum-v1", seed=0)
+    model = SAC("MlpPolicy", env, buffer_size=4, learning_starts=9, policy_kwargs={"net_arch": [2]}).learn(3)
+    stream = io.BytesIO()
+    model.save_checkpoint(stream)
+    return stream.getvalue()
+
+
+def rezipped(archive, name, contents):
+    """The same archive with another entry."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(stream, "w") as new:
+        for entry in old.namelist():
+            new.writestr(entry, contents if entry == name else old.read(entry))
+    return stream.getvalue()
+
+
+CHECKPOINT = checkpoint_file()
+with zipfile.ZipFile(io.BytesIO(CHECKPOINT)) as _archive:
+    RUN = _archive.read("checkpoint/run")
+    BUFFER = _archive.read("checkpoint/replay_buffer.safetensors")
 
 
 @st.composite
@@ -120,6 +149,34 @@ def test_tensors(contents):
 @given(mutations(JSON.encode()))
 def test_json(contents):
     survives(lambda c: json_to_data(c.decode("utf-8", "replace")), contents)
+
+
+def load_checkpoint(contents):
+    archive = ArchiveReader(io.BytesIO(contents), "file")
+    run, _ = checkpoint._tables(archive)
+    RunRecord(run)
+    buffer = ReplayBuffer(4, spaces.Box(-8.0, 8.0, (3,)), spaces.Box(-1.0, 1.0, (1,)))
+    read_buffer(buffer, archive, "checkpoint/replay_buffer.safetensors")
+
+
+@quick
+@given(mutations(CHECKPOINT))
+def test_checkpoint(contents):
+    survives(load_checkpoint, contents)
+
+
+@quick
+@given(mutations(RUN))
+def test_record_of_a_run(contents):
+    # With a right CRC
+    survives(lambda c: load_checkpoint(rezipped(CHECKPOINT, "checkpoint/run", c)), contents)
+
+
+@quick
+@given(mutations(BUFFER))
+def test_buffer(contents):
+    name = "checkpoint/replay_buffer.safetensors"
+    survives(lambda c: load_checkpoint(rezipped(CHECKPOINT, name, c)), contents)
 
 
 @pytest.mark.parametrize("position", range(0, len(OURS) - 1, 499))

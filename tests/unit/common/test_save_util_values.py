@@ -22,6 +22,7 @@ from mlx_baselines3.common.noise import (
 from mlx_baselines3.common.running_mean_std import RunningMeanStd
 from mlx_baselines3.common.save_util import (
     ModelFileError,
+    PickledEntriesError,
     data_to_json,
     json_to_data,
 )
@@ -248,17 +249,25 @@ def test_value_that_contains_itself_is_not_kept():
 
 
 def test_pickles_need_consent_on_both_sides():
-    text = data_to_json({"f": lambda x: x + 1}, allow_pickle=True)
-    with pytest.warns(UserWarning, match="allow_pickle=True"):
-        assert json_to_data(text) == {}
-    assert json_to_data(text, allow_pickle=True)["f"](2) == 3
+    text = data_to_json({"f": lambda x: x + 1, "g": lambda x: x, "n": 1}, allow_pickle=True)
+    with pytest.raises(PickledEntriesError, match=r"`f`, `g`.*allow_pickle=True.*custom_objects=\{'f': \.\.\."):
+        json_to_data(text)
+    with pytest.raises(PickledEntriesError, match=r"code: `g`\."):
+        json_to_data(text, custom_objects={"f": None})
+    assert json_to_data(text, custom_objects={"f": 2, "g": 3}) == {"f": 2, "g": 3, "n": 1}
+    with pytest.warns(UserWarning, match="Opening pickles.*any code: `f`, `g`") as warned:
+        assert json_to_data(text, allow_pickle=True)["f"](2) == 3
+    assert len(warned) == 1
 
 
 def test_broken_pickle_is_reported():
     text = data_to_json({"f": lambda x: x + 1}, allow_pickle=True)
     entries = json.loads(text)
     entries["f"][":serialized:"] = "AAAA"
-    with pytest.warns(UserWarning, match="`f`.*unpickling it failed.*custom_objects"):
+    with (
+        pytest.warns(UserWarning, match="Opening pickles"),
+        pytest.warns(UserWarning, match="`f`.*unpickling it failed.*custom_objects"),
+    ):
         assert json_to_data(json.dumps(entries), allow_pickle=True) == {}
 
 

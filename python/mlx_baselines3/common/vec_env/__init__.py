@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from mlx_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper, VecEnv, VecEnvWrapper
 from mlx_baselines3.common.vec_env.dummy_vec_env import DummyVecEnv
+from mlx_baselines3.common.vec_env.gym_vec_env import GymVecEnv, as_vec_env, is_vector_env
 from mlx_baselines3.common.vec_env.native_vec_env import NativeVecEnv
 from mlx_baselines3.common.vec_env.stacked_observations import StackedObservations
 from mlx_baselines3.common.vec_env.subproc_vec_env import SubprocVecEnv
@@ -82,6 +83,7 @@ def sync_envs_normalization(env: VecEnv, eval_env: VecEnv) -> None:
 __all__ = [
     "CloudpickleWrapper",
     "DummyVecEnv",
+    "GymVecEnv",
     "NativeVecEnv",
     "StackedObservations",
     "SubprocVecEnv",
@@ -94,7 +96,9 @@ __all__ = [
     "VecNormalize",
     "VecTransposeImage",
     "VecVideoRecorder",
+    "as_vec_env",
     "is_vecenv_wrapped",
+    "is_vector_env",
     "sync_envs_normalization",
     "unwrap_vec_normalize",
     "unwrap_vec_wrapper",

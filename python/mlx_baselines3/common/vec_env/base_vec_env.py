@@ -262,7 +262,7 @@ class VecEnv(ABC):
 
     def _get_indices(self, indices: VecEnvIndices) -> Iterable[int]:
         """
-        :param indices: None (all), one index or several
+        :param indices: None (all), one or several
         :return: the indices
         """
         if indices is None:
@@ -276,7 +276,7 @@ class VecEnvWrapper(VecEnv):
     """
     A ``VecEnv`` around another one. Attributes that the wrapper lacks are looked up further in.
 
-    :param venv: the vectorised environment to wrap
+    :param venv: the vectorised environment to wrap; one of Gymnasium's or an EnvPool becomes a ``GymVecEnv``
     :param observation_space: the new observation space; None keeps that of ``venv``
     :param action_space: the new action space; None keeps that of ``venv``
     """
@@ -287,7 +287,9 @@ class VecEnvWrapper(VecEnv):
         observation_space: spaces.Space[Any] | None = None,
         action_space: spaces.Space[Any] | None = None,
     ) -> None:
-        self.venv = venv
+        from mlx_baselines3.common.vec_env.gym_vec_env import as_vec_env
+
+        self.venv = venv = as_vec_env(venv)
         super().__init__(
             num_envs=venv.num_envs,
             observation_space=venv.observation_space if observation_space is None else observation_space,
@@ -345,8 +347,7 @@ class VecEnvWrapper(VecEnv):
         # A wrapper that pickle or deepcopy has made but not yet filled has nothing to look into.
         if name.startswith("__") or name in ("venv", "class_attributes"):
             raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
-        hidden = self.getattr_depth_check(name, already_found=False)
-        if hidden is not None:
+        if (hidden := self.getattr_depth_check(name, already_found=False)) is not None:
             raise AttributeError(
                 f"Attribute '{name}' is ambiguous from {_class_path(self)}: more than one wrapper has it, "
                 f"and that of {hidden} is hidden. Read it from the wrapper itself (see `unwrap_vec_wrapper`)."

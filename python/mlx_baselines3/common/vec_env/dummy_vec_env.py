@@ -46,7 +46,8 @@ class DummyVecEnv(VecEnv):
         self.metadata = env.metadata
 
     def step_async(self, actions: np.ndarray) -> None:
-        if len(actions) != self.num_envs:
+        # As in SB3, more actions than environments are no error: the first ones are taken.
+        if len(actions) < self.num_envs:
             raise ValueError(
                 f"Expected one action for each of {self.num_envs} environments, got {len(actions)}."
             )

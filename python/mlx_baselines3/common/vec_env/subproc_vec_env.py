@@ -154,12 +154,13 @@ class SubprocVecEnv(VecEnv):
         return self._gather(range(len(arguments)), command)
 
     def step_async(self, actions: np.ndarray) -> None:
-        if len(actions) != self.num_envs:
+        # As in SB3, more actions than environments are no error: the first ones are taken.
+        if len(actions) < self.num_envs:
             raise ValueError(
                 f"Expected one action for each of {self.num_envs} environments, got {len(actions)}."
             )
-        for index, action in enumerate(actions):
-            self._send(index, "step", (action,))
+        for index in range(self.num_envs):
+            self._send(index, "step", (actions[index],))
         self.waiting = True
 
     def step_wait(self) -> VecEnvStepReturn:

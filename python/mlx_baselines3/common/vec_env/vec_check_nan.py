@@ -30,7 +30,7 @@ class VecCheckNan(VecEnvWrapper):
         self._user_warned = False
         self._actions: np.ndarray | None = None
         self._observations: VecEnvObs | None = None
-        if isinstance(venv.action_space, spaces.Dict):
+        if isinstance(self.action_space, spaces.Dict):
             raise NotImplementedError("VecCheckNan doesn't support dict action spaces")
 
     def step_async(self, actions: np.ndarray) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvStepReturn, VecEnvWrapper
+from mlx_baselines3.common.vec_env.gym_vec_env import as_vec_env
 
 
 class VecExtractDictObs(VecEnvWrapper):
@@ -18,6 +19,7 @@ class VecExtractDictObs(VecEnvWrapper):
 
     def __init__(self, venv: VecEnv, key: str) -> None:
         self.key = key
+        venv = as_vec_env(venv)
         space = venv.observation_space
         assert isinstance(space, spaces.Dict), (
             f"VecExtractDictObs can only be used with Dict obs space, not {space}"

@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvWrapper
+from mlx_baselines3.common.vec_env.gym_vec_env import as_vec_env
 from mlx_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 
@@ -23,6 +24,7 @@ class VecFrameStack(VecEnvWrapper):
     def __init__(
         self, venv: VecEnv, n_stack: int, channels_order: str | Mapping[str, str | None] | None = None
     ) -> None:
+        venv = as_vec_env(venv)
         space = venv.observation_space
         assert isinstance(space, spaces.Box | spaces.Dict), (
             f"VecFrameStack only works with gym.spaces.Box and gym.spaces.Dict observations, not {space}"

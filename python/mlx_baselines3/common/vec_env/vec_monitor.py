@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvObs, VecEnvStepReturn, VecEnvWrapper
+from mlx_baselines3.common.vec_env.gym_vec_env import as_vec_env
 
 if TYPE_CHECKING:
     from mlx_baselines3.common import monitor
@@ -30,6 +31,7 @@ class VecMonitor(VecEnvWrapper):
         # monitor.py and vec_env are both imported by env_util: avoid a circle.
         from mlx_baselines3.common.monitor import Monitor, ResultsWriter
 
+        venv = as_vec_env(venv)
         if _wrapped_with(venv, Monitor):
             warnings.warn(
                 "The environment is already wrapped with a `Monitor` wrapper but you are wrapping it with a "
@@ -65,6 +67,10 @@ class VecMonitor(VecEnvWrapper):
         self.episode_lengths += 1
         new_infos = list(infos)
         for index in np.flatnonzero(dones):
+            if "autoreset_step" in infos[index]:
+                # This step only resets; see GymVecEnv.
+                self.episode_returns[index] = self.episode_lengths[index] = 0
+                continue
             new_infos[index] = {**infos[index], "episode": self._finish_episode(int(index), infos[index])}
         return obs, rewards, dones, new_infos
 

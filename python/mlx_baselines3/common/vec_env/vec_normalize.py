@@ -104,7 +104,8 @@ class VecNormalize(VecEnvWrapper):
                 if not isinstance(space.spaces[key], spaces.Box):
                     raise ValueError(
                         f"VecNormalize only supports `gym.spaces.Box` spaces but {key} is of type "
-                        f"{space.spaces[key]}. Name the keys to normalise with the `norm_obs_keys` parameter."
+                        f"{space.spaces[key]}. You should explicitly pass the observation keys to normalise "
+                        "via the `norm_obs_keys` parameter."
                     )
         elif not isinstance(space, spaces.Box):
             raise ValueError(

@@ -8,6 +8,7 @@ from gymnasium import spaces
 
 from mlx_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvStepReturn, VecEnvWrapper
+from mlx_baselines3.common.vec_env.gym_vec_env import as_vec_env
 
 
 class VecTransposeImage(VecEnvWrapper):
@@ -19,6 +20,7 @@ class VecTransposeImage(VecEnvWrapper):
     """
 
     def __init__(self, venv: VecEnv, skip: bool = False) -> None:
+        venv = as_vec_env(venv)
         space = venv.observation_space
         assert is_image_space(space) or isinstance(space, spaces.Dict), (
             f"The observation space must be an image or dictionary observation space, got {space}"

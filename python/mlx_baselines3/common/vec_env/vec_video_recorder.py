@@ -39,9 +39,9 @@ class VecVideoRecorder(VecEnvWrapper):
         name_prefix: str = "rl-video",
     ) -> None:
         super().__init__(venv)
-        self.env = venv
-        self.env.metadata = _env_metadata(venv.unwrapped)
-        assert venv.render_mode == "rgb_array", f"The render_mode must be 'rgb_array', not {venv.render_mode}"
+        self.env = self.venv
+        self.env.metadata = _env_metadata(self.venv.unwrapped)
+        assert self.render_mode == "rgb_array", f"The render_mode must be 'rgb_array', not {self.render_mode}"
         self.frames_per_sec = self.env.metadata.get("render_fps", 30)
         self.record_video_trigger = record_video_trigger
         self.video_folder = os.path.abspath(video_folder)

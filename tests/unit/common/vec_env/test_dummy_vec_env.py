@@ -179,8 +179,8 @@ def test_bad_construction_and_bad_actions():
         DummyVecEnv([CountingEnv, lambda: CountingEnv(render_mode=None)])
     env = make(3, 3)
     env.reset()
-    with pytest.raises(ValueError, match="2 environments, got 3"):
-        env.step(np.zeros(3, dtype=np.int64))
+    with pytest.raises(ValueError, match="2 environments, got 1"):
+        env.step(np.zeros(1, dtype=np.int64))
     assert env.step(ACTIONS)[0].tolist() == [[1, 10]] * 2
 
 
@@ -235,3 +235,12 @@ def test_cloudpickle_wrapper_carries_lambdas():
     restored = CloudpickleWrapper.__new__(CloudpickleWrapper)
     restored.__setstate__(state)
     assert restored.var(2) == 3
+
+
+def test_more_actions_than_environments_are_no_error_fewer_are():
+    env = DummyVecEnv([lambda: CountingEnv()])
+    env.reset()
+    # Programs step a single environment with `action_space.sample()` of several numbers.
+    np.testing.assert_array_equal(env.step(np.array([0, 9, 9]))[1], [1.0])
+    with pytest.raises(ValueError, match="one action for each of 1 environments, got 0"):
+        env.step(np.zeros(0, int))

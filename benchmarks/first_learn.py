@@ -1,0 +1,71 @@
+"""How long the first update takes, on a machine that never compiled the kernels and on one that did."""
+
+import importlib
+import sys
+import tempfile
+import time
+from typing import Any
+
+import report
+from timing import Worker
+from worker import Job
+
+_REACH = {"cold": 10.0, "warm": 1.0}
+# Steps after which the first update is done, by algorithm.
+_RUNS = {
+    "PPO": ("CartPole-v1", 2048),
+    "A2C": ("CartPole-v1", 5),
+    "DQN": ("CartPole-v1", 104),
+    "SAC": ("Pendulum-v1", 101),
+    "TD3": ("Pendulum-v1", 102),
+}
+
+
+def learn(algorithm: str, env_id: str, steps: int) -> Job:
+    """The first ``learn()`` of a process, as long as its first ``train()`` needs; default settings."""
+    package = importlib.import_module("mlx_baselines3")
+    model = getattr(package, algorithm)("MlpPolicy", env_id, seed=0)
+
+    def run() -> float:
+        start = time.perf_counter()
+        model.learn(steps)
+        return time.perf_counter() - start
+
+    return Job(run, warm=False, calls=1)
+
+
+def _seconds(algorithm: str, folder: str) -> float:
+    """In a process of its own that keeps its compiled kernels in a folder."""
+    env_id, steps = _RUNS[algorithm]
+    worker = Worker(sys.executable, 1, (("TMPDIR", folder),))
+    try:
+        job = worker.ask(
+            make="first_learn:learn", args={"algorithm": algorithm, "env_id": env_id, "steps": steps}
+        )["job"]
+        return float(worker.ask(time=job, seconds=0)["seconds"])
+    finally:
+        worker.close()
+
+
+def measure_all(quick: bool) -> tuple[str, Any]:
+    """
+    :param quick: A2C alone
+    :return: table and numbers
+    """
+    cells, found = [], []
+    for algorithm in ("A2C",) if quick else _RUNS:
+        # MLX keeps compiled kernels in the folder for temporary files.
+        with tempfile.TemporaryDirectory() as folder:
+            times = {when: _seconds(algorithm, folder) for when in _REACH}
+        found.append({"algorithm": algorithm, **times})
+        verdicts = [
+            f"{report.duration(times[when])} ({'reached' if times[when] <= reach else '**not reached**'})"
+            for when, reach in _REACH.items()
+        ]
+        cells.append((algorithm, *verdicts))
+    head = (
+        "first `learn()`, to the end of its first `train()`",
+        "never compiled; to reach: 10 s",
+        "compiled; 1 s",
+    )
+    return report.table(head, cells), found

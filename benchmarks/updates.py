@@ -1,0 +1,175 @@
+"""Seconds of a gradient step, by the public ``train()``."""
+
+import importlib
+import math
+import statistics
+from typing import Any
+
+import report
+from timing import Effort, Figure, Pool, Runner, Side, measure
+from worker import Job
+
+_LIBRARIES = {"ours": ("mlx_baselines3", "mlx_baselines3"), "sb3": ("SB3", "stable_baselines3")}
+
+
+def _model(library: str, algorithm: str, env_id: str, n_envs: int, steps: int, settings: Any) -> Any:
+    """A model with that many steps in its buffer."""
+    package = importlib.import_module(library)
+    env = importlib.import_module(f"{library}.common.env_util").make_vec_env(env_id, n_envs, seed=0)
+    model = getattr(package, algorithm)("MlpPolicy", env, seed=0, **settings)
+    logger = importlib.import_module(f"{library}.common.logger")
+    model.set_logger(logger.Logger(None, []))
+    return model.learn(steps)
+
+
+def _finish(library: str) -> Any:
+    """Nothing may be left to compute when the clock is read."""
+    return importlib.import_module("mlx.core").synchronize if library == "mlx_baselines3" else None
+
+
+def on_policy(
+    library: str,
+    algorithm: str,
+    env_id: str,
+    n_envs: int,
+    n_steps: int,
+    own_tanh: bool = False,
+    **settings: Any,
+) -> Job:
+    """``train()`` over one rollout again and again; ``own_tanh`` takes MLX's tanh, not the package's."""
+    if own_tanh:
+        import mlx.core as mx
+
+        activations = importlib.import_module("mlx_baselines3.common.activations")
+        activations.Tanh.__call__ = lambda self, x: mx.tanh(x)
+    rows = n_steps * n_envs
+    model = _model(library, algorithm, env_id, n_envs, rows, {"n_steps": n_steps, **settings})
+    batches = math.ceil(rows / settings.get("batch_size", rows)) * settings.get("n_epochs", 1)
+    return Job(model.train, batches, finish=_finish(library))
+
+
+def off_policy(library: str, algorithm: str, env_id: str, batch_size: int, steps: int) -> Job:
+    """``train(1, batch_size)``, as the default settings call it after each step or every few."""
+    model = _model(library, algorithm, env_id, 1, steps, {"learning_starts": steps})
+    return Job(lambda: model.train(1, batch_size), finish=_finish(library))
+
+
+def products(size: int) -> Job:
+    """MLX's float32 product of two square matrices; unit: a floating point operation."""
+    importlib.import_module("mlx_baselines3")
+    mx = importlib.import_module("mlx.core")
+    a = mx.random.normal((size, size))
+    mx.eval(a)
+    return Job(lambda: mx.eval(a @ a), 2.0 * size**3)
+
+
+def sac_operations(batch: int = 256, hidden: int = 256, obs: int = 3, act: int = 1) -> float:
+    """
+    Floating point operations of the matrix products in a gradient step of SAC with two critics. In passes
+    through a network (a backward pass is two, or one where no weights are asked for): actor 1 + 1 forward, 2
+    backward; critics 2 for the targets, 2 forward and 4 backward, 2 forward and 2 backward below the actor's
+    loss.
+
+    :return: additions and multiplications
+    """
+    actor = obs * hidden + hidden * hidden + hidden * 2 * act
+    critic = (obs + act) * hidden + hidden * hidden + hidden
+    return 2.0 * batch * (4 * actor + 12 * critic)
+
+
+def _sides(function: str, args: dict[str, Any], reach: float) -> tuple[Side, tuple[Side, ...]]:
+    ours, sb3 = (
+        Side(label, peer, f"updates:{function}", {"library": library, **args}, reach=reach)
+        for peer, (label, library) in _LIBRARIES.items()
+    )
+    return ours, (sb3,)
+
+
+def figures(quick: bool) -> list[Figure]:
+    """
+    :param quick: shorter rollouts
+    :return: the lines of the table
+    """
+    found = []
+    cartpole = {"env_id": "CartPole-v1", "n_envs": 1}
+    for batch, share in ((64, 0.25), (256, 0.33), (2048, 0.5)):
+        steps = batch if quick else 2048
+        args = {**cartpole, "algorithm": "PPO", "n_steps": steps, "batch_size": batch, "n_epochs": 2}
+        ours, others = _sides("on_policy", args, round(1 / share, 1))
+        if batch != 256:
+            plain = {**ours.args, "own_tanh": True}
+            # Another process: it changes the package.
+            tanh = Side(
+                "with MLX's own tanh", "ours", ours.operation, plain, env=(("BENCHMARK_TANH", "own"),)
+            )
+            others += (tanh,)
+        found.append(Figure(f"PPO, batch {batch}", "gradient step", ours, others))
+    args = {"algorithm": "A2C", "env_id": "CartPole-v1", "n_envs": 8, "n_steps": 5}
+    found.append(Figure("A2C, 8 envs x 5 steps", "gradient step", *_sides("on_policy", args, 3)))
+    for algorithm, env_id, batch, share in (
+        ("DQN", "CartPole-v1", 32, 0.33),
+        ("SAC", "Pendulum-v1", 256, 0.6),
+        ("TD3", "Pendulum-v1", 256, 0.6),
+    ):
+        args = {
+            "algorithm": algorithm,
+            "env_id": env_id,
+            "batch_size": batch,
+            "steps": 300 if quick else 1000,
+        }
+        sides = _sides("off_policy", args, round(1 / share, 1))
+        found.append(Figure(f"{algorithm}, batch {batch}", "gradient step", *sides))
+    return found
+
+
+def product_figures() -> list[Figure]:
+    """
+    :return: MLX's matrix product with the bridge to NumPy's OpenBLAS and without
+    """
+    found = []
+    for size in (64, 512):
+        args = {"size": size}
+        ours = Side("mlx_baselines3", "ours", "updates:products", args)
+        plain = Side("MLX's own BLAS", "ours", "updates:products", args, env=(("MLX_BASELINES3_BLAS", "0"),))
+        found.append(Figure(f"product of {size} x {size}", "operation", ours, (plain,)))
+    return found
+
+
+def gemm_share(pool: Pool, sac: dict[str, Any], effort: Effort) -> tuple[str, dict[str, float]]:
+    """
+    :param pool: child processes
+    :param sac: the measured row of SAC
+    :param effort: how long
+    :return: SAC's share of the machine's rate of matrix products, as a sentence and as numbers
+    """
+    side = Side("", "ours", "updates:products", {"size": 256}, (sac["threads"],))
+    runner = Runner(pool, side, effort)
+    peak = 1 / statistics.median(runner.time(effort.seconds) for _ in range(effort.repeats))
+    runner.close()
+    work = sac_operations()
+    reached = work / sac["ours"]
+    text = (
+        f"SAC's matrix products are {work / 1e9:.2f} GFLOP a gradient step: {reached / 1e9:.1f} GFLOP/s with "
+        f"all else that a step does, {100 * reached / peak:.0f} % of the {peak / 1e9:.1f} GFLOP/s that MLX "
+        f"reaches here on products of 256 x 256 and nothing else ({sac['threads']} t)."
+    )
+    return text, {"operations": work, "reached": reached, "peak": peak}
+
+
+def measure_all(pool: Pool, effort: Effort, quick: bool) -> tuple[str, Any]:
+    """
+    :param pool: child processes
+    :param effort: how long
+    :param quick: shorter rollouts
+    :return: tables and numbers
+    """
+    rows: list[dict[str, Any]] = []
+    for figure in figures(quick):
+        rows += measure(pool, figure, effort)
+    sac = next(row for row in rows if row["what"].startswith("SAC"))
+    sentence, share = gemm_share(pool, sac, effort)
+    products_rows: list[dict[str, Any]] = []
+    for figure in product_figures():
+        products_rows += measure(pool, figure, effort)
+    text = f"{report.comparisons(rows)}\n\n{sentence}\n\n{report.comparisons(products_rows)}"
+    return text, {"rows": rows, "sac": share, "products": products_rows}

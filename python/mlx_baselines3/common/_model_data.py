@@ -1,0 +1,159 @@
+"""The attributes of a model as JSON. Reached through :mod:`~mlx_baselines3.common.save_util`."""
+
+import base64
+import json
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import cloudpickle
+
+from mlx_baselines3.common import sb3_zip
+from mlx_baselines3.common._archive import ModelFileError
+from mlx_baselines3.common._import_paths import UnknownName
+from mlx_baselines3.common._json_codec import TAG, Decoder, Encoder, Unencodable
+
+__all__ = ["PickledEntriesError", "data_to_json", "json_to_data"]
+
+_SERIALIZED = ":serialized:"
+
+
+class PickledEntriesError(ModelFileError):
+    """The file holds pickles, and the user has not said that they may be opened."""
+
+
+class _NeedsPickle(UnknownName):
+    """An entry that only unpickling brings back; ``ours`` if it was pickled by this package."""
+
+    def __init__(self, reason: str, pickled: bytes, ours: bool) -> None:
+        super().__init__(reason)
+        self.pickled, self.ours = pickled, ours
+
+
+def data_to_json(data: dict[str, Any], allow_pickle: bool = False) -> str:
+    """
+    Write a model's attributes as JSON (see the top of this module for what it can express).
+
+    :param data: attributes by name
+    :param allow_pickle: keep whatever else there is (a lambda, an object of some class) as a pickle, which
+        runs code when it is read; without it such an attribute is left out, with a warning that names it
+    :return: JSON
+    """
+    entries: dict[str, Any] = {}
+    problems: dict[str, str] = {}
+    for key, item in data.items():
+        try:
+            entries[key] = Encoder().encode(item, key)
+        except Unencodable as error:
+            entries[key], reason = {TAG: "missing", "class": str(type(item))}, str(error)
+            if allow_pickle:
+                pickled = base64.b64encode(cloudpickle.dumps(item)).decode()
+                entries[key] |= {TAG: "pickle", _SERIALIZED: pickled}
+            else:
+                entries[key]["reason"] = problems[key] = reason
+    if problems:
+        said = "; ".join(f"`{key}` cannot be kept in the model file: {why}" for key, why in problems.items())
+        warnings.warn(
+            f"{said}. Give {_replacements(problems)} when loading, or save with allow_pickle=True.",
+            stacklevel=5,
+        )
+    return json.dumps(entries, indent=4)
+
+
+def _replacements(names: Iterable[str]) -> str:
+    return f"custom_objects={{{', '.join(f'{name!r}: ...' for name in names)}}}"
+
+
+def json_to_data(
+    json_string: str, custom_objects: dict[str, Any] | None = None, allow_pickle: bool = False
+) -> dict[str, Any]:
+    """
+    Read a model's attributes from JSON, ours or SB3's. Nothing is executed unless ``allow_pickle`` is set.
+
+    :param json_string: what :func:`data_to_json` wrote
+    :param custom_objects: values to use instead of the stored ones, for names that are stored
+    :param allow_pickle: unpickle what was stored as a pickle, with a warning that names it; only for files
+        that you trust as you trust a program
+    :return: attributes by name. What cannot be restored is left out, with a warning that names it
+    :raises ValueError: if ``custom_objects`` is neither a dict nor None
+    :raises PickledEntriesError: if there are pickles that :func:`data_to_json` was allowed to write,
+        ``custom_objects`` does not replace them, and ``allow_pickle`` is not set
+    :raises ModelFileError: if the JSON is damaged
+    """
+    if custom_objects is not None and not isinstance(custom_objects, dict):
+        raise ValueError(
+            f"custom_objects argument must be a dict or None, not {type(custom_objects).__name__}"
+        )
+    data: dict[str, Any] = {}
+    missing: dict[str, UnknownName] = {}
+    for key, entry in _json_table(json_string).items():
+        if custom_objects is not None and key in custom_objects:
+            data[key] = custom_objects[key]
+            continue
+        try:
+            data[key] = _decode_entry(entry)
+        except UnknownName as error:
+            missing[key] = error
+        except ModelFileError as error:
+            raise ModelFileError(f"The stored value of `{key}` is damaged: {error}") from error
+    pickles = {key: error for key, error in missing.items() if isinstance(error, _NeedsPickle)}
+    if allow_pickle and pickles:
+        data |= _unpickled(pickles, missing)
+    elif refused := [key for key, error in pickles.items() if error.ours]:
+        names = ", ".join(f"`{key}`" for key in refused)
+        raise PickledEntriesError(
+            f"The file holds pickles, which can run any code: {names}. If you trust it as you trust a "
+            "program, load it with allow_pickle=True; if not, put something in their place: "
+            f"{_replacements(refused)}."
+        )
+    if missing:
+        said = ", ".join(f"`{key}` ({error})" for key, error in missing.items())
+        warnings.warn(
+            f"Could not restore {said}. Consider using the `custom_objects` argument to replace it: "
+            f"{_replacements(missing)}.",
+            stacklevel=5,
+        )
+    return data
+
+
+def _unpickled(pickles: dict[str, _NeedsPickle], missing: dict[str, UnknownName]) -> dict[str, Any]:
+    """What the pickles hold; what could be opened is taken out of ``missing``."""
+    names = ", ".join(f"`{key}`" for key in pickles)
+    warnings.warn(f"Opening pickles of the model file, which can run any code: {names}.", stacklevel=6)
+    opened = {}
+    for key, entry in pickles.items():
+        try:
+            opened[key] = cloudpickle.loads(entry.pickled)
+            del missing[key]
+        except Exception as error:  # a pickle can raise anything
+            missing[key] = UnknownName(f"unpickling it failed with {error!r:.300}")
+    return opened
+
+
+def _json_table(json_string: str) -> dict[str, Any]:
+    try:
+        entries = json.loads(json_string)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"The model's attributes are not JSON ({error}).") from error
+    if not isinstance(entries, dict):
+        raise ModelFileError(f"The model's attributes are a {type(entries).__name__}, expected a table.")
+    return entries
+
+
+def _decode_entry(entry: Any) -> Any:
+    if not isinstance(entry, dict) or TAG not in entry:
+        return Decoder().decode(entry)
+    if entry[TAG] == "missing":
+        raise UnknownName(f"it was not saved, because {entry.get('reason')!s:.300}")
+    if not isinstance(entry.get(_SERIALIZED), str):
+        return Decoder().decode(entry)
+    try:
+        pickled = base64.b64decode(entry[_SERIALIZED], validate=True)
+    except ValueError as error:
+        raise ModelFileError(f"not base64 ({error}).") from error
+    if entry[TAG] == "pickle":
+        raise _NeedsPickle("it was saved as a pickle", pickled, ours=True)
+    try:
+        return sb3_zip.read_pickle(pickled)
+    except UnknownName as error:
+        raise _NeedsPickle(str(error), pickled, ours=False) from error

@@ -1,0 +1,203 @@
+"""Policies as ONNX. Reached through :mod:`~mlx_baselines3.common.export`."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+from functools import singledispatch
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium import spaces
+
+from mlx_baselines3.common._archive import atomic_open
+from mlx_baselines3.common._file_paths import open_path
+from mlx_baselines3.common._onnx_graph import Graph, NotInONNX, clip, emit
+from mlx_baselines3.common.actor_critic import ActorCriticPolicy
+from mlx_baselines3.common.distributions import (
+    BernoulliDistribution,
+    CategoricalDistribution,
+    MultiCategoricalDistribution,
+    StateDependentNoiseDistribution,
+)
+from mlx_baselines3.common.layers import Sequential
+from mlx_baselines3.common.native_actor import NotMirrored, check_unchanged
+from mlx_baselines3.common.preprocessing import is_image_space
+from mlx_baselines3.common.torch_layers import MlpExtractor
+from mlx_baselines3.dqn.policies import DQNPolicy, QNetwork
+from mlx_baselines3.sac import policies as sac
+from mlx_baselines3.td3 import policies as td3
+
+if TYPE_CHECKING:
+    from mlx_baselines3.common.base_class import BaseAlgorithm
+
+__all__ = ["export_onnx"]
+
+# Operators of version 17 and files of version 8 are what runtimes of the last years read.
+_OPSET, _FILE_VERSION = 17, 8
+
+
+def export_onnx(model: BaseAlgorithm, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+    """
+    Write a model's deterministic actions as ONNX, for deployment.
+
+    The graph takes a batch of any size of what ``predict(observation, deterministic=True)`` takes: ``obs``,
+    or one input for each key of a Dict space, in the dtype of the space, images channel-first. It gives
+    ``actions``, inside the action space. Scaling of images, one-hot codes, clipping and unscaling are part
+    of it; what ``VecNormalize`` does is not.
+
+    :param model: the algorithm
+    :param path: the file (".onnx" is added if there is no suffix) or an open binary file
+    :raises NotInONNX: if the policy has a part that is not one of this package's and MLX's; the text names it
+    :raises ImportError: if the package onnx is not installed
+    """
+    graph = Graph()
+    policy: Any = model.policy
+    space = policy.observation_space
+    is_dict = isinstance(space, spaces.Dict)
+    parts = dict(space.spaces) if is_dict else {"obs": space}
+    # A key may be named like a node.
+    inputs = {key: f"{key}" if is_dict else "obs" for key in parts}
+    prepared = {key: _prepare(graph, inputs[key], part, policy) for key, part in parts.items()}
+    try:
+        raw = _actions(policy, graph, prepared if is_dict else prepared["obs"])
+    except NotMirrored as error:
+        raise NotInONNX(f"{error}, which the file would not know of") from error
+    _finish(graph, raw, policy)
+    contents = _file(graph, parts, policy.action_space).SerializeToString()
+    if isinstance(path, (str, pathlib.Path)):
+        with atomic_open(path, model.verbose, suffix="onnx") as stream:
+            stream.write(contents)
+    else:
+        open_path(path, "w", model.verbose).write(contents)
+
+
+def _prepare(graph: Graph, name: str, space: spaces.Space[Any], policy: Any) -> str:
+    """As ``preprocess_obs``."""
+    if isinstance(space, (spaces.Box, spaces.MultiBinary)):
+        value = graph.cast(name, np.float32)
+        if isinstance(space, spaces.Box) and policy.normalize_images and is_image_space(space):
+            value = graph.add("Div", value, graph.constant(np.float32(255)))
+        return value
+    if isinstance(space, spaces.Discrete):
+        column = graph.add("Unsqueeze", graph.cast(name, np.int64), graph.constant(np.array([1])))
+        return graph.one_hot(column, np.arange(space.start, space.start + space.n))
+    if isinstance(space, spaces.MultiDiscrete):
+        sizes = [int(size) for size in space.nvec]
+        starts = [int(start) for start in getattr(space, "start", np.zeros(len(sizes)))]
+        columns = graph.constant(np.repeat(np.arange(len(sizes)), sizes))
+        codes = np.concatenate([np.arange(a, a + n) for a, n in zip(starts, sizes, strict=True)])
+        return graph.one_hot(graph.add("Gather", graph.cast(name, np.int64), columns, axis=1), codes)
+    raise NotInONNX(f"there is no ONNX form of observations of {space}")
+
+
+@singledispatch
+def _actions(policy: Any, graph: Graph, obs: Any) -> str:
+    """
+    :param policy: a policy
+    :param graph: receives its networks
+    :param obs: name of the prepared observations, or names by key
+    :return: name of (batch, ...) deterministic actions before clipping or unscaling
+    """
+    raise NotInONNX(f"there is no ONNX form of a {type(policy).__name__}")
+
+
+@_actions.register
+def _actor_critic(policy: ActorCriticPolicy, graph: Graph, obs: Any) -> str:
+    own = ("predict", "_predict", "get_distribution", "_get_action_dist_from_latent", "extract_features")
+    check_unchanged(policy, ActorCriticPolicy, own)
+    check_unchanged(policy.mlp_extractor, MlpExtractor, ("forward_actor",))
+    features = emit(policy.pi_features_extractor, graph, obs)
+    value = emit(policy.action_net, graph, emit(policy.mlp_extractor.policy_net, graph, features))
+    dist = policy.action_dist
+    if isinstance(dist, CategoricalDistribution):
+        return graph.add("ArgMax", value, axis=1, keepdims=0)
+    if isinstance(dist, MultiCategoricalDistribution):
+        ends = np.cumsum(dist.action_dims)
+        axes = graph.constant(np.array([1]))
+        choices = []
+        for end, size in zip(ends, dist.action_dims, strict=True):
+            bounds = (graph.constant(np.array([bound])) for bound in (end - size, end))
+            choices.append(graph.add("ArgMax", graph.add("Slice", value, *bounds, axes), axis=1, keepdims=1))
+        return graph.add("Concat", *choices, axis=1)
+    if isinstance(dist, BernoulliDistribution):
+        return graph.cast(graph.add("Greater", value, graph.constant(np.float32(0))), np.float32)
+    if isinstance(dist, StateDependentNoiseDistribution) and dist.bijector is not None:
+        return graph.add("Tanh", value)
+    return value
+
+
+@_actions.register
+def _dqn(policy: DQNPolicy, graph: Graph, obs: Any) -> str:
+    check_unchanged(policy, DQNPolicy, ("predict", "_predict"))
+    check_unchanged(policy.q_net, QNetwork, ("_predict", "__call__", "forward", "extract_features"))
+    values = emit(policy.q_net.q_net, graph, emit(policy.q_net.features_extractor, graph, obs))
+    return graph.add("ArgMax", values, axis=1, keepdims=0)
+
+
+@_actions.register
+def _sac(policy: sac.SACPolicy, graph: Graph, obs: Any) -> str:
+    actor = policy.actor
+    check_unchanged(policy, sac.SACPolicy, ("predict", "_predict"))
+    own = ("__call__", "forward", "get_action_dist_params", "extract_features")
+    check_unchanged(actor, sac.Actor, own)
+    value = emit(actor.latent_pi, graph, emit(actor.features_extractor, graph, obs))
+    layers = list(actor.mu.layers()) if isinstance(actor.mu, Sequential) else [actor.mu]
+    for layer in layers:
+        if isinstance(layer, sac.HardTanh):
+            value = clip(graph, value, -layer.limit, layer.limit)
+        else:
+            value = emit(layer, graph, value)
+    return graph.add("Tanh", value)
+
+
+@_actions.register
+def _td3(policy: td3.TD3Policy, graph: Graph, obs: Any) -> str:
+    actor = policy.actor
+    check_unchanged(policy, td3.TD3Policy, ("predict", "_predict"))
+    check_unchanged(actor, td3.Actor, ("__call__", "forward", "extract_features"))
+    return emit(actor.mu, graph, emit(actor.features_extractor, graph, obs))
+
+
+def _finish(graph: Graph, value: str, policy: Any) -> None:
+    """Shape and bounds of the action space, under the name of the output."""
+    space = policy.action_space
+    if isinstance(space, spaces.Box):
+        shape = graph.constant(np.array([-1, *space.shape]))
+        value = graph.cast(graph.add("Reshape", value, shape), space.dtype)
+        low, high = (np.asarray(bound, space.dtype) for bound in (space.low, space.high))
+        if policy.squash_output:
+            half = graph.constant(np.asarray(0.5 * (high - low), space.dtype))
+            one = graph.constant(np.ones((), space.dtype))
+            value = graph.add("Mul", graph.add("Add", value, one), half)
+            value = graph.add("Add", value, graph.constant(low))
+        else:
+            value = graph.add("Max", value, graph.constant(low))
+            value = graph.add("Min", value, graph.constant(high))
+    graph.nodes[-1].output[0] = "actions"
+
+
+def _file(graph: Graph, parts: dict[str, spaces.Space[Any]], action_space: spaces.Space[Any]) -> Any:
+    onnx = graph.onnx
+    helper = onnx.helper
+
+    def tensor(name: str, dtype: Any, shape: tuple[int, ...]) -> Any:
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        return helper.make_tensor_value_info(name, kind, ["batch", *shape])
+
+    inputs = [tensor(name, space.dtype, space.shape or ()) for name, space in parts.items()]
+    # predict() gives coins as float32.
+    dtype = {spaces.Box: action_space.dtype, spaces.MultiBinary: np.float32}.get(type(action_space), np.int64)
+    output = tensor("actions", dtype, action_space.shape or ())
+    made = helper.make_graph(graph.nodes, "policy", inputs, [output], graph.constants)
+    from mlx_baselines3 import __version__
+
+    file = helper.make_model(
+        made,
+        opset_imports=[helper.make_opsetid("", _OPSET)],
+        ir_version=_FILE_VERSION,
+        producer_name="mlx-baselines3",
+        producer_version=__version__,
+    )
+    onnx.checker.check_model(file, full_check=True)
+    return file

@@ -1,0 +1,191 @@
+"""What a run consists of besides its model: random generators, environments, what was logged so far."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_baselines3.common import native_actor
+from mlx_baselines3.common._archive import ModelFileError
+from mlx_baselines3.common._json_codec import Decoder, Encoder, Unencodable
+from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
+from mlx_baselines3.common.native_actor import NativeActor, NotMirrored
+from mlx_baselines3.common.state_dependent_noise import StateDependentNoiseDistribution
+
+if TYPE_CHECKING:
+    from mlx_baselines3.common.base_class import BaseAlgorithm
+
+__all__ = ["RunRecord", "restore_noise", "run_record"]
+
+_MATRICES = ("exploration_mat", "exploration_matrices")
+
+
+def _twin(model: BaseAlgorithm) -> NativeActor | None:
+    try:
+        return native_actor.native_actor(model.policy)
+    except NotMirrored:
+        return None
+
+
+def _generators(model: BaseAlgorithm) -> dict[str, Any]:
+    key: Any = mx.random.state
+    twin = _twin(model)
+    # A twin that is behind MLX's generator is seeded from it before it draws the next number.
+    drawing = twin is not None and twin._mlx_state == native_actor._mlx_random_state()
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(legacy=False),  # noqa: NPY002
+        "mlx": to_numpy(key[0]).tolist(),
+        "actor": list(twin.rng_state) if twin is not None and drawing else None,
+    }
+
+
+def _action_space(model: BaseAlgorithm, lost: list[str]) -> Any:
+    """The space with its generator, which random actions are drawn from."""
+    try:
+        return Encoder().encode(model.action_space, "action_space")
+    except Unencodable:
+        lost.append("the random generator of the action space")
+        return None
+
+
+def _restore_generators(model: BaseAlgorithm, state: dict[str, Any]) -> None:
+    high, low = state["mlx"]
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002
+    mx.random.seed(high << 32 | low)
+    twin = _twin(model)
+    if twin is not None and state["actor"] is not None:
+        own, increment = state["actor"]
+        twin.rng_state = own, increment
+    elif twin is not None:
+        twin._mlx_state = None
+
+
+def _noise_of(model: BaseAlgorithm) -> tuple[Any, Any]:
+    """The network whose exploration matrices are drawn (gSDE), and their distribution."""
+    owner = getattr(model, "actor", model.policy)
+    distribution = getattr(owner, "action_dist", None)
+    return owner, distribution if isinstance(distribution, StateDependentNoiseDistribution) else None
+
+
+def _logged(model: BaseAlgorithm, lost: list[str]) -> dict[str, Any]:
+    """What is waiting for the next row of the log."""
+    logger = getattr(model, "_logger", None)
+    rows: dict[str, Any] = {}
+    if logger is None:
+        return rows
+    for name in list(logger.name_to_value):
+        try:
+            value = Encoder().encode(logger.name_to_value[name], name)
+        except Unencodable:
+            lost.append(f"the logged {name}")
+            continue
+        excluded = list(logger.name_to_excluded.get(name, ("",)))
+        rows[name] = [value, logger.name_to_count.get(name), excluded]
+    return rows
+
+
+def run_record(model: BaseAlgorithm, within_learn: bool, lost: list[str]) -> dict[str, Any]:
+    """
+    :param model: the algorithm
+    :param within_learn: whether its ``learn`` is to be gone on with, or was finished
+    :param lost: receives what cannot be expressed, in words
+    :return: JSON-ready, for :class:`RunRecord`
+    """
+    distribution = _noise_of(model)[1]
+    matrices = {}
+    if distribution is not None:
+        matrices = {name: to_numpy(getattr(distribution, name)) for name in _MATRICES}
+    return {
+        "algorithm": type(model).__name__,
+        "within_learn": within_learn,
+        "elapsed": time.time_ns() - int(model.start_time),
+        "at_start": model._num_timesteps_at_start,
+        "generators": Encoder().encode(_generators(model), "generators"),
+        "action_space": _action_space(model, lost),
+        "matrices": Encoder().encode(matrices, "matrices"),
+        "logged": _logged(model, lost) if within_learn or model._custom_logger else {},
+    }
+
+
+class RunRecord:
+    """
+    A run that was interrupted, until ``learn`` goes on with it.
+
+    :param record: what :func:`run_record` gave, after a trip through JSON
+    :raises ModelFileError: if it is damaged
+    """
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        try:
+            self.within_learn = bool(record["within_learn"])
+            self._elapsed, self._at_start = int(record["elapsed"]), int(record["at_start"])
+            self.generators = Decoder().decode(record["generators"])
+            self._action_space = record["action_space"]
+            self.matrices = Decoder().decode(record["matrices"])
+            self._logged = {
+                name: (Decoder().decode(value), count, tuple(excluded))
+                for name, (value, count, excluded) in record["logged"].items()
+            }
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ModelFileError(f"the record of the run is damaged ({error!r:.200}).") from error
+
+    def restore_generators(self, model: BaseAlgorithm) -> None:
+        """
+        :param model: the algorithm; all generators of this process go on where the run's were
+        :raises ModelFileError: if a state is damaged
+        """
+        try:
+            if self._action_space is not None:
+                model.action_space = Decoder().decode(self._action_space)
+            _restore_generators(model, self.generators)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ModelFileError(f"the state of a random generator is damaged ({error!r:.200}).") from error
+
+    def go_on(self, model: BaseAlgorithm) -> None:
+        """
+        Called when ``learn`` has set everything up.
+
+        :param model: the algorithm
+        """
+        if self.within_learn:
+            model.start_time = time.time_ns() - self._elapsed
+            model._num_timesteps_at_start = self._at_start
+        logger = model.logger
+        for name, (value, count, excluded) in self._logged.items():
+            logger.name_to_value[name] = value
+            logger.name_to_excluded[name] = excluded
+            if count is not None:
+                logger.name_to_count[name] = count
+        self.restore_generators(model)
+
+
+def restore_noise(model: BaseAlgorithm, record: RunRecord) -> None:
+    """
+    Give a gSDE policy the exploration matrices of the checkpoint. A checkpoint inside ``learn`` is taken when
+    those of the next rollout are drawn already, so the first draw after it is left out.
+
+    :param model: the algorithm
+    :param record: the run
+    :raises ModelFileError: if the matrices do not fit
+    """
+    owner, distribution = _noise_of(model)
+    if distribution is None:
+        return
+    for name in _MATRICES:
+        matrix, own = record.matrices.get(name), getattr(distribution, name)
+        if not isinstance(matrix, np.ndarray) or matrix.shape[-2:] != own.shape[-2:]:
+            raise ModelFileError(f"{name} of the checkpoint does not fit the policy.")
+        setattr(distribution, name, to_mlx(matrix))
+    if not record.within_learn:
+        return
+
+    def keep(*_: Any, **__: Any) -> None:
+        object.__delattr__(owner, "reset_noise")
+
+    object.__setattr__(owner, "reset_noise", keep)

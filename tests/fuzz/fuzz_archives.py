@@ -1,0 +1,358 @@
+"""
+Feed mutated model files to the readers: ``python tests/fuzz/fuzz_archives.py --count 100000 --jobs 2``.
+
+Each must end in a value or in a refusal. It is a failure if a reader raises anything else, takes longer than
+ten seconds, needs much more memory than before, or makes Python import, compile, open, unpickle or start
+anything. Failing files are kept in ``--keep``. One seed gives one series of files.
+"""
+
+import argparse
+import faulthandler
+import io
+import json
+import multiprocessing
+import pathlib
+import random
+import resource
+import signal
+import sys
+import time
+import traceback
+import warnings
+import zipfile
+
+import numpy as np
+
+import mlx_baselines3  # noqa: F401  before mlx, for its BLAS
+from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
+from mlx_baselines3.common import _safetensors, _torch_file, checkpoint, sb3_zip
+from mlx_baselines3.common._archive import ArchiveReader
+from mlx_baselines3.common._buffer_stream import read_buffer
+from mlx_baselines3.common._env_record import rebuild
+from mlx_baselines3.common._import_paths import UnknownName
+from mlx_baselines3.common._run_record import RunRecord
+from mlx_baselines3.common.export import export_sb3
+from mlx_baselines3.common.save_util import ModelFileError, json_to_data, load_from_zip_file
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "data" / "models"
+SECONDS = 10
+MEMORY = 512 * 2**20
+# What a reader has no reason to do.
+FORBIDDEN = (
+    *("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "exec", "compile", "import"),
+    *("pickle.find_class", "open", "os.remove", "os.rename", "os.mkdir", "socket.connect", "ctypes.dlopen"),
+)
+INTERESTING = [
+    0,
+    1,
+    -1,
+    2**31 - 1,
+    2**31,
+    2**32,
+    2**53,
+    2**63 - 1,
+    2**63,
+    2**64,
+    10**40,
+    1e308,
+    "x",
+    None,
+    [],
+    {},
+]
+EVIL = [
+    b"cos\nsystem\n(X\x04\x00\x00\x00trueitR.",
+    b"cbuiltins\nexec\n(X\x08\x00\x00\x00import xtR.",
+    b"cbuiltins\neval\n(X\x03\x00\x00\x001+1tR.",
+    b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x04true\x85R.",
+]
+watching = {"on": False, "seen": []}
+
+
+def _hook(event, arguments):
+    if watching["on"] and event in FORBIDDEN:
+        watching["seen"].append(f"{event} {arguments!r:.200}")
+
+
+class _TooLong(BaseException):
+    pass
+
+
+def _alarm(*_):
+    raise _TooLong
+
+
+def small(algorithm):
+    """A model of an algorithm that fits into a few kilobytes."""
+    env = "CartPole-v1" if algorithm in (PPO, DQN) else "Pendulum-v1"
+    kwargs = {"policy_kwargs": {"net_arch": [3]}}
+    if algorithm is PPO:
+        kwargs |= {"n_steps": 8, "batch_size": 8, "n_epochs": 1}
+    elif algorithm is not A2C:
+        kwargs |= {"buffer_size": 16, "learning_starts": 4, "batch_size": 4}
+    return algorithm("MlpPolicy", env, seed=0, **kwargs).learn(8)
+
+
+def _bytes(write):
+    stream = io.BytesIO()
+    write(stream)
+    return stream.getvalue()
+
+
+class Corpus:
+    """Files to start from, and how each kind is read."""
+
+    def __init__(self):
+        models = [small(algorithm) for algorithm in (PPO, A2C, DQN, SAC, TD3)]
+        ours = [_bytes(model.save) for model in models]
+        theirs = [_bytes(lambda stream, model=model: export_sb3(model, stream)) for model in models]
+        theirs += [path.read_bytes() for path in sorted(GOLDEN.glob("*_cartpole.zip"))]
+        runs = [_bytes(model.save_checkpoint) for model in models]
+        self.model = models[2]
+        inner = {name: data for file in ours + theirs[:5] + runs for name, data in _entries(file)}
+        tensors = [data for name, data in inner.items() if name.endswith(".safetensors")]
+        torches = [data for name, data in inner.items() if name.endswith(".pth")]
+        pickles = [data for file in torches for name, data in _entries(file) if name.endswith("data.pkl")]
+        attributes = [data for file in ours + theirs for name, data in _entries(file) if name == "data"]
+        self.kinds = {
+            "model": (ours, self._model),
+            "sb3": (theirs, self._model),
+            "checkpoint": (runs, self._checkpoint),
+            "json": (attributes, lambda data: json_to_data(data.decode("utf-8", "replace"))),
+            "safetensors": (tensors, lambda data: _safetensors.loads(data, "file")),
+            "torch": (torches, lambda data: _torch_file.load(data, "file")),
+            "pickle": (pickles + _pickles(attributes) + EVIL, sb3_zip.read_pickle),
+        }
+
+    @staticmethod
+    def _model(data):
+        load_from_zip_file(io.BytesIO(data))
+
+    def _checkpoint(self, data):
+        archive = ArchiveReader(io.BytesIO(data), "file")
+        run, env = checkpoint._tables(archive)
+        RunRecord(run)
+        if env is not None:
+            try:
+                rebuild(env)
+            except ValueError as error:
+                raise ModelFileError(str(error)) from error
+        entry = "checkpoint/replay_buffer.safetensors"
+        if entry in archive.names:
+            watching["on"] = False
+            buffer = self.make_buffer()
+            watching["on"] = True
+            read_buffer(buffer, archive, entry)
+
+    def make_buffer(self):
+        """An empty buffer such as some of the checkpoints have."""
+        buffer, model = self.model.replay_buffer, self.model
+        return type(buffer)(buffer.buffer_size, model.observation_space, model.action_space)
+
+
+def _entries(file):
+    with zipfile.ZipFile(io.BytesIO(file)) as archive:
+        return [(name, archive.read(name)) for name in archive.namelist()]
+
+
+def _pickles(attributes):
+    import base64
+
+    tables = [json.loads(data) for data in attributes]
+    entries = [entry for table in tables for entry in table.values() if isinstance(entry, dict)]
+    return [base64.b64decode(entry[":serialized:"]) for entry in entries if ":serialized:" in entry]
+
+
+def mutate_bytes(rng, data, others):
+    """A few bytes set, flipped, cut, doubled, or taken from another file."""
+    mutated = bytearray(data)
+    for _ in range(rng.choice((1, 1, 1, 2, 4, 16))):
+        at, length = rng.randrange(len(mutated) + 1), rng.choice((1, 2, 4, 8, 64))
+        kind = rng.randrange(7)
+        if kind == 0:
+            mutated[at : at + length] = rng.randbytes(length)
+        elif kind == 1 and at < len(mutated):
+            mutated[at] ^= 1 << rng.randrange(8)
+        elif kind == 2:
+            del mutated[at : at + length]
+        elif kind == 3:
+            mutated[at:at] = mutated[at : at + length]
+        elif kind == 4:
+            number = rng.choice((0, 1, 0x7FFFFFFF, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1))
+            mutated[at : at + 8] = number.to_bytes(8, "little")
+        elif kind == 5:
+            other = rng.choice(others)
+            start = rng.randrange(len(other) + 1)
+            mutated[at : at + length] = other[start : start + length]
+        elif rng.random() < 0.2:
+            del mutated[at:]
+    return bytes(mutated)
+
+
+def mutate_json(rng, value, depth=0):
+    """A value somewhere in it is another one, a key is missing, or a part is somewhere else."""
+    if isinstance(value, dict) and value and (depth == 0 or rng.random() < 0.8):
+        key = rng.choice(list(value))
+        kind = rng.randrange(10)
+        if kind == 0:
+            return {name: item for name, item in value.items() if name != key}
+        if kind == 1:
+            return {**value, key: rng.choice(list(value.values()))}
+        if kind == 2 and ":type:" in value:
+            tags = ("tuple", "ndarray", "class", "function", "enum", "object", "offered", "tensor", "space")
+            return {**value, ":type:": rng.choice(tags)}
+        return {**value, key: mutate_json(rng, value[key], depth + 1)}
+    if isinstance(value, list) and value and rng.random() < 0.8:
+        at = rng.randrange(len(value))
+        return [*value[:at], mutate_json(rng, value[at], depth + 1), *value[at + 1 :]]
+    if isinstance(value, str) and rng.random() < 0.5:
+        return rng.choice(("os:system", "builtins:eval", "numpy:load", value * 2, value[:-1], "PCG64"))
+    return rng.choice(INTERESTING)
+
+
+def mutate(rng, kind, data, others):
+    """
+    :param rng: the generator
+    :param kind: what the file is
+    :param data: its contents
+    :param others: other files of the kind
+    :return: a mutated file; of archives mostly one whose checksums are right, so that what is inside is read
+    """
+    if kind == "json" or (kind not in ("safetensors", "torch", "pickle") and rng.random() < 0.1):
+        if kind == "json" and rng.random() < 0.6:
+            return json.dumps(mutate_json(rng, json.loads(data))).encode()
+        return mutate_bytes(rng, data, others)
+    if kind in ("safetensors", "pickle") or rng.random() < 0.2:
+        return mutate_bytes(rng, data, others)
+    entries = _entries(data)
+    chosen = rng.randrange(len(entries))
+    stream = io.BytesIO()
+    packing = zipfile.ZIP_DEFLATED if rng.random() < 0.05 else zipfile.ZIP_STORED
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with zipfile.ZipFile(stream, "w", packing) as archive:
+            for index, (name, contents) in enumerate(entries):
+                if index == chosen:
+                    name, contents = _mutated_entry(rng, name, contents, entries)
+                archive.writestr(name, contents)
+    return stream.getvalue()
+
+
+def _mutated_entry(rng, name, contents, entries):
+    roll = rng.random()
+    if roll < 0.03:
+        return rng.choice((f"../{name}", f"/{name}", name * 3, "format", entries[0][0])), contents
+    if roll < 0.06:
+        return name, bytes(rng.randrange(2**20))
+    if name in ("data", "checkpoint/run", "checkpoint/env") and roll < 0.8:
+        return name, json.dumps(mutate_json(rng, json.loads(contents))).encode()
+    if name.endswith(".pth") and roll < 0.8:
+        return name, mutate(rng, "torch", contents, [contents])
+    return name, mutate_bytes(rng, contents, [contents])
+
+
+def survives(read, data):
+    """
+    :param read: a reader
+    :param data: a file
+    :return: what was wrong, or None
+    """
+    watching["seen"] = []
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    watching["on"] = True
+    try:
+        read(data)
+        problem = None
+    except (ModelFileError, UnknownName):
+        problem = None
+    except _TooLong:
+        problem = f"longer than {SECONDS} s"
+    except BaseException:
+        problem = traceback.format_exc(limit=-4)
+    finally:
+        watching["on"] = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return problem or (f"did {watching['seen'][:3]}" if watching["seen"] else None)
+
+
+def _peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def work(seed, count, keep, out):
+    """One process's share."""
+    faulthandler.enable()
+    warnings.simplefilter("ignore")
+    signal.signal(signal.SIGALRM, _alarm)
+    sys.addaudithook(_hook)
+    corpus = Corpus()
+    for files, read in corpus.kinds.values():
+        for data in files:  # whatever is imported late is imported now
+            survives(read, data)
+    rng, failures, slowest = random.Random(seed), [], 0.0
+    counts = dict.fromkeys(corpus.kinds, 0)
+    before = _peak()
+    for number in range(count):
+        kind = rng.choices(list(corpus.kinds), (20, 15, 10, 15, 15, 10, 15))[0]
+        files, read = corpus.kinds[kind]
+        data = mutate(rng, kind, rng.choice(files), files)
+        start = time.perf_counter()
+        problem = survives(read, data)
+        slowest = max(slowest, time.perf_counter() - start)
+        counts[kind] += 1
+        if problem is None and _peak() > before + MEMORY:
+            problem, before = f"memory grew by {(_peak() - before) / 2**20:.0f} MiB", _peak()
+        if problem is not None:
+            path = pathlib.Path(keep) / f"{kind}_{seed}_{number}.bin"
+            path.write_bytes(data)
+            failures.append(f"{path}: {problem}")
+            if len(failures) >= 20:
+                break
+    out.put((counts, failures, slowest, (_peak() - before) / 2**20))
+
+
+def main():
+    """:return: 0 if everything was survived"""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", default="fuzz-failures")
+    options = parser.parse_args()
+    pathlib.Path(options.keep).mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    out = context.Queue()
+    share = -(-options.count // options.jobs)
+    start = time.perf_counter()
+    workers = [
+        context.Process(target=work, args=(options.seed * 1000 + job, share, options.keep, out))
+        for job in range(options.jobs)
+    ]
+    for worker in workers:
+        worker.start()
+    results = []
+    while len(results) < len(workers):
+        try:
+            results.append(out.get(timeout=5))
+        except Exception:
+            if any(worker.exitcode not in (None, 0) for worker in workers):
+                print("a process crashed:", [worker.exitcode for worker in workers])
+                return 1
+    total = sum(sum(counts.values()) for counts, *_ in results)
+    print(
+        f"{total} files in {time.perf_counter() - start:.0f} s:", _summed([counts for counts, *_ in results])
+    )
+    slowest, growth = max(slow for _, _, slow, _ in results), max(more for *_, more in results)
+    print(f"slowest {slowest:.2f} s, memory +{growth:.0f} MiB")
+    failures = [failure for _, found, *_ in results for failure in found]
+    print(f"{len(failures)} failures", *failures, sep="\n")
+    return int(bool(failures))
+
+
+def _summed(tables):
+    return {name: sum(table[name] for table in tables) for name in tables[0]}
+
+
+if __name__ == "__main__":
+    np.seterr(all="ignore")
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""The benchmark scripts run, and their tables say what was measured."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+FOLDER = pathlib.Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import buffers
+    import report
+    import timing
+    import updates
+
+    yield {"buffers": buffers, "report": report, "timing": timing, "updates": updates}
+    for name, module in list(sys.modules.items()):
+        if getattr(module, "__file__", None) and pathlib.Path(module.__file__).parent == FOLDER:
+            del sys.modules[name]
+
+
+def test_a_quick_run_writes_tables_numbers_and_the_page(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "before\n<!-- machine -->\nold\n<!-- /machine -->\n<!-- buffers -->\n<!-- /buffers -->\nafter\n"
+    )
+    out = tmp_path / "out"
+    command = [sys.executable, FOLDER / "run.py", "--quick", "--only", "machine", "buffers"]
+    # PYTHONPATH: the children import the package as this process does.
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([*command, "--out", out, "--write", page], check=True, capture_output=True, env=env)
+    results = json.loads((out / "figures.json").read_text())
+    assert next(row["what"] for row in results["buffers"]) == "GAE of 2048 x 8"
+    assert all(0 < row["ours"] < 1 for row in results["buffers"])
+    text = page.read_text()
+    assert "GAE of 2048 x 8" in text
+    assert "old" not in text
+    assert (text[:7], text[-6:]) == ("before\n", "after\n")
+
+
+def test_a_peer_that_fails_is_named_with_the_reason(scripts):
+    timing, report = scripts["timing"], scripts["report"]
+    ours = timing.Side(
+        "here", "ours", "environments:gymnasium_vector", {"env_id": "CartPole-v1", "n_envs": 2}
+    )
+    broken = timing.Side(
+        "broken", "gymnasium", "environments:gymnasium_vector", {"env_id": "No-v0", "n_envs": 2}
+    )
+    with timing.Pool() as pool:
+        figure = timing.Figure("steps", "step", ours, (broken, ours))
+        rows = timing.measure(pool, figure, timing.Effort(3, 0.001))
+    assert "No" in rows[0]["missing"]
+    assert rows[1]["ratio_low"] <= rows[1]["ratio"] <= rows[1]["ratio_high"]
+    assert "| broken | " + rows[0]["missing"] in report.comparisons(rows)
+
+
+def test_ratios_are_taken_turn_by_turn(scripts):
+    compared = scripts["timing"].compare([1.0, 2.0, 4.0], [3.0, 4.0, 20.0])
+    assert compared == {"theirs": 4.0, "ratio": 3.0, "ratio_low": 2.0, "ratio_high": 5.0}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "reach", "words"),
+    [
+        (120.0, 100.0, "100: reached"),
+        (0.5, 4.0, "4: **not reached**; the other side is faster"),
+        (0.9, 0.8, "0.8: reached"),
+        (0.9, None, "the other side is faster"),
+        (1.1, None, ""),
+    ],
+)
+def test_a_lost_comparison_is_said(scripts, ratio, reach, words):
+    assert scripts["report"].verdict({"ratio": ratio, "reach": reach}) == words
+
+
+def test_a_page_without_marks_is_refused(scripts, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("nothing\n")
+    with pytest.raises(ValueError, match="sweep"):
+        scripts["report"].write_marked(page, "sweep", "text")
+    assert page.read_text() == "nothing\n"
+
+
+def test_sac_has_half_a_gigaflop(scripts):
+    assert scripts["updates"].sac_operations() == pytest.approx(0.55e9, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(2.5, "2.50 s"), (0.0123, "12.3 ms"), (4.56e-6, "4.56 us"), (7e-9, "7.00 ns")],
+)
+def test_durations_have_three_digits(scripts, seconds, text):
+    assert scripts["report"].duration(seconds) == text
