@@ -242,29 +242,19 @@ class OffPolicyAlgorithm(OffPolicyCollection):
         buffer = self.replay_buffer
         started = buffer is not None and (buffer.full or buffer.pos > 0)
         if reset_num_timesteps and started:
-            self._end_last_trajectory()
+            if self.optimize_memory_usage:
+                warnings.warn(
+                    "The last trajectory in the replay buffer will be truncated, see "
+                    "https://github.com/DLR-RM/stable-baselines3/issues/46. "
+                    "`reset_num_timesteps=False` or `optimize_memory_usage=False` avoids it.",
+                    stacklevel=4,
+                )
+            buffer._break_off()
         assert self.env is not None, "There is no environment to train in: call set_env() first."
         noise, n_envs = self.action_noise, self.env.num_envs
         if noise is not None and n_envs > 1 and not isinstance(noise, VectorizedActionNoise):
             self.action_noise = VectorizedActionNoise(noise, n_envs)
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-
-    def _end_last_trajectory(self) -> None:
-        """The environments are about to be reset: nothing may go on past the newest transition."""
-        buffer = self.replay_buffer
-        if self.optimize_memory_usage:
-            warnings.warn(
-                "The last trajectory in the replay buffer will be truncated, see "
-                "https://github.com/DLR-RM/stable-baselines3/issues/46. "
-                "`reset_num_timesteps=False` or `optimize_memory_usage=False` avoids it.",
-                stacklevel=5,
-            )
-        elif not isinstance(buffer, NStepReplayBuffer):
-            return
-        newest = (buffer.pos - 1) % buffer.buffer_size
-        buffer.dones[newest] = True
-        # No time limit was reached, but the value of the last state is to be asked for all the same.
-        buffer.timeouts[newest] = buffer.handle_timeout_termination
 
     def learn(
         self: SelfOffPolicyAlgorithm,

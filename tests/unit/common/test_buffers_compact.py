@@ -1,6 +1,7 @@
 """Buffers that keep every observation once give the samples of those that keep them twice."""
 
 import copy
+import io
 import pickle
 import threading
 
@@ -10,8 +11,9 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_baselines3 import _native
+from mlx_baselines3 import DQN, _native
 from mlx_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from mlx_baselines3.common.vec_env import NativeVecEnv
 
 BOX = spaces.Box(-1e6, 1e6, (2,), np.float32)
 ACTION = spaces.Box(-1e6, 1e6, (1,), np.float32)
@@ -118,6 +120,28 @@ def test_copies_take_along_what_ended_episodes(again):
     # Row 0 has the 25th step, which was the fifth and last of an episode.
     after = samples_of(twin, rows_of(twin))["next_observations"][:2]
     np.testing.assert_array_equal(after, [[4, 5], [1004, 5]])
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_checkpoints_take_along_what_ended_episodes(n_steps):
+    model = DQN(
+        "MlpPolicy", NativeVecEnv("CartPole-v1", 2), optimize_memory_usage=True, n_steps=n_steps,
+        buffer_size=200, learning_starts=10**6, policy_kwargs={"net_arch": [4]}, seed=0,
+    )  # fmt: skip
+    model.learn(300)
+    stream = io.BytesIO()
+    model.save_checkpoint(stream)
+    stream.seek(0)
+    resumed = DQN.load_checkpoint(stream)
+    old, new = model.replay_buffer, resumed.replay_buffer
+    assert len(new._terminal) == len(old._terminal) > 2
+    ours, theirs = samples_of(new, rows_of(new)), samples_of(old, rows_of(old))
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(ours[name], value)
+    for wrong in ((np.array([1]), np.zeros(15, np.uint8)), (np.array([-1]), np.zeros(16, np.uint8))):
+        with pytest.raises((ValueError, IndexError), match=r"15 bytes|negative"):
+            new._load_terminal(*wrong)
+    assert len(new._terminal) == len(old._terminal)
 
 
 def test_what_is_overwritten_or_forgotten_is_dropped():

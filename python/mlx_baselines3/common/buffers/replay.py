@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike
 
 from mlx_baselines3 import _native
 from mlx_baselines3.common.buffers import _rows
+from mlx_baselines3.common.buffers._fields import columns_of, not_cut, stack
 from mlx_baselines3.common.buffers._rows import check_batch_size, fit_action, fit_scalar
 from mlx_baselines3.common.buffers._scratch import Scratch, ScratchPool
 from mlx_baselines3.common.buffers.base import BaseBuffer, as_bytes
@@ -46,6 +47,8 @@ class ReplayBuffer(BaseBuffer):
     rewards: np.ndarray
     dones: np.ndarray
     timeouts: np.ndarray
+    # Whether a sample is made of later rows, too.
+    _reads_on = False
 
     def __init__(
         self,
@@ -153,6 +156,26 @@ class ReplayBuffer(BaseBuffer):
         if self._terminal is not None:
             self._terminal.clear()
 
+    def _terminal_arrays(self) -> dict[str, np.ndarray]:
+        """What is kept beside the rows, for :meth:`_load_terminal`."""
+        if self._terminal is None:
+            return {}
+        return dict(zip(("transitions", "observations"), self._terminal.export(), strict=True))
+
+    def _load_terminal(self, transitions: np.ndarray, observations: np.ndarray) -> None:
+        row = self.observations[:1, :1].nbytes
+        if self._terminal is None or observations.size != transitions.size * row:
+            raise ValueError(f"{transitions.size} terminal observations of {observations.size} bytes")
+        self._terminal = _native.TerminalObs(transitions, observations)
+
+    def _break_off(self) -> None:
+        """The environments start anew amid their episodes: no sample may go on past the newest row."""
+        if self.size() > 0 and (self.optimize_memory_usage or self._reads_on):
+            newest = (self.pos - 1) % self.buffer_size
+            self.dones[newest] = True
+            # No time limit was reached, but the value of the last state is to be asked for all the same.
+            self.timeouts[newest] = self.handle_timeout_termination
+
     def _draw_rows(self, batch_size: int) -> np.ndarray:
         if not (self.optimize_memory_usage and self.full):
             return super()._draw_rows(batch_size)
@@ -182,7 +205,7 @@ class ReplayBuffer(BaseBuffer):
         """
         check_batch_size(n_batches, "n_batches")
         if not self._samples_as_here():
-            return _stack([self.sample(batch_size, env) for _ in range(n_batches)])
+            return stack([self.sample(batch_size, env) for _ in range(n_batches)])
         draws = []
         for _ in range(n_batches):
             rows = self._draw_rows(batch_size)
@@ -214,7 +237,7 @@ class ReplayBuffer(BaseBuffer):
         :return: for each store an array, or a dict of arrays
         """
         flat = (rows % self.buffer_size).astype(np.int64) * self.n_envs + envs
-        columns = [column for store in stores for column in _columns_of(store)]
+        columns = [column for store in stores for column in columns_of(store)]
         shapes = [((len(flat), *column.shape[2:]), column.dtype) for column in columns]
         if scratch is None:
             taken = [np.empty(shape, dtype) for shape, dtype in shapes]
@@ -246,7 +269,7 @@ class ReplayBuffer(BaseBuffer):
             obs, actions, rewards, dones, timeouts, *after = self._take(rows, envs, *stores, scratch=scratch)
             next_obs = after[0] if after else self._take_next(rows, envs, scratch)
             rewards = self._normalize_reward(rewards.reshape(-1, 1), env)
-            really = _not_cut(dones, timeouts).reshape(-1, 1)
+            really = not_cut(dones, timeouts).reshape(-1, 1)
             return self._samples(obs, actions, next_obs, really, rewards, env)
 
     def _samples(
@@ -275,16 +298,6 @@ class ReplayBuffer(BaseBuffer):
         return self.to_torch(obs)
 
 
-def _not_cut(dones: np.ndarray, timeouts: np.ndarray) -> np.ndarray:
-    """``dones * (1 - timeouts)``, in the memory of the two."""
-    np.subtract(1, timeouts, out=timeouts)
-    return np.multiply(dones, timeouts, out=dones)
-
-
-def _columns_of(store: Any) -> list[np.ndarray]:
-    return list(store.values()) if isinstance(store, dict) else [store]
-
-
 def _split(samples: Any, n_batches: int) -> Any:
     def split(field: Any) -> Any:
         if isinstance(field, dict):
@@ -292,15 +305,6 @@ def _split(samples: Any, n_batches: int) -> Any:
         return None if field is None else field.reshape(n_batches, -1, *field.shape[1:])
 
     return samples._make(split(field) for field in samples)
-
-
-def _stack(batches: list[Any]) -> Any:
-    def stack(fields: list[Any]) -> Any:
-        if isinstance(fields[0], dict):
-            return {key: stack([field[key] for field in fields]) for key in fields[0]}
-        return None if fields[0] is None else mx.stack(fields)
-
-    return batches[0]._make(stack(list(fields)) for fields in zip(*batches, strict=True))
 
 
 class DictReplayBuffer(ReplayBuffer):
@@ -361,6 +365,8 @@ class NStepReplayBuffer(ReplayBuffer):
     :raises ValueError: ``n_steps`` is not at least 1
     """
 
+    _reads_on = True
+
     def __init__(self, *args: Any, n_steps: int = 3, gamma: float = 0.99, **kwargs: Any):
         check_batch_size(n_steps, "n_steps")
         super().__init__(*args, **kwargs)
@@ -384,5 +390,5 @@ class NStepReplayBuffer(ReplayBuffer):
                 rows + spans - 1, envs, self.dones, self.timeouts, scratch=scratch, names="end"
             )
             next_obs = self._take_next(rows + spans - 1, envs, scratch)
-            really = _not_cut(ended, cut).reshape(-1, 1)
+            really = not_cut(ended, cut).reshape(-1, 1)
             return self._samples(obs, actions, next_obs, really, returns, env, bootstrap)
