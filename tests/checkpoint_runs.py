@@ -15,15 +15,17 @@ from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from mlx_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from mlx_baselines3.common.logger import Logger
 from mlx_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
+from mlx_baselines3.common.utils import LinearSchedule
 from mlx_baselines3.common.vec_env import NativeVecEnv, VecNormalize
 
 SMALL = {"policy_kwargs": {"net_arch": [8]}}
 ROLLOUT = {"n_steps": 16, "batch_size": 8, "n_epochs": 2, **SMALL}
 REPLAY = {"buffer_size": 150, "learning_starts": 20, "batch_size": 8, **SMALL}
 WALK = OrnsteinUhlenbeckActionNoise(np.zeros(1), 0.5 * np.ones(1))
+SLOPES = {"learning_rate": LinearSchedule(5e-3, 1e-4, 0.9), "clip_range": LinearSchedule(0.3, 0.1, 1.0)}
 # name: algorithm, environment, number of them, whether they are normalised, arguments, total steps
 CASES = {
-    "ppo": (PPO, "CartPole-v1", 3, False, {**ROLLOUT, "learning_rate": 3e-3}, 336),
+    "ppo": (PPO, "CartPole-v1", 3, False, {**ROLLOUT, **SLOPES}, 336),
     "ppo_normalized": (PPO, "Pendulum-v1", 2, True, {**ROLLOUT, "use_sde": True, "sde_sample_freq": 4}, 320),
     "a2c": (A2C, "CartPole-v1", 2, False, SMALL, 240),
     "dqn": (

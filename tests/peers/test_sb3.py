@@ -9,9 +9,13 @@ import subprocess
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from exported_models import CASES, make, observations
-from mlx_baselines3.common.export import export_sb3
+from mlx_baselines3.common.env_util import make_vec_env
+from mlx_baselines3.common.export import export_sb3, export_vec_normalize
+from mlx_baselines3.common.vec_env import VecNormalize
+from random_env import RandomEnv
 
 pytestmark = pytest.mark.peers
 SLOTS = {"exp_avg": "m", "exp_avg_sq": "v", "square_avg": "v"}
@@ -71,3 +75,46 @@ def assert_same_state(optimizer, arrays, theirs):
         mine = arrays["step"] if slot == "step" else arrays[f"{SLOTS[slot]}.{name.removeprefix(prefix)}"]
         np.testing.assert_array_equal(theirs[key], np.array(mine), err_msg=key)
     assert seen == sum(key.startswith(("m.", "v.")) for key in arrays)
+
+
+NORMALIZE = """
+import sys
+import numpy as np
+from gymnasium import spaces
+from random_env import RandomEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+for path in sys.argv[1:]:
+    known = np.load(path + ".npz")
+    space = spaces.Box(-2.0, 2.0, (3,))
+    if "dict" in path:
+        space = spaces.Dict({"a": space, "b": spaces.Discrete(3)})
+    env = VecNormalize.load(path, DummyVecEnv([lambda: RandomEnv(space, spaces.Discrete(2))] * 2))
+    obs = {"a": known["obs"], "b": np.zeros(2, int)} if "dict" in path else known["obs"]
+    found = env.normalize_obs(obs)
+    np.testing.assert_array_equal(found["a"] if "dict" in path else found, known["normalized"])
+    np.testing.assert_array_equal(env.normalize_reward(known["rewards"]), known["scaled"])
+    env.reset(), env.step(np.zeros(2, int))
+"""
+
+
+def test_sb3_normalises_alike(tmp_path):
+    box = spaces.Box(-2.0, 2.0, (3,))
+    rng = np.random.default_rng(0)
+    for name, space in (("box", box), ("dict", spaces.Dict({"a": box, "b": spaces.Discrete(3)}))):
+        keys = ["a"] if name == "dict" else None
+        venv = make_vec_env(lambda space=space: RandomEnv(space, spaces.Discrete(2)), n_envs=2)
+        env = VecNormalize(venv, gamma=0.9, norm_obs_keys=keys)
+        env.reset()
+        for _ in range(20):
+            env.step(np.zeros(2, int))
+        export_vec_normalize(env, tmp_path / name)
+        obs, rewards = rng.normal(size=(2, 3)).astype(np.float32), rng.normal(size=2)
+        given = {"a": obs, "b": np.zeros(2, int)} if name == "dict" else obs
+        normalized = env.normalize_obs(given)
+        arrays = {"normalized": normalized["a"] if name == "dict" else normalized}
+        arrays |= {"obs": obs, "rewards": rewards, "scaled": env.normalize_reward(rewards)}
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+    command = [os.environ["SB3_PYTHON"], "-c", NORMALIZE, str(tmp_path / "box"), str(tmp_path / "dict")]
+    path = {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+    ran = subprocess.run(command, env={**os.environ, **path}, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 from mlx_baselines3.common._archive import ModelFileError
 from mlx_baselines3.common._json_codec import Encoder, Unencodable
@@ -17,7 +18,7 @@ def take(
     owner: Any, skip: Collection[str], lost: list[str], path: str, encoder: Encoder | None = None
 ) -> dict[str, Any]:
     """
-    Note the attributes of an object.
+    Note the attributes of an object, without the spaces, which its constructor gets.
 
     :param owner: the object
     :param skip: attributes that are left out
@@ -28,7 +29,7 @@ def take(
     """
     fields = {}
     for name, value in vars(owner).items():
-        if name in skip:
+        if name in skip or isinstance(value, spaces.Space):
             continue
         try:
             fields[name] = _take(value, f"{path}.{name}", lost, encoder or Encoder())

@@ -14,7 +14,7 @@ from mlx_baselines3.common._json_codec import Decoder, Encoder, Unencodable
 __all__ = ["read_buffer", "write_buffer"]
 
 # Given by the constructor, or not part of what is stored.
-_SKIPPED = ("observation_space", "action_space", "env", "_columns", "_valid", "_scratch", "_terminal")
+_SKIPPED = ("env", "_columns", "_valid", "_scratch", "_terminal")
 # In front of the names of a replay buffer's terminal observations.
 _TERMINAL = "terminal."
 
@@ -31,13 +31,15 @@ def write_buffer(buffer: Any, lost: list[str], path: str) -> Iterator[bytes | me
     arrays: dict[str, np.ndarray] = {}
     # With optimize_memory_usage the row at the cursor is the next observation of the one before.
     rows = min(buffer.size() + 1, buffer.buffer_size)
-    columns = {id(buffer._column(name)) for name in getattr(buffer, "_columns", ())}
+    columns = (buffer._column(name) for name in getattr(buffer, "_columns", ()))
+    # Unless a rollout was flattened for its minibatches.
+    whole = {id(column) for column in columns if len(column) == buffer.buffer_size}
 
     def store(path: str, array: Any) -> str:
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "biufc":
             raise Unencodable(f"{path} is no array of numbers")
         name = f"{len(arrays)}{path}"
-        arrays[name] = array[:rows] if id(array) in columns else array
+        arrays[name] = array[:rows] if id(array) in whole else array
         return name
 
     fields = take(buffer, _SKIPPED, lost, path, Encoder(store))

@@ -13,10 +13,9 @@ __all__ = ["env_record", "rebuild", "restore_env"]
 
 # Made anew by the wrapper's constructor.
 _SKIPPED = (
-    *("venv", "env", "class_attributes", "num_envs", "observation_space", "action_space", "obs_spaces"),
-    *("render_mode", "reset_infos", "_seeds", "_options", "stackedobs_space", "results_writer"),
+    *("venv", "env", "class_attributes", "num_envs", "obs_spaces", "render_mode", "metadata"),
+    *("reset_infos", "_seeds", "_options"),
 )
-_SPACES = ("stacked_observation_space",)
 _NORMALIZE_ARGUMENTS = (
     *("training", "norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs_keys"),
 )

@@ -96,16 +96,7 @@ def json_to_data(
             missing[key] = error
         except ModelFileError as error:
             raise ModelFileError(f"The stored value of `{key}` is damaged: {error}") from error
-    pickles = {key: error for key, error in missing.items() if isinstance(error, _NeedsPickle)}
-    if allow_pickle and pickles:
-        data |= _unpickled(pickles, missing)
-    elif refused := [key for key, error in pickles.items() if error.ours]:
-        names = ", ".join(f"`{key}`" for key in refused)
-        raise PickledEntriesError(
-            f"The file holds pickles, which can run any code: {names}. If you trust it as you trust a "
-            "program, load it with allow_pickle=True; if not, put something in their place: "
-            f"{_replacements(refused)}."
-        )
+    data |= _opened(missing, allow_pickle)
     if missing:
         said = ", ".join(f"`{key}` ({error})" for key, error in missing.items())
         warnings.warn(
@@ -116,8 +107,19 @@ def json_to_data(
     return data
 
 
-def _unpickled(pickles: dict[str, _NeedsPickle], missing: dict[str, UnknownName]) -> dict[str, Any]:
-    """What the pickles hold; what could be opened is taken out of ``missing``."""
+def _opened(missing: dict[str, UnknownName], allow_pickle: bool) -> dict[str, Any]:
+    """What the pickles among ``missing`` hold, if they may be opened; they are taken out of it then."""
+    pickles = {key: entry for key, entry in missing.items() if isinstance(entry, _NeedsPickle)}
+    refused = [key for key, entry in pickles.items() if entry.ours and not allow_pickle]
+    if refused:
+        names = ", ".join(f"`{key}`" for key in refused)
+        raise PickledEntriesError(
+            f"The file holds pickles, which can run any code: {names}. If you trust it as you trust a "
+            "program, load it with allow_pickle=True; if not, put something in their place: "
+            f"{_replacements(refused)}."
+        )
+    if not pickles or not allow_pickle:
+        return {}
     names = ", ".join(f"`{key}`" for key in pickles)
     warnings.warn(f"Opening pickles of the model file, which can run any code: {names}.", stacklevel=6)
     opened = {}

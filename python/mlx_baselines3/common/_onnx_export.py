@@ -56,9 +56,9 @@ def export_onnx(model: BaseAlgorithm, path: str | pathlib.Path | io.BufferedIOBa
     space = policy.observation_space
     is_dict = isinstance(space, spaces.Dict)
     parts = dict(space.spaces) if is_dict else {"obs": space}
-    # A key may be named like a node.
-    inputs = {key: f"{key}" if is_dict else "obs" for key in parts}
-    prepared = {key: _prepare(graph, inputs[key], part, policy) for key, part in parts.items()}
+    if "actions" in parts:
+        raise NotInONNX("the observations have a key 'actions', which is the name of the output")
+    prepared = {key: _prepare(graph, key, part, policy) for key, part in parts.items()}
     try:
         raw = _actions(policy, graph, prepared if is_dict else prepared["obs"])
     except NotMirrored as error:

@@ -39,7 +39,7 @@ class Graph:
         :param value: an array or a number
         :return: the name to use it by
         """
-        name = f"constant_{len(self.constants)}"
+        name = f"policy/constant_{len(self.constants)}"
         self.constants.append(self.onnx.numpy_helper.from_array(np.asarray(value), name))
         return name
 
@@ -50,7 +50,7 @@ class Graph:
         :param attributes: its attributes
         :return: name of its output
         """
-        name = f"{operator.lower()}_{len(self.nodes)}"
+        name = f"policy/{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(self.onnx.helper.make_node(operator, inputs, [name], name=name, **attributes))
         return name
 

@@ -6,6 +6,7 @@ name and refuses the rest. The opcodes are documented in the standard library's 
 """
 
 import collections
+import encodings.raw_unicode_escape  # noqa: F401  pickletools would import it when a file has such text
 import pickletools
 import struct
 from collections.abc import Callable, Mapping

@@ -11,21 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.optimizers as optim
 import numpy as np
+from gymnasium import spaces
 
 from mlx_baselines3.common import _torch_file
 from mlx_baselines3.common._archive import atomic_open, write_entries
 from mlx_baselines3.common._file_paths import open_path
-from mlx_baselines3.common._pickle_writer import write
+from mlx_baselines3.common._pickle_writer import Global, NewObject, write
 from mlx_baselines3.common._sb3_values import NotInSB3, encode, torch_kwargs
 from mlx_baselines3.common.layers import named_parameters
 from mlx_baselines3.common.optimizers import RMSpropTFLike
 from mlx_baselines3.common.save_util import is_json_serializable, recursive_getattr
 from mlx_baselines3.common.utils import get_system_info
+from mlx_baselines3.common.vec_env import VecNormalize
 
 if TYPE_CHECKING:
     from mlx_baselines3.common.base_class import BaseAlgorithm
 
-__all__ = ["export_sb3"]
+__all__ = ["export_sb3", "export_vec_normalize"]
 
 # Whose layout is written.
 _SB3_VERSION = "2.9.2"
@@ -101,6 +103,24 @@ def export_sb3(
             write_entries(stream, entries)
     else:
         write_entries(open_path(path, "w", model.verbose), entries)
+
+
+def export_vec_normalize(env: VecNormalize, path: str | pathlib.Path) -> None:
+    """
+    Write the statistics and settings of a ``VecNormalize`` as SB3 saves them: SB3's
+    ``VecNormalize.load(path, venv)`` reads the file.
+
+    :param env: the wrapper
+    :param path: the file
+    :raises NotInSB3: if it holds something that SB3 has no counterpart of
+    """
+    skipped = ("venv", "class_attributes", "returns", "obs_spaces", "metadata")
+    state = {key: encode(value) for key, value in vars(env).items() if key not in skipped}
+    if isinstance(env.observation_space, spaces.Dict):
+        state["obs_spaces"] = state["observation_space"].state["spaces"]
+    wrapper = NewObject(Global("stable_baselines3.common.vec_env.vec_normalize", "VecNormalize"), (), state)
+    with atomic_open(path) as stream:
+        stream.write(write(wrapper))
 
 
 def _entry(key: str, value: Any) -> Any:

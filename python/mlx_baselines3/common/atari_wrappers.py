@@ -225,7 +225,8 @@ class WarpFrame(gym.ObservationWrapper[np.ndarray, int, np.ndarray]):
             import cv2
         except ImportError as error:
             raise ImportError(
-                "opencv-python is needed to resize Atari frames. Install it with `pip install opencv-python`."
+                "opencv-python is needed to resize Atari frames. Install it with "
+                "`pip install 'mlx-baselines3[atari]'`."
             ) from error
         grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
         resized: np.ndarray = cv2.resize(grey, (self.width, self.height), interpolation=cv2.INTER_AREA)

@@ -8,6 +8,7 @@ the wrappers around them) and the rollout or replay buffer, which is streamed.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import pathlib
@@ -85,7 +86,7 @@ def load_checkpoint(
     :raises ValueError: if it is another algorithm's, or ``env`` is needed or does not fit
     """
     stream = open_path(path, "r", suffix="zip")
-    try:
+    with contextlib.nullcontext(stream) if stream is path else stream:
         label = str(path) if isinstance(path, (str, pathlib.Path)) else "the checkpoint"
         archive = ArchiveReader(stream, label)
         run, envs = _tables(archive)
@@ -100,14 +101,8 @@ def load_checkpoint(
         model = model_io.load(
             *(cls, stream, env, device, custom_objects, False, False, changes or {}, allow_pickle)
         )
-        lost = list(run.get("lost", ()))
-        for name in _BUFFERS:
-            entry = f"checkpoint/{name}.safetensors"
-            if entry in archive.names and getattr(model, name, None) is not None:
-                read_buffer(getattr(model, name), archive, entry)
-    finally:
-        if stream is not path:
-            stream.close()
+        _read_buffers(model, archive)
+    lost = list(run.get("lost", ()))
     if model.env is not None and envs is not None and not restore_env(model.env, envs):
         _start_new_episodes(model)
         lost.append(f"the running episodes of {envs['names'][-1].rpartition(':')[2]}, which start anew")
@@ -117,6 +112,13 @@ def load_checkpoint(
     if lost:
         warnings.warn(f"Not part of the checkpoint: {', '.join(map(str, lost))}.", stacklevel=3)
     return model
+
+
+def _read_buffers(model: BaseAlgorithm, archive: ArchiveReader) -> None:
+    for name in _BUFFERS:
+        entry, buffer = f"checkpoint/{name}.safetensors", getattr(model, name, None)
+        if entry in archive.names and buffer is not None:
+            read_buffer(buffer, archive, entry)
 
 
 def _tables(archive: ArchiveReader) -> tuple[dict[str, Any], dict[str, Any] | None]:

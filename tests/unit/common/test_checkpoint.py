@@ -14,6 +14,15 @@ from gymnasium import spaces
 
 from checkpoint_runs import CASES, learn, make
 from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3, HerReplayBuffer
+from mlx_baselines3.common._archive import ArchiveReader
+from mlx_baselines3.common._buffer_stream import read_buffer, write_buffer
+from mlx_baselines3.common.buffers import (
+    DictReplayBuffer,
+    DictRolloutBuffer,
+    NStepReplayBuffer,
+    ReplayBuffer,
+    RolloutBuffer,
+)
 from mlx_baselines3.common.callbacks import CheckpointCallback, EveryNTimesteps
 from mlx_baselines3.common.env_util import make_vec_env
 from mlx_baselines3.common.envs import BitFlippingEnv
@@ -27,6 +36,7 @@ from mlx_baselines3.common.vec_env import (
 )
 from random_env import RandomEnv
 
+BOX_OF_ONE = spaces.Box(-1.0, 1.0, (1,))
 SMALL = {"policy_kwargs": {"net_arch": [4]}}
 PPO_ARGS = {"n_steps": 8, "batch_size": 8, "n_epochs": 1, **SMALL}
 REPLAY = {"buffer_size": 50, "learning_starts": 5, "batch_size": 4, **SMALL}
@@ -125,6 +135,68 @@ def test_the_replay_buffer_comes_back_in_place():
         stored = archive.getinfo("checkpoint/replay_buffer.safetensors").file_size
     # 106 of 150 rows: two observations of 3, an action and 3 scalars
     assert stored < 106 * 10 * 4 + 4000
+
+
+BOX, DICT = spaces.Box(-1.0, 1.0, (3,)), spaces.Dict({"a": spaces.Box(0, 255, (2, 2), np.uint8)})
+
+
+def fill(buffer, steps):
+    rng = np.random.default_rng(0)
+    space = buffer.observation_space
+    space.seed(0)
+    for step in range(steps):
+        obs, after = (
+            {key: np.stack([part.sample(), part.sample()]) for key, part in space.spaces.items()}
+            if isinstance(space, spaces.Dict)
+            else np.stack([space.sample(), space.sample()])
+            for _ in range(2)
+        )
+        action, scalars = rng.normal(size=(2, 1)), rng.normal(size=(2, 3)).astype(np.float32)
+        if isinstance(buffer, RolloutBuffer):
+            buffer.add(obs, action, scalars[:, 0], scalars[:, 1] > 0, scalars[:, 2], scalars[:, 1])
+        else:
+            infos = [{"TimeLimit.truncated": bool(step % 3 == 0)}, {}]
+            buffer.add(obs, after, action, scalars[:, 0], np.array([step % 3 == 0, False]), infos)
+
+
+@pytest.mark.parametrize(
+    ("kind", "space", "kwargs"),
+    [
+        (ReplayBuffer, BOX, {}),
+        (ReplayBuffer, BOX, {"optimize_memory_usage": True, "handle_timeout_termination": False}),
+        (NStepReplayBuffer, BOX, {"n_steps": 3}),
+        (DictReplayBuffer, DICT, {}),
+        (RolloutBuffer, BOX, {}),
+        (DictRolloutBuffer, DICT, {}),
+    ],
+)
+@pytest.mark.parametrize("steps", [0, 4, 10, 17])
+def test_buffers_of_every_kind(kind, space, kwargs, steps):
+    rolls = issubclass(kind, RolloutBuffer)
+    size = 10 if rolls else 20
+    buffer, twin = (kind(size, space, BOX_OF_ONE, n_envs=2, **kwargs) for _ in range(2))
+    fill(buffer, min(steps, 10) if rolls else steps)
+    if rolls and steps == 17:
+        list(buffer.get(4))
+    stream, lost = io.BytesIO(), []
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("buffer", b"".join(bytes(piece) for piece in write_buffer(buffer, lost, "buffer")))
+    addresses = [column.ctypes.data for column in (twin.actions, twin.rewards)]
+    read_buffer(twin, ArchiveReader(stream, "file"), "buffer")
+    assert lost == []
+    assert [column.ctypes.data for column in (twin.actions, twin.rewards)][1:] == addresses[1:]
+    assert (twin.pos, twin.full, twin.size()) == (buffer.pos, buffer.full, buffer.size())
+    for name, value in vars(buffer).items():
+        for key, part in value.items() if isinstance(value, dict) else [(None, value)]:
+            if isinstance(part, np.ndarray):
+                other = getattr(twin, name) if key is None else getattr(twin, name)[key]
+                np.testing.assert_array_equal(other, part, err_msg=f"{name} {key}")
+    if steps > 0 and (not rolls or buffer.full):
+        draws = []
+        for each in (buffer, twin):
+            np.random.seed(0)  # noqa: NPY002
+            draws.append(next(each.get(5)) if rolls else each.sample(6))
+        assert str(draws[0]) == str(draws[1])
 
 
 def wide_model(rows=2000, width=2000):

@@ -247,6 +247,19 @@ def test_what_onnx_does_not_have_is_named(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_onnx_names_do_not_collide(tmp_path):
+    def model(*keys):
+        space = spaces.Dict(dict.fromkeys(keys, VECTOR))
+        env = RandomEnv(space, spaces.Discrete(2))
+        return DQN("MultiInputPolicy", env, buffer_size=10, policy_kwargs=copy.copy(SMALL))
+
+    odd = model("cast_0", "constant_0", "policy")
+    obs = observations(odd.observation_space)
+    np.testing.assert_array_equal(run_onnx(odd, obs), odd.predict(obs, deterministic=True)[0])
+    with pytest.raises(NotInONNX, match="a key 'actions'"):
+        export_onnx(model("actions"), tmp_path / "model")
+
+
 def test_onnx_file_gets_its_suffix(tmp_path):
     export_onnx(small(), tmp_path / "model")
     assert (tmp_path / "model.onnx").stat().st_size > 500

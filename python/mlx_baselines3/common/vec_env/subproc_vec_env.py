@@ -55,6 +55,8 @@ class SubprocVecEnv(VecEnv):
         context: Any = mp.get_context(start_method)
         self.remotes: list[Any] = []
         self.processes: list[Any] = []
+        # How many replies each worker still owes; more than one after a command was interrupted.
+        self._owed: list[int] = []
         self._shared: dict[Any, np.ndarray] = {}
         self._memory: list[SharedMemory] = []
         # Runs when the object goes, or else when the program ends.
@@ -79,6 +81,8 @@ class SubprocVecEnv(VecEnv):
         work_remote.close()
         self.remotes.append(remote)
         self.processes.append(process)
+        # Its first word are the spaces.
+        self._owed.append(1)
 
     def _share_memory(self, observation_space: spaces.Space[Any], n_envs: int) -> None:
         layout = Layout(n_envs, *obs_space_info(observation_space))
@@ -104,17 +108,22 @@ class SubprocVecEnv(VecEnv):
             raise RuntimeError(f"'{command}' came between step_async and step_wait. Call step_wait first.")
         try:
             self.remotes[index].send((command, arguments))
+            self._owed[index] += 1
         except (BrokenPipeError, ConnectionResetError):
             raise self._death(index, command) from None
 
     def _receive(self, index: int, command: str) -> Any:
         remote = self.remotes[index]
         try:
-            while not remote.poll(_POLL_S):
-                for other, process in enumerate(self.processes):
-                    if not process.is_alive() and not self.remotes[other].poll():
-                        raise self._death(other, command)
-            return remote.recv()
+            while True:
+                while not remote.poll(_POLL_S):
+                    for other, process in enumerate(self.processes):
+                        if not process.is_alive() and not self.remotes[other].poll():
+                            raise self._death(other, command)
+                reply = remote.recv()
+                self._owed[index] -= 1
+                if not self._owed[index]:
+                    return reply
         except (EOFError, ConnectionResetError):
             raise self._death(index, command) from None
 
@@ -134,8 +143,11 @@ class SubprocVecEnv(VecEnv):
 
     def _gather(self, indices: Iterable[int], command: str) -> list[Any]:
         # All replies are read before an error is raised, so that the next command finds the pipes empty.
-        replies = [(index, self._receive(index, command)) for index in indices]
-        self.waiting = False
+        try:
+            replies = [(index, self._receive(index, command)) for index in indices]
+        finally:
+            # Interrupted by Ctrl-C too: what is still owed is passed over later.
+            self.waiting = False
         for index, reply in replies:
             if isinstance(reply, Failure):
                 kind = AttributeError if reply.is_attribute_error else RuntimeError
@@ -185,14 +197,14 @@ class SubprocVecEnv(VecEnv):
         if self.closed:
             return
         self.closed = True
-        if self.waiting:
-            # A worker with a reply to give does not listen.
-            for remote in self.remotes:
-                # A worker that has died has no reply, and needs no telling.
-                with suppress(EOFError, ConnectionResetError):
-                    if remote.poll(_CLOSE_S):
+        self.waiting = False
+        deadline = time.monotonic() + _CLOSE_S
+        for remote, owed in zip(self.remotes, self._owed, strict=True):
+            # A worker with a reply to give does not listen. One that has died has none and needs no telling.
+            with suppress(EOFError, ConnectionResetError):
+                for _ in range(owed):
+                    if remote.poll(max(0.0, deadline - time.monotonic())):
                         remote.recv_bytes()
-            self.waiting = False
         self._release()
 
     def get_images(self) -> Sequence[np.ndarray | None]:

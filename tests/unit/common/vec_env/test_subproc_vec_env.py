@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -175,3 +176,76 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path):
     while any(_alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(_alive(pid) for pid in pids)
+
+
+@pytest.fixture
+def interrupted_soon():
+    """Ctrl-C in this process alone, as a notebook's stop button."""
+
+    def interrupt(signum, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    yield lambda: signal.setitimer(signal.ITIMER_REAL, 0.2)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_an_interrupted_command_leaves_no_stale_reply(env, interrupted_soon):
+    env.reset()
+    interrupted_soon()
+    with pytest.raises(KeyboardInterrupt):
+        env.env_method("sleep", 0.5)
+    assert env.get_attr("length") == [2, 3]
+    assert env.step(ACTIONS)[0].tolist() == [[1, 10], [1, 10]]
+
+
+def test_an_interrupted_step_can_be_followed_by_a_reset(env, interrupted_soon, monkeypatch):
+    env.reset()
+    env.step_async(ACTIONS)
+    interrupted_soon()
+    with monkeypatch.context() as patch:
+        # The workers answer, but the parent is interrupted before it looks.
+        patch.setattr(env, "_receive", lambda *_: time.sleep(5))
+        with pytest.raises(KeyboardInterrupt):
+            env.step_wait()
+    assert env.reset().tolist() == [[0, 0], [0, 0]]
+    assert env.step(ACTIONS)[0].tolist() == [[1, 10], [1, 10]]
+    env.close()
+    assert not any(process.is_alive() for process in env.processes)
+
+
+CTRL_C = """
+import os, sys, time
+sys.path.insert(0, {folder!r})
+from vec_env_doubles import CountingEnv
+from mlx_baselines3.common.vec_env import SubprocVecEnv
+
+if __name__ == "__main__":
+    env = SubprocVecEnv([CountingEnv, CountingEnv], start_method="spawn")
+    print(*(process.pid for process in env.processes), flush=True)
+    try:
+        env.env_method("sleep", 60)
+    finally:
+        env.close()
+"""
+
+
+def test_ctrl_c_ends_the_program_and_its_workers(tmp_path):
+    script = tmp_path / "program.py"
+    script.write_text(CTRL_C.format(folder=str(pathlib.Path(__file__).parent)))
+    program = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    workers = [int(pid) for pid in program.stdout.readline().split()]
+    assert len(workers) == 2
+    # A terminal's Ctrl-C reaches the whole group.
+    os.killpg(program.pid, signal.SIGINT)
+    _, err = program.communicate(timeout=30)
+    assert program.returncode != 0
+    assert err.count("KeyboardInterrupt") == 1
+    assert not any(_alive(pid) for pid in workers)

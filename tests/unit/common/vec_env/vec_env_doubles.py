@@ -1,6 +1,7 @@
 """Environments whose every number can be worked out in the head."""
 
 import os
+import time
 from typing import Any
 
 import gymnasium as gym
@@ -48,6 +49,10 @@ class CountingEnv(gym.Env):
 
     def add(self, a: int, b: int = 0) -> int:
         return a + b + self.length
+
+    def sleep(self, seconds: float) -> str:
+        time.sleep(seconds)
+        return "slept"
 
     def unpicklable(self):
         return lambda: None
