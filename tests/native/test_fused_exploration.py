@@ -335,6 +335,24 @@ def test_new_weights_act_at_once_whoever_set_them() -> None:
     assert not model.replay_buffer.actions[before : before + 10].any()
 
 
+def test_a_callback_may_change_the_policy_at_the_ends_of_rollouts() -> None:
+    class Choose(EveryNTimesteps):
+        """Needs no step, and turns the policy round before every rollout."""
+
+        best = 0
+
+        def _on_rollout_start(self) -> None:
+            self.best = 1 - self.best
+            self.model.policy.q_net.q_net[2].bias[:] = mx.array([0.0, 500.0] if self.best else [500.0, 0.0])
+
+    never = 10**6
+    for callback in (Choose(never, ConvertCallback(None)), [Choose(never, ConvertCallback(None))]):
+        model = make_model(DQN, "CartPole-v1", learning_starts=0, train_freq=5, gradient_steps=0,
+                           exploration_initial_eps=0.0, exploration_final_eps=0.0)  # fmt: skip
+        model.learn(20, callback)
+        assert model.replay_buffer.actions[:20, 0, 0].tolist() == ([1] * 5 + [0] * 5) * 2
+
+
 def test_it_says_once_why_mlx_infers(capsys: pytest.CaptureFixture[str]) -> None:
     model = make_model(SAC, "Pendulum-v1", use_sde=True, gradient_steps=0, verbose=1)
     capsys.readouterr()

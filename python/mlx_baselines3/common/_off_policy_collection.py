@@ -18,7 +18,7 @@ from mlx_baselines3.common._native_exploration import Explored, Explorer, fills,
 from mlx_baselines3.common._on_policy_collection import _fusable
 from mlx_baselines3.common.base_class import BaseAlgorithm
 from mlx_baselines3.common.buffers import ReplayBuffer
-from mlx_baselines3.common.callbacks import BaseCallback
+from mlx_baselines3.common.callbacks import BaseCallback, CallbackList
 from mlx_baselines3.common.native_actor import NativeActor, NotMirrored, native_actor
 from mlx_baselines3.common.noise import ActionNoise
 from mlx_baselines3.common.type_aliases import RolloutReturn, TrainFreq, TrainFrequencyUnit
@@ -76,8 +76,7 @@ class OffPolicyCollection(BaseAlgorithm):
         :raises AssertionError: if nothing is to be collected, or several environments are to be stepped for
             a number of episodes
         """
-        # A user's callback may change the policy at either end of a rollout.
-        session = (self._session if _is_nobody(callback) else None) or _Session()
+        session = (self._session if _lets_alone(callback) else None) or _Session()
         parts = (env, replay_buffer, action_noise, learning_starts)
         if session.explorer is None:
             self.policy.set_training_mode(False)
@@ -121,7 +120,9 @@ class OffPolicyCollection(BaseAlgorithm):
         env, buffer, noise, learning_starts = parts
         core = _fusable(env)
         # gSDE's noise lives in the policy's MLX arrays, which Rust does not see.
-        if core is None or self.use_sde or not _collects_as_here(type(self), frozenset(vars(self))):
+        if core is None or self.use_sde or not _collects_as_here(type(self)):
+            return None
+        if any(name in vars(self) for name in _STOOD_IN_FOR):
             return None
         if not session.is_for((*parts, core, self.policy)):
             session.parts, session.explorer = (*parts, core, self.policy), None
@@ -345,11 +346,20 @@ def _check_train_freq(env: VecEnv, train_freq: TrainFreq) -> None:
 
 
 @cache
-def _collects_as_here(kind: type[Any], own: frozenset[str]) -> bool:
-    """Whether neither a subclass nor the algorithm itself (``own`` names) collects in another way."""
-    return not own & set(_STOOD_IN_FOR) and all(
-        getattr(kind, name).__module__.startswith("mlx_baselines3.") for name in _STOOD_IN_FOR
-    )
+def _collects_as_here(kind: type[Any]) -> bool:
+    """Whether no subclass collects in a way of its own."""
+    return all(map(_is_ours, (getattr(kind, name) for name in _STOOD_IN_FOR)))
+
+
+def _is_ours(method: Any) -> bool:
+    return str(method.__module__).startswith("mlx_baselines3.")
+
+
+def _lets_alone(callback: BaseCallback) -> bool:
+    """Whether no code of a user runs at either end of a rollout, where it could change the policy."""
+    if type(callback) is CallbackList:
+        return all(map(_lets_alone, callback.callbacks))
+    return _is_ours(callback._on_rollout_start) and _is_ours(callback._on_rollout_end)
 
 
 def _is_nobody(callback: BaseCallback) -> bool:
