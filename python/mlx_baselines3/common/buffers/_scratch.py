@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 __all__ = ["Scratch", "ScratchPool"]
 
@@ -16,21 +16,27 @@ class Scratch:
     """Blocks of memory by name, which grow and are used again."""
 
     def __init__(self) -> None:
-        self._blocks: dict[str, np.ndarray] = {}
+        self._blocks: dict[Hashable, np.ndarray] = {}
+        # What was handed out last: making views takes longer than looking them up.
+        self._views: dict[Hashable, tuple[np.ndarray, np.ndarray]] = {}
 
-    def array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    def array(
+        self, name: Hashable, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """
         :param name: which block
         :param shape: shape of the array
         :param dtype: its dtype, without Python objects
-        :return: an array over the block, with whatever numbers are left there
+        :return: an array over the block, with whatever numbers are left there, and the array's bytes
         """
-        kind = np.dtype(dtype)
-        needed = math.prod(shape) * kind.itemsize
-        block = self._blocks.get(name)
-        if block is None or block.nbytes < needed:
-            block = self._blocks[name] = np.empty(needed, np.uint8)
-        return block[:needed].view(kind).reshape(shape)
+        views = self._views.get(name)
+        if views is None or views[0].shape != shape or views[0].dtype != dtype:
+            needed = math.prod(shape) * dtype.itemsize
+            block = self._blocks.get(name)
+            if block is None or block.nbytes < needed:
+                block = self._blocks[name] = np.empty(needed, np.uint8)
+            views = self._views[name] = block[:needed].view(dtype).reshape(shape), block[:needed]
+        return views
 
 
 class ScratchPool:

@@ -238,14 +238,14 @@ class ReplayBuffer(BaseBuffer):
         """
         flat = (rows % self.buffer_size).astype(np.int64) * self.n_envs + envs
         columns = [column for store in stores for column in columns_of(store)]
-        shapes = [((len(flat), *column.shape[2:]), column.dtype) for column in columns]
-        if scratch is None:
-            taken = [np.empty(shape, dtype) for shape, dtype in shapes]
-        else:
-            taken = [scratch.array(f"{names}{i}", *shape) for i, shape in enumerate(shapes)]
-        pairs = [(as_bytes(column), as_bytes(out)) for column, out in zip(columns, taken, strict=True)]
+        scratch = scratch or Scratch()
+        taken = [
+            scratch.array((names, i), (len(flat), *column.shape[2:]), column.dtype)
+            for i, column in enumerate(columns)
+        ]
+        pairs = [(as_bytes(column), out) for column, (_, out) in zip(columns, taken, strict=True)]
         _native.gather(pairs, flat)
-        left = iter(taken)
+        left = (array for array, _ in taken)
         return [
             {key: next(left) for key in store} if isinstance(store, dict) else next(left) for store in stores
         ]
