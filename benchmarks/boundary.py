@@ -69,7 +69,7 @@ _SIZES = {"n_steps": 2048, "n_envs": 8}
 _LINES: list[tuple[str, str, float, tuple[str, Any] | None, tuple[str, Any] | None]] = [
     *(_step(env_id, n_envs) for env_id in environments.IDS for n_envs in (8, 1024)),
     (
-        "PPO rollout 8 x 2048, CartPole, a step of one",
+        "PPO rollout 8 x 2048, CartPole, a step of one (Rust alone: 1.67 us to reach)",
         "rollout CartPole-v1/8",
         2048 * 8,
         None,

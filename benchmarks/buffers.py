@@ -116,15 +116,13 @@ def _array_bytes(buffer: Any) -> int:
     return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
 
 
-def memory_growth(library: str, rows: int) -> Job:
-    """Bytes by which the process grew, minus those of the arrays, and the arrays': as two 'seconds'."""
+def memory_growth(library: str, rows: int) -> tuple[int, int]:
+    """Bytes by which this process grows for a full buffer, and those of the buffer's arrays."""
     # The first one brings the library's own memory along.
     _filled(library, 1000, 8)
     before = _resident()
     buffer, _ = _filled(library, rows, 8)
-    grown, arrays = _resident() - before, _array_bytes(buffer)
-    answers = iter([float(grown), float(arrays)])
-    return Job(lambda: next(answers), warm=False, calls=1)
+    return _resident() - before, _array_bytes(buffer)
 
 
 def memory(quick: bool) -> tuple[str, Any]:
@@ -141,10 +139,8 @@ def memory(quick: bool) -> tuple[str, Any]:
             continue
         worker = Worker(python.python, 1)
         try:
-            job = worker.ask(make="buffers:memory_growth", args={"library": _LIBRARIES[peer], "rows": rows})[
-                "job"
-            ]
-            grown, arrays = (worker.ask(time=job, seconds=0)["seconds"] for _ in range(2))
+            args = {"library": _LIBRARIES[peer], "rows": rows}
+            grown, arrays = worker.ask(call="buffers:memory_growth", args=args)["value"]
         except WorkerFailed as failure:
             cells.append((label, f"not measured: {failure}", "", ""))
             continue

@@ -8,7 +8,6 @@ from typing import Any
 
 import report
 from timing import Worker
-from worker import Job
 
 _REACH = {"cold": 10.0, "warm": 1.0}
 # Steps after which the first update is done, by algorithm.
@@ -21,17 +20,13 @@ _RUNS = {
 }
 
 
-def learn(algorithm: str, env_id: str, steps: int) -> Job:
-    """The first ``learn()`` of a process, as long as its first ``train()`` needs; default settings."""
+def learn(algorithm: str, env_id: str, steps: int) -> float:
+    """Seconds of the first ``learn()`` of a process, with default settings."""
     package = importlib.import_module("mlx_baselines3")
     model = getattr(package, algorithm)("MlpPolicy", env_id, seed=0)
-
-    def run() -> float:
-        start = time.perf_counter()
-        model.learn(steps)
-        return time.perf_counter() - start
-
-    return Job(run, warm=False, calls=1)
+    start = time.perf_counter()
+    model.learn(steps)
+    return time.perf_counter() - start
 
 
 def _seconds(algorithm: str, folder: str) -> float:
@@ -39,10 +34,8 @@ def _seconds(algorithm: str, folder: str) -> float:
     env_id, steps = _RUNS[algorithm]
     worker = Worker(sys.executable, 1, (("TMPDIR", folder),))
     try:
-        job = worker.ask(
-            make="first_learn:learn", args={"algorithm": algorithm, "env_id": env_id, "steps": steps}
-        )["job"]
-        return float(worker.ask(time=job, seconds=0)["seconds"])
+        args = {"algorithm": algorithm, "env_id": env_id, "steps": steps}
+        return float(worker.ask(call="first_learn:learn", args=args)["value"])
     finally:
         worker.close()
 

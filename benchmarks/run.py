@@ -77,6 +77,10 @@ def machine(session: Session) -> tuple[str, Any]:
         for name, found in seen["versions"].items()
     )
     load = f"Load when the run began: {seen['load']:.1f}."
+    if os.environ.get("BENCHMARK_CLOCK") == "cpu":
+        load += " **CPU seconds on one thread, not wall clock.**"
+    if session.quick:
+        load += " **A quick run: the figures are rough.**"
     return f"{seen['machine']}, Python {seen['python']}, {seen['date']}. {load}\n\n{versions}.", seen
 
 
@@ -133,6 +137,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="see that everything runs; the figures are rough"
     )
+    parser.add_argument("--cpu-time", action="store_true", help="count CPU seconds, on one thread each")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/benchmarks"))
     parser.add_argument("--write", type=pathlib.Path, metavar="PAGE", help="put the tables into a page")
     return parser.parse_args()
@@ -144,6 +149,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     if args.peers:
         peers.enable()
+    if args.cpu_time:
+        os.environ["BENCHMARK_CLOCK"] = "cpu"
     results: dict[str, Any] = {}
     texts = []
     with Pool() as pool:

@@ -1,11 +1,10 @@
 """Wall clock of ``learn()`` with default settings, against SB3 and SBX."""
 
 import importlib
-import time
 from typing import Any
 
 from timing import Effort, Figure, Side
-from worker import Job
+from worker import Job, clock
 
 _LIBRARIES = {"ours": "mlx_baselines3", "sb3": "stable_baselines3", "sbx": "sbx"}
 # SB3's networks, where SBX has others by default.
@@ -40,9 +39,9 @@ def learn(
         model.learn(min(steps, 120))
 
     def run() -> float:
-        start = time.perf_counter()
+        start = clock()
         model.learn(steps)
-        return time.perf_counter() - start
+        return clock() - start
 
     return Job(run, steps, warm=False, calls=1)
 

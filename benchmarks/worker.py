@@ -5,7 +5,8 @@ standard library alone; each operation imports what it measures.
 A request is one line of JSON, and so is its answer:
 ``{"make": "module:function", "args": {}}`` -> ``{"job": 0}``, after a first call that is not counted;
 ``{"time": 0, "seconds": 0.1}`` -> ``{"seconds": per unit of work}``;
-``{"drop": 0}``; ``{"versions": [names]}``.
+``{"drop": 0}``; ``{"call": "module:function", "args": {}}`` -> ``{"value": what it returns}``;
+``{"versions": [names]}``.
 """
 
 import dataclasses
@@ -19,6 +20,9 @@ import time
 import traceback
 from collections.abc import Callable
 from typing import Any
+
+# CPU seconds of the whole process, for a machine with other work; otherwise the clock on the wall.
+clock = time.process_time if os.environ.get("BENCHMARK_CLOCK") == "cpu" else time.perf_counter
 
 
 @dataclasses.dataclass
@@ -46,14 +50,14 @@ class Job:
         :return: seconds a call
         """
         counted, call = 0.0, self.call
-        start = time.perf_counter()
+        start = clock()
         for _ in range(calls):
             own = call()
             if type(own) is float:
                 counted += own
         if self.finish is not None:
             self.finish()
-        self.estimate = (counted or time.perf_counter() - start) / calls
+        self.estimate = (counted or clock() - start) / calls
         return self.estimate
 
 
@@ -67,9 +71,10 @@ class _Desk:
         self.jobs: dict[int, Job] = {}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        if "call" in request:
+            return {"value": _function(request["call"])(**request["args"])}
         if "make" in request:
-            module, function = request["make"].split(":")
-            job = getattr(importlib.import_module(module), function)(**request["args"])
+            job = _function(request["make"])(**request["args"])
             if job.warm:
                 job.run(1)
             number = max(self.jobs, default=-1) + 1
@@ -86,6 +91,11 @@ class _Desk:
             del self.jobs[request["drop"]]
             return {}
         return {name: _version(name) for name in request["versions"]}
+
+
+def _function(name: str) -> Callable[..., Any]:
+    module, function = name.split(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def _version(name: str) -> str | None:

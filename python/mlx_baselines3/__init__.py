@@ -40,5 +40,5 @@ def HER(*args: Any, **kwargs: Any) -> NoReturn:
     """
     raise ImportError(
         "`HER` is a replay buffer class, `HerReplayBuffer`, to be used with an off-policy algorithm: "
-        "DQN(..., replay_buffer_class=HerReplayBuffer)."
+        "DQN(..., replay_buffer_class=HerReplayBuffer). Its documentation is help(HerReplayBuffer)."
     )

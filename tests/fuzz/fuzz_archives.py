@@ -279,8 +279,8 @@ def _peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def work(seed, count, keep, out):
-    """One process's share."""
+def work(seed, count, keep, out, deadline=float("inf")):
+    """One process's share, or as much of it as can be done before ``deadline``."""
     faulthandler.enable()
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGALRM, _alarm)
@@ -293,6 +293,8 @@ def work(seed, count, keep, out):
     counts = dict.fromkeys(corpus.kinds, 0)
     before = _peak()
     for number in range(count):
+        if time.time() > deadline:
+            break
         kind = rng.choices(list(corpus.kinds), (20, 15, 10, 15, 15, 10, 15))[0]
         files, read = corpus.kinds[kind]
         data = mutate(rng, kind, rng.choice(files), files)
@@ -300,7 +302,8 @@ def work(seed, count, keep, out):
         problem = survives(read, data)
         slowest = max(slowest, time.perf_counter() - start)
         counts[kind] += 1
-        if problem is None and _peak() > before + MEMORY:
+        # Now and then: asking takes longer than reading a file does.
+        if problem is None and number % 100 == 0 and _peak() > before + MEMORY:
             problem, before = f"memory grew by {(_peak() - before) / 2**20:.0f} MiB", _peak()
         if problem is not None:
             path = pathlib.Path(keep) / f"{kind}_{seed}_{number}.bin"
@@ -317,15 +320,16 @@ def main():
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after that many")
     parser.add_argument("--keep", default="fuzz-failures")
     options = parser.parse_args()
     pathlib.Path(options.keep).mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     out = context.Queue()
     share = -(-options.count // options.jobs)
-    start = time.perf_counter()
+    start, deadline = time.perf_counter(), time.time() + options.seconds
     workers = [
-        context.Process(target=work, args=(options.seed * 1000 + job, share, options.keep, out))
+        context.Process(target=work, args=(options.seed * 1000 + job, share, options.keep, out, deadline))
         for job in range(options.jobs)
     ]
     for worker in workers:

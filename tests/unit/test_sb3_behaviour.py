@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from mlx_baselines3 import A2C, DDPG, DQN, HER, PPO, SAC, TD3
 from mlx_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 from mlx_baselines3.common.logger import KVWriter, Logger
 from mlx_baselines3.common.monitor import Monitor
@@ -292,3 +292,8 @@ def test_policy_kwargs_can_be_shared_by_algorithms():
     SAC("MlpPolicy", Steps(BOX), use_sde=True, policy_kwargs=kwargs)
     assert kwargs == {"net_arch": [4]}
     assert PPO("MlpPolicy", Steps(), policy_kwargs=kwargs).policy.optimizer_class is optim.Adam
+
+
+def test_her_is_no_algorithm():
+    with pytest.raises(ImportError, match=r"HerReplayBuffer.*documentation"):
+        HER("MlpPolicy", Steps())

@@ -75,7 +75,7 @@ def rebuild(record: dict[str, Any]) -> VecEnv:
         )
     try:
         return _made(record)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         raise ModelFileError(f"the record of the environments is damaged ({error!r:.200}).") from error
 
 
@@ -117,12 +117,12 @@ def restore_env(env: VecEnv, record: dict[str, Any]) -> bool:
             f"The checkpoint is of {record['n_envs']} environments with the wrappers {record['names'][:-1]}, "
             f"expected the same, got {env.num_envs} with {names[:-1]}."
         )
-    for layer, fields in zip(layers, record["layers"], strict=True):
-        put(layer, fields, lambda encoded, _: Decoder().decode(encoded))
-    if "native" not in record or not isinstance(base, NativeVecEnv):
-        return False
     try:
+        for layer, fields in zip(layers, record["layers"], strict=True):
+            put(layer, fields, lambda encoded, _: Decoder().decode(encoded))
+        if "native" not in record or not isinstance(base, NativeVecEnv):
+            return False
         base.set_state(Decoder().decode(record["native"]))
-    except (KeyError, TypeError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         raise ModelFileError(f"the state of the environments is damaged ({error!r:.200}).") from error
     return True

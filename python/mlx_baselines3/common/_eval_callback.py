@@ -11,11 +11,11 @@ import gymnasium as gym
 import numpy as np
 
 from mlx_baselines3.common._callback_base import NEVER, BaseCallback, EventCallback
+from mlx_baselines3.common.env_setup import measured
 from mlx_baselines3.common.evaluation import evaluate_policy
 from mlx_baselines3.common.vec_env import (
     DummyVecEnv,
     VecEnv,
-    as_vec_env,
     is_vector_env,
     sync_envs_normalization,
 )
@@ -43,7 +43,7 @@ class EvalCallback(EventCallback):
       One call is ``n_envs`` environment steps: to count steps,
       use ``eval_freq = max(eval_freq // n_envs, 1)``.
 
-    :param eval_env: the environment to evaluate on
+    :param eval_env: the environment to evaluate on; Gymnasium's vector environments and EnvPools are measured
     :param callback_on_new_best: triggered when the mean return is the best so far
     :param callback_after_eval: triggered after every evaluation
     :param n_eval_episodes: episodes for each evaluation
@@ -82,10 +82,9 @@ class EvalCallback(EventCallback):
         self.deterministic = deterministic
         self.render = render
         self.warn = warn
-        if isinstance(eval_env, VecEnv) or is_vector_env(eval_env):
-            self.eval_env = as_vec_env(eval_env)
-        else:
-            self.eval_env = DummyVecEnv([lambda: eval_env])
+        if is_vector_env(eval_env):
+            eval_env = measured(eval_env)
+        self.eval_env = eval_env if isinstance(eval_env, VecEnv) else DummyVecEnv([lambda: eval_env])
         self.best_model_save_path = best_model_save_path
         self.log_path = None if log_path is None else os.path.join(log_path, "evaluations")
         self.evaluations_results: list[list[float]] = []

@@ -19,7 +19,7 @@ from mlx_baselines3.common.state_dependent_noise import StateDependentNoiseDistr
 if TYPE_CHECKING:
     from mlx_baselines3.common.base_class import BaseAlgorithm
 
-__all__ = ["RunRecord", "restore_noise", "run_record"]
+__all__ = ["RunRecord", "run_record"]
 
 _MATRICES = ("exploration_mat", "exploration_matrices")
 
@@ -125,27 +125,45 @@ class RunRecord:
         try:
             self.within_learn = bool(record["within_learn"])
             self._elapsed, self._at_start = int(record["elapsed"]), int(record["at_start"])
-            self.generators = Decoder().decode(record["generators"])
+            self._generators = Decoder().decode(record["generators"])
             self._action_space = record["action_space"]
-            self.matrices = Decoder().decode(record["matrices"])
+            self._matrices = Decoder().decode(record["matrices"])
             self._logged = {
                 name: (Decoder().decode(value), count, tuple(excluded))
                 for name, (value, count, excluded) in record["logged"].items()
             }
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if not isinstance(self._matrices, dict) or not isinstance(self._generators, dict):
+                raise TypeError("no tables of matrices and generators")
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise ModelFileError(f"the record of the run is damaged ({error!r:.200}).") from error
 
     def restore_generators(self, model: BaseAlgorithm) -> None:
         """
-        :param model: the algorithm; all generators of this process go on where the run's were
+        Let all generators of this process go on where the run's were, gSDE's exploration matrices included.
+
+        :param model: the algorithm
         :raises ModelFileError: if a state is damaged
         """
+        self._restore_matrices(model)
         try:
             if self._action_space is not None:
-                model.action_space = Decoder().decode(self._action_space)
-            _restore_generators(model, self.generators)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+                space = Decoder().decode(self._action_space)
+                if space != model.action_space:
+                    raise ValueError(f"{space} instead of {model.action_space}")
+                model.action_space = space
+            _restore_generators(model, self._generators)
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise ModelFileError(f"the state of a random generator is damaged ({error!r:.200}).") from error
+
+    def _restore_matrices(self, model: BaseAlgorithm) -> None:
+        distribution = _noise_of(model)[1]
+        if distribution is None:
+            return
+        for name in _MATRICES:
+            matrix, own = self._matrices.get(name), getattr(distribution, name)
+            if not isinstance(matrix, np.ndarray) or matrix.shape[-2:] != own.shape[-2:]:
+                raise ModelFileError(f"{name} of the checkpoint does not fit the policy.")
+            setattr(distribution, name, to_mlx(matrix))
 
     def go_on(self, model: BaseAlgorithm) -> None:
         """
@@ -156,6 +174,7 @@ class RunRecord:
         if self.within_learn:
             model.start_time = time.time_ns() - self._elapsed
             model._num_timesteps_at_start = self._at_start
+            _skip_next_draw(model)
         logger = model.logger
         for name, (value, count, excluded) in self._logged.items():
             logger.name_to_value[name] = value
@@ -165,24 +184,13 @@ class RunRecord:
         self.restore_generators(model)
 
 
-def restore_noise(model: BaseAlgorithm, record: RunRecord) -> None:
+def _skip_next_draw(model: BaseAlgorithm) -> None:
     """
-    Give a gSDE policy the exploration matrices of the checkpoint. A checkpoint inside ``learn`` is taken when
-    those of the next rollout are drawn already, so the first draw after it is left out.
-
-    :param model: the algorithm
-    :param record: the run
-    :raises ModelFileError: if the matrices do not fit
+    A checkpoint inside ``learn`` is taken when the exploration matrices of the next rollout are drawn
+    already, so the first draw after it is left out.
     """
     owner, distribution = _noise_of(model)
     if distribution is None:
-        return
-    for name in _MATRICES:
-        matrix, own = record.matrices.get(name), getattr(distribution, name)
-        if not isinstance(matrix, np.ndarray) or matrix.shape[-2:] != own.shape[-2:]:
-            raise ModelFileError(f"{name} of the checkpoint does not fit the policy.")
-        setattr(distribution, name, to_mlx(matrix))
-    if not record.within_learn:
         return
 
     def keep(*_: Any, **__: Any) -> None:

@@ -22,7 +22,7 @@ from mlx_baselines3.common._archive import ArchiveReader, Content, ModelFileErro
 from mlx_baselines3.common._buffer_stream import read_buffer, write_buffer
 from mlx_baselines3.common._env_record import env_record, rebuild, restore_env
 from mlx_baselines3.common._file_paths import open_path
-from mlx_baselines3.common._run_record import RunRecord, restore_noise, run_record
+from mlx_baselines3.common._run_record import RunRecord, run_record
 from mlx_baselines3.common.type_aliases import GymEnv
 
 if TYPE_CHECKING:
@@ -106,7 +106,6 @@ def load_checkpoint(
     if model.env is not None and envs is not None and not restore_env(model.env, envs):
         _start_new_episodes(model)
         lost.append(f"the running episodes of {envs['names'][-1].rpartition(':')[2]}, which start anew")
-    restore_noise(model, record)
     record.restore_generators(model)
     model._resumed = record
     if lost:

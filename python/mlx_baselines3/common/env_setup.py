@@ -60,6 +60,17 @@ def maybe_make_env(env: GymEnv | str, verbose: int) -> GymEnv:
         return gym.make(env)
 
 
+def measured(env: Any) -> VecEnv:
+    """
+    Make a VecEnv of Gymnasium's vector environment or an EnvPool, in which episodes are measured.
+
+    :param env: the vector environment
+    :return: a GymVecEnv, in a VecMonitor unless its environments have Monitors
+    """
+    vec_env = as_vec_env(env)
+    return vec_env if all(vec_env.env_is_wrapped(Monitor)) else VecMonitor(vec_env)
+
+
 def wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
     """
     Put an environment into the wrappers that training needs: Monitor, DummyVecEnv, VecTransposeImage.
@@ -77,10 +88,9 @@ def wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> Vec
 
     if is_vector_env(env):
         say("Wrapping the env in a GymVecEnv.")
-        env = as_vec_env(env)
-        if monitor_wrapper and not all(env.env_is_wrapped(Monitor)):
+        env = measured(env) if monitor_wrapper else as_vec_env(env)
+        if isinstance(env, VecMonitor):
             say("Wrapping the env with a `VecMonitor` wrapper")
-            env = VecMonitor(env)
     if not isinstance(env, VecEnv):
         env = _patch_env(env)
         if not is_wrapped(env, Monitor) and monitor_wrapper:

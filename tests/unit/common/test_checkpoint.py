@@ -388,16 +388,23 @@ def forged(contents, entry, change):
         ("checkpoint/run", lambda run: {**run, "at_start": "x"}),
         ("checkpoint/run", lambda run: {**run, "generators": {**run["generators"], "mlx": [1]}}),
         ("checkpoint/run", lambda run: {**run, "action_space": {":type:": "space", "class": "os"}}),
+        ("checkpoint/run", lambda run: {**run, "action_space": 3}),
+        ("checkpoint/run", lambda run: {**run, "matrices": []}),
+        ("checkpoint/run", lambda run: {**run, "matrices": {":type:": "class", "path": "os:system"}}),
         ("checkpoint/run", lambda run: [run]),
         ("checkpoint/env", lambda env: {**env, "names": []}),
         ("checkpoint/env", lambda env: {**env, "native": {**env["native"], "envs": [{}, {}]}}),
         ("checkpoint/env", lambda env: {**env, "make": {"env_id": "Nothing-v0"}}),
         ("checkpoint/env", lambda env: {**env, "layers": [{"step": {"value": 1}}]}),
+        ("checkpoint/env", lambda env: {**env, "n_envs": 10**15}),
+        ("checkpoint/env", lambda env: {**env, "layers": [{**env["layers"][0], "step": {"value": 1}}]}),
+        ("checkpoint/env", lambda env: {**env, "layers": [{**env["layers"][0], "__class__": {"value": 1}}]}),
     ],
 )
 def test_forged_records_are_refused(entry, change):
     model = make("ppo_normalized")
     learn(model, 32)
+    # A ModelFileError is one; the environments themselves refuse with a plain one.
     with pytest.raises(ValueError, match=r"\w"):
         PPO.load_checkpoint(forged(saved(model).getvalue(), entry, change))
 

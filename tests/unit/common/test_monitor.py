@@ -173,3 +173,18 @@ def test_pandas_is_named_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match=r"pandas.*mlx-baselines3\[extra\]"):
         load_results(str(tmp_path))
+
+
+def test_pandas_reads_the_file_by_itself(tmp_path):
+    env = Monitor(Thirds(), str(tmp_path / "run"), reset_keywords=("level",), info_keywords=("mark",))
+    for level in (1, 2):
+        env.reset(level=level)
+        for _ in range(3):
+            env.step(0)
+    env.close()
+    table = pandas.read_csv(tmp_path / "run.monitor.csv", skiprows=1)
+    assert list(table.columns) == ["r", "l", "t", "level", "mark"]
+    assert table["r"].tolist() == [1.0, 1.0]
+    assert table["l"].tolist() == [3, 3]
+    assert table["level"].tolist() == [1, 2]
+    assert table["t"].is_monotonic_increasing

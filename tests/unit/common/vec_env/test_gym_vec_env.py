@@ -240,11 +240,10 @@ def test_an_asynchronous_or_old_envpool_is_refused():
 
 def test_learning_and_evaluating_in_vector_environments(tmp_path, capsys):
     fns = [lambda: gym.make("CartPole-v1")] * 2
-    evaluation = EvalCallback(SyncVectorEnv(fns), eval_freq=20, n_eval_episodes=2, warn=False, verbose=0)
-    with pytest.warns(UserWarning, match="not of the same type"):
-        model = PPO("MlpPolicy", SyncVectorEnv(fns), n_steps=16, batch_size=32, n_epochs=1, verbose=1).learn(
-            64, callback=evaluation
-        )
+    # Neither of the two warnings of EvalCallback: both are VecMonitors around a GymVecEnv.
+    evaluation = EvalCallback(SyncVectorEnv(fns), eval_freq=20, n_eval_episodes=2, verbose=0)
+    kwargs = {"n_steps": 16, "batch_size": 32, "n_epochs": 1, "verbose": 1}
+    model = PPO("MlpPolicy", SyncVectorEnv(fns), **kwargs).learn(64, callback=evaluation)
     assert is_vecenv_wrapped(model.env, VecMonitor)
     out = capsys.readouterr().out
     assert "Wrapping the env in a GymVecEnv." in out
