@@ -180,7 +180,7 @@ impl<'py> LastStep<'py> {
     }
 
     /// Actions, the same as the buffer has them, observations, rewards, dones, infos.
-    fn finish(self, py: Python<'py>, envs: &EnvBatch) -> PyResult<Bound<'py, PyTuple>> {
+    fn finish(self, py: Python<'py>, envs: &mut EnvBatch) -> PyResult<Bound<'py, PyTuple>> {
         let (actions, stored) = match self.choices {
             Some(choices) => {
                 let choices = choices.finish().into_any();
@@ -229,12 +229,12 @@ fn explore<'py>(
         py.detach(|| core_explore(envs, policy, &plan, &mut replay, &mut last))
             .map_err(bad)?
     };
-    report(py, &envs, explored, end)
+    report(py, &mut envs, explored, end)
 }
 
 fn report<'py>(
     py: Python<'py>,
-    envs: &EnvBatch,
+    envs: &mut EnvBatch,
     explored: Explored,
     end: LastStep<'py>,
 ) -> PyResult<Outcome<'py>> {
