@@ -80,7 +80,17 @@ def run_in_child(library: str, device: str, cell: Cell, seed: int, file: pathlib
     if not hasattr(_worker, "folder"):
         # MLX keeps its compiled kernels there: one worker's runs share them, two workers must not.
         _worker.folder = tempfile.TemporaryDirectory()
-    command = [sys.executable, __file__, "one", cell.name, str(seed), "--library", library, "--device", device]
+    command = [
+        sys.executable,
+        __file__,
+        "one",
+        cell.name,
+        str(seed),
+        "--library",
+        library,
+        "--device",
+        device,
+    ]
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": _worker.folder.name}
     done = subprocess.run(command, capture_output=True, text=True, env=settings, check=False)
     if done.returncode != 0:
@@ -101,7 +111,9 @@ def train(args: argparse.Namespace) -> None:
     cells.sort(key=lambda cell: (cell.algorithm in ("SAC", "TD3"), cell.steps), reverse=True)
     todo = [(c, s) for c in cells for s in range(args.seeds) if (c.name, s) not in done]
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        for future in [pool.submit(run_in_child, args.library, args.device, cell, seed, file) for cell, seed in todo]:
+        for future in [
+            pool.submit(run_in_child, args.library, args.device, cell, seed, file) for cell, seed in todo
+        ]:
             future.result()
 
 

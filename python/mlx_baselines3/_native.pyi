@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,9 +11,11 @@ __all__ = [
     "Actor",
     "EnvBatch",
     "Storage",
+    "TerminalObs",
     "__version__",
     "collect",
     "env_specs",
+    "explore",
     "flatten_env_major",
     "gae",
     "gather",
@@ -23,6 +25,9 @@ __all__ = [
 ]
 
 __version__: str
+
+_F32: TypeAlias = NDArray[np.float32]
+_I64: TypeAlias = NDArray[np.int64]
 
 # Buffers
 
@@ -136,6 +141,49 @@ def n_step_spans(
     :raises IndexError: a row holds no data
     :raises ValueError: the shapes differ or the cursor is no row
     """
+
+@final
+class TerminalObs:
+    """
+    Next observations that the next row of a replay buffer does not hold, by the index ``row * n_envs + env``
+    of the transition that led to them. Can be pickled and copied.
+
+    :param transitions: indices, as :meth:`export` gave them
+    :param observations: their bytes, one after the other
+    :raises ValueError: these are not as many observations
+    """
+
+    def __new__(
+        cls, transitions: _I64 | None = None, observations: NDArray[np.uint8] | None = None
+    ) -> TerminalObs: ...
+    def __len__(self) -> int: ...
+    def before_write(
+        self, cursor: tuple[int, int, bool], column: NDArray[np.uint8], seen: NDArray[np.uint8], n_envs: int
+    ) -> None:
+        """
+        Keep what lies at the cursor where it is not what is seen now, before that is written there.
+
+        :param cursor: number of rows, the row that is written next, whether all rows hold data
+        :param column: bytes of all observations
+        :param seen: bytes of the observations that are written next
+        :param n_envs: number of environments
+        :raises ValueError: the sizes do not fit
+        """
+
+    def patch(self, transitions: _I64, gathered: NDArray[np.uint8]) -> None:
+        """
+        :param transitions: indices
+        :param gathered: bytes of the next row's observation of each; written where another one is kept
+        :raises ValueError: the sizes do not fit
+        """
+
+    def clear(self) -> None:
+        """Forget all."""
+
+    def export(self) -> tuple[_I64, NDArray[np.uint8]]:
+        """
+        :return: indices of the transitions, rising, and the bytes that followed each
+        """
 
 # Environments
 
@@ -355,6 +403,74 @@ def collect(
     :raises RuntimeError: closed, or not reset
     """
 
+def explore(self, n_envs: int, every: int) -> None:
+        """
+        Draw the exploration matrices of a ``state_dependent`` head; other heads have none.
+
+        :param n_envs: environments, each with its own
+        :param every: draw others after this many batches of ``n_envs`` rows; 0 for never
+        """
+
+    @property
+    def draws(self) -> int:
+        """
+        :return: how often exploration matrices were drawn
+        """
+
+    def matrices(self) -> NDArray[np.float32]:
+        """
+        :return: the exploration matrices one after the other: a common one, then one for each environment
+        """
+
+    def choose(self, obs: NDArray[np.float32], deterministic: bool) -> NDArray[np.int64]:
+        """
+        :param obs: ``(batch, inputs)``
+        :param deterministic: take the most likely choices
+        :return: ``(batch, choices)``
+        :raises ValueError: the head gives no integers, or its logits are not finite
+        """
+
+    def act(self, obs: NDArray[np.float32], deterministic: bool) -> NDArray[np.float32]:
+        """
+        :param obs: ``(batch, inputs)``
+        :param deterministic: take the means, or each coin's likelier side
+        :return: ``(batch, numbers)``
+        :raises ValueError: the head gives integers, or a coin's odds are not a number
+        """
+
+def collect(
+    envs: EnvBatch,
+    actor: Actor,
+    bounds: tuple[NDArray[np.float32], NDArray[np.float32]],
+    last_obs: NDArray[np.float32],
+    last_starts: NDArray[np.bool_],
+    observations: NDArray[np.float32],
+    actions: NDArray[np.int64] | NDArray[np.float32],
+    rewards: NDArray[np.float32],
+    episode_starts: NDArray[np.float32],
+) -> tuple[
+    list[tuple[int, int, dict[str, Any]]],
+    list[tuple[int, int, NDArray[np.float32]]],
+    list[dict[str, Any]],
+]:
+    """
+    Step environments with samples of an actor until C-contiguous columns are full.
+
+    :param envs: environments
+    :param actor: the policy
+    :param bounds: lowest and highest action; floats are clipped on their way to the environments
+    :param last_obs: the present observations ``(n_envs, obs)``, changed with every step
+    :param last_starts: whether they are the first of an episode ``(n_envs,)``, changed with every step
+    :param observations: written, ``(n_steps, n_envs, obs)``
+    :param actions: written as the policy gave them, ``(n_steps, n_envs, width)``
+    :param rewards: written, ``(n_steps, n_envs)``
+    :param episode_starts: written, 0 or 1, ``(n_steps, n_envs)``
+    :return: (step, environment, Monitor's entry) of each finished episode; (step, environment, last
+        observation) of each that the time limit alone ended; the infos of the last step
+    :raises ValueError: policy, environments and columns do not fit, or an action is not valid
+    :raises RuntimeError: closed, or not reset
+    """
+
 # Threads
 
 def threads_count() -> int:
@@ -367,6 +483,38 @@ def set_threads(count: int | None) -> None:
     """
     :param count: the number of threads from here on; None asks the environment variable again
     :raises ValueError: it is 0
+    """
+
+def explore(
+    envs: EnvBatch,
+    actor: Actor,
+    last_obs: _F32,
+    plan: tuple[list[bool], _I64 | _F32, _F32 | None, tuple[_F32, _F32], bool],
+    columns: tuple[_F32, _F32 | TerminalObs, _I64 | _F32, _F32, _F32, _F32 | None],
+    cursor: tuple[int, int, bool],
+) -> tuple[
+    int,
+    Exception | None,
+    list[tuple[int, int, dict[str, Any]]],
+    tuple[_I64 | _F32, _I64 | _F32, _F32, _F32, NDArray[np.bool_], list[dict[str, Any]]],
+]:
+    """
+    Step environments and store every step in the C-contiguous columns of a replay buffer.
+
+    :param envs: environments
+    :param actor: the policy; its floats are in [-1, 1]
+    :param last_obs: the present observations ``(n_envs, obs)``
+    :param plan: for each step whether its actions are drawn; the actions of those steps, as the environments
+        take them; noise on scaled actions ``(n_steps, n_envs, width)``; lowest and highest action; whether
+        to stop after a step that ends an episode
+    :param columns: observations, next observations or what keeps those that the next row does not hold,
+        actions (floats scaled to [-1, 1]), rewards, dones, timeouts unless they do not count
+    :param cursor: number of rows, the row that is written next, whether all rows hold data
+    :return: steps taken; the error of the one after them; (step, environment, Monitor's entry) of each
+        episode that ended before the last step; the last step's actions, the same as stored, observations,
+        rewards, dones and infos
+    :raises ValueError: the parts do not fit each other; nothing has happened
+    :raises RuntimeError: the environments are closed
     """
 
 # The BLAS bridge, on Linux only

@@ -171,8 +171,9 @@ def test_n_step_returns_are_learnt_from():
     assert np.isfinite(model.logger.name_to_value["train/loss"])
 
 
-def test_compact_buffer():
-    kwargs = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
+@pytest.mark.parametrize("handled", [True, False])
+def test_compact_buffer(handled):
+    kwargs = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": handled}}
     assert DQN("MlpPolicy", "CartPole-v1", **SMALL, **kwargs).learn(40)._n_updates == 8
 
 

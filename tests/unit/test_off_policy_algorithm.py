@@ -267,15 +267,36 @@ def test_another_pickle_is_refused_and_the_buffer_stays(tmp_path):
     assert model.replay_buffer is buffer
 
 
-def test_compact_buffer_ends_the_last_episode_at_a_new_start():
+@pytest.mark.parametrize("handled", [True, False])
+def test_compact_buffer_ends_the_last_episode_at_a_new_start(handled):
     model = Idle(
         Countdown(length=50),
         optimize_memory_usage=True,
-        replay_buffer_kwargs={"handle_timeout_termination": False},
+        replay_buffer_kwargs={"handle_timeout_termination": handled},
     ).learn(3)
     with pytest.warns(UserWarning, match="last trajectory in the replay buffer will be truncated"):
         model.learn(1)
-    np.testing.assert_array_equal(model.replay_buffer.dones[:4, 0], [0, 0, 1, 0])
+    buffer = model.replay_buffer
+    np.testing.assert_array_equal(buffer.dones[:4, 0], [0, 0, 1, 0])
+    samples = buffer._get_samples(np.arange(4))
+    # What followed is not lost, so its value can be asked for, unless a time limit is to count as an end.
+    np.testing.assert_array_equal(np.asarray(samples.next_observations)[:, 0], [10, 20, 30, 10])
+    np.testing.assert_array_equal(np.asarray(samples.dones)[:, 0], [0, 0, not handled, 0])
+
+
+def test_no_n_step_return_goes_on_past_a_new_start():
+    model = Idle(Countdown(length=50), n_steps=4, gamma=1.0).learn(3)
+    model.learn(3)
+    samples = model.replay_buffer._get_samples(np.arange(6))
+    # The rewards are 1, 2 and 3, twice.
+    np.testing.assert_array_equal(np.asarray(samples.rewards)[:, 0], [6, 5, 3, 6, 5, 3])
+    np.testing.assert_array_equal(np.asarray(samples.next_observations)[:, 0], [30] * 6)
+    assert not np.asarray(samples.dones).any()
+
+
+def test_a_buffer_for_fewer_transitions_than_environments_is_refused():
+    with pytest.raises(ValueError, match="buffer_size is 2, expected at least 3"):
+        Idle(DummyVecEnv([Countdown] * 3), buffer_size=2)
 
 
 def test_callback_sees_sb3s_locals_and_stops():

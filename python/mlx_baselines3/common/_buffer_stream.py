@@ -14,7 +14,9 @@ from mlx_baselines3.common._json_codec import Decoder, Encoder, Unencodable
 __all__ = ["read_buffer", "write_buffer"]
 
 # Given by the constructor, or not part of what is stored.
-_SKIPPED = ("env", "_columns", "_valid")
+_SKIPPED = ("env", "_columns", "_valid", "_scratch", "_terminal")
+# In front of the names of a replay buffer's terminal observations.
+_TERMINAL = "terminal."
 
 
 def write_buffer(buffer: Any, lost: list[str], path: str) -> Iterator[bytes | memoryview]:
@@ -41,6 +43,8 @@ def write_buffer(buffer: Any, lost: list[str], path: str) -> Iterator[bytes | me
         return name
 
     fields = take(buffer, _SKIPPED, lost, path, Encoder(store))
+    if hasattr(buffer, "_terminal_arrays"):
+        arrays |= {_TERMINAL + key: array for key, array in buffer._terminal_arrays().items()}
     return _safetensors.pieces(arrays, {"structure": json.dumps(fields, allow_nan=False)})
 
 
@@ -68,6 +72,11 @@ class _Reader:
         if type(value) in (list, tuple):
             return type(value)(self._home(item, None) for item in value)
         return value
+
+    def fresh(self, prefix: str) -> dict[str, np.ndarray]:
+        """New arrays for those whose names begin so, by the rest of their names."""
+        names = [name for name in self._places if name.startswith(prefix)]
+        return {name.removeprefix(prefix): self._home(self._places[name], None) for name in names}
 
     def read(self, stream: IO[bytes], label: str) -> None:
         for place in self._places.values():
@@ -112,6 +121,11 @@ def read_buffer(buffer: Any, archive: ArchiveReader, name: str) -> None:
         reader = _Reader(places)
         try:
             put(buffer, json.loads(metadata["structure"]), reader.settle)
+            terminal = reader.fresh(_TERMINAL)
+            reader.read(stream, label)
+            if terminal:
+                buffer._load_terminal(**terminal)
+        except ModelFileError:
+            raise
         except (KeyError, TypeError, ValueError, IndexError, RecursionError, LookupError) as error:
             raise ModelFileError(f"{label} does not fit the {type(buffer).__name__} ({error}).") from error
-        reader.read(stream, label)

@@ -1,15 +1,25 @@
-"""How off-policy algorithms collect experience. Reached through ``off_policy_algorithm``."""
+"""How off-policy algorithms collect experience. Reached through ``off_policy_algorithm``.
 
+Where the policy has a twin in Rust, the twin acts. Native environments are then stepped in stretches, up to
+the next step that the callback has to see; that one, and any other policy's, is a step in Python.
+"""
+
+import operator
 import sys
 import time
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3.common._callback_base import NEVER, ConvertCallback, steps_until_needed
+from mlx_baselines3.common._native_exploration import Explored, Explorer, fills, noise_ahead
+from mlx_baselines3.common._on_policy_collection import _fusable
 from mlx_baselines3.common.base_class import BaseAlgorithm
 from mlx_baselines3.common.buffers import ReplayBuffer
-from mlx_baselines3.common.callbacks import BaseCallback
+from mlx_baselines3.common.callbacks import BaseCallback, CallbackList
+from mlx_baselines3.common.native_actor import NativeActor, NotMirrored, native_actor
 from mlx_baselines3.common.noise import ActionNoise
 from mlx_baselines3.common.type_aliases import RolloutReturn, TrainFreq, TrainFrequencyUnit
 from mlx_baselines3.common.utils import safe_mean, should_collect_more_steps
@@ -17,12 +27,30 @@ from mlx_baselines3.common.vec_env import VecEnv
 
 Observations = np.ndarray | dict[str, np.ndarray]
 
+# Methods that a stretch in Rust stands in for, or calls later than single steps would.
+_STOOD_IN_FOR = (
+    "_on_step", "_random_steps", "_sample_action", "_store_transition", "_update_info_buffer",
+    "_with_terminal_observations", "predict",
+)  # fmt: skip
+
+
+class _Session:
+    """What takes steps in Rust, for as long as nothing that it was made from can have changed."""
+
+    def __init__(self) -> None:
+        self.parts: tuple[Any, ...] = ()
+        self.explorer: Explorer | None = None
+
+    def is_for(self, parts: tuple[Any, ...]) -> bool:
+        return len(parts) == len(self.parts) and all(map(operator.is_, parts, self.parts))
+
 
 class OffPolicyCollection(BaseAlgorithm):
     """The part of :class:`OffPolicyAlgorithm` that acts, stores and reports; it has no own arguments."""
 
     actor: Any
     use_sde_at_warmup: bool
+    _session: _Session | None = None
 
     def collect_rollouts(
         self,
@@ -48,7 +76,10 @@ class OffPolicyCollection(BaseAlgorithm):
         :raises AssertionError: if nothing is to be collected, or several environments are to be stepped for
             a number of episodes
         """
-        self.policy.set_training_mode(False)
+        session = (self._session if _lets_alone(callback) else None) or _Session()
+        parts = (env, replay_buffer, action_noise, learning_starts)
+        if session.explorer is None:
+            self.policy.set_training_mode(False)
         _check_train_freq(env, train_freq)
         num_collected_steps, num_collected_episodes = 0, 0
         if self.use_sde:
@@ -58,8 +89,14 @@ class OffPolicyCollection(BaseAlgorithm):
         while should_collect_more_steps(train_freq, num_collected_steps, num_collected_episodes):
             if self.use_sde and self.sde_sample_freq > 0 and num_collected_steps % self.sde_sample_freq == 0:
                 self.actor.reset_noise(env.num_envs)
-            actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
-            new_obs, rewards, dones, infos = env.step(actions)
+            stretch = self._stretch(session, parts, callback, train_freq, num_collected_steps)
+            if stretch is None:
+                actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
+                new_obs, rewards, dones, infos = env.step(actions)
+            else:
+                num_collected_episodes += self._pass_steps(stretch, callback, action_noise, log_interval)
+                num_collected_steps += stretch.n_steps - 1
+                actions, buffer_actions, new_obs, rewards, dones, infos = stretch.last
             self.num_timesteps += env.num_envs
             num_collected_steps += 1
 
@@ -69,13 +106,116 @@ class OffPolicyCollection(BaseAlgorithm):
                 continue_training = False
                 break
             self._update_info_buffer(infos, dones)
-            self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)
+            if stretch is None:
+                self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             self._on_step()
             num_collected_episodes += self._end_episodes(dones, action_noise, log_interval)
         if continue_training:
             callback.on_rollout_end()
         return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, continue_training)
+
+    def _explorer(self, session: _Session, parts: tuple[VecEnv, Any, Any, int]) -> Explorer | None:
+        """What takes the steps in Rust; None where Python has to see each of them."""
+        env, buffer, noise, learning_starts = parts
+        core = _fusable(env)
+        # gSDE's noise lives in the policy's MLX arrays, which Rust does not see.
+        if core is None or self.use_sde or not _collects_as_here(type(self)):
+            return None
+        if any(name in vars(self) for name in _STOOD_IN_FOR):
+            return None
+        if not session.is_for((*parts, core, self.policy)):
+            session.parts, session.explorer = (*parts, core, self.policy), None
+            squashed = self.policy.squash_output or not isinstance(self.action_space, spaces.Box)
+            twin = _twin(self.policy)
+            if (
+                twin is not None
+                and squashed
+                and noise_ahead(noise) is not None
+                and fills(buffer, self.action_space)
+            ):
+                random = partial(self._random_steps, n_envs=env.num_envs, learning_starts=learning_starts)
+                session.explorer = Explorer(twin, core, buffer, self.action_space, random, noise)
+        return session.explorer
+
+    def _random_steps(self, count: int, n_envs: int, learning_starts: int) -> list[bool]:
+        """
+        Decide which steps to come take random actions, as :meth:`_sample_action` would at each.
+
+        :param count: number of steps
+        :param n_envs: number of environments
+        :param learning_starts: environment steps with random actions
+        :return: one flag for each step
+        """
+        return [self.num_timesteps + i * n_envs < learning_starts for i in range(count)]
+
+    def _stretch(
+        self,
+        session: _Session,
+        parts: tuple[VecEnv, Any, Any, int],
+        callback: BaseCallback,
+        train_freq: TrainFreq,
+        n_collected: int,
+    ) -> Explored | None:
+        """Steps in Rust up to the next one that the callback must see, at least one; None if that is next."""
+        quiet = NEVER if _is_nobody(callback) else steps_until_needed(callback) - 1
+        if quiet < 1:
+            # It may change whatever it likes.
+            session.parts = ()
+            return None
+        explorer = self._explorer(session, parts)
+        if explorer is None:
+            return None
+        before = self._last_obs
+        if train_freq.unit == TrainFrequencyUnit.STEP:
+            stretch = explorer.explore(before, min(quiet, train_freq.frequency - n_collected))
+        else:
+            stretch = explorer.explore(before, quiet, until_end=True)
+        buffer = explorer.buffer
+        self._last_obs = self._last_original_obs = stretch.last[2]
+        if stretch.n_steps == 1:
+            self._last_original_obs = before
+        elif stretch.n_steps > 1:
+            self._last_original_obs = buffer.observations[(buffer.pos - 1) % buffer.buffer_size].copy()
+        return stretch
+
+    def _pass_steps(
+        self,
+        stretch: Explored,
+        callback: BaseCallback,
+        action_noise: ActionNoise | None,
+        log_interval: int | None,
+    ) -> int:
+        """
+        Account for the steps of a stretch before its last one, in the order of single steps.
+
+        :param stretch: the stretch
+        :param callback: counts them
+        :param action_noise: starts anew where an episode ended
+        :param log_interval: episodes between two log entries
+        :return: how many episodes ended
+        :raises Exception: what went wrong after the stretch; all its steps are accounted for then
+        """
+        n_steps = stretch.n_steps - (stretch.error is None)
+        n_envs, n_episodes = len(stretch.last[3]), 0
+        entries: dict[int, list[tuple[int, dict[str, Any]]]] = {}
+        for step, env, entry in stretch.episodes:
+            entries.setdefault(step, []).append((env, entry))
+        for step in range(n_steps):
+            self.num_timesteps += n_envs
+            ended = entries.get(step, [])
+            self._update_info_buffer([{"episode": entry} for _, entry in ended])
+            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+            self._on_step()
+            if ended:
+                dones = np.zeros(n_envs, bool)
+                dones[[env for env, _ in ended]] = True
+                n_episodes += self._end_episodes(dones, action_noise, log_interval)
+        if n_steps:
+            callback._pass_steps(n_steps)
+        if stretch.error is not None:
+            raise stretch.error
+        return n_episodes
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -164,7 +304,7 @@ class OffPolicyCollection(BaseAlgorithm):
         :param log_interval: episodes between two log entries
         :return: how many ended
         """
-        ended = np.flatnonzero(dones)
+        ended = np.asarray(dones).nonzero()[0]
         for i in ended:
             self._episode_num += 1
             if action_noise is not None:
@@ -203,3 +343,32 @@ def _check_train_freq(env: VecEnv, train_freq: TrainFreq) -> None:
     assert env.num_envs == 1 or train_freq.unit == TrainFrequencyUnit.STEP, (
         f"You must use only one env when doing episodic training, got {env.num_envs}."
     )
+
+
+@cache
+def _collects_as_here(kind: type[Any]) -> bool:
+    """Whether no subclass collects in a way of its own."""
+    return all(map(_is_ours, (getattr(kind, name) for name in _STOOD_IN_FOR)))
+
+
+def _is_ours(method: Any) -> bool:
+    return str(method.__module__).startswith("mlx_baselines3.")
+
+
+def _lets_alone(callback: BaseCallback) -> bool:
+    """Whether no code of a user runs at either end of a rollout, where it could change the policy."""
+    if type(callback) is CallbackList:
+        return all(map(_lets_alone, callback.callbacks))
+    return _is_ours(callback._on_rollout_start) and _is_ours(callback._on_rollout_end)
+
+
+def _is_nobody(callback: BaseCallback) -> bool:
+    """Whether this is what ``learn`` makes of no callback at all."""
+    return type(callback) is ConvertCallback and callback.callback is None
+
+
+def _twin(policy: Any) -> NativeActor | None:
+    try:
+        return native_actor(policy)
+    except NotMirrored:
+        return None

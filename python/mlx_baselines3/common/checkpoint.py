@@ -155,6 +155,5 @@ def _start_new_episodes(model: BaseAlgorithm) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             buffer.truncate_last_trajectory()
-    elif buffer.optimize_memory_usage:
-        # The next observation of the newest transition is about to be overwritten.
-        buffer.dones[(buffer.pos - 1) % buffer.buffer_size] = True
+    else:
+        buffer._break_off()

@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 import mlx.core as mx
 from gymnasium import spaces
 
-from mlx_baselines3.common._off_policy_collection import OffPolicyCollection
+from mlx_baselines3.common._off_policy_collection import OffPolicyCollection, _Session
 from mlx_baselines3.common._replay_batches import replay_batches
 from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from mlx_baselines3.common.callbacks import BaseCallback
+from mlx_baselines3.common.native_actor import NotMirrored, native_actor
 from mlx_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from mlx_baselines3.common.off_policy_update import OffPolicyUpdate, StepFunction
 from mlx_baselines3.common.parameter_optimizer import Arrays, ParameterOptimizer
@@ -240,15 +241,15 @@ class OffPolicyAlgorithm(OffPolicyCollection):
     ) -> tuple[int, BaseCallback]:
         buffer = self.replay_buffer
         started = buffer is not None and (buffer.full or buffer.pos > 0)
-        if self.optimize_memory_usage and reset_num_timesteps and started:
-            # The next observation of the last transition is about to be overwritten by a reset.
-            warnings.warn(
-                "The last trajectory in the replay buffer will be truncated, see "
-                "https://github.com/DLR-RM/stable-baselines3/issues/46. "
-                "`reset_num_timesteps=False` or `optimize_memory_usage=False` avoids it.",
-                stacklevel=4,
-            )
-            buffer.dones[(buffer.pos - 1) % buffer.buffer_size] = True
+        if reset_num_timesteps and started:
+            if self.optimize_memory_usage:
+                warnings.warn(
+                    "The last trajectory in the replay buffer will be truncated, see "
+                    "https://github.com/DLR-RM/stable-baselines3/issues/46. "
+                    "`reset_num_timesteps=False` or `optimize_memory_usage=False` avoids it.",
+                    stacklevel=4,
+                )
+            buffer._break_off()
         assert self.env is not None, "There is no environment to train in: call set_env() first."
         noise, n_envs = self.action_noise, self.env.num_envs
         if noise is not None and n_envs > 1 and not isinstance(noise, VectorizedActionNoise):
@@ -286,25 +287,46 @@ class OffPolicyAlgorithm(OffPolicyCollection):
             )
         callback.on_training_start(locals(), globals())
         assert self.env is not None
-        with mx.stream(self.device):
-            while self.num_timesteps < total_timesteps:
-                rollout = self.collect_rollouts(
-                    self.env,
-                    train_freq=self.train_freq,
-                    action_noise=self.action_noise,
-                    callback=callback,
-                    learning_starts=self.learning_starts,
-                    replay_buffer=self.replay_buffer,
-                    log_interval=log_interval,
-                )
-                if not rollout.continue_training:
-                    break
-                if self.num_timesteps > max(self.learning_starts, 0):
-                    count = self.gradient_steps if self.gradient_steps >= 0 else rollout.episode_timesteps
-                    if count > 0:
-                        self.train(batch_size=self.batch_size, gradient_steps=count)
+        self._say_why_mlx_infers()
+        self._session = _Session()
+        try:
+            with mx.stream(self.device):
+                while self.num_timesteps < total_timesteps:
+                    if not self._collect_and_train(callback, log_interval):
+                        break
+        finally:
+            self._session = None
         callback.on_training_end()
         return self
+
+    def _say_why_mlx_infers(self) -> None:
+        if self.verbose >= 1:
+            try:
+                native_actor(self.policy)
+            except NotMirrored as reason:
+                print(f"MLX infers each step of the rollouts, because {reason}.")
+
+    def _collect_and_train(self, callback: BaseCallback, log_interval: int) -> bool:
+        """:return: False if the callback stopped the training"""
+        assert self.env is not None
+        rollout = self.collect_rollouts(
+            self.env,
+            train_freq=self.train_freq,
+            action_noise=self.action_noise,
+            callback=callback,
+            learning_starts=self.learning_starts,
+            replay_buffer=self.replay_buffer,
+            log_interval=log_interval,
+        )
+        if not rollout.continue_training:
+            return False
+        if self.num_timesteps > max(self.learning_starts, 0):
+            count = self.gradient_steps if self.gradient_steps >= 0 else rollout.episode_timesteps
+            if count > 0:
+                # The weights change, and whatever else a subclass changes with them.
+                self._session = _Session()
+                self.train(batch_size=self.batch_size, gradient_steps=count)
+        return True
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """
@@ -352,6 +374,9 @@ class OffPolicyAlgorithm(OffPolicyCollection):
         update = OffPolicyUpdate(networks, optimizers, step, targets)
         self._update_step = (update, static)
         return update
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_session"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []

@@ -164,6 +164,19 @@ class DQN(OffPolicyAlgorithm):
         self.exploration_rate = self.exploration_schedule(self._current_progress_remaining)
         self.logger.record("rollout/exploration_rate", self.exploration_rate)
 
+    def _random_steps(self, count: int, n_envs: int, learning_starts: int) -> list[bool]:
+        """Steps to come with random actions; the others toss :meth:`predict`'s coin here."""
+        random = super()._random_steps(count, n_envs, learning_starts)
+        total = float(self._total_timesteps)
+        first = sum(random)
+        for i, coin in enumerate(np.random.rand(count - first).tolist(), start=first):  # noqa: NPY002
+            # As `_on_step` will have set it by then.
+            rate = self.exploration_rate
+            if i > 0:
+                rate = self.exploration_schedule(1.0 - float(self.num_timesteps + i * n_envs) / total)
+            random[i] = not coin >= rate
+        return random
+
     def _gradient_step(self, step: GradientStep, batch: Arrays, settings: Arrays, variant: None) -> Arrays:
         """Move Q(s, a) towards its target; see :class:`OffPolicyUpdate`."""
         discounts = batch.get("discounts", settings["gamma"])

@@ -1,65 +1,10 @@
 //! The fused rollout: actor, environments and buffer, step after step, without leaving Rust.
 
-use thiserror::Error;
-
-use crate::actor::{ActionsOut, Actor, ActorError};
-use crate::env::{ActionSpace, Actions, EnvError};
+use crate::actor::{ActionsOut, Actor};
+use crate::env::Actions;
+pub use crate::stretch::{ActionColumn, CollectError};
+use crate::stretch::{check, check_policy};
 use crate::vec_env::{Episode, StepOut, VectorEnv};
-
-/// What can go wrong in a rollout.
-#[derive(Debug, Clone, PartialEq, Error)]
-pub enum CollectError {
-    /// The policy.
-    #[error(transparent)]
-    Actor(#[from] ActorError),
-    /// The environments.
-    #[error(transparent)]
-    Env(#[from] EnvError),
-    /// A column or a row of bounds of the wrong length.
-    #[error("{what} holds {got} numbers, expected {expected}")]
-    Column {
-        /// Which one.
-        what: &'static str,
-        /// Its length.
-        got: usize,
-        /// The right length.
-        expected: usize,
-    },
-    /// A policy for other environments.
-    #[error("the policy takes {got} numbers per observation, {id} gives {expected}")]
-    Observation {
-        /// The environment's id.
-        id: &'static str,
-        /// What the policy takes.
-        got: usize,
-        /// What the environment gives.
-        expected: usize,
-    },
-    /// Actions of another kind or number than the environments take.
-    #[error("the policy's actions are not those that {id} takes")]
-    Action {
-        /// The environment's id.
-        id: &'static str,
-    },
-}
-
-/// The actions of a rollout, step after step, as the policy gave them.
-#[derive(Debug)]
-pub enum ActionColumn<'a> {
-    /// Choices.
-    Ints(&'a mut [i64]),
-    /// Numbers, before they are clipped.
-    Floats(&'a mut [f32]),
-}
-
-impl ActionColumn<'_> {
-    fn len(&self) -> usize {
-        match self {
-            Self::Ints(column) => column.len(),
-            Self::Floats(column) => column.len(),
-        }
-    }
-}
 
 /// The rows of a rollout buffer that a stretch of steps fills. `rewards` says how many there are.
 #[derive(Debug)]
@@ -94,17 +39,6 @@ pub struct Finished {
     pub cut_at: Option<Vec<f32>>,
 }
 
-fn check(what: &'static str, got: usize, expected: usize) -> Result<(), CollectError> {
-    if got == expected {
-        return Ok(());
-    }
-    Err(CollectError::Column {
-        what,
-        got,
-        expected,
-    })
-}
-
 fn check_fit(
     envs: &dyn VectorEnv,
     actor: &Actor,
@@ -112,30 +46,8 @@ fn check_fit(
     present: &Present<'_>,
     columns: &Columns<'_>,
 ) -> Result<(), CollectError> {
-    let (spec, n_envs) = (envs.spec(), envs.num_envs());
-    let (id, dim) = (spec.id, spec.obs_dim);
-    if actor.obs_dim() != dim {
-        return Err(CollectError::Observation {
-            id,
-            got: actor.obs_dim(),
-            expected: dim,
-        });
-    }
-    let (width, fits) = match (spec.action, &columns.actions) {
-        (ActionSpace::Discrete(n), ActionColumn::Ints(_)) => (
-            1,
-            actor.head().is_discrete() && actor.net().outputs() as i64 <= n,
-        ),
-        (ActionSpace::Box(width), ActionColumn::Floats(_)) => (width, !actor.head().is_discrete()),
-        _ => (1, false),
-    };
-    if !fits || actor.action_dim() != width {
-        return Err(CollectError::Action { id });
-    }
-    if let ActionSpace::Box(width) = spec.action {
-        check("the lower bounds", bounds.0.len(), width)?;
-        check("the upper bounds", bounds.1.len(), width)?;
-    }
+    let (dim, n_envs) = (envs.spec().obs_dim, envs.num_envs());
+    let width = check_policy(envs, actor, &columns.actions, bounds)?;
     let rows = columns.rewards.len();
     check("rewards", rows, rows.next_multiple_of(n_envs))?;
     check("observations", columns.observations.len(), rows * dim)?;

@@ -18,7 +18,7 @@ type Stretch<'py> = (
     Bound<'py, PyList>,
 );
 
-fn bad(error: CollectError) -> PyErr {
+pub(crate) fn bad(error: CollectError) -> PyErr {
     match error {
         CollectError::Env(error) => py_err(error),
         other => PyValueError::new_err(other.to_string()),

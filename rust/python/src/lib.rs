@@ -4,7 +4,9 @@ mod actor;
 mod blas;
 mod buffers;
 mod collect;
+mod explore;
 mod ffi;
+mod terminal;
 mod threads;
 mod vec_env;
 
@@ -19,5 +21,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     buffers::register(m)?;
     collect::register(m)?;
     threads::register(m)?;
+    explore::register(m)?;
+    terminal::register(m)?;
     vec_env::register(m)
 }

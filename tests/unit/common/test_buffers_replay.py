@@ -44,10 +44,11 @@ def check(samples):
     return mark
 
 
+@pytest.mark.parametrize("handled", [False, True])
 @pytest.mark.parametrize("optimize", [False, True])
 @pytest.mark.parametrize(("steps", "kept"), [(3, range(3)), (5, range(5)), (12, range(7, 12))])
-def test_the_latest_transitions_are_sampled_whole(optimize, steps, kept):
-    settings = {"optimize_memory_usage": optimize, "handle_timeout_termination": not optimize}
+def test_the_latest_transitions_are_sampled_whole(optimize, steps, kept, handled):
+    settings = {"optimize_memory_usage": optimize, "handle_timeout_termination": handled}
     buffer = ReplayBuffer(10, BOX, ACTION, n_envs=2, **settings)
     for time in range(steps):
         add(buffer, time)
@@ -221,19 +222,18 @@ def test_n_step_with_normalised_rewards_and_more_environments():
 
 
 def test_combinations_that_are_refused():
-    with pytest.raises(ValueError, match="does not support optimize_memory_usage = True and"):
-        ReplayBuffer(5, BOX, ACTION, optimize_memory_usage=True)
     with pytest.raises(AssertionError, match="does not support optimize_memory_usage"):
         DictReplayBuffer(5, spaces.Dict({"a": BOX}), ACTION, optimize_memory_usage=True)
     with pytest.raises(AssertionError, match="must be used with Dict obs space only"):
         DictReplayBuffer(5, BOX, ACTION)
-    with pytest.raises(NotImplementedError, match="optimize_memory_usage"):
-        NStepReplayBuffer(5, BOX, ACTION, optimize_memory_usage=True, handle_timeout_termination=False)
     with pytest.raises(ValueError, match="n_steps is 0"):
         NStepReplayBuffer(5, BOX, ACTION, n_steps=0)
     for sizes in ({"buffer_size": 0}, {"buffer_size": 5, "n_envs": 0}):
         with pytest.raises(ValueError, match="expected a whole number of at least 1"):
             ReplayBuffer(observation_space=BOX, action_space=ACTION, **sizes)
+    with pytest.raises(ValueError, match="buffer_size is 3, expected at least 4: a ReplayBuffer stores one"):
+        ReplayBuffer(3, BOX, ACTION, n_envs=4)
+    assert ReplayBuffer(4, BOX, ACTION, n_envs=4).buffer_size == 1
 
 
 def test_bad_calls_leave_the_buffer_as_it_was():

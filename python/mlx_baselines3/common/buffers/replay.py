@@ -13,7 +13,9 @@ from numpy.typing import DTypeLike
 
 from mlx_baselines3 import _native
 from mlx_baselines3.common.buffers import _rows
+from mlx_baselines3.common.buffers._fields import columns_of, not_cut, stack
 from mlx_baselines3.common.buffers._rows import check_batch_size, fit_action, fit_scalar
+from mlx_baselines3.common.buffers._scratch import Scratch, ScratchPool
 from mlx_baselines3.common.buffers.base import BaseBuffer, as_bytes
 from mlx_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 
@@ -32,11 +34,12 @@ class ReplayBuffer(BaseBuffer):
     :param action_space: action space; float64 actions are stored as float32
     :param device: device asked for, see :class:`BaseBuffer`
     :param n_envs: number of parallel environments
-    :param optimize_memory_usage: keep each observation once, as the next one of the row before; not with
-        ``handle_timeout_termination``
+    :param optimize_memory_usage: keep each observation once, as the next one of the row before; the last
+        ones of episodes are kept beside the rows, so that samples are the same as without. The oldest row
+        is not sampled once the buffer is full. There is no ``next_observations`` then
     :param handle_timeout_termination: do not count an episode cut by a time limit as ended
         (https://arxiv.org/abs/1712.00378)
-    :raises ValueError: both of the last two are set, or a size is not at least 1
+    :raises ValueError: a size is not at least 1, or there are more environments than transitions
     :raises MemoryError: the columns do not fit into memory
     """
 
@@ -44,6 +47,8 @@ class ReplayBuffer(BaseBuffer):
     rewards: np.ndarray
     dones: np.ndarray
     timeouts: np.ndarray
+    # Whether a sample is made of later rows, too.
+    _reads_on = False
 
     def __init__(
         self,
@@ -56,13 +61,12 @@ class ReplayBuffer(BaseBuffer):
         handle_timeout_termination: bool = True,
     ):
         super().__init__(buffer_size, observation_space, action_space, device, n_envs=n_envs)
-        # The next observation of a cut episode's last row would be the next episode's first.
-        if optimize_memory_usage and handle_timeout_termination:
+        if buffer_size < n_envs:
             raise ValueError(
-                "ReplayBuffer does not support optimize_memory_usage = True "
-                "and handle_timeout_termination = True simultaneously."
+                f"buffer_size is {buffer_size}, expected at least {n_envs}: a {type(self).__name__} stores "
+                f"one transition of each of the {n_envs} environments at every step"
             )
-        self.buffer_size = max(buffer_size // n_envs, 1)
+        self.buffer_size = buffer_size // n_envs
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination
         columns = {
@@ -74,6 +78,8 @@ class ReplayBuffer(BaseBuffer):
         row = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in columns.values())
         self._warn_if_large(self.buffer_size * n_envs * row)
         self._allocate(columns)
+        self._terminal = _native.TerminalObs() if optimize_memory_usage else None
+        self._scratch = ScratchPool()
 
     @staticmethod
     def _warn_if_large(needed: int) -> None:
@@ -112,7 +118,6 @@ class ReplayBuffer(BaseBuffer):
         :raises ValueError: a shape does not fit
         """
         rows = [
-            *self._observation_rows("obs", obs, self.observations),
             (self.actions, fit_action(action, self.n_envs, self.action_dim)),
             (self.rewards, fit_scalar("reward", reward, self.n_envs)),
             (self.dones, fit_scalar("done", done, self.n_envs)),
@@ -120,15 +125,56 @@ class ReplayBuffer(BaseBuffer):
         if self.handle_timeout_termination:
             cut = [info.get("TimeLimit.truncated", False) for info in infos]
             rows.append((self.timeouts, fit_scalar("infos", cut, self.n_envs)))
+        seen = self._observation_rows("obs", obs, self.observations)
         after = self.observations if self.optimize_memory_usage else self.next_observations
         next_rows = self._observation_rows("next_obs", next_obs, after)
         following = (self.pos + 1) % self.buffer_size
-        for column, row in rows:
+        if self._terminal is not None:
+            seen = self._keep_terminal(self._terminal, seen)
+        for column, row in (*seen, *rows):
             column[self.pos] = row
         for column, row in next_rows:
             column[following if self.optimize_memory_usage else self.pos] = row
         self.pos = following
         self.full = self.full or following == 0
+
+    def _cursor(self) -> tuple[int, int, bool]:
+        return self.buffer_size, self.pos, self.full
+
+    def _keep_terminal(
+        self, terminal: _native.TerminalObs, seen: list[tuple[np.ndarray, np.ndarray]]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """What followed the newest transition is about to be overwritten by what is seen now."""
+        ((column, row),) = seen
+        row = np.ascontiguousarray(row, column.dtype)
+        terminal.before_write(self._cursor(), as_bytes(column), as_bytes(row), self.n_envs)
+        return [(column, row)]
+
+    def reset(self) -> None:
+        """Forget all rows."""
+        super().reset()
+        if self._terminal is not None:
+            self._terminal.clear()
+
+    def _terminal_arrays(self) -> dict[str, np.ndarray]:
+        """What is kept beside the rows, for :meth:`_load_terminal`."""
+        if self._terminal is None:
+            return {}
+        return dict(zip(("transitions", "observations"), self._terminal.export(), strict=True))
+
+    def _load_terminal(self, transitions: np.ndarray, observations: np.ndarray) -> None:
+        row = self.observations[:1, :1].nbytes
+        if self._terminal is None or observations.size != transitions.size * row:
+            raise ValueError(f"{transitions.size} terminal observations of {observations.size} bytes")
+        self._terminal = _native.TerminalObs(transitions, observations)
+
+    def _break_off(self) -> None:
+        """The environments start anew amid their episodes: no sample may go on past the newest row."""
+        if self.size() > 0 and (self.optimize_memory_usage or self._reads_on):
+            newest = (self.pos - 1) % self.buffer_size
+            self.dones[newest] = True
+            # No time limit was reached, but the value of the last state is to be asked for all the same.
+            self.timeouts[newest] = self.handle_timeout_termination
 
     def _draw_rows(self, batch_size: int) -> np.ndarray:
         if not (self.optimize_memory_usage and self.full):
@@ -159,7 +205,7 @@ class ReplayBuffer(BaseBuffer):
         """
         check_batch_size(n_batches, "n_batches")
         if not self._samples_as_here():
-            return _stack([self.sample(batch_size, env) for _ in range(n_batches)])
+            return stack([self.sample(batch_size, env) for _ in range(n_batches)])
         draws = []
         for _ in range(n_batches):
             rows = self._draw_rows(batch_size)
@@ -172,29 +218,59 @@ class ReplayBuffer(BaseBuffer):
         kind = type(self)
         return kind.sample is BaseBuffer.sample and kind._get_samples is ReplayBuffer._get_samples
 
-    def _take(self, rows: np.ndarray, envs: np.ndarray, *stores: Any) -> list[Any]:
-        """Rows of many columns, or dicts of columns, in one call to Rust."""
+    def _take(
+        self,
+        rows: np.ndarray,
+        envs: np.ndarray,
+        *stores: Any,
+        scratch: Scratch | None = None,
+        names: str = "",
+    ) -> list[Any]:
+        """
+        Rows of many columns, or dicts of columns, in one call to Rust.
+
+        :param rows: rows to take, counted on past the end of the buffer
+        :param envs: their environments
+        :param stores: columns, or dicts of columns
+        :param scratch: memory to gather into; None for new arrays
+        :param names: what to call that memory, so that two calls do not share it
+        :return: for each store an array, or a dict of arrays
+        """
         flat = (rows % self.buffer_size).astype(np.int64) * self.n_envs + envs
-        columns = [column for store in stores for column in _columns_of(store)]
-        taken = [np.empty((len(flat), *column.shape[2:]), column.dtype) for column in columns]
-        pairs = [(as_bytes(column), as_bytes(out)) for column, out in zip(columns, taken, strict=True)]
+        columns = [column for store in stores for column in columns_of(store)]
+        scratch = scratch or Scratch()
+        taken = [
+            scratch.array((names, i), (len(flat), *column.shape[2:]), column.dtype)
+            for i, column in enumerate(columns)
+        ]
+        pairs = [(as_bytes(column), out) for column, (_, out) in zip(columns, taken, strict=True)]
         _native.gather(pairs, flat)
-        left = iter(taken)
+        left = (array for array, _ in taken)
         return [
             {key: next(left) for key in store} if isinstance(store, dict) else next(left) for store in stores
         ]
 
+    def _take_next(self, rows: np.ndarray, envs: np.ndarray, scratch: Scratch) -> Any:
+        """The observations that followed the transitions of ``rows``."""
+        if self._terminal is None:
+            (next_obs,) = self._take(rows, envs, self.next_observations, scratch=scratch, names="next")
+            return next_obs
+        (next_obs,) = self._take(rows + 1, envs, self.observations, scratch=scratch, names="next")
+        transitions = (rows % self.buffer_size).astype(np.int64) * self.n_envs + envs
+        self._terminal.patch(transitions, as_bytes(next_obs))
+        return next_obs
+
     def _collect(self, rows: np.ndarray, envs: np.ndarray, env: VecNormalize | None) -> Any:
-        stores = (self.observations, self.actions, self.rewards, self.dones, self.timeouts)
-        if self.optimize_memory_usage:
-            obs, actions, rewards, dones, timeouts = self._take(rows, envs, *stores)
-            (next_obs,) = self._take(rows + 1, envs, self.observations)
-        else:
-            obs, actions, rewards, dones, timeouts, next_obs = self._take(
-                rows, envs, *stores, self.next_observations
-            )
-        rewards = self._normalize_reward(rewards.reshape(-1, 1), env)
-        return self._samples(obs, actions, next_obs, (dones * (1 - timeouts)).reshape(-1, 1), rewards, env)
+        stores = [self.observations, self.actions, self.rewards, self.dones, self.timeouts]
+        if self._terminal is None:
+            stores.append(self.next_observations)
+        # What leaves are copies: MLX's arrays have memory of their own.
+        with self._scratch.lend() as scratch:
+            obs, actions, rewards, dones, timeouts, *after = self._take(rows, envs, *stores, scratch=scratch)
+            next_obs = after[0] if after else self._take_next(rows, envs, scratch)
+            rewards = self._normalize_reward(rewards.reshape(-1, 1), env)
+            really = not_cut(dones, timeouts).reshape(-1, 1)
+            return self._samples(obs, actions, next_obs, really, rewards, env)
 
     def _samples(
         self,
@@ -222,10 +298,6 @@ class ReplayBuffer(BaseBuffer):
         return self.to_torch(obs)
 
 
-def _columns_of(store: Any) -> list[np.ndarray]:
-    return list(store.values()) if isinstance(store, dict) else [store]
-
-
 def _split(samples: Any, n_batches: int) -> Any:
     def split(field: Any) -> Any:
         if isinstance(field, dict):
@@ -233,15 +305,6 @@ def _split(samples: Any, n_batches: int) -> Any:
         return None if field is None else field.reshape(n_batches, -1, *field.shape[1:])
 
     return samples._make(split(field) for field in samples)
-
-
-def _stack(batches: list[Any]) -> Any:
-    def stack(fields: list[Any]) -> Any:
-        if isinstance(fields[0], dict):
-            return {key: stack([field[key] for field in fields]) for key in fields[0]}
-        return None if fields[0] is None else mx.stack(fields)
-
-    return batches[0]._make(stack(list(fields)) for fields in zip(*batches, strict=True))
 
 
 class DictReplayBuffer(ReplayBuffer):
@@ -299,17 +362,16 @@ class NStepReplayBuffer(ReplayBuffer):
     :param n_steps: most rewards of a sum
     :param gamma: discount factor
     :param kwargs: as for :class:`ReplayBuffer`
-    :raises NotImplementedError: ``optimize_memory_usage`` is set
     :raises ValueError: ``n_steps`` is not at least 1
     """
+
+    _reads_on = True
 
     def __init__(self, *args: Any, n_steps: int = 3, gamma: float = 0.99, **kwargs: Any):
         check_batch_size(n_steps, "n_steps")
         super().__init__(*args, **kwargs)
         self.n_steps = n_steps
         self.gamma = gamma
-        if self.optimize_memory_usage:
-            raise NotImplementedError("NStepReplayBuffer doesn't support optimize_memory_usage=True")
 
     def _collect(self, rows: np.ndarray, envs: np.ndarray, env: VecNormalize | None) -> Any:
         dones, timeouts = (np.ascontiguousarray(flags, np.float32) for flags in (self.dones, self.timeouts))
@@ -321,10 +383,12 @@ class NStepReplayBuffer(ReplayBuffer):
         rewards = self._normalize_reward(self.rewards[window, envs[:, None]], env)
         discounts = self.gamma ** steps.astype(np.float32) * (steps < spans[:, None])
         returns = (rewards * discounts).sum(axis=1, keepdims=True)
-        obs, actions = self._take(rows, envs, self.observations, self.actions)
-        next_obs, ended, cut = self._take(
-            rows + spans - 1, envs, self.next_observations, self.dones, self.timeouts
-        )
-        really = (ended * (1 - cut)).reshape(-1, 1)
         bootstrap = self.gamma ** spans[:, None].astype(np.float32)
-        return self._samples(obs, actions, next_obs, really, returns, env, bootstrap)
+        with self._scratch.lend() as scratch:
+            obs, actions = self._take(rows, envs, self.observations, self.actions, scratch=scratch)
+            ended, cut = self._take(
+                rows + spans - 1, envs, self.dones, self.timeouts, scratch=scratch, names="end"
+            )
+            next_obs = self._take_next(rows + spans - 1, envs, scratch)
+            really = not_cut(ended, cut).reshape(-1, 1)
+            return self._samples(obs, actions, next_obs, really, returns, env, bootstrap)

@@ -6,3 +6,4 @@
 pub mod layout;
 pub mod ring;
 pub mod rows;
+pub mod terminal;

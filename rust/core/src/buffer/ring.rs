@@ -37,6 +37,36 @@ impl Ring {
         }
     }
 
+    /// How many rows there are.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// The row that is written next.
+    #[must_use]
+    pub fn pos(&self) -> usize {
+        self.pos
+    }
+
+    /// Whether every row was written.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// The row that was written last, if any.
+    #[must_use]
+    pub fn newest(&self) -> Option<usize> {
+        (!self.is_empty()).then(|| self.after(self.pos, self.capacity - 1))
+    }
+
+    /// Moves on after a row was written.
+    pub fn advance(&mut self) {
+        self.pos = self.after(self.pos, 1);
+        self.full |= self.pos == 0;
+    }
+
     /// How many rows hold data: rows `0..len()`.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -105,6 +135,24 @@ mod tests {
         assert_eq!(ring.span(2, 4, |row| row == 2), Some(1));
         assert_eq!(ring.span(3, 4, |row| row == 2), Some(2));
         assert_eq!(ring.span(5, 4, |_| false), None);
+    }
+
+    #[test]
+    fn a_ring_fills_and_starts_again() {
+        let mut ring = Ring::new(3, 0, false).unwrap();
+        let mut seen = vec![];
+        for _ in 0..4 {
+            seen.push((ring.pos(), ring.newest(), ring.is_full()));
+            ring.advance();
+        }
+        let expected = [
+            (0, None, false),
+            (1, Some(0), false),
+            (2, Some(1), false),
+            (0, Some(2), true),
+        ];
+        assert_eq!(seen, expected);
+        assert_eq!(Ring::new(1, 0, true).unwrap().newest(), Some(0));
     }
 
     #[test]

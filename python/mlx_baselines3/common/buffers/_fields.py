@@ -1,0 +1,40 @@
+"""The fields of a batch, each an array or a dict of arrays."""
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+__all__ = ["columns_of", "not_cut", "stack"]
+
+
+def not_cut(dones: np.ndarray, timeouts: np.ndarray) -> np.ndarray:
+    """
+    :param dones: which episodes ended; overwritten
+    :param timeouts: which were cut; overwritten
+    :return: ``dones * (1 - timeouts)``, in the memory of ``dones``
+    """
+    np.subtract(1, timeouts, out=timeouts)
+    return np.multiply(dones, timeouts, out=dones)
+
+
+def columns_of(store: Any) -> list[np.ndarray]:
+    """
+    :param store: a column, or a dict of columns
+    :return: the columns
+    """
+    return list(store.values()) if isinstance(store, dict) else [store]
+
+
+def stack(batches: list[Any]) -> Any:
+    """
+    :param batches: samples of one kind
+    :return: samples of that kind whose arrays have the batches as their first axis
+    """
+
+    def stacked(fields: list[Any]) -> Any:
+        if isinstance(fields[0], dict):
+            return {key: stacked([field[key] for field in fields]) for key in fields[0]}
+        return None if fields[0] is None else mx.stack(fields)
+
+    return batches[0]._make(stacked(list(fields)) for fields in zip(*batches, strict=True))

@@ -1,0 +1,145 @@
+//! Environment steps per second of off-policy stretches: DQN's and SAC's default networks.
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use mlx_baselines3_core::actor::{Actor, Head};
+use mlx_baselines3_core::buffer::ring::Ring;
+use mlx_baselines3_core::env::numerics::Numerics;
+use mlx_baselines3_core::env::{ActionSpace, registry};
+use mlx_baselines3_core::explore::{ActionColumn, Drawn, Last, NextObs, Plan, Replay, explore};
+use mlx_baselines3_core::nn::{Activation, Dense, Mlp};
+use mlx_baselines3_core::rng::{Pcg64, SeedSequence};
+use mlx_baselines3_core::vec_env::VectorEnv;
+
+const STEPS: usize = 64;
+const ROWS: usize = 10_000;
+
+fn policy(obs_dim: usize, action: ActionSpace) -> Actor {
+    let (outputs, head, hidden) = match action {
+        ActionSpace::Discrete(n) => (n as usize, Head::EpsilonGreedy(0.0), 64),
+        ActionSpace::Box(n) => (2 * n, Head::SquashedGaussian, 256),
+    };
+    let mut rng = Pcg64::new(&SeedSequence::from_u64(0));
+    let widths = [
+        (obs_dim, hidden, Activation::Relu),
+        (hidden, hidden, Activation::Relu),
+        (hidden, outputs, Activation::Identity),
+    ];
+    let layers = widths.map(|(inputs, outputs, activation)| {
+        let mut layer = Dense::zeros(inputs, outputs, activation).expect("widths above 0");
+        let weights: Vec<f32> = (0..inputs * outputs)
+            .map(|_| rng.uniform(-0.1, 0.1) as f32)
+            .collect();
+        layer.load(&weights, None).expect("as many weights");
+        layer
+    });
+    let net = Mlp::new(layers.into()).expect("the widths fit");
+    Actor::new(net, head).expect("the head fits")
+}
+
+/// Everything that a stretch writes.
+struct Memory {
+    obs: Vec<f32>,
+    rewards: Vec<f32>,
+    dones: Vec<bool>,
+    ints: Vec<i64>,
+    floats: [Vec<f32>; 2],
+    observations: [Vec<f32>; 2],
+    int_column: Vec<i64>,
+    columns: [Vec<f32>; 4],
+}
+
+impl Memory {
+    fn new(envs: &mut dyn VectorEnv) -> Self {
+        let (n_envs, dim) = (envs.num_envs(), envs.spec().obs_dim);
+        let ints = match envs.spec().action {
+            ActionSpace::Discrete(_) => n_envs,
+            ActionSpace::Box(_) => 0,
+        };
+        let mut obs = vec![0.0; n_envs * dim];
+        for (env, row) in obs.chunks_exact_mut(dim).enumerate() {
+            envs.reset(env, Some(&[env as u32]), None, row)
+                .expect("seeded");
+        }
+        let column = |width: usize| vec![0.0; ROWS * n_envs * width];
+        Self {
+            obs,
+            rewards: vec![0.0; n_envs],
+            dones: vec![false; n_envs],
+            ints: vec![0; ints],
+            floats: [vec![0.0; n_envs - ints], vec![0.0; n_envs - ints]],
+            observations: [column(dim), column(dim)],
+            int_column: vec![0; ROWS * ints],
+            columns: [
+                vec![0.0; ROWS * (n_envs - ints)],
+                column(1),
+                column(1),
+                column(1),
+            ],
+        }
+    }
+
+    fn stretch(&mut self, envs: &mut dyn VectorEnv, actor: &mut Actor, ring: Ring) -> Ring {
+        let discrete = !self.ints.is_empty();
+        let [observations, next] = &mut self.observations;
+        let [numbers, rewards, dones, timeouts] = &mut self.columns;
+        let [floats, scaled] = &mut self.floats;
+        let mut replay = Replay {
+            ring,
+            observations,
+            next: NextObs::Column(next),
+            actions: if discrete {
+                ActionColumn::Ints(&mut self.int_column)
+            } else {
+                ActionColumn::Floats(numbers)
+            },
+            rewards,
+            dones,
+            timeouts: Some(timeouts),
+        };
+        let mut last = Last {
+            obs: &mut self.obs,
+            rewards: &mut self.rewards,
+            dones: &mut self.dones,
+            actions: if discrete {
+                ActionColumn::Ints(&mut self.ints)
+            } else {
+                ActionColumn::Floats(floats)
+            },
+            scaled,
+        };
+        let plan = Plan {
+            given: &[false; STEPS],
+            drawn: if discrete {
+                Drawn::Ints(&[])
+            } else {
+                Drawn::Floats(&[])
+            },
+            noise: None,
+            bounds: (&[-1.0], &[1.0]),
+            until_end: false,
+        };
+        explore(envs, actor, &plan, &mut replay, &mut last).expect("everything fits");
+        replay.ring
+    }
+}
+
+fn bench(c: &mut Criterion) {
+    for id in ["CartPole-v1", "Pendulum-v1"] {
+        let mut group = c.benchmark_group(format!("explore {id}"));
+        for n_envs in [1_usize, 8, 256] {
+            let mut envs = registry::make(id, n_envs, Numerics::default()).expect("known");
+            let mut memory = Memory::new(&mut *envs);
+            let mut actor = policy(envs.spec().obs_dim, envs.spec().action);
+            let mut ring = Ring::new(ROWS, 0, false).expect("row 0 exists");
+            group.sample_size(20);
+            group.throughput(Throughput::Elements((STEPS * n_envs) as u64));
+            group.bench_function(BenchmarkId::from_parameter(n_envs), |b| {
+                b.iter(|| ring = memory.stretch(&mut *envs, &mut actor, ring));
+            });
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, bench);
+criterion_main!(benches);

@@ -1,0 +1,105 @@
+//! The observations that a memory-saving replay buffer keeps beside its rows.
+
+use mlx_baselines3_core::buffer::ring::Ring;
+use mlx_baselines3_core::buffer::terminal::TerminalObs as CoreTerminalObs;
+use numpy::{PyArray1, PyReadonlyArray1, PyReadwriteArray1};
+use pyo3::exceptions::{PyIndexError, PyValueError};
+use pyo3::prelude::*;
+
+type Exported<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<u8>>);
+
+fn bad(error: impl std::fmt::Display) -> PyErr {
+    PyValueError::new_err(error.to_string())
+}
+
+fn indices(array: &PyReadonlyArray1<'_, i64>) -> PyResult<Vec<usize>> {
+    let indices = array
+        .as_slice()?
+        .iter()
+        .map(|&index| usize::try_from(index));
+    indices
+        .collect::<Result<_, _>>()
+        .map_err(|_| PyIndexError::new_err("the index of a transition is negative"))
+}
+
+/// Next observations that the next row of a replay buffer does not hold.
+#[pyclass(module = "mlx_baselines3._native")]
+pub(crate) struct TerminalObs {
+    pub(crate) core: CoreTerminalObs,
+}
+
+#[pymethods]
+impl TerminalObs {
+    /// Empty, or with what `export` gave.
+    #[new]
+    #[pyo3(signature = (transitions=None, observations=None))]
+    fn new(
+        transitions: Option<PyReadonlyArray1<'_, i64>>,
+        observations: Option<PyReadonlyArray1<'_, u8>>,
+    ) -> PyResult<Self> {
+        let transitions = transitions.as_ref().map(indices).transpose()?;
+        let bytes = observations
+            .as_ref()
+            .map(|bytes| bytes.as_slice())
+            .transpose()?;
+        let (transitions, bytes) = (transitions.unwrap_or_default(), bytes.unwrap_or_default());
+        let core = CoreTerminalObs::import(&transitions, bytes).map_err(bad)?;
+        Ok(Self { core })
+    }
+
+    /// To be called before the bytes `seen` of `n_envs` observations are written at the cursor
+    /// (rows, next row, full) of `column`.
+    fn before_write(
+        &mut self,
+        cursor: (usize, usize, bool),
+        column: PyReadonlyArray1<'_, u8>,
+        seen: PyReadonlyArray1<'_, u8>,
+        n_envs: usize,
+    ) -> PyResult<()> {
+        let ring = Ring::new(cursor.0, cursor.1, cursor.2).map_err(bad)?;
+        self.core
+            .before_write(&ring, column.as_slice()?, seen.as_slice()?, n_envs)
+            .map_err(bad)
+    }
+
+    /// Puts what is kept in its place among the bytes of gathered next observations.
+    fn patch(
+        &self,
+        transitions: PyReadonlyArray1<'_, i64>,
+        mut gathered: PyReadwriteArray1<'_, u8>,
+    ) -> PyResult<()> {
+        self.core
+            .patch(&indices(&transitions)?, gathered.as_slice_mut()?)
+            .map_err(bad)
+    }
+
+    /// Forgets all.
+    fn clear(&mut self) {
+        self.core.clear();
+    }
+
+    fn __len__(&self) -> usize {
+        self.core.len()
+    }
+
+    /// Indices `row * n_envs + env` of the transitions, rising, and the bytes that followed each.
+    fn export<'py>(&self, py: Python<'py>) -> PyResult<Exported<'py>> {
+        let (transitions, bytes) = self.core.export();
+        let transitions: Result<Vec<i64>, _> = transitions.into_iter().map(i64::try_from).collect();
+        let transitions = transitions.map_err(bad)?;
+        Ok((
+            PyArray1::from_vec(py, transitions),
+            PyArray1::from_vec(py, bytes),
+        ))
+    }
+
+    /// Pickles and copies hold everything.
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+        let parts = slf.borrow().export(slf.py())?.into_pyobject(slf.py())?;
+        Ok((slf.get_type().into_any(), parts.into_any()))
+    }
+}
+
+pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<TerminalObs>()
+}
