@@ -403,88 +403,6 @@ def collect(
     :raises RuntimeError: closed, or not reset
     """
 
-def explore(self, n_envs: int, every: int) -> None:
-        """
-        Draw the exploration matrices of a ``state_dependent`` head; other heads have none.
-
-        :param n_envs: environments, each with its own
-        :param every: draw others after this many batches of ``n_envs`` rows; 0 for never
-        """
-
-    @property
-    def draws(self) -> int:
-        """
-        :return: how often exploration matrices were drawn
-        """
-
-    def matrices(self) -> NDArray[np.float32]:
-        """
-        :return: the exploration matrices one after the other: a common one, then one for each environment
-        """
-
-    def choose(self, obs: NDArray[np.float32], deterministic: bool) -> NDArray[np.int64]:
-        """
-        :param obs: ``(batch, inputs)``
-        :param deterministic: take the most likely choices
-        :return: ``(batch, choices)``
-        :raises ValueError: the head gives no integers, or its logits are not finite
-        """
-
-    def act(self, obs: NDArray[np.float32], deterministic: bool) -> NDArray[np.float32]:
-        """
-        :param obs: ``(batch, inputs)``
-        :param deterministic: take the means, or each coin's likelier side
-        :return: ``(batch, numbers)``
-        :raises ValueError: the head gives integers, or a coin's odds are not a number
-        """
-
-def collect(
-    envs: EnvBatch,
-    actor: Actor,
-    bounds: tuple[NDArray[np.float32], NDArray[np.float32]],
-    last_obs: NDArray[np.float32],
-    last_starts: NDArray[np.bool_],
-    observations: NDArray[np.float32],
-    actions: NDArray[np.int64] | NDArray[np.float32],
-    rewards: NDArray[np.float32],
-    episode_starts: NDArray[np.float32],
-) -> tuple[
-    list[tuple[int, int, dict[str, Any]]],
-    list[tuple[int, int, NDArray[np.float32]]],
-    list[dict[str, Any]],
-]:
-    """
-    Step environments with samples of an actor until C-contiguous columns are full.
-
-    :param envs: environments
-    :param actor: the policy
-    :param bounds: lowest and highest action; floats are clipped on their way to the environments
-    :param last_obs: the present observations ``(n_envs, obs)``, changed with every step
-    :param last_starts: whether they are the first of an episode ``(n_envs,)``, changed with every step
-    :param observations: written, ``(n_steps, n_envs, obs)``
-    :param actions: written as the policy gave them, ``(n_steps, n_envs, width)``
-    :param rewards: written, ``(n_steps, n_envs)``
-    :param episode_starts: written, 0 or 1, ``(n_steps, n_envs)``
-    :return: (step, environment, Monitor's entry) of each finished episode; (step, environment, last
-        observation) of each that the time limit alone ended; the infos of the last step
-    :raises ValueError: policy, environments and columns do not fit, or an action is not valid
-    :raises RuntimeError: closed, or not reset
-    """
-
-# Threads
-
-def threads_count() -> int:
-    """
-    :return: how many threads work at most: ``MLX_BASELINES3_THREADS``, else one for each core
-    :raises ValueError: the variable holds no such number
-    """
-
-def set_threads(count: int | None) -> None:
-    """
-    :param count: the number of threads from here on; None asks the environment variable again
-    :raises ValueError: it is 0
-    """
-
 def explore(
     envs: EnvBatch,
     actor: Actor,
@@ -515,6 +433,20 @@ def explore(
         rewards, dones and infos
     :raises ValueError: the parts do not fit each other; nothing has happened
     :raises RuntimeError: the environments are closed
+    """
+
+# Threads
+
+def threads_count() -> int:
+    """
+    :return: how many threads work at most: ``MLX_BASELINES3_THREADS``, else one for each core
+    :raises ValueError: the variable holds no such number
+    """
+
+def set_threads(count: int | None) -> None:
+    """
+    :param count: the number of threads from here on; None asks the environment variable again
+    :raises ValueError: it is 0
     """
 
 # The BLAS bridge, on Linux only
