@@ -3,6 +3,7 @@ Runs for the tests of checkpoints. As a program, ``python checkpoint_runs.py CAS
 saves checkpoints and kills itself with SIGKILL at an environment step; 0 waits for somebody else to do it.
 """
 
+import io
 import json
 import os
 import pathlib
@@ -85,6 +86,30 @@ def learn(model, steps, callback=None, fresh=True, path=None):
     model.set_logger(Logger(None, [rows]))
     model.learn(steps, callback=callback, log_interval=1, reset_num_timesteps=fresh)
     return rows.rows
+
+
+def assert_same_parameters(first, second):
+    """
+    :param first: a model
+    :param second: a model that must have the same parameters, bit for bit
+    """
+    ours, theirs = first.get_parameters(), second.get_parameters()
+    for name, arrays in ours.items():
+        for key, value in arrays.items():
+            np.testing.assert_array_equal(
+                np.array(theirs[name][key]), np.array(value), err_msg=f"{name} {key}"
+            )
+
+
+def saved(model):
+    """
+    :param model: a model
+    :return: its checkpoint, an open file
+    """
+    stream = io.BytesIO()
+    model.save_checkpoint(stream)
+    stream.seek(0)
+    return stream
 
 
 class Killer(BaseCallback):
