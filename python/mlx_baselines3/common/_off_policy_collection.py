@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common._callback_base import NEVER, ConvertCallback, steps_until_needed
+from mlx_baselines3.common._dead_steps import Transition, ended_episodes, without_dead_steps
 from mlx_baselines3.common._native_exploration import Explored, Explorer, fills, noise_ahead
 from mlx_baselines3.common._on_policy_collection import _fusable
 from mlx_baselines3.common.base_class import BaseAlgorithm
@@ -51,6 +52,7 @@ class OffPolicyCollection(BaseAlgorithm):
     actor: Any
     use_sde_at_warmup: bool
     _session: _Session | None = None
+    _stored_last: Transition | None = None
 
     def collect_rollouts(
         self,
@@ -110,7 +112,8 @@ class OffPolicyCollection(BaseAlgorithm):
                 self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             self._on_step()
-            num_collected_episodes += self._end_episodes(dones, action_noise, log_interval)
+            ended = ended_episodes(dones, infos)
+            num_collected_episodes += self._end_episodes(ended, action_noise, log_interval)
         if continue_training:
             callback.on_rollout_end()
         return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, continue_training)
@@ -267,7 +270,11 @@ class OffPolicyCollection(BaseAlgorithm):
         else:
             original_obs, reward = normalizer.get_original_obs(), normalizer.get_original_reward()
         next_obs = self._with_terminal_observations(original_obs, dones, infos)
-        replay_buffer.add(self._last_original_obs, next_obs, buffer_action, reward, dones, infos)
+        stored = without_dead_steps(
+            (self._last_original_obs, buffer_action, reward), self._stored_last, infos
+        )
+        obs, buffer_action, reward = self._stored_last = stored
+        replay_buffer.add(obs, next_obs, buffer_action, reward, dones, infos)
         self._last_obs = new_obs
         if normalizer is not None:
             self._last_original_obs = original_obs

@@ -376,7 +376,7 @@ class OffPolicyAlgorithm(OffPolicyCollection):
         return update
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_session"]
+        return [*super()._excluded_save_params(), "_session", "_stored_last"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []

@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3.common._dead_steps import warn_of_dead_steps
 from mlx_baselines3.common._on_policy_collection import OnPolicyCollection
 from mlx_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from mlx_baselines3.common.mlx_interop import to_mlx
@@ -279,6 +280,7 @@ class OnPolicyAlgorithm(OnPolicyCollection):
             while self.num_timesteps < total_timesteps:
                 if not self.collect_rollouts(self.env, callback, self.rollout_buffer, self.n_steps):
                     break
+                warn_of_dead_steps(self.env)
                 iteration += 1
                 self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
                 if log_interval is not None and iteration % log_interval == 0:

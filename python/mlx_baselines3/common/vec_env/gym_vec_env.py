@@ -49,8 +49,14 @@ def as_vec_env(env: Any) -> VecEnv:
     return GymVecEnv(env)
 
 
-def _reset_mode(env: Any) -> str:
+def _innermost(env: Any) -> Any:
+    return getattr(env, "unwrapped", env)
+
+
+def _reset_mode(env: Any, reset_mask: bool) -> str:
     """
+    :param env: the vector of environments
+    :param reset_mask: it is known to reset whom it is asked to
     :return: when a new episode begins: in the same "step" as the old one ends, in the "next" one, or when
         it is "asked" for
     """
@@ -61,8 +67,8 @@ def _reset_mode(env: Any) -> str:
         # Before they said so: Gymnasium 0.29 reset in the same step, 1.0 in the next.
         return "step" if gym.__version__.startswith("0.") else "next"
     name = str(getattr(mode, "name", mode)).upper()
-    if name == "NEXT_STEP" and isinstance(env, SyncVectorEnv | AsyncVectorEnv):
-        # These two reset whom they are asked to in every mode, and then do not do it again.
+    if name == "NEXT_STEP" and (reset_mask or isinstance(_innermost(env), SyncVectorEnv | AsyncVectorEnv)):
+        # Gymnasium's two reset whom they are asked to in every mode, and then do not do it again.
         name = "DISABLED"
     modes = {"SAME_STEP": "step", "NEXT_STEP": "next", "DISABLED": "asked"}
     if name not in modes:
@@ -75,22 +81,26 @@ class GymVecEnv(VecEnv):
     A ``gymnasium.vector.VectorEnv`` or an EnvPool as a ``VecEnv``, with any autoreset mode.
 
     Where Gymnasium's ``SyncVectorEnv`` and ``AsyncVectorEnv``, an EnvPool or a vector environment of the mode
-    ``DISABLED`` has ended an episode, it is asked to reset at once. Others of the mode ``NEXT_STEP`` take one
-    more step in which the action is ignored. That step is no part of an episode: its info holds
-    ``"autoreset_step": True``, its reward is 0, and it ends, as the episode before it did, in the observation
-    where that one ended, so that nothing is carried over to the next episode.
+    ``DISABLED`` has ended an episode, it is asked to reset at once. Others of the mode ``NEXT_STEP`` reset in
+    one more step, in which the action is ignored. Where all episodes end at once, as with one environment,
+    that step is made here and nobody sees it. Otherwise the other environments need their next actions for
+    it, so it is handed out: its info holds ``"autoreset_step": True``, its reward is 0, and it ends, as the
+    episode before it did, in the observation where that one ended, so that nothing is carried over to the
+    next episode.
 
     :param env: the vector of environments; an EnvPool must be made with ``env_type="gymnasium"``
+    :param reset_mask: ``env`` is of the mode ``NEXT_STEP``, and ``env.reset(options={"reset_mask": mask})``
+        resets the environments of the mask alone, which then do not spend a step on it
     :raises ValueError: if the autoreset mode is unknown, an EnvPool is asynchronous, or its spaces are not
         Gymnasium's
     """
 
-    def __init__(self, env: Any) -> None:
+    def __init__(self, env: Any, reset_mask: bool = False) -> None:
         self.env = env
         self._envpool = _is_envpool(env)
         if self._envpool:
             self._check_envpool()
-        self._mode = _reset_mode(env)
+        self._mode = _reset_mode(env, reset_mask)
         num_envs = int(env.config["num_envs"]) if self._envpool else env.num_envs
         super().__init__(
             num_envs,
@@ -102,6 +112,8 @@ class GymVecEnv(VecEnv):
         self._dead = np.zeros(num_envs, dtype=bool)
         self._dead_truncated = np.zeros(num_envs, dtype=bool)
         self._obs: VecEnvObs | None = None
+        # Steps of single environments that were spent on resetting and handed out.
+        self.n_dead_steps = 0
 
     def _check_envpool(self) -> None:
         if self.env.is_async:
@@ -165,8 +177,10 @@ class GymVecEnv(VecEnv):
             self._unpack_final(dones, infos)
         elif self._mode == "asked":
             self._ask_for_reset(obs, dones, infos)
+        elif dones.all() and not self._dead.any():
+            self._reset_by_a_step(obs, infos)
         else:
-            self._mask_dead_steps(before, obs, rewards, dones, infos)
+            self._mark_dead_steps(before, obs, rewards, dones, infos)
         self._obs = obs
         return obs, rewards, dones, infos
 
@@ -193,7 +207,14 @@ class GymVecEnv(VecEnv):
         for index, info in zip(ended.tolist(), reset_infos, strict=True):
             self.reset_infos[index] = info
 
-    def _mask_dead_steps(
+    def _reset_by_a_step(self, obs: VecEnvObs, infos: list[dict[str, Any]]) -> None:
+        for index, info in enumerate(infos):
+            info["terminal_observation"] = _row(obs, index)
+        fresh, *_, raw_infos = self.env.step(self.actions)
+        _put_rows(obs, np.arange(self.num_envs), fresh)
+        self.reset_infos = split_infos(raw_infos, self.num_envs)
+
+    def _mark_dead_steps(
         self,
         before: VecEnvObs | None,
         obs: VecEnvObs,
@@ -204,6 +225,7 @@ class GymVecEnv(VecEnv):
         for index in np.flatnonzero(dones).tolist():
             infos[index]["terminal_observation"] = _row(obs, index)
         dead = self._dead
+        self.n_dead_steps += int(dead.sum())
         for index in np.flatnonzero(dead).tolist():
             assert before is not None
             self.reset_infos[index] = infos[index]

@@ -1,0 +1,155 @@
+"""Vector environments that spend a step on resetting: what training sees of it."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from mlx_baselines3 import DQN, PPO
+from mlx_baselines3.common.vec_env import DummyVecEnv, GymVecEnv
+
+
+class Counting(gym.Env):
+    """Sees the number of steps so far and an earlier action, which is its reward."""
+
+    observation_space = spaces.Box(-1000, 1000, shape=(2,), dtype=np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, length, truncate):
+        self.length, self.truncate = length, truncate
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        end = self.t == self.length
+        obs = np.array([self.t, action], np.float32)
+        return obs, float(action), end and not self.truncate, end and self.truncate, {}
+
+
+class NextStep:
+    """Countings in a vector that resets in the step after the end, or whom it is asked to."""
+
+    metadata = {"autoreset_mode": "NEXT_STEP"}
+    render_mode = None
+    single_observation_space = Counting.observation_space
+    single_action_space = Counting.action_space
+
+    def __init__(self, lengths, truncate):
+        self.envs = [Counting(length, truncate) for length in lengths]
+        self.num_envs = len(lengths)
+
+    @property
+    def unwrapped(self):
+        return self
+
+    def reset(self, *, seed=None, options=None):
+        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
+        if mask.all():
+            self.over, self.obs = np.zeros(self.num_envs, bool), np.zeros((self.num_envs, 2), np.float32)
+        for i in np.flatnonzero(mask):
+            self.obs[i], self.over[i] = self.envs[i].reset()[0], False
+        return self.obs, {}
+
+    def step(self, actions):
+        rewards, ends = np.zeros(self.num_envs), np.zeros((2, self.num_envs), bool)
+        for i, env in enumerate(self.envs):
+            if self.over[i]:
+                self.obs[i], rewards[i] = env.reset()[0], 100.0
+            else:
+                self.obs[i], rewards[i], ends[0, i], ends[1, i], _ = env.step(actions[i])
+        self.over = ends.any(axis=0)
+        return self.obs, rewards, *ends, {}
+
+
+def dummy(lengths, truncate):
+    return DummyVecEnv([lambda length=length: Counting(length, truncate) for length in lengths])
+
+
+REPLAY = {"learning_starts": 30, "train_freq": 4, "batch_size": 8, "buffer_size": 200, "seed": 0}
+SMALL = {"policy_kwargs": {"net_arch": [4]}}
+# All end at once; not so, but whoever is asked to resets.
+MASKABLE = [((3, 3), False), ((4,), False), ((2, 3), True)]
+
+
+@pytest.mark.parametrize("truncate", [False, True])
+@pytest.mark.parametrize(("lengths", "reset_mask"), MASKABLE)
+def test_dqn_stores_what_a_dummy_vec_env_gives(lengths, reset_mask, truncate):
+    vector = GymVecEnv(NextStep(lengths, truncate), reset_mask=reset_mask)
+    envs = (vector, dummy(lengths, truncate))
+    first, second = (DQN("MlpPolicy", env, **REPLAY, **SMALL).learn(64) for env in envs)
+    ours, theirs = first.replay_buffer, second.replay_buffer
+    assert ours.pos == theirs.pos == 64 // len(lengths)
+    for name in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)
+    assert ours.dones.any()
+    assert ours.timeouts.any() == truncate
+    assert first._episode_num == second._episode_num
+
+
+@pytest.mark.parametrize("truncate", [False, True])
+@pytest.mark.parametrize(("lengths", "reset_mask"), MASKABLE)
+def test_ppo_sees_what_a_dummy_vec_env_gives(lengths, reset_mask, truncate):
+    vector = GymVecEnv(NextStep(lengths, truncate), reset_mask=reset_mask)
+    kwargs = {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "seed": 0, **SMALL}
+    envs = (vector, dummy(lengths, truncate))
+    first, second = (PPO("MlpPolicy", env, **kwargs).learn(16 * len(lengths)) for env in envs)
+    ours, theirs = first.rollout_buffer, second.rollout_buffer
+    for name in ("observations", "actions", "rewards", "episode_starts", "values", "advantages", "returns"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)
+    assert ours.episode_starts[1:].any()
+
+
+@pytest.mark.parametrize("truncate", [False, True])
+def test_replay_buffers_hold_true_transitions_only(truncate):
+    model = DQN("MlpPolicy", NextStep((2, 3), truncate), **REPLAY, **SMALL).learn(64)
+    # Steps of 11 rows: an episode's, and its last transition once more in the place of the dead step,
+    # which is not there where both end at once, in row 10.
+    expected = [[0, 1, 1, 0, 1, 1, 0, 1, 1, 0, 1], [0, 1, 2, 2, 0, 1, 2, 2, 0, 1, 2]]
+    assert model.env.unwrapped.n_dead_steps == 2 * (3 + 2) + 3 + 2
+    buffer, rows = model.replay_buffer, slice(0, 32)
+    assert buffer.pos == 32
+    for env, length in enumerate((2, 3)):
+        steps = np.resize(expected[env], 32)
+        np.testing.assert_array_equal(buffer.observations[rows, env, 0], steps)
+        np.testing.assert_array_equal(buffer.next_observations[rows, env, 0], steps + 1)
+        np.testing.assert_array_equal(buffer.rewards[rows, env], buffer.actions[rows, env, 0])
+        np.testing.assert_array_equal(buffer.next_observations[rows, env, 1], buffer.actions[rows, env, 0])
+        np.testing.assert_array_equal(buffer.dones[rows, env], steps == length - 1)
+        np.testing.assert_array_equal(buffer.timeouts[rows, env], (steps == length - 1) & truncate)
+    # Each episode counts once: 4 and 3 in 11 rows.
+    assert model._episode_num == 2 * (4 + 3) + 3 + 2
+
+
+def test_on_policy_rollouts_with_dead_steps_are_said_once():
+    env = GymVecEnv(NextStep((2, 3), False))
+    with pytest.warns(UserWarning, match="rollouts hold these steps") as said:
+        PPO("MlpPolicy", env, n_steps=8, batch_size=16, n_epochs=1, **SMALL).learn(48)
+    assert len(said) == 1
+    # Nothing to say where none was handed out.
+    PPO("MlpPolicy", NextStep((3, 3), False), n_steps=8, batch_size=16, n_epochs=1, **SMALL).learn(16)
+
+
+class Wrapped:
+    """A wrapper of vectors, as gymnasium.wrappers.vector has them."""
+
+    def __init__(self, env):
+        self.env = self.unwrapped = env
+
+    def __getattr__(self, name):
+        return getattr(self.env, name)
+
+
+def test_wrapped_vectors_of_gymnasium_are_asked_to_reset():
+    env = GymVecEnv(Wrapped(gym.vector.SyncVectorEnv([lambda: gym.make("CartPole-v1")] * 3)))
+    env.reset()
+    n_episodes = 0
+    for _ in range(60):
+        _, rewards, dones, infos = env.step(np.ones(3, int))
+        np.testing.assert_array_equal(rewards, 1)
+        assert ["terminal_observation" in info for info in infos] == dones.tolist()
+        n_episodes += dones.sum()
+    assert n_episodes > 12
+    assert env.n_dead_steps == 0
