@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pathlib
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -177,7 +178,7 @@ def load(
     model.__dict__.update(data)
     model.__dict__.update(changes)
     model._setup_model()
-    model.set_parameters(params, exact_match=True, device=device)
+    _put_parameters(model, params, device)
     for name, value in (variables or {}).items():
         # SAC has `log_ent_coef` only if the coefficient is tuned.
         if value is not None:
@@ -185,6 +186,36 @@ def load(
     if model.use_sde:
         model.policy.reset_noise()
     return model
+
+
+def _put_parameters(model: BaseAlgorithm, params: dict[str, Any], device: mx.Device | str) -> None:
+    """Set the parameters of a file, or of what an early SB3 wrote, with a warning."""
+    try:
+        model.set_parameters(params, exact_match=True, device=device)
+        return
+    except RuntimeError as error:
+        said = str(error)
+        if "pi_features_extractor" not in said or "Missing key(s) in state_dict" not in said:
+            raise
+        # One extractor had one name then; it is loaded under that.
+        model.set_parameters(params, exact_match=False, device=device)
+        version, done = "an A2C or PPO model of SB3 before 1.7.0", "missing names were allowed"
+    except ValueError as error:
+        said = str(error)
+        groups = params.get("policy.optimizer", {}).get("param_groups")
+        count = len(getattr(getattr(model.policy, "optimizer", None), "names", ()))
+        if not groups or len(groups[0]["params"]) != 2 * count:
+            raise
+        # The target network's parameters were listed too, without a state.
+        group = {**groups[0], "params": groups[0]["params"][:count]}
+        optimizer = {**params["policy.optimizer"], "param_groups": [group]}
+        model.set_parameters({**params, "policy.optimizer": optimizer}, exact_match=True, device=device)
+        version, done = "a DQN model of SB3 before 2.4.0", "the target network's part of it was left out"
+    warnings.warn(
+        f"This is probably {version}: {done}, and the model should work. "
+        f"Save it again to be rid of this warning. What did not fit: {said}",
+        stacklevel=4,
+    )
 
 
 def _check_attributes(data: dict[str, Any], changes: dict[str, Any]) -> None:

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from exported_models import make
 from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
+from mlx_baselines3.common import _torch_file
 from mlx_baselines3.common.env_util import make_vec_env
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.save_util import PickledEntriesError
@@ -277,3 +279,50 @@ def test_optimizer_state_comes_back(model, path):
     assert state["step"].item() == 4
     assert isinstance(state["m.value_net.bias"], mx.array)
     assert state["m.value_net.bias"].item() != 0.0
+
+
+def early_file(name, change):
+    """A file as SB3 writes it, with its parameters changed: object name -> state."""
+    stream, early = io.BytesIO(), io.BytesIO()
+    model = make(name, steps=0)
+    model.save(stream, format="sb3")
+    with zipfile.ZipFile(stream) as archive, zipfile.ZipFile(early, "w") as out:
+        for entry in archive.namelist():
+            data = archive.read(entry)
+            if entry.startswith("policy"):
+                data = _torch_file.dumps(change(entry, _torch_file.load(data, entry)))
+            out.writestr(entry, data)
+    early.seek(0)
+    return model, early
+
+
+def one_extractor(entry, state):
+    return {key: value for key, value in state.items() if not key.startswith(("pi_feat", "vf_feat"))}
+
+
+def both_networks(entry, state):
+    if "optimizer" in entry:
+        (group,) = state["param_groups"]
+        group["params"] = list(range(2 * len(group["params"])))
+    return state
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "version"),
+    [("ppo_cnn", one_extractor, r"1\.7\.0.*Missing key"), ("dqn_mlp", both_networks, r"2\.4\.0")],
+)
+def test_models_of_an_early_sb3_are_loaded_with_a_warning(name, change, version):
+    model, file = early_file(name, change)
+    with pytest.warns(UserWarning, match=version) as said:
+        loaded = type(model).load(file)
+    assert [warning.filename for warning in said] == [__file__]
+    for key, value in model.policy.state_dict().items():
+        np.testing.assert_array_equal(np.array(loaded.policy.state_dict()[key]), np.array(value))
+
+
+def test_other_missing_parameters_are_no_early_sb3s():
+    _, file = early_file(
+        "ppo_cnn", lambda _, state: {k: v for k, v in state.items() if "action_net" not in k}
+    )
+    with pytest.raises(RuntimeError, match=r"Missing key.*action_net"):
+        PPO.load(file)
