@@ -45,6 +45,17 @@ CASES = {
         *(PPO, "MlpPolicy", spaces.MultiBinary(4), spaces.MultiBinary(3)),
         {**ROLLOUT, "learning_rate": lambda progress: 1e-3 * progress, "policy_kwargs": SMALL},
     ),
+    "ppo_sgd": (
+        *(PPO, "MlpPolicy", VECTOR, spaces.Discrete(3)),
+        {
+            **ROLLOUT,
+            "policy_kwargs": {
+                **SMALL,
+                "optimizer_class": optim.SGD,
+                "optimizer_kwargs": {"momentum": 0.9, "dampening": 0.1},
+            },
+        },
+    ),
     "ppo_apart": (
         *(PPO, "CnnPolicy", IMAGE, spaces.Discrete(2)),
         {**ROLLOUT, "policy_kwargs": {**CNN, "share_features_extractor": False}},

@@ -198,7 +198,7 @@ _TORCH_SLOTS = {
 
 def from_torch_state(state_dict: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
     """
-    Translate the state of torch's Adam, RMSprop or SB3's RMSpropTFLike.
+    Translate the state of torch's Adam, RMSprop or SGD, or of SB3's RMSpropTFLike.
 
     :param state_dict: ``{"state": {index: {slot: array}}, "param_groups": [...]}``
     :param names: the parameters in the order in which torch numbers them
@@ -214,9 +214,21 @@ def from_torch_state(state_dict: Mapping[str, Any], names: list[str]) -> dict[st
     translated: dict[str, Any] = {"learning_rate": np.float32(group["lr"])}
     for index, name in zip(group["params"], names, strict=True):
         slots = state_dict["state"].get(index, {})
-        for slot, array in slots.items():
-            if slot == "step":
-                translated["step"] = np.uint64(int(np.array(array)))
-            elif slot in _TORCH_SLOTS:
-                translated[f"{_TORCH_SLOTS[slot]}.{name}"] = array
+        translated |= _from_torch_slots(slots, name)
+    return translated
+
+
+def _from_torch_slots(slots: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What torch keeps for one parameter, by MLX's names."""
+    known = dict(_TORCH_SLOTS)
+    translated: dict[str, Any] = {}
+    if slots.get("momentum_buffer") is not None and "square_avg" not in slots:
+        # SGD, whose momentum MLX calls v. torch's counts no steps, but has made one.
+        known["momentum_buffer"] = "v"
+        translated["step"] = np.uint64(1)
+    for slot, array in slots.items():
+        if slot == "step":
+            translated["step"] = np.uint64(int(np.array(array)))
+        elif slot in known and array is not None:
+            translated[f"{known[slot]}.{name}"] = array
     return translated

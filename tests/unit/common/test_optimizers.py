@@ -257,6 +257,26 @@ def test_torchs_state(net):
         np.testing.assert_array_equal(np.array(state[f"v.{name}"]), array**2)
 
 
+def test_torchs_momentum(net):
+    """torch.optim.SGD keeps its momentum only, in one array for each parameter, and counts no steps."""
+    parameters = named_parameters(net)
+    slots = {
+        i: {"momentum_buffer": np.full(array.shape, i + 1.0)} for i, array in enumerate(parameters.values())
+    }
+    optimizer = ParameterOptimizer(net, optim.SGD, 1e-2, {"momentum": 0.5})
+    optimizer.load_state_dict(
+        {"state": slots, "param_groups": [{"lr": 0.25, "params": list(range(len(slots)))}]}
+    )
+    state = optimizer.state_dict()
+    assert (state["step"].item(), state["learning_rate"].item()) == (1, 0.25)
+    for i, name in enumerate(parameters):
+        np.testing.assert_array_equal(np.array(state[f"v.{name}"]), slots[i]["momentum_buffer"])
+    # Without momentum early versions of torch wrote None.
+    assert from_torch_state(
+        {"state": {0: {"momentum_buffer": None}}, "param_groups": [{"lr": 0.25, "params": [0]}]}, ["a"]
+    ) == {"learning_rate": np.float32(0.25)}
+
+
 def test_torchs_state_before_the_first_step_and_for_another_network():
     fresh = {"state": {}, "param_groups": [{"lr": 0.25, "params": [0]}]}
     assert from_torch_state(fresh, ["a"]) == {"learning_rate": np.float32(0.25)}
