@@ -1,4 +1,4 @@
-"""The walls of docs/architecture.md: which module may import which."""
+"""The walls of docs/architecture.md: which module may import which, and how long a file may be."""
 
 import ast
 import pathlib
@@ -13,6 +13,10 @@ PACKAGE = pathlib.Path(mlx_baselines3.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # The doors to the Rust core.
 NATIVE_DOORS = {"__init__.py", "_backend.py", "common/_system_info.py", "common/native_actor.py"}
+ROOT = pathlib.Path(__file__).parents[2]
+SOURCES = MODULES + sorted(
+    path for room in ("tests", "benchmarks", "examples", "docs") for path in (ROOT / room).rglob("*.py")
+)
 ALGORITHMS = {"a2c", "ddpg", "dqn", "her", "ppo", "sac", "td3"}
 
 
@@ -74,6 +78,11 @@ def test_algorithms_do_not_import_each_other(path):
     }
     # DDPG is TD3 with other settings.
     assert others <= ({"td3"} if own == "ddpg" else set())
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: "/".join(path.parts[-3:]))
+def test_files_are_read_in_one_sitting(path):
+    assert len(path.read_text().splitlines()) < 400
 
 
 def test_import_needs_no_extra():
