@@ -54,6 +54,10 @@ def gymnasium_vector(env_id: str, n_envs: int) -> Job:
     """Gymnasium's environments written for NumPy arrays."""
     import gymnasium
 
+    if not hasattr(gymnasium, "VectorizeMode"):
+        raise RuntimeError(
+            f"Gymnasium {gymnasium.__version__} does not hand out its NumPy vector environments; 1.0 does."
+        )
     env = gymnasium.make_vec(env_id, num_envs=n_envs, vectorization_mode="vector_entry_point")
     env.reset(seed=0)
     return stepping(env.step, actions(env_id, n_envs))

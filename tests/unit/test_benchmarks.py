@@ -3,9 +3,11 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
+import gymnasium
 import pytest
 
 FOLDER = pathlib.Path(__file__).parents[2] / "benchmarks"
@@ -15,11 +17,13 @@ FOLDER = pathlib.Path(__file__).parents[2] / "benchmarks"
 def scripts(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     import buffers
+    import environments
     import report
     import timing
     import updates
 
-    yield {"buffers": buffers, "report": report, "timing": timing, "updates": updates}
+    modules = (buffers, environments, report, timing, updates)
+    yield {module.__name__: module for module in modules}
     for name, module in list(sys.modules.items()):
         if getattr(module, "__file__", None) and pathlib.Path(module.__file__).parent == FOLDER:
             del sys.modules[name]
@@ -46,18 +50,22 @@ def test_a_quick_run_writes_tables_numbers_and_the_page(tmp_path):
 
 def test_a_peer_that_fails_is_named_with_the_reason(scripts):
     timing, report = scripts["timing"], scripts["report"]
-    ours = timing.Side(
-        "here", "ours", "environments:gymnasium_vector", {"env_id": "CartPole-v1", "n_envs": 2}
-    )
-    broken = timing.Side(
-        "broken", "gymnasium", "environments:gymnasium_vector", {"env_id": "No-v0", "n_envs": 2}
-    )
+    ours = timing.Side("here", "ours", "environments:vec_env", {"env_id": "CartPole-v1", "n_envs": 2})
+    broken = timing.Side("broken", "gymnasium", "environments:vec_env", {"env_id": "No-v0", "n_envs": 2})
     with timing.Pool() as pool:
         figure = timing.Figure("steps", "step", ours, (broken, ours))
         rows = timing.measure(pool, figure, timing.Effort(3, 0.001))
     assert "No" in rows[0]["missing"]
     assert rows[1]["ratio_low"] <= rows[1]["ratio"] <= rows[1]["ratio_high"]
     assert "| broken | " + rows[0]["missing"] in report.comparisons(rows)
+
+
+def test_an_early_gymnasium_is_named(scripts, monkeypatch):
+    monkeypatch.delattr(gymnasium, "VectorizeMode", raising=False)
+    with pytest.raises(
+        RuntimeError, match=rf"Gymnasium {re.escape(gymnasium.__version__)} does not hand out"
+    ):
+        scripts["environments"].gymnasium_vector("CartPole-v1", 2)
 
 
 def test_ratios_are_taken_turn_by_turn(scripts):
