@@ -65,7 +65,8 @@ def _reset_mode(env: Any, reset_mask: bool) -> str:
     mode = env.metadata.get("autoreset_mode")
     if mode is None:
         # Before they said so: Gymnasium 0.29 reset in the same step, 1.0 in the next.
-        return "step" if gym.__version__.startswith("0.") else "next"
+        next_step = "asked" if reset_mask else "next"
+        return "step" if gym.__version__.startswith("0.") else next_step
     name = str(getattr(mode, "name", mode)).upper()
     if name == "NEXT_STEP" and (reset_mask or isinstance(_innermost(env), SyncVectorEnv | AsyncVectorEnv)):
         # Gymnasium's two reset whom they are asked to in every mode, and then do not do it again.

@@ -6,6 +6,7 @@ import pytest
 from gymnasium import spaces
 
 from mlx_baselines3 import DQN, PPO
+from mlx_baselines3.common._dead_steps import without_dead_steps
 from mlx_baselines3.common.vec_env import DummyVecEnv, GymVecEnv
 
 
@@ -130,6 +131,19 @@ def test_on_policy_rollouts_with_dead_steps_are_said_once():
     assert len(said) == 1
     # Nothing to say where none was handed out.
     PPO("MlpPolicy", NextStep((3, 3), False), n_steps=8, batch_size=16, n_epochs=1, **SMALL).learn(16)
+
+
+def test_dictionaries_of_observations_are_replaced_by_key():
+    before = ({"a": np.array([[1.0], [2.0]])}, np.array([[3], [4]]), np.array([5.0, 6.0]))
+    given = ({"a": np.array([[7.0], [8.0]])}, np.array([[0], [1]]), np.array([0.0, 9.0]))
+    infos = [{"autoreset_step": True}, {}]
+    obs, actions, rewards = without_dead_steps(given, before, infos)
+    np.testing.assert_array_equal(obs["a"], [[1], [8]])
+    np.testing.assert_array_equal(actions, [[3], [1]])
+    np.testing.assert_array_equal(rewards, [5, 9])
+    # The environments' own arrays stay as they are.
+    assert (given[0]["a"][0, 0], given[2][0]) == (7, 0)
+    assert without_dead_steps(given, before, [{}, {}]) is given
 
 
 class Wrapped:
