@@ -64,7 +64,8 @@ def train_one(library: str, cell: Cell, seed: int, device: str) -> dict[str, Any
     if cell.normalize:
         vec_env.sync_envs_normalization(env, test_env)
     mean, std = evaluation.evaluate_policy(model, test_env, n_eval_episodes=EPISODES)
-    return {"cell": cell.name, "seed": seed, "mean": float(mean), "std": float(std), "seconds": seconds}
+    outcome = {"mean": float(mean), "std": float(std), "seconds": seconds, "device": device}
+    return {"cell": cell.name, "seed": seed, **outcome}
 
 
 def read_runs(file: pathlib.Path) -> list[dict[str, Any]]:
@@ -152,8 +153,10 @@ def table(args: argparse.Namespace) -> None:
                 columns.append("- | 0 | -")
                 continue
             middle, low, high = summarize([run["mean"] for run in mine])
-            seconds = np.median([run["seconds"] for run in mine])
-            columns.append(f"{middle:.1f} [{low:.1f}, {high:.1f}] | {len(mine)} | {seconds:.0f}")
+            seconds = f"{np.median([run['seconds'] for run in mine]):.0f}"
+            if (device := mine[0].get("device", "cpu")) != "cpu":
+                seconds += f" ({device})"
+            columns.append(f"{middle:.1f} [{low:.1f}, {high:.1f}] | {len(mine)} | {seconds}")
             points.append((cell, library, middle, low, high))
         mean, std = cell.reference
         lines.append(
