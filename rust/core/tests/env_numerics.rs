@@ -86,7 +86,7 @@ fn returns_are_summed_as_python_does() {
 fn rounding_to_six_decimals_is_pythons_or_left_to_it() {
     assert_eq!(round_micro(-217.0), Some(-217.0));
     assert_eq!(round_micro(-0.123_456_789), Some(-0.123_457));
-    assert_eq!(round_micro(1234.567_891_2), Some(1234.567_891));
+    assert_eq!(round_micro(1_234.567_891_2), Some(1_234.567_891));
     // 1/128 lies in the middle between two results, the others beyond exact products.
     for undecided in [0.007_812_5, 3e9 + 0.1, f64::INFINITY, f64::NAN] {
         assert_eq!(round_micro(undecided), None);
