@@ -83,7 +83,7 @@ def test_file_holds_the_optimizer(tmp_path):
 )
 def test_optimizer(kwargs, expected):
     model = A2C("MlpPolicy", "CartPole-v1", **kwargs).learn(5)
-    assert type(model.policy.optimizer.optimizer) is expected
+    assert isinstance(model.policy.optimizer.optimizer, expected)
 
 
 def test_users_own_buffer_class_is_asked():
