@@ -65,9 +65,9 @@ impl<'a> Plain<'a> {
             return None;
         }
         let axes = usize::try_from(fields.nd).ok()?;
-        // SAFETY: NumPy keeps `nd` lengths there; for no axes the pointer may be null.
         let shape = match axes {
             0 => &[],
+            // SAFETY: NumPy keeps `nd` lengths there; only without axes may the pointer be null.
             _ => unsafe { std::slice::from_raw_parts(fields.dimensions, axes) },
         };
         Some(Self {
