@@ -21,6 +21,8 @@ __all__ = [
     "gather",
     "n_step_spans",
     "set_threads",
+    "store_step",
+    "take_batch",
     "threads_count",
 ]
 
@@ -117,6 +119,54 @@ def gather(pairs: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], indices: ND
     :param pairs: (bytes of the source's rows, bytes of ``len(indices)`` rows that are written)
     :param indices: row numbers
     :raises IndexError: a row does not exist, or the lengths do not fit
+    """
+
+def store_step(
+    columns: tuple[Any, ...],
+    rows: tuple[Any, ...],
+    timeouts: NDArray[np.float32] | None,
+    infos: list[dict[str, Any]],
+    capacity: int,
+    pos: int,
+    full: bool,
+    terminal: TerminalObs | None,
+) -> bool:
+    """
+    Store one step of a replay buffer, if every array is one that only needs to be copied: C-contiguous,
+    of its column's dtype (or boolean for float32) and shape, but for axes of length one at the end.
+
+    :param columns: observations (or a dict of them), actions, rewards, dones and next observations;
+        ``(capacity, n_envs, ...)``
+    :param rows: what belongs there
+    :param timeouts: column for the ``"TimeLimit.truncated"`` of ``infos``, None if that does not count
+    :param infos: one dict for each environment, with a bool or nothing
+    :param capacity: rows of every column
+    :param pos: row to write
+    :param full: whether all rows were written before
+    :param terminal: keeps what the columns lose, if next observations belong into the row after
+    :return: whether it was stored; nothing has changed if not
+    :raises ValueError: ``terminal`` is of other observations; nothing has changed then
+    """
+
+def take_batch(
+    columns: list[NDArray[Any]],
+    targets: list[NDArray[Any]],
+    rows: NDArray[np.int64],
+    envs: NDArray[np.int64],
+    capacity: int,
+    n_envs: int,
+) -> bool:
+    """
+    Copy transitions from each column to its target, if the arrays are C-contiguous numbers and the targets
+    are small enough to hold the GIL for.
+
+    :param columns: ``(capacity, n_envs, ...)``
+    :param targets: written, ``(len(rows), ...)``, of the same dtypes
+    :param rows: rows of the transitions, counted on past the end
+    :param envs: their environments
+    :param capacity: rows of every column
+    :param n_envs: environments
+    :return: whether all was copied; the targets may hold anything if not
     """
 
 def n_step_spans(

@@ -11,8 +11,8 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common.buffers import DictReplayBuffer
+from mlx_baselines3.common.buffers._fields import split
 from mlx_baselines3.common.buffers._rows import check_batch_size
-from mlx_baselines3.common.buffers.replay import _split
 from mlx_baselines3.common.type_aliases import DictReplayBufferSamples
 from mlx_baselines3.common.vec_env import VecEnv, VecNormalize
 from mlx_baselines3.her.goal_selection_strategy import KEY_TO_GOAL_STRATEGY, GoalSelectionStrategy
@@ -214,7 +214,7 @@ class HerReplayBuffer(DictReplayBuffer):
             return super().sample_many(n_batches, batch_size, env)
         draws = [self._draw(batch_size) for _ in range(n_batches)]
         rows, envs, goal_rows = (np.stack(parts) for parts in zip(*draws, strict=True))
-        return _split(self._relabel(rows, envs, goal_rows, env), n_batches)
+        return split(self._relabel(rows, envs, goal_rows, env), n_batches)
 
     def _sampleable(self) -> np.ndarray:
         """``row * n_envs + env`` of all transitions of complete episodes, in order."""

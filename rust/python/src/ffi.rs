@@ -5,6 +5,8 @@ pub(crate) mod blas;
 pub(crate) mod block;
 pub(crate) mod infos;
 pub(crate) mod new_array;
+mod plain;
+pub(crate) mod replay;
 
 /// Hands `blas::install` the addresses that `_backend.py` found by name.
 #[cfg(target_os = "linux")]

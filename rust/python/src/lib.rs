@@ -6,6 +6,7 @@ mod buffers;
 mod collect;
 mod explore;
 mod ffi;
+mod replay;
 mod terminal;
 mod threads;
 mod vec_env;
@@ -22,6 +23,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     collect::register(m)?;
     threads::register(m)?;
     explore::register(m)?;
+    replay::register(m)?;
     terminal::register(m)?;
     vec_env::register(m)
 }

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
-from typing import Any
+import operator
+from collections.abc import Hashable
 
 import numpy as np
 
@@ -18,25 +17,33 @@ class Scratch:
     def __init__(self) -> None:
         self._blocks: dict[Hashable, np.ndarray] = {}
         # What was handed out last: making views takes longer than looking them up.
-        self._views: dict[Hashable, tuple[np.ndarray, np.ndarray]] = {}
+        self._views: dict[str, tuple[int, list[np.ndarray], list[np.ndarray]]] = {}
 
-    def array(
-        self, name: Hashable, shape: tuple[int, ...], dtype: np.dtype[Any]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def arrays(self, name: str, count: int, columns: list[np.ndarray]) -> list[np.ndarray]:
         """
-        :param name: which block
-        :param shape: shape of the array
-        :param dtype: its dtype, without Python objects
-        :return: an array over the block, with whatever numbers are left there, and the array's bytes
+        :param name: which blocks
+        :param count: entries of each array
+        :param columns: arrays ``(rows, n_envs, ...)`` without Python objects that the entries come from
+        :return: for each column an array ``(count, ...)`` of its dtype over the block, with whatever
+            numbers are left there
         """
-        views = self._views.get(name)
-        if views is None or views[0].shape != shape or views[0].dtype != dtype:
-            needed = math.prod(shape) * dtype.itemsize
-            block = self._blocks.get(name)
-            if block is None or block.nbytes < needed:
-                block = self._blocks[name] = np.empty(needed, np.uint8)
-            views = self._views[name] = block[:needed].view(dtype).reshape(shape), block[:needed]
-        return views
+        last = self._views.get(name)
+        if last is None or last[0] != count or not _same(last[1], columns):
+            arrays = [self._array((name, i), count, column) for i, column in enumerate(columns)]
+            last = self._views[name] = count, columns, arrays
+        return last[2]
+
+    def _array(self, name: Hashable, count: int, column: np.ndarray) -> np.ndarray:
+        shape, dtype = (count, *column.shape[2:]), column.dtype
+        needed = math.prod(shape) * dtype.itemsize
+        block = self._blocks.get(name)
+        if block is None or block.nbytes < needed:
+            block = self._blocks[name] = np.empty(needed, np.uint8)
+        return block[:needed].view(dtype).reshape(shape)
+
+
+def _same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
+    return len(one) == len(other) and all(map(operator.is_, one, other))
 
 
 class ScratchPool:
@@ -45,15 +52,23 @@ class ScratchPool:
     def __init__(self) -> None:
         self._free: list[Scratch] = []
 
-    @contextmanager
-    def lend(self) -> Iterator[Scratch]:
-        """:return: memory that is the caller's until the end of the ``with`` block"""
-        scratch = self._free.pop() if self._free else Scratch()
-        try:
-            yield scratch
-        finally:
-            self._free.append(scratch)
+    def lend(self) -> _Loan:
+        """:return: gives memory that is the caller's until the end of the ``with`` block"""
+        return _Loan(self._free)
 
     def __reduce__(self) -> tuple[type[ScratchPool], tuple[()]]:
         # What was sampled last is no part of a buffer.
         return ScratchPool, ()
+
+
+class _Loan:
+    # Not @contextmanager: its generator takes as long as copying a column.
+    def __init__(self, free: list[Scratch]) -> None:
+        self._free = free
+
+    def __enter__(self) -> Scratch:
+        self._scratch = self._free.pop() if self._free else Scratch()
+        return self._scratch
+
+    def __exit__(self, *error: object) -> None:
+        self._free.append(self._scratch)

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike
 
 from mlx_baselines3 import _native
 from mlx_baselines3.common.buffers import _rows
-from mlx_baselines3.common.buffers._fields import columns_of, not_cut, stack
+from mlx_baselines3.common.buffers._fields import columns_of, not_cut, split, stack
 from mlx_baselines3.common.buffers._rows import check_batch_size, fit_action, fit_scalar
 from mlx_baselines3.common.buffers._scratch import Scratch, ScratchPool
 from mlx_baselines3.common.buffers.base import BaseBuffer, as_bytes
@@ -117,6 +117,21 @@ class ReplayBuffer(BaseBuffer):
         :param infos: one dict for each environment; ``"TimeLimit.truncated"`` is read
         :raises ValueError: a shape does not fit
         """
+        following = (self.pos + 1) % self.buffer_size
+        after = self.observations if self.optimize_memory_usage else self.next_observations
+        columns = (self.observations, self.actions, self.rewards, self.dones, after)
+        cuts = self.timeouts if self.handle_timeout_termination else None
+        rows = (obs, action, reward, done, next_obs)
+        # What environments hand over nearly always needs no conversion.
+        if not _native.store_step(columns, rows, cuts, infos, *self._cursor(), self._terminal):
+            self._add_checked(obs, next_obs, action, reward, done, infos)
+        self.pos = following
+        self.full = self.full or following == 0
+
+    def _add_checked(
+        self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]
+    ) -> None:
+        """The row of :meth:`add`, of anything that NumPy can read. The cursor stays."""
         rows = [
             (self.actions, fit_action(action, self.n_envs, self.action_dim)),
             (self.rewards, fit_scalar("reward", reward, self.n_envs)),
@@ -126,17 +141,15 @@ class ReplayBuffer(BaseBuffer):
             cut = [info.get("TimeLimit.truncated", False) for info in infos]
             rows.append((self.timeouts, fit_scalar("infos", cut, self.n_envs)))
         seen = self._observation_rows("obs", obs, self.observations)
-        after = self.observations if self.optimize_memory_usage else self.next_observations
-        next_rows = self._observation_rows("next_obs", next_obs, after)
-        following = (self.pos + 1) % self.buffer_size
+        store = self.observations if self.optimize_memory_usage else self.next_observations
+        next_rows = self._observation_rows("next_obs", next_obs, store)
         if self._terminal is not None:
             seen = self._keep_terminal(self._terminal, seen)
         for column, row in (*seen, *rows):
             column[self.pos] = row
+        after = (self.pos + 1) % self.buffer_size if self.optimize_memory_usage else self.pos
         for column, row in next_rows:
-            column[following if self.optimize_memory_usage else self.pos] = row
-        self.pos = following
-        self.full = self.full or following == 0
+            column[after] = row
 
     def _cursor(self) -> tuple[int, int, bool]:
         return self.buffer_size, self.pos, self.full
@@ -211,7 +224,7 @@ class ReplayBuffer(BaseBuffer):
             rows = self._draw_rows(batch_size)
             draws.append((rows, self._draw_envs(rows)))
         rows, envs = (np.concatenate(parts) for parts in zip(*draws, strict=True))
-        return _split(self._collect(rows, envs, env), n_batches)
+        return split(self._collect(rows, envs, env), n_batches)
 
     def _samples_as_here(self) -> bool:
         """Whether no subclass has its own idea of sampling, which `sample_many` must then call."""
@@ -236,16 +249,14 @@ class ReplayBuffer(BaseBuffer):
         :param names: what to call that memory, so that two calls do not share it
         :return: for each store an array, or a dict of arrays
         """
-        flat = (rows % self.buffer_size).astype(np.int64) * self.n_envs + envs
         columns = [column for store in stores for column in columns_of(store)]
-        scratch = scratch or Scratch()
-        taken = [
-            scratch.array((names, i), (len(flat), *column.shape[2:]), column.dtype)
-            for i, column in enumerate(columns)
-        ]
-        pairs = [(as_bytes(column), out) for column, (_, out) in zip(columns, taken, strict=True)]
-        _native.gather(pairs, flat)
-        left = (array for array, _ in taken)
+        rows, envs = (np.asarray(part, np.int64) for part in (rows, envs))
+        taken = (scratch or Scratch()).arrays(names, len(rows), columns)
+        if not _native.take_batch(columns, taken, rows, envs, self.buffer_size, self.n_envs):
+            flat = rows % self.buffer_size * self.n_envs + envs
+            pairs = [(as_bytes(column), as_bytes(out)) for column, out in zip(columns, taken, strict=True)]
+            _native.gather(pairs, flat)
+        left = iter(taken)
         return [
             {key: next(left) for key in store} if isinstance(store, dict) else next(left) for store in stores
         ]
@@ -296,15 +307,6 @@ class ReplayBuffer(BaseBuffer):
         if isinstance(obs, dict):
             return {key: self.to_torch(array) for key, array in obs.items()}
         return self.to_torch(obs)
-
-
-def _split(samples: Any, n_batches: int) -> Any:
-    def split(field: Any) -> Any:
-        if isinstance(field, dict):
-            return {key: split(value) for key, value in field.items()}
-        return None if field is None else field.reshape(n_batches, -1, *field.shape[1:])
-
-    return samples._make(split(field) for field in samples)
 
 
 class DictReplayBuffer(ReplayBuffer):

@@ -78,7 +78,10 @@ fn copy_rows(from: &[u8], to: &mut [u8], row_bytes: usize, order: impl Iterator<
         1 => copy_fixed::<1>(from, to, order),
         4 => copy_fixed::<4>(from, to, order),
         8 => copy_fixed::<8>(from, to, order),
+        12 => copy_fixed::<12>(from, to, order),
         16 => copy_fixed::<16>(from, to, order),
+        24 => copy_fixed::<24>(from, to, order),
+        32 => copy_fixed::<32>(from, to, order),
         _ => {
             for (target, row) in to.chunks_exact_mut(row_bytes).zip(order) {
                 target.copy_from_slice(&from[row * row_bytes..(row + 1) * row_bytes]);
@@ -102,7 +105,7 @@ mod tests {
     #[test]
     fn flatten_puts_each_environment_in_one_run() {
         // Two steps of three environments; each row says 10 * step + env.
-        for width in [1, 3, 4, 8, 16] {
+        for width in [1, 3, 4, 8, 12, 16, 24, 32] {
             let rows = |values: [u8; 6]| values.iter().flat_map(|&v| vec![v; width]).collect();
             let from: Vec<u8> = rows([0, 1, 2, 10, 11, 12]);
             let expected: Vec<u8> = rows([0, 10, 1, 11, 2, 12]);

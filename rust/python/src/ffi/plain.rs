@@ -1,0 +1,221 @@
+//! NumPy arrays of plain numbers, seen as bytes without the checks that take longer than a copy.
+//!
+//! rust-numpy keeps a table of borrowed arrays and compares dtypes as Python objects: a tenth of a
+//! microsecond for each array, when a whole step of a replay buffer moves a few hundred bytes.
+
+use numpy::npyffi::flags::{NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE};
+use numpy::npyffi::{NPY_TYPES, PyArray_CheckExact, PyArrayObject};
+use pyo3::prelude::*;
+
+const BOOL: i32 = NPY_TYPES::NPY_BOOL as i32;
+const FLOAT: i32 = NPY_TYPES::NPY_FLOAT as i32;
+
+/// A C-contiguous `numpy.ndarray` of real numbers in the machine's byte order.
+///
+/// It borrows the Python object, and is to be used before any Python code can run: that could give
+/// the array another shape.
+pub(super) struct Plain<'a> {
+    data: *mut u8,
+    kind: i32,
+    shape: &'a [isize],
+    bytes: usize,
+    writeable: bool,
+}
+
+/// Bytes of one number of NumPy's type `kind`, if that is a boolean, an integer or a float.
+fn number_bytes(kind: i32) -> Option<usize> {
+    const KINDS: [(NPY_TYPES, usize); 14] = [
+        (NPY_TYPES::NPY_BOOL, 1),
+        (NPY_TYPES::NPY_BYTE, 1),
+        (NPY_TYPES::NPY_UBYTE, 1),
+        (NPY_TYPES::NPY_SHORT, size_of::<std::ffi::c_short>()),
+        (NPY_TYPES::NPY_USHORT, size_of::<std::ffi::c_ushort>()),
+        (NPY_TYPES::NPY_INT, size_of::<std::ffi::c_int>()),
+        (NPY_TYPES::NPY_UINT, size_of::<std::ffi::c_uint>()),
+        (NPY_TYPES::NPY_LONG, size_of::<std::ffi::c_long>()),
+        (NPY_TYPES::NPY_ULONG, size_of::<std::ffi::c_ulong>()),
+        (NPY_TYPES::NPY_LONGLONG, 8),
+        (NPY_TYPES::NPY_ULONGLONG, 8),
+        (NPY_TYPES::NPY_FLOAT, 4),
+        (NPY_TYPES::NPY_DOUBLE, 8),
+        (NPY_TYPES::NPY_HALF, 2),
+    ];
+    let known = KINDS.iter().find(|(known, _)| *known as i32 == kind);
+    known.map(|&(_, bytes)| bytes)
+}
+
+impl<'a> Plain<'a> {
+    /// The numbers of `array`, or `None` if it is anything else or lies in memory otherwise.
+    pub(super) fn of(array: &'a Bound<'_, PyAny>) -> Option<Self> {
+        let object = array.as_ptr();
+        // SAFETY: the object lives and the GIL is held; its exact type says that it is an array.
+        let fields = unsafe {
+            if PyArray_CheckExact(array.py(), object) == 0 {
+                return None;
+            }
+            &(*object.cast::<PyArrayObject>()).fields
+        };
+        // SAFETY: every array has a dtype, which starts with the same fields in NumPy 1 and 2.
+        let (order, kind) = unsafe {
+            let dtype = &(*fields.descr).fields;
+            (dtype.byteorder as u8, dtype.type_num)
+        };
+        let number = number_bytes(kind)?;
+        if fields.flags & NPY_ARRAY_C_CONTIGUOUS == 0 || !matches!(order, b'=' | b'|') {
+            return None;
+        }
+        let axes = usize::try_from(fields.nd).ok()?;
+        let shape = match axes {
+            0 => &[],
+            // SAFETY: NumPy keeps `nd` lengths there; only without axes may the pointer be null.
+            _ => unsafe { std::slice::from_raw_parts(fields.dimensions, axes) },
+        };
+        Some(Self {
+            data: fields.data.cast(),
+            kind,
+            shape,
+            bytes: shape.iter().product::<isize>().cast_unsigned() * number,
+            writeable: fields.flags & NPY_ARRAY_WRITEABLE != 0,
+        })
+    }
+
+    /// Length of the first axis, 0 if there is none.
+    pub(super) fn len(&self) -> usize {
+        self.shape.first().map_or(0, |len| len.cast_unsigned())
+    }
+
+    /// Length of the second axis, 1 if there is none.
+    pub(super) fn row_len(&self) -> usize {
+        self.shape.get(1).map_or(1, |len| len.cast_unsigned())
+    }
+
+    /// Bytes of all numbers.
+    pub(super) fn size(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether the numbers are of one type.
+    pub(super) fn is_like(&self, other: &Plain<'_>) -> bool {
+        self.kind == other.kind
+    }
+
+    fn is_f32(&self) -> bool {
+        self.kind == FLOAT
+    }
+
+    fn is_i64(&self) -> bool {
+        let long = [NPY_TYPES::NPY_LONG as i32, NPY_TYPES::NPY_LONGLONG as i32];
+        long.contains(&self.kind) && number_bytes(self.kind) == Some(8)
+    }
+
+    /// Whether [`store`](Self::store) can put `row` into a row of this column: the numbers are of
+    /// one type, or booleans among float32, and but for axes of length one at the end the shapes
+    /// are the same.
+    pub(super) fn takes(&self, row: &Plain<'_>) -> bool {
+        let Some((_, wanted)) = self.shape.split_first() else {
+            return false;
+        };
+        let same = self.kind == row.kind || (self.is_f32() && row.kind == BOOL);
+        same && self.writeable && trimmed(wanted) == trimmed(row.shape)
+    }
+
+    /// Copies `row`, which may lie in this column, into row `at`.
+    ///
+    /// # Panics
+    /// If the column does not take the row or has no row `at`.
+    pub(super) fn store(&self, at: usize, row: &Plain<'_>) {
+        assert!(at < self.len() && self.takes(row));
+        let width = self.bytes / self.len();
+        // SAFETY: row `at` is inside the column, and the GIL keeps both arrays as they are. Of the
+        // same type and shape they have as many bytes. Of booleans there is one byte for each four
+        // of the column; those that others look at are not kept as Rust's references.
+        unsafe {
+            let to = self.data.add(at * width);
+            if self.kind == row.kind {
+                row.data.copy_to(to, width);
+                return;
+            }
+            let to = to.cast::<f32>();
+            for i in 0..row.bytes {
+                to.add(i)
+                    .write_unaligned(f32::from(row.data.add(i).read() != 0));
+            }
+        }
+    }
+
+    /// Whether [`store_f32`](Self::store_f32) can put `count` numbers into a row of this column.
+    pub(super) fn takes_f32(&self, count: usize) -> bool {
+        let row = self.shape.get(1..).map(trimmed);
+        let fits = match row {
+            Some([]) => count == 1,
+            Some([len]) => len.cast_unsigned() == count,
+            _ => false,
+        };
+        fits && self.is_f32() && self.writeable
+    }
+
+    /// Writes `numbers` into row `at` of this float32 column.
+    ///
+    /// # Panics
+    /// If the column does not take as many or has no row `at`.
+    pub(super) fn store_f32(&self, at: usize, numbers: &[f32]) {
+        let bytes = size_of_val(numbers);
+        assert!(at < self.len() && self.takes_f32(numbers.len()));
+        // SAFETY: row `at` has as many bytes and is inside the column.
+        unsafe {
+            let to = self.data.add(at * bytes);
+            numbers.as_ptr().cast::<u8>().copy_to(to, bytes);
+        }
+    }
+
+    /// The bytes.
+    ///
+    /// # Safety
+    /// Nothing may write to the array while they are used.
+    pub(super) unsafe fn bytes(&self) -> &'a [u8] {
+        // An array without elements may have any pointer.
+        if self.bytes == 0 {
+            return &[];
+        }
+        // SAFETY: the array has as many bytes, in one piece.
+        unsafe { std::slice::from_raw_parts(self.data, self.bytes) }
+    }
+
+    /// The bytes, to be written to; `None` for a read-only array.
+    ///
+    /// # Safety
+    /// Nothing else may read or write the array while they are used.
+    pub(super) unsafe fn bytes_mut(&self) -> Option<&'a mut [u8]> {
+        if self.bytes == 0 {
+            return Some(&mut []);
+        }
+        // SAFETY: the array has as many bytes, in one piece.
+        self.writeable
+            .then(|| unsafe { std::slice::from_raw_parts_mut(self.data, self.bytes) })
+    }
+
+    /// Whether a byte belongs to both.
+    pub(super) fn overlaps(&self, other: &Plain<'_>) -> bool {
+        let (start, other_start) = (self.data.addr(), other.data.addr());
+        start < other_start + other.bytes && other_start < start + self.bytes
+    }
+
+    /// The numbers of an int64 array, `None` for any other one.
+    ///
+    /// # Safety
+    /// Nothing may write to the array while they are used.
+    pub(super) unsafe fn ints(&self) -> Option<&'a [i64]> {
+        let numbers = self.data.cast::<i64>();
+        if self.bytes == 0 || !self.is_i64() || !numbers.is_aligned() {
+            return None;
+        }
+        // SAFETY: the array is aligned and has as many bytes, in one piece.
+        Some(unsafe { std::slice::from_raw_parts(numbers, self.bytes / 8) })
+    }
+}
+
+/// Axes of length one at the end do not matter.
+fn trimmed(shape: &[isize]) -> &[isize] {
+    let kept = shape.iter().rposition(|&len| len != 1);
+    &shape[..kept.map_or(0, |last| last + 1)]
+}
