@@ -223,8 +223,9 @@ from mlx_baselines3.common.vec_env import SubprocVecEnv
 
 if __name__ == "__main__":
     env = SubprocVecEnv([CountingEnv, CountingEnv], start_method="spawn")
-    print(*(process.pid for process in env.processes), flush=True)
     try:
+        env.reset()
+        print(*(process.pid for process in env.processes), flush=True)
         env.env_method("sleep", 60)
     finally:
         env.close()
@@ -243,9 +244,10 @@ def test_ctrl_c_ends_the_program_and_its_workers(tmp_path):
     )
     workers = [int(pid) for pid in program.stdout.readline().split()]
     assert len(workers) == 2
+    time.sleep(0.5)  # the workers are asleep by now, or will be interrupted on the way there
     # A terminal's Ctrl-C reaches the whole group.
     os.killpg(program.pid, signal.SIGINT)
-    _, err = program.communicate(timeout=30)
+    _, err = program.communicate(timeout=60)
     assert program.returncode != 0
     assert err.count("KeyboardInterrupt") == 1
     assert not any(_alive(pid) for pid in workers)
