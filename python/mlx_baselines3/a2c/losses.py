@@ -30,7 +30,8 @@ def policy_loss(log_prob: mx.array, advantages: mx.array) -> mx.array:
     :param advantages: A
     :return: scalar
     """
-    return -(advantages * log_prob).mean()
+    # The sign goes into the divisor: one operation less, and one kernel less to compile.
+    return (advantages * log_prob).sum() / -log_prob.size
 
 
 def value_loss(values: mx.array, returns: mx.array) -> mx.array:
@@ -41,7 +42,7 @@ def value_loss(values: mx.array, returns: mx.array) -> mx.array:
     :param returns: R, the TD(lambda) targets
     :return: scalar
     """
-    return mx.square(returns - values).mean()
+    return mx.square(returns - values).sum() / values.size
 
 
 def entropy_loss(entropy: mx.array | None, log_prob: mx.array) -> mx.array:
@@ -52,4 +53,4 @@ def entropy_loss(entropy: mx.array | None, log_prob: mx.array) -> mx.array:
     :param log_prob: log pi(a|s)
     :return: scalar
     """
-    return log_prob.mean() if entropy is None else -entropy.mean()
+    return log_prob.mean() if entropy is None else entropy.sum() / -entropy.size

@@ -11,6 +11,8 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common import utils
+from mlx_baselines3.common._compile_notice import CompileNotice
+from mlx_baselines3.common._device_choice import choose_device
 from mlx_baselines3.common._saving import Saving
 from mlx_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
 from mlx_baselines3.common.env_setup import check_spaces, maybe_make_env, wrap_env
@@ -80,7 +82,9 @@ class BaseAlgorithm(Saving, ABC):
     ) -> None:
         self.policy_class = self._get_policy_from_name(policy) if isinstance(policy, str) else policy
         self.device = get_device(device)
-        if verbose >= 1:
+        # Without a GPU there is nothing to choose.
+        self._chooses_device = isinstance(device, str) and device == "auto" and self.device.type == mx.gpu
+        if verbose >= 1 and not self._chooses_device:
             print(f"Using {self.device.type.name} device")
         self.verbose = verbose
         # The caller's own dict, as in SB3: load(policy_kwargs=...) expects what A2C adds to it.
@@ -112,6 +116,20 @@ class BaseAlgorithm(Saving, ABC):
     def _setup_model(self) -> None:
         """Make networks, buffers and optimizers."""
 
+    def _settle_device(self, policy: BasePolicy, batch_size: int) -> BasePolicy:
+        """
+        With ``device="auto"`` on a machine with a GPU, choose by the size of a gradient step.
+
+        :param policy: the networks
+        :param batch_size: rows of a gradient step
+        :return: the same, computing on the device
+        """
+        if self._chooses_device:
+            self.device, reason = choose_device(policy, batch_size)
+            if self.verbose >= 1:
+                print(f"Using {self.device.type.name} device: {reason} (device='cpu' or 'gpu' forces one)")
+        return policy.to(self.device)
+
     def _excluded_save_params(self) -> list[str]:
         """:return: attributes that ``save`` leaves out"""
         return [
@@ -123,6 +141,8 @@ class BaseAlgorithm(Saving, ABC):
             "_vec_normalize_env",
             "_logger",
             "_custom_logger",
+            "_chooses_device",
+            "_compile_notice",
             "_update_step",
             "_resumed",
         ]
@@ -198,6 +218,7 @@ class BaseAlgorithm(Saving, ABC):
             self._logger = utils.configure_logger(
                 self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps
             )
+        self._compile_notice = CompileNotice(self.verbose)
         if resumed is not None:
             resumed.go_on(self)
         return total_timesteps, self._init_callback(callback, progress_bar)

@@ -182,7 +182,8 @@ class OffPolicyAlgorithm(OffPolicyCollection):
             policy = self.policy_class(
                 self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
             )
-        self.policy = policy.to(self.device)
+        self.policy = self._settle_device(policy, self.batch_size)
+        self.replay_buffer.device = self.device
         self._update_step: tuple[OffPolicyUpdate, Hashable] | None = None
 
     def _default_replay_buffer_class(self) -> type[ReplayBuffer]:
@@ -325,7 +326,8 @@ class OffPolicyAlgorithm(OffPolicyCollection):
             if count > 0:
                 # The weights change, and whatever else a subclass changes with them.
                 self._session = _Session()
-                self.train(batch_size=self.batch_size, gradient_steps=count)
+                with self._compile_notice:
+                    self.train(batch_size=self.batch_size, gradient_steps=count)
         return True
 
     def train(self, gradient_steps: int, batch_size: int) -> None:

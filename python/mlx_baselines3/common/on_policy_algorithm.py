@@ -131,7 +131,9 @@ class OnPolicyAlgorithm(OnPolicyCollection):
                 use_sde=self.use_sde,
                 **self.policy_kwargs,
             )
-        self.policy = policy.to(self.device)
+        rows = self.n_steps * self.n_envs
+        self.policy = self._settle_device(policy, min(getattr(self, "batch_size", rows), rows))
+        self.rollout_buffer.device = self.device
         self._update_step: tuple[tuple[Any, ...], UpdateStep] | None = None
         self._maybe_recommend_cpu()
 
@@ -285,7 +287,8 @@ class OnPolicyAlgorithm(OnPolicyCollection):
                 self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
                 if log_interval is not None and iteration % log_interval == 0:
                     self.dump_logs(iteration)
-                self.train()
+                with self._compile_notice:
+                    self.train()
         callback.on_training_end()
         return self
 

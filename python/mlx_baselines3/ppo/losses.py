@@ -41,7 +41,8 @@ def policy_loss(ratio: mx.array, advantages: mx.array, clip_range: mx.array) -> 
     :return: scalar
     """
     clipped = mx.clip(ratio, 1 - clip_range, 1 + clip_range)
-    return -mx.minimum(advantages * ratio, advantages * clipped).mean()
+    # The sign goes into the divisor: one operation less, and one kernel less to compile.
+    return mx.minimum(advantages * ratio, advantages * clipped).sum() / -ratio.size
 
 
 def clipped_values(values: mx.array, old_values: mx.array, clip_range_vf: mx.array) -> mx.array:
@@ -65,7 +66,7 @@ def value_loss(values: mx.array, returns: mx.array) -> mx.array:
     :param returns: R, the TD(lambda) targets
     :return: scalar
     """
-    return mx.square(returns - values).mean()
+    return mx.square(returns - values).sum() / values.size
 
 
 def entropy_loss(entropy: mx.array | None, log_prob: mx.array) -> mx.array:
@@ -76,7 +77,7 @@ def entropy_loss(entropy: mx.array | None, log_prob: mx.array) -> mx.array:
     :param log_prob: log pi(a|s)
     :return: scalar
     """
-    return log_prob.mean() if entropy is None else -entropy.mean()
+    return log_prob.mean() if entropy is None else entropy.sum() / -entropy.size
 
 
 def approximate_kl(ratio: mx.array, log_ratio: mx.array) -> mx.array:

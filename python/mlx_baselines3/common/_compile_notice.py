@@ -1,0 +1,75 @@
+"""Say it when MLX compiles kernels: an update then takes seconds instead of milliseconds."""
+
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+import threading
+from types import TracebackType
+
+__all__ = ["CompileNotice", "kernel_folder"]
+
+# From this many seconds on a user wonders whether the program hangs.
+_PATIENCE = 1.0
+# A kind of gradient step may come late: TD3's actor moves in every second one.
+_UPDATES = 3
+
+
+def kernel_folder() -> pathlib.Path:
+    """:return: where MLX keeps the kernels that it compiled for the CPU; it may not exist yet"""
+    return pathlib.Path(tempfile.gettempdir(), "mlx")
+
+
+def _kernels() -> int:
+    return sum(len(files) for _, _, files in os.walk(kernel_folder()))
+
+
+class CompileNotice:
+    """
+    Used in a ``with`` block around an update, tells the user if MLX is compiling in it. The first few
+    blocks are watched, later ones cost nothing.
+
+    A machine that never compiled anything is known at once: a line on the console, with ``verbose``. One
+    that lacks some kernels shows when a second has passed and new files have appeared: a line on stderr.
+
+    :param verbose: 1 for the line on the console
+    """
+
+    def __init__(self, verbose: int):
+        self.verbose = verbose
+        self._left = _UPDATES
+        self._timer: threading.Timer | None = None
+
+    def __enter__(self) -> None:
+        if self._left == 0:
+            return
+        self._left -= 1
+        before = _kernels()
+        if before == 0 and self.verbose >= 1 and shutil.which("g++") is not None:
+            print(
+                "MLX is compiling the kernels of the update. This happens once: they are kept in "
+                f"{kernel_folder()}."
+            )
+        self._timer = threading.Timer(_PATIENCE, self._look, (before,))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _look(self, before: int) -> None:
+        if _kernels() > before:
+            self._left = 0
+            print(
+                f"The update has taken {_PATIENCE:.0f} s so far: MLX is compiling kernels, which happens "
+                f"once on a machine. They are kept in {kernel_folder()}.",
+                file=sys.stderr,
+            )
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
