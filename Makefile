@@ -12,7 +12,8 @@ comma   := ,
 EXTRAS  := $(if $(BACKEND),$(BACKEND)$(comma))extra,test
 SOURCES := Cargo.toml Cargo.lock pyproject.toml \
            $(shell find rust python -name '*.rs' -o -name '*.toml' -o -name '*.py' -o -name '*.pyi')
-PYTEST_ARGS ?= -n 2
+# Work stealing: the learning runs come in a row, and one worker alone would get them all.
+PYTEST_ARGS ?= -n 2 --dist worksteal
 BENCH_ARGS ?=
 # Pythons that have a peer already, for bench-peers; none leaves one out.
 export PEER_SB3 PEER_SBX PEER_RLOX PEER_ENVPOOL PEER_PYTHON
