@@ -18,7 +18,8 @@ from mlx_baselines3.common.vec_env import VecNormalize
 from random_env import RandomEnv
 
 pytestmark = pytest.mark.peers
-SLOTS = {"exp_avg": "m", "exp_avg_sq": "v", "square_avg": "v"}
+# torch's SGD has a momentum buffer alone.
+SLOTS = {"exp_avg": "m", "exp_avg_sq": "v", "square_avg": "v", "momentum_buffer": "v"}
 
 
 @pytest.fixture(scope="module")

@@ -13,21 +13,17 @@ from mlx_baselines3.common._archive import ModelFileError
 from mlx_baselines3.common._import_paths import UnknownName
 from mlx_baselines3.common._json_codec import TAG, Decoder, Encoder, Unencodable
 
-__all__ = ["PickledEntriesError", "data_to_json", "json_to_data"]
+__all__ = ["data_to_json", "json_to_data"]
 
 _SERIALIZED = ":serialized:"
 
 
-class PickledEntriesError(ModelFileError):
-    """The file holds pickles, and the user has not said that they may be opened."""
-
-
 class _NeedsPickle(UnknownName):
-    """An entry that only unpickling brings back; ``ours`` if it was pickled by this package."""
+    """An entry that only unpickling brings back."""
 
-    def __init__(self, reason: str, pickled: bytes, ours: bool) -> None:
+    def __init__(self, reason: str, pickled: bytes) -> None:
         super().__init__(reason)
-        self.pickled, self.ours = pickled, ours
+        self.pickled = pickled
 
 
 def data_to_json(data: dict[str, Any], allow_pickle: bool = False) -> str:
@@ -76,8 +72,6 @@ def json_to_data(
         that you trust as you trust a program
     :return: attributes by name. What cannot be restored is left out, with a warning that names it
     :raises ValueError: if ``custom_objects`` is neither a dict nor None
-    :raises PickledEntriesError: if there are pickles that :func:`data_to_json` was allowed to write,
-        ``custom_objects`` does not replace them, and ``allow_pickle`` is not set
     :raises ModelFileError: if the JSON is damaged
     """
     if custom_objects is not None and not isinstance(custom_objects, dict):
@@ -110,14 +104,6 @@ def json_to_data(
 def _opened(missing: dict[str, UnknownName], allow_pickle: bool) -> dict[str, Any]:
     """What the pickles among ``missing`` hold, if they may be opened; they are taken out of it then."""
     pickles = {key: entry for key, entry in missing.items() if isinstance(entry, _NeedsPickle)}
-    refused = [key for key, entry in pickles.items() if entry.ours and not allow_pickle]
-    if refused:
-        names = ", ".join(f"`{key}`" for key in refused)
-        raise PickledEntriesError(
-            f"The file holds pickles, which can run any code: {names}. If you trust it as you trust a "
-            "program, load it with allow_pickle=True; if not, put something in their place: "
-            f"{_replacements(refused)}."
-        )
     if not pickles or not allow_pickle:
         return {}
     names = ", ".join(f"`{key}`" for key in pickles)
@@ -154,8 +140,9 @@ def _decode_entry(entry: Any) -> Any:
     except ValueError as error:
         raise ModelFileError(f"not base64 ({error}).") from error
     if entry[TAG] == "pickle":
-        raise _NeedsPickle("it was saved as a pickle", pickled, ours=True)
+        reason = "it was saved as a pickle, which can run any code: allow_pickle=True opens it"
+        raise _NeedsPickle(reason, pickled)
     try:
         return sb3_zip.read_pickle(pickled)
     except UnknownName as error:
-        raise _NeedsPickle(str(error), pickled, ours=False) from error
+        raise _NeedsPickle(str(error), pickled) from error

@@ -37,13 +37,12 @@ from mlx_baselines3.common._archive import (
     write_entries,
 )
 from mlx_baselines3.common._file_paths import open_path, open_path_pathlib, open_path_str
-from mlx_baselines3.common._model_data import PickledEntriesError, data_to_json, json_to_data
+from mlx_baselines3.common._model_data import data_to_json, json_to_data
 from mlx_baselines3.common._tensor_trees import dump_tree, load_tree
 from mlx_baselines3.common.utils import get_device, get_system_info
 
 __all__ = [
     "ModelFileError",
-    "PickledEntriesError",
     "data_to_json",
     "is_json_serializable",
     "json_to_data",
