@@ -216,7 +216,9 @@ def test_an_interrupted_step_can_be_followed_by_a_reset(env, interrupted_soon, m
 
 
 CTRL_C = """
-import os, sys, time
+import signal, sys
+# A shell's background job ignores Ctrl-C, and so would this program in the test run of one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, {folder!r})
 from vec_env_doubles import CountingEnv
 from mlx_baselines3.common.vec_env import SubprocVecEnv
