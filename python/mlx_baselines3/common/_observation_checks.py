@@ -1,4 +1,4 @@
-"""Is this one observation or a batch of them? One answer per kind of space. Reached through ``utils``."""
+"""Is this one observation or a batch of them, and are two spaces the same? Reached through ``utils``."""
 
 from __future__ import annotations
 
@@ -155,3 +155,23 @@ def is_vectorized_observation(
     raise ValueError(
         f"Error: Cannot determine if the observation is vectorized with the space type {observation_space}."
     )
+
+
+def without_far_bounds(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """
+    Gymnasium 0.29 bounds what has no bound by the largest float32, later versions by infinity.
+
+    :param space: a space
+    :return: for a ``Box`` of floats, or a ``Dict`` with some, the same with infinity in the place of such
+        bounds; any other space as it is
+    """
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({key: without_far_bounds(part) for key, part in space.spaces.items()})
+    if type(space) is not spaces.Box or space.dtype.kind != "f":
+        return space
+    far = np.finfo(space.dtype).max
+    low, high = (
+        np.where(np.abs(bound) >= far, np.copysign(np.inf, bound), bound).astype(space.dtype)
+        for bound in (space.low, space.high)
+    )
+    return spaces.Box(low, high, space.shape, space.dtype.type)

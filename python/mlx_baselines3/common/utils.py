@@ -25,6 +25,7 @@ from mlx_baselines3.common._observation_checks import (
     is_vectorized_multibinary_observation,
     is_vectorized_multidiscrete_observation,
     is_vectorized_observation,
+    without_far_bounds,
 )
 from mlx_baselines3.common._parameters import get_parameters_by_name, polyak_average, polyak_update
 from mlx_baselines3.common._system_info import get_system_info
@@ -295,9 +296,9 @@ def check_for_correct_spaces(
     :param env: the environment
     :param observation_space: the model's observation space
     :param action_space: the model's action space
-    :raises ValueError: a space differs
+    :raises ValueError: a space differs, by more than the way in which it says that there is no bound
     """
-    if observation_space != env.observation_space:
+    if without_far_bounds(observation_space) != without_far_bounds(env.observation_space):
         raise ValueError(f"Observation spaces do not match: {observation_space} != {env.observation_space}")
     if action_space != env.action_space:
         raise ValueError(f"Action spaces do not match: {action_space} != {env.action_space}")

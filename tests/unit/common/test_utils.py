@@ -159,6 +159,22 @@ def test_check_for_correct_spaces():
         utils.check_for_correct_spaces(Env(), Env.observation_space, spaces.Discrete(3))
 
 
+def test_spaces_of_early_gymnasium_are_those_of_today():
+    far = np.finfo(np.float32).max
+    early = spaces.Box(np.array([-1, -far], np.float32), np.array([1, far], np.float32))
+    today = spaces.Box(np.array([-1, -np.inf], np.float32), np.array([1, np.inf], np.float32))
+
+    class Env:
+        observation_space: spaces.Space = today
+        action_space = spaces.Discrete(2)
+
+    utils.check_for_correct_spaces(Env(), early, Env.action_space)
+    Env.observation_space = spaces.Dict({"a": today})
+    utils.check_for_correct_spaces(Env(), spaces.Dict({"a": early}), Env.action_space)
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        utils.check_for_correct_spaces(Env(), spaces.Dict({"a": spaces.Box(-1, 1, (2,))}), Env.action_space)
+
+
 def test_check_shape_equal():
     box22, box33 = spaces.Box(0, 1, (2, 2)), spaces.Box(0, 1, (3, 3))
     utils.check_shape_equal(box22, spaces.Box(-5, 5, (2, 2)))
