@@ -1,14 +1,20 @@
 """RL Zoo's settings for A2C, DQN and TD3, shortened: they reach the return, on every seed."""
 
-import numpy as np
+import pathlib
+import runpy
+
 import pytest
 
-from mlx_baselines3 import A2C, DQN, TD3
+import mlx_baselines3
+from mlx_baselines3.common import noise, utils
 from mlx_baselines3.common.callbacks import EvalCallback, StopTrainingOnRewardThreshold
 from mlx_baselines3.common.env_util import make_vec_env
 from mlx_baselines3.common.evaluation import evaluate_policy
-from mlx_baselines3.common.noise import NormalActionNoise
 from mlx_baselines3.common.vec_env import NativeVecEnv
+
+SETTINGS = runpy.run_path(str(pathlib.Path(__file__).parents[2] / "benchmarks" / "tuned_settings.py"))
+CELLS = {cell.name: cell for cell in SETTINGS["CELLS"]}
+LIBRARY = SETTINGS["Library"](mlx_baselines3, utils, noise)
 
 pytestmark = [pytest.mark.learning, pytest.mark.parametrize("seed", [0, 1, 2])]
 
@@ -31,46 +37,27 @@ def stop_at(reward, env_id, eval_freq):
     return EvalCallback(env, stop, n_eval_episodes=10, eval_freq=eval_freq, verbose=0)
 
 
+def make_model(name, seed):
+    """A cell's algorithm with its settings, on native environments."""
+    cell = CELLS[name]
+    env = make_vec_env(cell.env_id, cell.n_envs, seed=seed, vec_env_cls=NativeVecEnv)
+    algorithm = getattr(mlx_baselines3, cell.algorithm)
+    return algorithm("MlpPolicy", env, seed=seed, **cell.kwargs(LIBRARY))
+
+
 def test_a2c_balances_the_pole(seed):
-    env = make_vec_env("CartPole-v1", 8, seed=seed, vec_env_cls=NativeVecEnv)
-    model = A2C("MlpPolicy", env, ent_coef=0.0, seed=seed)
+    model = make_model("a2c-CartPole-v1", seed)
     model.learn(200_000, callback=stop_at(490, "CartPole-v1", eval_freq=500))
     assert judge(model, "CartPole-v1") >= 450
 
 
 def test_dqn_balances_the_pole(seed):
-    env = make_vec_env("CartPole-v1", 1, seed=seed, vec_env_cls=NativeVecEnv)
-    model = DQN(
-        "MlpPolicy",
-        env,
-        learning_rate=2.3e-3,
-        batch_size=64,
-        buffer_size=100_000,
-        learning_starts=1000,
-        target_update_interval=10,
-        train_freq=256,
-        gradient_steps=128,
-        exploration_fraction=0.16,
-        exploration_final_eps=0.04,
-        policy_kwargs={"net_arch": [256, 256]},
-        seed=seed,
-    )
+    model = make_model("dqn-CartPole-v1", seed)
     model.learn(50_000, callback=stop_at(490, "CartPole-v1", eval_freq=1280))
     assert judge(model, "CartPole-v1") >= 450
 
 
 def test_td3_swings_the_pendulum_up(seed):
-    env = make_vec_env("Pendulum-v1", 1, seed=seed, vec_env_cls=NativeVecEnv)
-    model = TD3(
-        "MlpPolicy",
-        env,
-        learning_rate=1e-3,
-        gamma=0.98,
-        buffer_size=200_000,
-        learning_starts=10_000,
-        action_noise=NormalActionNoise(np.zeros(1), 0.1 * np.ones(1)),
-        policy_kwargs={"net_arch": [400, 300]},
-        seed=seed,
-    )
+    model = make_model("td3-Pendulum-v1", seed)
     model.learn(17_000)
     assert judge(model, "Pendulum-v1") > -200

@@ -1,5 +1,6 @@
 """How a policy computes its actions, read from its modules: what ``native_actor`` runs in Rust."""
 
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import singledispatch
@@ -80,7 +81,9 @@ class Blueprint:
         if (self.head, self.options, len(self.layers)) != (other.head, other.options, len(other.layers)):
             return False
         return all(
-            len(a.linears) == len(b.linears) and all(map(_same, a.linears, b.linears)) and a[1:] == b[1:]
+            len(a.linears) == len(b.linears)
+            and all(map(operator.is_, a.linears, b.linears))
+            and a[1:] == b[1:]
             for a, b in zip(self.layers, other.layers, strict=True)
         )
 
@@ -153,6 +156,16 @@ def check_unchanged(policy: Any, base: type, names: Iterable[str]) -> None:
             raise NotMirrored(f"{type(policy).__name__} has its own {name}")
 
 
+def check_parts(*parts: tuple[Any, type]) -> None:
+    """
+    :param parts: parts of a policy, each with the class that it must be of, no subclass
+    :raises NotMirrored: one is of another class
+    """
+    for part, kind in parts:
+        if type(part) is not kind:
+            raise NotMirrored(f"the policy has a {type(part).__name__}")
+
+
 def check_observations(space: spaces.Space[Any]) -> None:
     """
     :param space: an observation space
@@ -162,7 +175,3 @@ def check_observations(space: spaces.Space[Any]) -> None:
         raise NotMirrored(f"the observation space is a {type(space).__name__} and not a Box")
     if is_image_space(space):
         raise NotMirrored("the observations are images")
-
-
-def _same(a: Any, b: Any) -> bool:
-    return a is b

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from mlx_baselines3 import _native
 from mlx_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
-from mlx_baselines3.common.native_actor import NativeActor, _mlx_random_state
+from mlx_baselines3.common.native_actor import NativeActor
 from mlx_baselines3.common.noise import (
     ActionNoise,
     NormalActionNoise,
@@ -176,21 +176,11 @@ class Explorer:
     def _run(
         self, last_obs: np.ndarray, plan: tuple[list[bool], np.ndarray, np.ndarray | None], until_end: bool
     ) -> Explored:
-        buffer, actor = self.buffer, self.actor
-        obs = np.ascontiguousarray(last_obs, np.float32)
-        with actor._lock:
-            if actor._draws and not all(plan[0]) and actor._mlx_state != _mlx_random_state():
-                actor.reseed()
-            explored = Explored(
-                *_native.explore(
-                    self.envs,
-                    actor._core,
-                    obs,
-                    (*plan, self._bounds, until_end),
-                    self._columns,
-                    (buffer.buffer_size, buffer.pos, buffer.full),
-                )
-            )
+        buffer = self.buffer
+        whole_plan = (*plan, self._bounds, until_end)
+        explored = Explored(
+            *self.actor.collect_transitions(self.envs, last_obs, whole_plan, self._columns, buffer._cursor())
+        )
         after = buffer.pos + explored.n_steps
         buffer.full = buffer.full or after >= buffer.buffer_size
         buffer.pos = after % buffer.buffer_size

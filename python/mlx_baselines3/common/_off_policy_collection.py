@@ -16,15 +16,15 @@ from gymnasium import spaces
 from mlx_baselines3.common._callback_base import NEVER, ConvertCallback, steps_until_needed
 from mlx_baselines3.common._dead_steps import Transition, ended_episodes, without_dead_steps
 from mlx_baselines3.common._native_exploration import Explored, Explorer, fills, noise_ahead
-from mlx_baselines3.common._on_policy_collection import _fusable
 from mlx_baselines3.common.base_class import BaseAlgorithm
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.callbacks import BaseCallback, CallbackList
-from mlx_baselines3.common.native_actor import NativeActor, NotMirrored, native_actor
+from mlx_baselines3.common.native_actor import native_actor_or_none
 from mlx_baselines3.common.noise import ActionNoise
 from mlx_baselines3.common.type_aliases import RolloutReturn, TrainFreq, TrainFrequencyUnit
 from mlx_baselines3.common.utils import safe_mean, should_collect_more_steps
 from mlx_baselines3.common.vec_env import VecEnv
+from mlx_baselines3.common.vec_env.native_vec_env import stepped_in_rust
 
 Observations = np.ndarray | dict[str, np.ndarray]
 
@@ -121,7 +121,7 @@ class OffPolicyCollection(BaseAlgorithm):
     def _explorer(self, session: _Session, parts: tuple[VecEnv, Any, Any, int]) -> Explorer | None:
         """What takes the steps in Rust; None where Python has to see each of them."""
         env, buffer, noise, learning_starts = parts
-        core = _fusable(env)
+        core = stepped_in_rust(env)
         # gSDE's noise lives in the policy's MLX arrays, which Rust does not see.
         if core is None or self.use_sde or not _collects_as_here(type(self)):
             return None
@@ -130,7 +130,7 @@ class OffPolicyCollection(BaseAlgorithm):
         if not session.is_for((*parts, core, self.policy)):
             session.parts, session.explorer = (*parts, core, self.policy), None
             squashed = self.policy.squash_output or not isinstance(self.action_space, spaces.Box)
-            twin = _twin(self.policy)
+            twin = native_actor_or_none(self.policy)
             if (
                 twin is not None
                 and squashed
@@ -372,10 +372,3 @@ def _lets_alone(callback: BaseCallback) -> bool:
 def _is_nobody(callback: BaseCallback) -> bool:
     """Whether this is what ``learn`` makes of no callback at all."""
     return type(callback) is ConvertCallback and callback.callback is None
-
-
-def _twin(policy: Any) -> NativeActor | None:
-    try:
-        return native_actor(policy)
-    except NotMirrored:
-        return None

@@ -20,7 +20,7 @@ from mlx_baselines3.common.native_actor import NativeActor, NotMirrored, native_
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.utils import obs_as_tensor
 from mlx_baselines3.common.vec_env import VecEnv
-from mlx_baselines3.common.vec_env.native_vec_env import NativeVecEnv
+from mlx_baselines3.common.vec_env.native_vec_env import stepped_in_rust
 
 
 class _Cut(NamedTuple):
@@ -167,7 +167,7 @@ class OnPolicyCollection(BaseAlgorithm):
         actor.reseed()
         actor.explore(env.num_envs, self.sde_sample_freq)
         # The fused loop clips actions; it does not stretch squashed ones to the bounds.
-        core = None if self.policy.squash_output else _fusable(env)
+        core = None if self.policy.squash_output else stepped_in_rust(env)
         while n_steps < n_rollout_steps:
             if not actor.is_current():
                 actor.refresh()
@@ -302,10 +302,3 @@ class OnPolicyCollection(BaseAlgorithm):
             end_values = actor.critic().outputs(np.stack(ends))[:, 0]
             buffer.rewards[list(rows), list(envs)] += self.gamma * end_values
         return to_mlx(actor.critic().outputs(new_obs))
-
-
-def _fusable(env: VecEnv) -> Any:
-    """The Rust environments, if nothing in Python has to see each of their steps; else None."""
-    if type(env) is not NativeVecEnv or env._writers or env.render_mode == "human":
-        return None
-    return None if "step" in vars(env) else env._core

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_baselines3.common import native_actor
 from mlx_baselines3.common._archive import ModelFileError
 from mlx_baselines3.common._json_codec import Decoder, Encoder, Unencodable
 from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
-from mlx_baselines3.common.native_actor import NativeActor, NotMirrored
+from mlx_baselines3.common.native_actor import native_actor_or_none
 from mlx_baselines3.common.state_dependent_noise import StateDependentNoiseDistribution
 
 if TYPE_CHECKING:
@@ -24,23 +23,15 @@ __all__ = ["RunRecord", "run_record"]
 _MATRICES = ("exploration_mat", "exploration_matrices")
 
 
-def _twin(model: BaseAlgorithm) -> NativeActor | None:
-    try:
-        return native_actor.native_actor(model.policy)
-    except NotMirrored:
-        return None
-
-
 def _generators(model: BaseAlgorithm) -> dict[str, Any]:
     key: Any = mx.random.state
-    twin = _twin(model)
+    twin = native_actor_or_none(model.policy)
     # A twin that is behind MLX's generator is seeded from it before it draws the next number.
-    drawing = twin is not None and twin._mlx_state == native_actor._mlx_random_state()
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(legacy=False),  # noqa: NPY002
         "mlx": to_numpy(key[0]).tolist(),
-        "actor": list(twin.rng_state) if twin is not None and drawing else None,
+        "actor": list(twin.rng_state) if twin is not None and twin.is_seeded else None,
     }
 
 
@@ -58,12 +49,12 @@ def _restore_generators(model: BaseAlgorithm, state: dict[str, Any]) -> None:
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])  # noqa: NPY002
     mx.random.seed(high << 32 | low)
-    twin = _twin(model)
+    twin = native_actor_or_none(model.policy)
     if twin is not None and state["actor"] is not None:
         own, increment = state["actor"]
         twin.rng_state = own, increment
     elif twin is not None:
-        twin._mlx_state = None
+        twin.unseed()
 
 
 def _noise_of(model: BaseAlgorithm) -> tuple[Any, Any]:

@@ -65,7 +65,7 @@ class Saving(RunState):
         :param kwargs: attributes to change
         :return: the model
         :raises ValueError: if ``policy_kwargs`` or the spaces of ``env`` differ from the stored ones
-        :raises ModelFileError: if the file is damaged or no model, or holds pickles without ``allow_pickle``
+        :raises ModelFileError: if the file is damaged or no model
         """
         return model_io.load(
             *(cast(Any, cls), path, env, device, custom_objects, print_system_info, force_reset),

@@ -26,6 +26,7 @@ from mlx_baselines3.common.native_actor import (
     NotMirrored,
     blueprint,
     check_observations,
+    check_parts,
     check_unchanged,
     perceptron,
 )
@@ -336,15 +337,13 @@ def _actor_critic_blueprint(policy: ActorCriticPolicy) -> Blueprint:
         head = f"squashed_{head}"
     check_unchanged(policy, ActorCriticPolicy, _DECISIVE)
     mlp = policy.mlp_extractor
-    for module, kind in (
+    check_parts(
         (policy.pi_features_extractor, FlattenExtractor),
         (policy.vf_features_extractor, FlattenExtractor),
         (mlp, MlpExtractor),
         (policy.action_net, nn.Linear),
         (policy.value_net, nn.Linear),
-    ):
-        if type(module) is not kind:
-            raise NotMirrored(f"the policy has a {type(module).__name__}")
+    )
     check_unchanged(mlp, MlpExtractor, ("__call__", "forward", "forward_actor", "forward_critic"))
     check_observations(policy.observation_space)
     return Blueprint(

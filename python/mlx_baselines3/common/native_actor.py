@@ -5,6 +5,7 @@ A policy class says with :func:`blueprint` which layers lead to its actions. MLX
 are copied before they are used.
 """
 
+import operator
 import threading
 import weakref
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from mlx_baselines3.common._blueprint import (
     NotMirrored,
     blueprint,
     check_observations,
+    check_parts,
     check_unchanged,
     perceptron,
 )
@@ -33,8 +35,10 @@ __all__ = [
     "Stretch",
     "blueprint",
     "check_observations",
+    "check_parts",
     "check_unchanged",
     "native_actor",
+    "native_actor_or_none",
     "perceptron",
     "predict_natively",
 ]
@@ -97,7 +101,7 @@ class NativeActor:
     def is_current(self) -> bool:
         """:return: whether the policy still has the arrays of the last :meth:`refresh`"""
         arrays = self._plan.arrays()
-        return len(arrays) == len(self._arrays) and all(map(_same, arrays, self._arrays))
+        return len(arrays) == len(self._arrays) and all(map(operator.is_, arrays, self._arrays))
 
     def refresh(self, plan: Blueprint | None = None) -> None:
         """
@@ -182,12 +186,25 @@ class NativeActor:
             self._core.rng_state = state
             self._mlx_state = _mlx_random_state()
 
+    @property
+    def is_seeded(self) -> bool:
+        """:return: whether MLX's generator is where it was when this one was seeded from it"""
+        return self._mlx_state == _mlx_random_state()
+
+    def unseed(self) -> None:
+        """Seed the generator from MLX's before the next number is drawn."""
+        self._mlx_state = None
+
     def reseed(self) -> None:
         """Seed the generator with a number from MLX's."""
         seed = np.asarray(mx.random.randint(0, 2**31 - 1, (2,), stream=mx.cpu)).view(np.uint64)
         with self._lock:
             self._core.seed(int(seed[0]))
             self._mlx_state = _mlx_random_state()
+
+    def _follow_mlx(self) -> None:
+        if self._draws and not self.is_seeded:
+            self.reseed()
 
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
         """
@@ -199,8 +216,8 @@ class NativeActor:
         """
         rows = _rows(obs)
         with self._lock:
-            if self._draws and not deterministic and self._mlx_state != _mlx_random_state():
-                self.reseed()
+            if not deterministic:
+                self._follow_mlx()
             if self._discrete:
                 return self._core.choose(rows, deterministic)
             return self._core.act(rows, deterministic)
@@ -227,13 +244,35 @@ class NativeActor:
             episodes, timeouts, infos = _native.collect(envs, self._core, bounds, *last, *columns)
         return Stretch(*last, infos, episodes, timeouts)
 
+    def collect_transitions(
+        self,
+        envs: "_native.EnvBatch",
+        last_obs: np.ndarray,
+        plan: tuple[list[bool], np.ndarray, np.ndarray | None, tuple[np.ndarray, np.ndarray], bool],
+        columns: tuple[Any, ...],
+        cursor: tuple[int, int, bool],
+    ) -> tuple[Any, ...]:
+        """
+        Step native environments and write every step into a replay buffer, without Python in between.
+
+        :param envs: the environments
+        :param last_obs: (n_envs, obs) observations
+        :param plan: as ``_native.explore`` takes it; which steps are random comes first
+        :param columns: those of the buffer
+        :param cursor: number of rows, the row that is written next, whether all rows hold data
+        :return: as ``_native.explore`` gives it
+        :raises ValueError: policy, environments and columns do not fit
+        :raises RuntimeError: the environments are closed or not reset
+        """
+        obs = np.ascontiguousarray(last_obs, np.float32)
+        with self._lock:
+            if not all(plan[0]):
+                self._follow_mlx()
+            return _native.explore(envs, self._core, obs, plan, columns, cursor)
+
 
 def _rows(obs: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(obs, np.float32).reshape(len(obs), -1)
-
-
-def _same(a: Any, b: Any) -> bool:
-    return a is b
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
@@ -267,6 +306,17 @@ def native_actor(policy: Any) -> NativeActor:
     return twin
 
 
+def native_actor_or_none(policy: Any) -> NativeActor | None:
+    """
+    :param policy: a policy
+    :return: as :func:`native_actor`; None if only MLX can run the policy
+    """
+    try:
+        return native_actor(policy)
+    except NotMirrored:
+        return None
+
+
 def predict_natively(policy: Any, observation: Any, deterministic: bool) -> tuple[np.ndarray, bool] | None:
     """
     :param policy: a policy
@@ -278,9 +328,8 @@ def predict_natively(policy: Any, observation: Any, deterministic: bool) -> tupl
     """
     if isinstance(observation, dict):
         return None
-    try:
-        actor = native_actor(policy)
-    except NotMirrored:
+    actor = native_actor_or_none(policy)
+    if actor is None:
         return None
     if actor.has_matrices and not deterministic:
         # The noise is that of the last `reset_noise`, which MLX's distribution keeps.

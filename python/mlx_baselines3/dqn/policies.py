@@ -11,9 +11,9 @@ from mlx_baselines3.common.base_policy import BasePolicy
 from mlx_baselines3.common.layers import Sequential, named_parameters
 from mlx_baselines3.common.native_actor import (
     Blueprint,
-    NotMirrored,
     blueprint,
     check_observations,
+    check_parts,
     check_unchanged,
     perceptron,
 )
@@ -217,8 +217,7 @@ def _dqn_blueprint(policy: DQNPolicy) -> Blueprint:
     q_net = policy.q_net
     check_unchanged(policy, DQNPolicy, ("__call__", "forward", "_predict", "obs_to_tensor"))
     check_unchanged(q_net, QNetwork, ("__call__", "forward", "_predict", "extract_features"))
-    if type(q_net.features_extractor) is not FlattenExtractor:
-        raise NotMirrored(f"the policy has a {type(q_net.features_extractor).__name__}")
+    check_parts((q_net.features_extractor, FlattenExtractor))
     check_observations(policy.observation_space)
     # DQN decides about exploring before it asks the policy.
     return Blueprint(tuple(perceptron(q_net.q_net.layers())), "epsilon_greedy")

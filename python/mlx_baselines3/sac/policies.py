@@ -20,6 +20,7 @@ from mlx_baselines3.common.native_actor import (
     NotMirrored,
     blueprint,
     check_observations,
+    check_parts,
     check_unchanged,
     perceptron,
 )
@@ -358,15 +359,12 @@ def _sac_blueprint(policy: SACPolicy) -> Blueprint:
     check_unchanged(policy, SACPolicy, ("__call__", "forward", "_predict", "obs_to_tensor"))
     methods = ("__call__", "forward", "_predict", "get_action_dist_params", "extract_features")
     check_unchanged(actor, Actor, methods)
-    parts = (
+    check_parts(
         (actor.features_extractor, FlattenExtractor),
         (actor.action_dist, SquashedDiagGaussianDistribution),
         (actor.mu, nn.Linear),
         (actor.log_std, nn.Linear),
     )
-    for part, kind in parts:
-        if type(part) is not kind:
-            raise NotMirrored(f"the policy has a {type(part).__name__}")
     check_observations(policy.observation_space)
     layers = (*perceptron(actor.latent_pi.layers()), Layer((actor.mu, actor.log_std)))
     return Blueprint(layers, "squashed_gaussian")

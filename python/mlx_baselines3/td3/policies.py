@@ -11,9 +11,9 @@ from mlx_baselines3.common.critics import ContinuousActor, ContinuousPolicy
 from mlx_baselines3.common.layers import Sequential
 from mlx_baselines3.common.native_actor import (
     Blueprint,
-    NotMirrored,
     blueprint,
     check_observations,
+    check_parts,
     check_unchanged,
     perceptron,
 )
@@ -197,7 +197,6 @@ def _td3_blueprint(policy: TD3Policy) -> Blueprint:
     actor = policy.actor
     check_unchanged(policy, TD3Policy, ("__call__", "forward", "_predict", "obs_to_tensor"))
     check_unchanged(actor, Actor, ("__call__", "forward", "_predict", "extract_features"))
-    if type(actor.features_extractor) is not FlattenExtractor:
-        raise NotMirrored(f"the policy has a {type(actor.features_extractor).__name__}")
+    check_parts((actor.features_extractor, FlattenExtractor))
     check_observations(policy.observation_space)
     return Blueprint(tuple(perceptron(actor.mu.layers())), "deterministic")

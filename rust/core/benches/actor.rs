@@ -2,28 +2,10 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mlx_baselines3_core::actor::{ActionsOut, Actor, Head};
-use mlx_baselines3_core::nn::{Activation, Dense, Mlp};
-use mlx_baselines3_core::rng::{Pcg64, SeedSequence};
+use mlx_baselines3_core::nn::Activation;
 
-/// A network of uniform weights, small enough that the activations do not saturate.
-fn network(widths: &[usize], activation: Activation) -> Mlp {
-    let mut rng = Pcg64::new(&SeedSequence::from_u64(0));
-    let last = widths.len() - 2;
-    let layers = widths.windows(2).enumerate().map(|(i, pair)| {
-        let after = if i == last {
-            Activation::Identity
-        } else {
-            activation
-        };
-        let mut layer = Dense::zeros(pair[0], pair[1], after).expect("widths above 0");
-        let weights: Vec<f32> = (0..pair[0] * pair[1])
-            .map(|_| rng.uniform(-0.1, 0.1) as f32)
-            .collect();
-        layer.load(&weights, None).expect("as many weights");
-        layer
-    });
-    Mlp::new(layers.collect()).expect("the widths fit")
-}
+mod support;
+use support::network;
 
 fn bench(c: &mut Criterion) {
     let policies = [

@@ -5,8 +5,10 @@ use mlx_baselines3_core::actor::{Actor, Head};
 use mlx_baselines3_core::collect::{ActionColumn, Columns, Present, collect};
 use mlx_baselines3_core::env::numerics::Numerics;
 use mlx_baselines3_core::env::{ActionSpace, registry};
-use mlx_baselines3_core::nn::{Activation, Dense, Mlp};
-use mlx_baselines3_core::rng::{Pcg64, SeedSequence};
+use mlx_baselines3_core::nn::Activation;
+
+mod support;
+use support::{first_observations, network};
 
 const STEPS: usize = 2048;
 
@@ -15,21 +17,7 @@ fn policy(obs_dim: usize, action: ActionSpace) -> Actor {
         ActionSpace::Discrete(n) => (n as usize, Head::Categorical),
         ActionSpace::Box(n) => (n, Head::Gaussian(vec![1.0; n])),
     };
-    let mut rng = Pcg64::new(&SeedSequence::from_u64(0));
-    let widths = [
-        (obs_dim, 64, Activation::Tanh),
-        (64, 64, Activation::Tanh),
-        (64, outputs, Activation::Identity),
-    ];
-    let layers = widths.map(|(inputs, outputs, activation)| {
-        let mut layer = Dense::zeros(inputs, outputs, activation).expect("widths above 0");
-        let weights: Vec<f32> = (0..inputs * outputs)
-            .map(|_| rng.uniform(-0.1, 0.1) as f32)
-            .collect();
-        layer.load(&weights, None).expect("as many weights");
-        layer
-    });
-    let net = Mlp::new(layers.into()).expect("the widths fit");
+    let net = network(&[obs_dim, 64, 64, outputs], Activation::Tanh);
     Actor::new(net, head).expect("the head fits")
 }
 
@@ -39,11 +27,7 @@ fn bench(c: &mut Criterion) {
         for n_envs in [8_usize, 256] {
             let mut envs = registry::make(spec.id, n_envs, Numerics::default()).expect("known");
             let (dim, rows) = (spec.obs_dim, STEPS * n_envs);
-            let (mut obs, mut starts) = (vec![0.0; n_envs * dim], vec![true; n_envs]);
-            for (env, row) in obs.chunks_exact_mut(dim).enumerate() {
-                envs.reset(env, Some(&[env as u32]), None, row)
-                    .expect("seeded");
-            }
+            let (mut obs, mut starts) = (first_observations(&mut *envs), vec![true; n_envs]);
             let mut actor = policy(dim, spec.action);
             let (mut observations, mut rewards) = (vec![0.0; rows * dim], vec![0.0; rows]);
             let (mut ints, mut floats, mut firsts) =

@@ -6,6 +6,9 @@ use mlx_baselines3_core::env::{ActionSpace, Actions, registry};
 use mlx_baselines3_core::rng::{Pcg64, SeedSequence};
 use mlx_baselines3_core::vec_env::StepOut;
 
+mod support;
+use support::first_observations;
+
 const BATCHES: usize = 64;
 
 fn bench(c: &mut Criterion) {
@@ -14,11 +17,7 @@ fn bench(c: &mut Criterion) {
         for n_envs in [8_usize, 1024] {
             let mut envs =
                 registry::make(spec.id, n_envs, Numerics::default()).expect("registered");
-            let mut obs = vec![0.0; n_envs * spec.obs_dim];
-            for (env, row) in obs.chunks_exact_mut(spec.obs_dim).enumerate() {
-                envs.reset(env, Some(&[env as u32]), None, row)
-                    .expect("seeded");
-            }
+            let mut obs = first_observations(&mut *envs);
             let mut rng = Pcg64::new(&SeedSequence::from_u64(0));
             let mut draw = |n: f64| (rng.random() * n).floor();
             let ints: Vec<i64> = (0..n_envs * BATCHES)

@@ -6,9 +6,11 @@ use mlx_baselines3_core::buffer::ring::Ring;
 use mlx_baselines3_core::env::numerics::Numerics;
 use mlx_baselines3_core::env::{ActionSpace, registry};
 use mlx_baselines3_core::explore::{ActionColumn, Drawn, Last, NextObs, Plan, Replay, explore};
-use mlx_baselines3_core::nn::{Activation, Dense, Mlp};
-use mlx_baselines3_core::rng::{Pcg64, SeedSequence};
+use mlx_baselines3_core::nn::Activation;
 use mlx_baselines3_core::vec_env::VectorEnv;
+
+mod support;
+use support::{first_observations, network};
 
 const STEPS: usize = 64;
 const ROWS: usize = 10_000;
@@ -18,21 +20,7 @@ fn policy(obs_dim: usize, action: ActionSpace) -> Actor {
         ActionSpace::Discrete(n) => (n as usize, Head::EpsilonGreedy(0.0), 64),
         ActionSpace::Box(n) => (2 * n, Head::SquashedGaussian, 256),
     };
-    let mut rng = Pcg64::new(&SeedSequence::from_u64(0));
-    let widths = [
-        (obs_dim, hidden, Activation::Relu),
-        (hidden, hidden, Activation::Relu),
-        (hidden, outputs, Activation::Identity),
-    ];
-    let layers = widths.map(|(inputs, outputs, activation)| {
-        let mut layer = Dense::zeros(inputs, outputs, activation).expect("widths above 0");
-        let weights: Vec<f32> = (0..inputs * outputs)
-            .map(|_| rng.uniform(-0.1, 0.1) as f32)
-            .collect();
-        layer.load(&weights, None).expect("as many weights");
-        layer
-    });
-    let net = Mlp::new(layers.into()).expect("the widths fit");
+    let net = network(&[obs_dim, hidden, hidden, outputs], Activation::Relu);
     Actor::new(net, head).expect("the head fits")
 }
 
@@ -55,14 +43,9 @@ impl Memory {
             ActionSpace::Discrete(_) => n_envs,
             ActionSpace::Box(_) => 0,
         };
-        let mut obs = vec![0.0; n_envs * dim];
-        for (env, row) in obs.chunks_exact_mut(dim).enumerate() {
-            envs.reset(env, Some(&[env as u32]), None, row)
-                .expect("seeded");
-        }
         let column = |width: usize| vec![0.0; ROWS * n_envs * width];
         Self {
-            obs,
+            obs: first_observations(envs),
             rewards: vec![0.0; n_envs],
             dones: vec![false; n_envs],
             ints: vec![0; ints],

@@ -3,7 +3,11 @@
 use mlx_baselines3_core::collect::{
     ActionColumn, CollectError, Columns, Finished, Present, collect as core_collect,
 };
-use numpy::{PyArray1, PyReadonlyArray1, PyReadwriteArray1, PyReadwriteArrayDyn};
+use numpy::{
+    PyArray1, PyArrayDescrMethods, PyReadonlyArray1, PyReadwriteArray1, PyReadwriteArrayDyn,
+    PyUntypedArray, PyUntypedArrayMethods, dtype,
+};
+use pyo3::Borrowed;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
@@ -17,6 +21,40 @@ type Stretch<'py> = (
     Vec<(usize, usize, Bound<'py, PyArray1<f32>>)>,
     Bound<'py, PyList>,
 );
+
+/// A column of actions of either kind.
+pub(crate) enum ActionArray<'py> {
+    Ints(PyReadwriteArrayDyn<'py, i64>),
+    Floats(PyReadwriteArrayDyn<'py, f32>),
+}
+
+impl ActionArray<'_> {
+    pub(crate) fn column(&mut self) -> PyResult<ActionColumn<'_>> {
+        Ok(match self {
+            Self::Ints(column) => ActionColumn::Ints(column.as_slice_mut()?),
+            Self::Floats(column) => ActionColumn::Floats(column.as_slice_mut()?),
+        })
+    }
+}
+
+/// Looks first: an extraction that fails writes a message about dtypes, which takes longer than a step.
+pub(crate) fn holds_ints(array: &Bound<'_, PyAny>) -> bool {
+    array
+        .cast::<PyUntypedArray>()
+        .is_ok_and(|array| array.dtype().is_equiv_to(&dtype::<i64>(array.py())))
+}
+
+impl<'py> FromPyObject<'_, 'py> for ActionArray<'py> {
+    type Error = PyErr;
+
+    fn extract(array: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        Ok(if holds_ints(&array) {
+            Self::Ints(array.extract()?)
+        } else {
+            Self::Floats(array.extract()?)
+        })
+    }
+}
 
 pub(crate) fn bad(error: CollectError) -> PyErr {
     match error {
@@ -36,27 +74,14 @@ fn collect<'py>(
     mut last_obs: PyReadwriteArrayDyn<'py, f32>,
     mut last_starts: PyReadwriteArray1<'py, bool>,
     mut observations: PyReadwriteArrayDyn<'py, f32>,
-    actions: &Bound<'py, PyAny>,
+    mut actions: ActionArray<'py>,
     mut rewards: PyReadwriteArrayDyn<'py, f32>,
     mut episode_starts: PyReadwriteArrayDyn<'py, f32>,
 ) -> PyResult<Stretch<'py>> {
     envs.check_open()?;
-    let ints: PyResult<PyReadwriteArrayDyn<'py, i64>> = actions.extract();
-    let (mut ints, mut floats) = match ints {
-        Ok(ints) => (Some(ints), None),
-        Err(_) => (
-            None,
-            Some(actions.extract::<PyReadwriteArrayDyn<'py, f32>>()?),
-        ),
-    };
-    let column = match (&mut ints, &mut floats) {
-        (Some(ints), _) => ActionColumn::Ints(ints.as_slice_mut()?),
-        (None, Some(floats)) => ActionColumn::Floats(floats.as_slice_mut()?),
-        (None, None) => ActionColumn::Floats(&mut []),
-    };
     let columns = Columns {
         observations: observations.as_slice_mut()?,
-        actions: column,
+        actions: actions.column()?,
         rewards: rewards.as_slice_mut()?,
         episode_starts: episode_starts.as_slice_mut()?,
     };

@@ -6,17 +6,14 @@ use mlx_baselines3_core::explore::{
 };
 use mlx_baselines3_core::vec_env::VectorEnv;
 use numpy::ndarray::{Ix1, Ix2};
-use numpy::{
-    PyArrayDescrMethods, PyReadonlyArray1, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArray,
-    PyUntypedArrayMethods, dtype,
-};
+use numpy::{PyReadonlyArray1, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods};
 use pyo3::Borrowed;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::actor::Actor;
-use crate::collect::bad;
+use crate::collect::{ActionArray, bad, holds_ints};
 use crate::ffi::new_array::NewArray;
 use crate::terminal::TerminalObs;
 use crate::vec_env::EnvBatch;
@@ -35,31 +32,7 @@ enum DrawnArray<'py> {
     Floats(PyReadonlyArrayDyn<'py, f32>),
 }
 
-enum ActionArray<'py> {
-    Ints(PyReadwriteArrayDyn<'py, i64>),
-    Floats(PyReadwriteArrayDyn<'py, f32>),
-}
-
-/// Looks first: an extraction that fails writes a message about dtypes, which takes longer than a step.
-fn holds_ints(array: &Bound<'_, PyAny>) -> bool {
-    array
-        .cast::<PyUntypedArray>()
-        .is_ok_and(|array| array.dtype().is_equiv_to(&dtype::<i64>(array.py())))
-}
-
 impl<'py> FromPyObject<'_, 'py> for DrawnArray<'py> {
-    type Error = PyErr;
-
-    fn extract(array: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        Ok(if holds_ints(&array) {
-            Self::Ints(array.extract()?)
-        } else {
-            Self::Floats(array.extract()?)
-        })
-    }
-}
-
-impl<'py> FromPyObject<'_, 'py> for ActionArray<'py> {
     type Error = PyErr;
 
     fn extract(array: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
@@ -123,10 +96,7 @@ impl Columns<'_> {
                 Following::Column(column) => NextObs::Column(column.as_slice_mut()?),
                 Following::NextRow(terminal) => NextObs::NextRow(&mut terminal.core),
             },
-            actions: match &mut self.2 {
-                ActionArray::Ints(column) => ActionColumn::Ints(column.as_slice_mut()?),
-                ActionArray::Floats(column) => ActionColumn::Floats(column.as_slice_mut()?),
-            },
+            actions: self.2.column()?,
             rewards: self.3.as_slice_mut()?,
             dones: self.4.as_slice_mut()?,
             timeouts: match &mut self.5 {

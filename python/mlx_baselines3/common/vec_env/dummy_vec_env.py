@@ -1,6 +1,5 @@
 """Environments stepped one after the other in the calling process."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from mlx_baselines3.common.vec_env.patch_gym import _patch_env
-from mlx_baselines3.common.vec_env.util import copy_value, dict_to_obs, obs_space_info
+from mlx_baselines3.common.vec_env.util import copy_value, dict_to_obs, no_images, obs_space_info
 
 
 class DummyVecEnv(VecEnv):
@@ -88,11 +87,7 @@ class DummyVecEnv(VecEnv):
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         if self.render_mode != "rgb_array":
-            warnings.warn(
-                f"Images need render_mode='rgb_array', but the environments have '{self.render_mode}'.",
-                stacklevel=2,
-            )
-            return [None for _ in self.envs]
+            return no_images(self)
         images: list[Any] = [env.render() for env in self.envs]
         return images
 

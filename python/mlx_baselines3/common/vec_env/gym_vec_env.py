@@ -11,6 +11,7 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 from mlx_baselines3.common.vec_env._vector_infos import final_info, split_infos
 from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
+from mlx_baselines3.common.vec_env.util import no_images
 
 
 def _is_envpool(env: Any) -> bool:
@@ -246,11 +247,7 @@ class GymVecEnv(VecEnv):
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         if self.render_mode != "rgb_array":
-            warnings.warn(
-                f"Images need render_mode='rgb_array', but the environments have '{self.render_mode}'.",
-                stacklevel=2,
-            )
-            return [None] * self.num_envs
+            return no_images(self)
         if self._envpool:
             return list(self.env.render(env_ids=np.arange(self.num_envs)))
         return list(self.env.call("render") if hasattr(self.env, "call") else self.env.render())

@@ -376,3 +376,13 @@ class NativeVecEnv(VecEnv):
         if self._closed:
             self._core.close()
         self._writers = self._open_monitor_files(override_existing=False)
+
+
+def stepped_in_rust(env: VecEnv) -> Any:
+    """
+    :param env: environments
+    :return: those in Rust, if nothing in Python has to see each of their steps; else None
+    """
+    if type(env) is not NativeVecEnv or env._writers or env.render_mode == "human":
+        return None
+    return None if "step" in vars(env) else env._core

@@ -3,7 +3,6 @@
 import multiprocessing as mp
 import os
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ from gymnasium import spaces
 
 from mlx_baselines3.common.vec_env._subproc_worker import Failure, Layout, run_worker
 from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
-from mlx_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
+from mlx_baselines3.common.vec_env.util import dict_to_obs, no_images, obs_space_info
 
 # Seconds between looks at whether the workers still live while one of them owes a reply.
 _POLL_S = 0.2
@@ -209,11 +208,7 @@ class SubprocVecEnv(VecEnv):
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         if self.render_mode != "rgb_array":
-            warnings.warn(
-                f"Images need render_mode='rgb_array', but the environments have '{self.render_mode}'.",
-                stacklevel=2,
-            )
-            return [None] * self.num_envs
+            return no_images(self)
         return self._call("render")
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:

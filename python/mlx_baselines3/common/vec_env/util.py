@@ -1,5 +1,6 @@
-"""Helpers that turn observations of structured spaces into named arrays and back, and copy infos."""
+"""What the classes of this folder share: named arrays of structured spaces, copies of infos, one warning."""
 
+import warnings
 from copy import deepcopy
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common.preprocessing import check_for_nested_spaces
-from mlx_baselines3.common.vec_env.base_vec_env import VecEnvObs
+from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvObs
 
 # Sharing one of these between two infos cannot be noticed.
 _IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, np.generic)
@@ -59,6 +60,19 @@ def obs_space_info(
     shapes = {key: tuple(space.shape or ()) for key, space in subspaces.items()}
     dtypes = {key: np.dtype(space.dtype) for key, space in subspaces.items()}
     return list(subspaces), shapes, dtypes
+
+
+def no_images(env: VecEnv) -> list[None]:
+    """
+    Say that environments do not draw themselves into arrays.
+
+    :param env: environments whose render mode is not ``rgb_array``
+    :return: None for each of them
+    """
+    warnings.warn(
+        f"Images need render_mode='rgb_array', but the environments have '{env.render_mode}'.", stacklevel=3
+    )
+    return [None] * env.num_envs
 
 
 def copy_value(value: Any) -> Any:
