@@ -51,4 +51,5 @@ def _fields(samples: Any) -> Arrays:
 def _row(values: Any, i: int) -> Any:
     if isinstance(values, Mapping):
         return {key: value[i] for key, value in values.items()}
-    return values[i]
+    # An index is two operations, this is one.
+    return values.squeeze(0) if values.shape[0] == 1 else values[i]

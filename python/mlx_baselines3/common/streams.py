@@ -18,7 +18,7 @@ __all__ = ["beside"]
 @cache
 def _second() -> Any:
     # Each Python thread gets its own of it: MLX's streams cannot be shared between threads.
-    return mx.new_thread_local_stream(mx.Device(mx.cpu))  # type: ignore[attr-defined]
+    return mx.new_thread_local_stream(mx.Device(mx.cpu))
 
 
 def beside(turn: int) -> AbstractContextManager[Any]:
