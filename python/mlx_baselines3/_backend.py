@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-__all__ = ["BlasState", "blas_state", "prepare"]
+__all__ = ["BlasState", "blas_state", "prepare", "threads_count"]
 
 _ON_LINUX = sys.platform.startswith("linux")
 # The distributions that bring libmlx.so, and the extra of this package that asks for each.
@@ -90,6 +90,15 @@ def blas_state() -> BlasState:
         return _state
     native = importlib.import_module("mlx_baselines3._native")
     return BlasState(True, _state.library, _state.reason, native.blas_calls())
+
+
+def threads_count() -> int:
+    """
+    :return: how many threads may work at most: ``MLX_BASELINES3_THREADS``, else one for each core
+    :raises ValueError: the variable holds no such number
+    """
+    count: int = importlib.import_module("mlx_baselines3._native").threads_count()
+    return count
 
 
 # The BLAS bridge

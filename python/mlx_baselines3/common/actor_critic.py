@@ -19,7 +19,7 @@ from mlx_baselines3.common.distributions import (
     StateDependentNoiseDistribution,
     make_proba_distribution,
 )
-from mlx_baselines3.common.layers import named_parameters
+from mlx_baselines3.common.layers import Linear, named_parameters
 from mlx_baselines3.common.native_actor import (
     Blueprint,
     Layer,
@@ -209,7 +209,7 @@ class ActorCriticPolicy(BasePolicy):
             )
         else:
             self.action_net = self.action_dist.proba_distribution_net(latent_dim_pi)
-        self.value_net = nn.Linear(self.mlp_extractor.latent_dim_vf, 1)
+        self.value_net = Linear(self.mlp_extractor.latent_dim_vf, 1)
         if self.ortho_init:
             self._init_orthogonal()
         mx.eval(named_parameters(self))

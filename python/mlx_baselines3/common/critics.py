@@ -13,6 +13,7 @@ from mlx_baselines3.common.given_extractor import GivenExtractorPolicy
 from mlx_baselines3.common.layers import Sequential, named_parameters, set_named_parameters
 from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
 from mlx_baselines3.common.preprocessing import get_action_dim
+from mlx_baselines3.common.streams import beside
 from mlx_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     FlattenExtractor,
@@ -87,7 +88,11 @@ class ContinuousCritic(BaseModel):
         if self.share_features_extractor:
             features = mx.stop_gradient(features)
         qvalue_input = mx.concatenate([features, actions], axis=1)
-        return tuple(q_net(qvalue_input) for q_net in self.q_networks)
+        values = []
+        for turn, q_net in enumerate(self.q_networks):
+            with beside(turn):
+                values.append(q_net(qvalue_input))
+        return tuple(values)
 
     def q1_forward(self, obs: PyTorchObs, actions: mx.array, features: mx.array | None = None) -> mx.array:
         """

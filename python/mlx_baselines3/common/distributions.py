@@ -7,6 +7,7 @@ import mlx.nn as nn
 from gymnasium import spaces
 
 from mlx_baselines3.common.distribution_base import Distribution, TanhBijector, sum_independent_dims
+from mlx_baselines3.common.layers import Linear
 from mlx_baselines3.common.preprocessing import get_action_dim
 from mlx_baselines3.common.probability import Bernoulli, Categorical, Normal
 from mlx_baselines3.common.state_dependent_noise import StateDependentNoiseDistribution
@@ -46,7 +47,7 @@ class DiagGaussianDistribution(Distribution):
         :param log_std_init: initial value of every log standard deviation
         :return: the layer of the means, and (action_dim,) log standard deviations
         """
-        return nn.Linear(latent_dim, self.action_dim), mx.full((self.action_dim,), float(log_std_init))
+        return Linear(latent_dim, self.action_dim), mx.full((self.action_dim,), float(log_std_init))
 
     def proba_distribution(self, mean_actions: mx.array, log_std: mx.array) -> "DiagGaussianDistribution":
         """
@@ -196,7 +197,7 @@ class CategoricalDistribution(_LogitsDistribution):
         :param latent_dim: length of the policy's features
         :return: the layer of the logits
         """
-        return nn.Linear(latent_dim, self.action_dim)
+        return Linear(latent_dim, self.action_dim)
 
     def proba_distribution(self, action_logits: mx.array) -> "CategoricalDistribution":
         """
@@ -243,7 +244,7 @@ class MultiCategoricalDistribution(_LogitsDistribution):
         :param latent_dim: length of the policy's features
         :return: the layer of all logits side by side
         """
-        return nn.Linear(latent_dim, sum(self.action_dims))
+        return Linear(latent_dim, sum(self.action_dims))
 
     def proba_distribution(self, action_logits: mx.array) -> "MultiCategoricalDistribution":
         """
@@ -292,7 +293,7 @@ class BernoulliDistribution(_LogitsDistribution):
         :param latent_dim: length of the policy's features
         :return: the layer of the logits
         """
-        return nn.Linear(latent_dim, self.action_dims)
+        return Linear(latent_dim, self.action_dims)
 
     def proba_distribution(self, action_logits: mx.array) -> "BernoulliDistribution":
         """

@@ -17,6 +17,7 @@ import numpy as np
 __all__ = [
     "Conv2d",
     "Flatten",
+    "Linear",
     "Module",
     "ModuleDict",
     "Sequential",
@@ -148,6 +149,36 @@ class Flatten(Module):
         :return: (batch, product of the rest)
         """
         return x.reshape(x.shape[0], -1)
+
+
+@mx.custom_function
+def _affine(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
+    return mx.addmm(bias, x, weight.T)
+
+
+@_affine.vjp
+def _(
+    primals: tuple[mx.array, mx.array, mx.array], cotangent: mx.array, _: mx.array
+) -> tuple[mx.array, mx.array, mx.array]:
+    x, weight, _ = primals
+    return cotangent @ weight, cotangent.T @ x, cotangent.sum(axis=0)
+
+
+class Linear(nn.Linear):
+    """
+    :class:`mlx.nn.Linear` whose gradient takes five operations in place of nine: the gradient of the weight
+    comes out of the product as the weight lies, and that of the bias is a sum and nothing else.
+    """
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """
+        :param x: (..., input_dims)
+        :return: (..., output_dims)
+        """
+        if x.ndim == 2 and "bias" in self:
+            product: mx.array = _affine(x, self.weight, self.bias)  # type: ignore[assignment]
+            return product
+        return super().__call__(x)
 
 
 class Conv2d(Module):

@@ -136,16 +136,16 @@ class GradientStep:
         optimizer, network = self._optimizers[name], self._networks[name]
 
         def of(leaves: Arrays) -> tuple[mx.array, Extras, dict[str, Arrays]]:
-            with bound(network, optimizer.named(leaves)):
+            with bound(network, leaves):
                 before = self._named()
                 value, extras = loss()
                 return value, extras, _replaced(before, self._named())
 
         packed = self._packed[name]
-        (value, extras, statistics), gradients = mx.value_and_grad(of)(optimizer.leaves(packed))
+        (value, extras, statistics), gradients = mx.value_and_grad(of)(optimizer.unpack(packed))
         for owner, arrays in statistics.items():
             set_named_parameters(self._networks[owner], arrays)
-        gradients = optimizer.pack_leaves(gradients)
+        gradients = optimizer.pack(gradients)
         if max_grad_norm is not None:
             gradients = clip_by_global_norm(gradients, max_grad_norm)
         packed, state = optimizer.apply(gradients, packed, self._optimizer_states[name])

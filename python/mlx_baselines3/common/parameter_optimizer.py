@@ -61,7 +61,7 @@ class ParameterOptimizer:
         self.optimizer = make_optimizer(optimizer_class, learning_rate, optimizer_kwargs or {})
         self.is_elementwise = is_elementwise(self.optimizer)
         self._merged = {
-            name: self._turned(parameters[name]).shape
+            name: parameters[name].shape
             for name in self.names
             if self.is_elementwise and parameters[name].dtype == mx.float32 and parameters[name].size < _LARGE
         }
@@ -87,60 +87,36 @@ class ParameterOptimizer:
 
     def pack(self, arrays: Mapping[str, mx.array]) -> Arrays:
         """
-        :param arrays: name -> array, at least those that are optimised
+        :param arrays: name -> array (or its gradient), at least those that are optimised
         :return: what the optimizer works on: small arrays merged into one vector, large ones by themselves
         """
-        return self.pack_leaves({name: self._turned(arrays[name]) for name in self.names})
+        packed = {name: arrays[name] for name in self.names if name not in self._merged}
+        return packed | {_MERGED: self._merge(arrays)} if self._merged else packed
 
-    def pack_leaves(self, leaves: Mapping[str, mx.array]) -> Arrays:
-        """
-        :param leaves: arrays shaped as :meth:`leaves` gives them, for instance their gradients
-        :return: as :meth:`pack`
-        """
-        packed = {name: leaf for name, leaf in leaves.items() if name not in self._merged}
-        return packed | {_MERGED: self._merge(leaves)} if self._merged else packed
-
-    def _merge(self, leaves: Mapping[str, mx.array]) -> mx.array:
+    def _merge(self, arrays: Mapping[str, mx.array]) -> mx.array:
         pieces = []
         for name in self._merged:
-            pieces.append(leaves[name].reshape(-1))
-            if padding := -leaves[name].size % _ALIGNMENT:
+            pieces.append(arrays[name].reshape(-1))
+            if padding := -arrays[name].size % _ALIGNMENT:
                 pieces.append(mx.zeros((padding,)))
         return mx.concatenate(pieces)
 
     def _split(self, vector: mx.array) -> Arrays:
-        start, leaves = 0, {}
+        start, arrays = 0, {}
         for name, shape in self._merged.items():
             size = _size(shape)
-            leaves[name] = vector[start : start + size].reshape(shape)
+            # One view where a slice and a reshape are two.
+            arrays[name] = mx.as_strided(vector, shape, offset=start)
             start += size + -size % _ALIGNMENT
-        return leaves
-
-    def leaves(self, packed: Mapping[str, mx.array]) -> Arrays:
-        """
-        :param packed: an answer of :meth:`pack`
-        :return: name -> array as the optimizer has it: the arrays to take gradients by. Matrices lie
-            transposed, as their gradients come out of a matrix product, so that no one turns them around
-        """
-        merged = self._split(packed[_MERGED]) if self._merged else {}
-        return {name: merged[name] if name in merged else packed[name] for name in self.names}
-
-    def named(self, leaves: Mapping[str, mx.array]) -> Arrays:
-        """
-        :param leaves: an answer of :meth:`leaves`
-        :return: name -> array as the network has it
-        """
-        return {name: self._turned(leaf) for name, leaf in leaves.items()}
+        return arrays
 
     def unpack(self, packed: Mapping[str, mx.array]) -> Arrays:
         """
         :param packed: an answer of :meth:`pack`
         :return: name -> array
         """
-        return self.named(self.leaves(packed))
-
-    def _turned(self, array: mx.array) -> mx.array:
-        return array.T if self.is_elementwise and array.ndim == 2 else array
+        merged = self._split(packed[_MERGED]) if self._merged else {}
+        return {name: merged[name] if name in merged else packed[name] for name in self.names}
 
     def apply(
         self, gradients: Arrays, packed: Arrays, state: dict[str, Any]
@@ -168,9 +144,9 @@ class ParameterOptimizer:
                 arrays[key] = value
             elif key == _MERGED:
                 for slot, vector in value.items():
-                    arrays |= {f"{slot}.{name}": a for name, a in self.named(self._split(vector)).items()}
+                    arrays |= {f"{slot}.{name}": a for name, a in self._split(vector).items()}
             else:
-                arrays |= {f"{slot}.{key}": self._turned(array) for slot, array in tree_flatten(value)}
+                arrays |= {f"{slot}.{key}": array for slot, array in tree_flatten(value)}
         return arrays
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -198,11 +174,8 @@ class ParameterOptimizer:
         if isinstance(own, mx.array):
             return given[key].astype(own.dtype)
         if key != _MERGED:
-            return {slot: self._turned(given[f"{slot}.{key}"]) for slot in own}
-        return {
-            slot: self._merge({name: self._turned(given[f"{slot}.{name}"]) for name in self._merged})
-            for slot in own
-        }
+            return {slot: given[f"{slot}.{key}"] for slot in own}
+        return {slot: self._merge({name: given[f"{slot}.{name}"] for name in self._merged}) for slot in own}
 
 
 def _size(shape: tuple[int, ...]) -> int:

@@ -4,6 +4,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_baselines3.common.distribution_base import Distribution, TanhBijector, sum_independent_dims
+from mlx_baselines3.common.layers import Linear
 from mlx_baselines3.common.probability import Normal
 
 __all__ = ["StateDependentNoiseDistribution"]
@@ -90,7 +91,7 @@ class StateDependentNoiseDistribution(Distribution):
         columns = self.action_dim if self.full_std else 1
         log_std = mx.full((self.latent_sde_dim, columns), float(log_std_init))
         self.sample_weights(log_std)
-        return nn.Linear(latent_dim, self.action_dim), log_std
+        return Linear(latent_dim, self.action_dim), log_std
 
     def proba_distribution(
         self, mean_actions: mx.array, log_std: mx.array, latent_sde: mx.array

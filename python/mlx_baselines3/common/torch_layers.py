@@ -9,7 +9,7 @@ import mlx.nn as nn
 from gymnasium import spaces
 
 from mlx_baselines3.common.activations import Tanh, make_activation
-from mlx_baselines3.common.layers import Conv2d, Flatten, Module, ModuleDict, Sequential
+from mlx_baselines3.common.layers import Conv2d, Flatten, Linear, Module, ModuleDict, Sequential
 from mlx_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
 from mlx_baselines3.common.type_aliases import TensorDict
 
@@ -102,7 +102,7 @@ class NatureCNN(BaseFeaturesExtractor):
         )
         n_flatten = 64 * math.prod(self._output_side(side) for side in (height, width))
         assert n_flatten > 0, f"NatureCNN needs images of at least 36 x 36 pixels, got {height} x {width}."
-        self.linear = Sequential(nn.Linear(n_flatten, features_dim), nn.ReLU())
+        self.linear = Sequential(Linear(n_flatten, features_dim), nn.ReLU())
 
     @staticmethod
     def _output_side(side: int) -> int:
@@ -146,13 +146,13 @@ def create_mlp(
     modules: list[nn.Module] = []
     for units in net_arch:
         modules += [module(input_dim) for module in pre]
-        modules.append(nn.Linear(input_dim, units, bias=with_bias))
+        modules.append(Linear(input_dim, units, bias=with_bias))
         modules += [module(units) for module in post]
         modules.append(make_activation(activation_fn))
         input_dim = units
     if output_dim > 0:
         modules += [module(input_dim) for module in pre]
-        modules.append(nn.Linear(input_dim, output_dim, bias=with_bias))
+        modules.append(Linear(input_dim, output_dim, bias=with_bias))
     if squash_output:
         modules.append(Tanh())
     return modules

@@ -207,14 +207,14 @@ class UpdateStep:
         batch = tree_map(lambda rows: rows[indices], data)
 
         def loss(leaves: Arrays) -> tuple[mx.array, Metrics, Arrays]:
-            with bound(self.module, self.optimizer.named(leaves) | old.buffers):
+            with bound(self.module, leaves | old.buffers):
                 value, metrics = self.loss(batch, settings)
                 arrays = named_parameters(self.module)
                 return value, metrics, {name: arrays[name] for name in old.buffers}
 
-        leaves = self.optimizer.leaves(old.parameters)
+        leaves = self.optimizer.unpack(old.parameters)
         (value, metrics, buffers), gradients = mx.value_and_grad(loss)(leaves)
-        packed = self.optimizer.pack_leaves(gradients)
+        packed = self.optimizer.pack(gradients)
         if "max_grad_norm" in settings:
             packed = clip_by_global_norm(packed, settings["max_grad_norm"])
         new, optimizer_state = self.optimizer.apply(packed, old.parameters, old.optimizer)

@@ -13,7 +13,7 @@ from mlx_baselines3.common.distributions import (
     SquashedDiagGaussianDistribution,
     StateDependentNoiseDistribution,
 )
-from mlx_baselines3.common.layers import Module, Sequential
+from mlx_baselines3.common.layers import Linear, Module, Sequential
 from mlx_baselines3.common.native_actor import (
     Blueprint,
     Layer,
@@ -117,8 +117,8 @@ class Actor(ContinuousActor):
     def _build_heads(self, latent_dim: int, action_dim: int) -> None:
         if not self.use_sde:
             self.action_dist = SquashedDiagGaussianDistribution(action_dim)
-            self.mu = nn.Linear(latent_dim, action_dim)
-            self.log_std = nn.Linear(latent_dim, action_dim)
+            self.mu: nn.Module = Linear(latent_dim, action_dim)
+            self.log_std: Any = Linear(latent_dim, action_dim)
             return
         self.action_dist = StateDependentNoiseDistribution(
             action_dim,

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from mlx_baselines3.common.layers import (
     Conv2d,
     Flatten,
+    Linear,
     Module,
     ModuleDict,
     Sequential,
@@ -214,3 +215,20 @@ def test_convolution(rng, stride, padding):
 
 def test_flatten():
     assert Flatten()(mx.zeros((2, 3, 4))).shape == (2, 12)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [(5,), (2, 5), ()])
+def test_linear_is_mlxs_with_its_gradient(rows, bias):
+    ours, mlxs = Linear(3, 4, bias=bias), nn.Linear(3, 4, bias=bias)
+    mlxs.update(ours.parameters())
+    x = mx.random.normal((*rows, 3))
+    answers = []
+    for layer in (ours, mlxs):
+        loss_and_grad = mx.value_and_grad(
+            lambda arrays, x, layer=layer: mx.square(layer.update(arrays)(x)).sum(), argnums=(0, 1)
+        )
+        value, (gradients, by_x) = loss_and_grad(layer.parameters(), x)
+        answers.append([value, by_x, *(gradients[name] for name in sorted(gradients))])
+    for mine, theirs in zip(*answers, strict=True):
+        np.testing.assert_allclose(np.array(mine), np.array(theirs), rtol=1e-5, atol=1e-6)

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from test_layers import numpy_convolution
 
 from mlx_baselines3.common.activations import Tanh, rational_tanh
-from mlx_baselines3.common.layers import named_parameters
+from mlx_baselines3.common.layers import Linear, named_parameters
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
@@ -29,10 +29,10 @@ def kinds(modules):
 
 def test_create_mlp():
     modules = create_mlp(4, 2, [8, 6])
-    assert kinds(modules) == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
+    assert kinds(modules) == [Linear, nn.ReLU, Linear, nn.ReLU, Linear]
     assert [m.weight.shape for m in modules[::2]] == [(8, 4), (6, 8), (2, 6)]
-    assert kinds(create_mlp(4, 0, [8], nn.Tanh)) == [nn.Linear, Tanh]
-    assert kinds(create_mlp(4, 2, [], squash_output=True)) == [nn.Linear, Tanh]
+    assert kinds(create_mlp(4, 0, [8], nn.Tanh)) == [Linear, Tanh]
+    assert kinds(create_mlp(4, 2, [], squash_output=True)) == [Linear, Tanh]
     assert create_mlp(4, 0, []) == []
     assert "bias" not in create_mlp(4, 2, [], with_bias=False)[0]
 
@@ -40,7 +40,7 @@ def test_create_mlp():
 def test_create_mlp_with_modules_around():
     """Post-linear modules follow hidden layers only, pre-linear ones precede every layer."""
     modules = create_mlp(4, 2, [8], pre_linear_modules=[nn.RMSNorm], post_linear_modules=[nn.LayerNorm])
-    assert kinds(modules) == [nn.RMSNorm, nn.Linear, nn.LayerNorm, nn.ReLU, nn.RMSNorm, nn.Linear]
+    assert kinds(modules) == [nn.RMSNorm, Linear, nn.LayerNorm, nn.ReLU, nn.RMSNorm, Linear]
     assert modules[0].weight.shape == (4,)
     assert modules[2].weight.shape == modules[4].weight.shape == (8,)
 

@@ -45,12 +45,12 @@ class Counted(NamedTuple):
 # Today's figures on a Linux CPU; macOS and GPUs need fewer, their tanh is one node. Lower them when a step
 # gets smaller. TD3 and DDPG: a step that moves the actor too.
 BOUNDS = {
-    "PPO": Counted(213, 21),
-    "A2C": Counted(177, 14),
-    "DQN": Counted(104, 11),
-    "SAC": Counted(421, 29),
-    "TD3": Counted(320, 16),
-    "DDPG": Counted(239, 15),
+    "PPO": Counted(192, 21),
+    "A2C": Counted(156, 14),
+    "DQN": Counted(96, 11),
+    "SAC": Counted(372, 29),
+    "TD3": Counted(273, 16),
+    "DDPG": Counted(205, 15),
 }
 
 

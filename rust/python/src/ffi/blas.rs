@@ -4,6 +4,7 @@
 
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 static SGEMM: AtomicUsize = AtomicUsize::new(0);
 static DGEMM: AtomicUsize = AtomicUsize::new(0);
@@ -35,11 +36,13 @@ type Gemm<Real, Size> = unsafe extern "C" fn(
     Size, // ldc
 );
 
-/// While it lives, OpenBLAS uses one thread. Another Python thread that multiplies with NumPy at the
+/// While one lives, OpenBLAS uses one thread. Another Python thread that multiplies with NumPy at the
 /// same moment may be slowed down; its results do not change.
-struct OneThread {
-    before: c_int,
-}
+struct OneThread;
+
+/// How many live, and the number of threads from before the first: MLX multiplies on several streams
+/// at once, and the last of them puts it back.
+static ALIVE: Mutex<(u32, c_int)> = Mutex::new((0, 0));
 
 impl OneThread {
     /// `None` where there is one thread anyway, or the library has no such setting.
@@ -50,18 +53,27 @@ impl OneThread {
         }
         // SAFETY: `install` was promised `int openblas_get_num_threads(void)`.
         let get = unsafe { std::mem::transmute::<usize, unsafe extern "C" fn() -> c_int>(get) };
-        // SAFETY: it takes nothing and reads a number.
-        let before = unsafe { get() };
-        (before > 1).then(|| {
+        let mut alive = ALIVE.lock().unwrap_or_else(PoisonError::into_inner);
+        if alive.0 == 0 {
+            // SAFETY: it takes nothing and reads a number.
+            alive.1 = unsafe { get() };
+            if alive.1 <= 1 {
+                return None;
+            }
             set_threads(1);
-            Self { before }
-        })
+        }
+        alive.0 += 1;
+        Some(Self)
     }
 }
 
 impl Drop for OneThread {
     fn drop(&mut self) {
-        set_threads(self.before);
+        let mut alive = ALIVE.lock().unwrap_or_else(PoisonError::into_inner);
+        alive.0 -= 1;
+        if alive.0 == 0 {
+            set_threads(alive.1);
+        }
     }
 }
 
