@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from mlx_baselines3.common.vec_env import VecEnv
-
-__all__ = ["Transition", "ended_episodes", "warn_of_dead_steps", "without_dead_steps"]
+__all__ = ["Transition", "dead_mask", "ended_episodes", "warn_of_own_minibatches", "without_dead_steps"]
 
 # Observations, actions and rewards.
 Transition = tuple[Any, np.ndarray, np.ndarray]
-_TOLD: weakref.WeakSet[VecEnv] = weakref.WeakSet()
+_TOLD: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def without_dead_steps(
@@ -58,19 +56,34 @@ def ended_episodes(dones: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray
     return np.array([done and "autoreset_step" not in info for done, info in zip(dones, infos, strict=True)])
 
 
-def warn_of_dead_steps(env: VecEnv) -> None:
+def dead_mask(dead: list[tuple[int, int]], shape: tuple[int, int]) -> np.ndarray | None:
     """
-    Say once that a rollout holds dead steps.
+    :param dead: step and environment of every dead step of a rollout
+    :param shape: steps and environments of the rollout
+    :return: ``shape``, True at these; None if there are none
+    """
+    if not dead:
+        return None
+    mask = np.zeros(shape, dtype=bool)
+    mask[tuple(np.transpose(dead))] = True
+    return mask
 
-    :param env: the training environments
+
+def warn_of_own_minibatches(buffer: Any, n_rows: int) -> None:
     """
-    env = env.unwrapped
-    if getattr(env, "n_dead_steps", 0) and env not in _TOLD:
-        _TOLD.add(env)
-        warnings.warn(
-            "The vector environment spends a step on resetting, and the rollouts hold these steps: one more "
-            "at each end of an episode, with the reward 0; the policy is trained on them. If it obeys "
-            "reset(options={'reset_mask': mask}), pass GymVecEnv(env, reset_mask=True); else "
-            "let it reset within the last step of an episode (AutoresetMode.SAME_STEP).",
-            stacklevel=4,
-        )
+    Say once that a rollout buffer with a ``get`` of its own has handed out dead steps.
+
+    :param buffer: the rollout buffer
+    :param n_rows: number of rows in the minibatches of one pass
+    """
+    dead = getattr(buffer, "dead_steps", None)
+    if dead is None or n_rows <= dead.size - dead.sum() or buffer in _TOLD:
+        return
+    _TOLD.add(buffer)
+    name = type(buffer).__name__
+    warnings.warn(
+        f"The vector environment spends steps on resetting, and {name}.get hands them out: of {n_rows} rows "
+        f"that the policy is trained on, only {dead.size - dead.sum()} are steps of episodes. Leave out the "
+        f"rows where {name}.dead_steps is True, or go by {name}.shuffled_rows(), which leaves them out.",
+        stacklevel=6,
+    )

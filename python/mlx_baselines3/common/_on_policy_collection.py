@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common._callback_base import BaseCallback, steps_until_needed
+from mlx_baselines3.common._dead_steps import dead_mask
 from mlx_baselines3.common.base_class import BaseAlgorithm
 from mlx_baselines3.common.buffers import RolloutBuffer
 from mlx_baselines3.common.distributions import DiagGaussianDistribution, StateDependentNoiseDistribution
@@ -40,6 +41,7 @@ class _Steps(NamedTuple):
     :param last: its actions, clipped actions, new observations, rewards, dones and infos
     :param earlier_episodes: Monitor's entries of the episodes that ended before the last step
     :param cuts: the episodes that the time limit ended
+    :param dead: step and environment of the steps that only reset
     """
 
     n_steps: int
@@ -47,6 +49,7 @@ class _Steps(NamedTuple):
     last: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]
     earlier_episodes: list[dict[str, Any]]
     cuts: list[_Cut]
+    dead: list[tuple[int, int]]
 
 
 class OnPolicyCollection(BaseAlgorithm):
@@ -78,6 +81,7 @@ class OnPolicyCollection(BaseAlgorithm):
         assert self._last_episode_starts is not None
         self.policy.set_training_mode(False)
         n_steps = 0
+        dead: list[tuple[int, int]] = []
         new_obs: Any = self._last_obs
         rollout_buffer.reset()
         if self.use_sde:
@@ -108,11 +112,12 @@ class OnPolicyCollection(BaseAlgorithm):
             n_steps += 1
             if isinstance(self.action_space, spaces.Discrete):
                 actions = actions.reshape(-1, 1)
-            self._bootstrap_timeouts(rewards, dones, infos)
+            dead += [(n_steps - 1, i) for i in self._bootstrap_timeouts(rewards, dones, infos)]
             rollout_buffer.add(self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs)
             self._last_obs = new_obs
             self._last_episode_starts = dones
 
+        rollout_buffer.dead_steps = dead_mask(dead, (n_rollout_steps, env.num_envs))
         values = self.policy.predict_values(obs_as_tensor(new_obs, self.device))
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
         callback.update_locals(locals())
@@ -129,16 +134,22 @@ class OnPolicyCollection(BaseAlgorithm):
 
     def _bootstrap_timeouts(
         self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
-    ) -> None:
+    ) -> list[int]:
         """
         Where the time limit cut an episode short, the value of its last observation stands for the
         rewards that were not collected (https://arxiv.org/abs/1712.00378).
+
+        :return: the environments whose step only reset
         """
-        for i in np.flatnonzero(dones):
+        dead = []
+        for i in np.flatnonzero(dones).tolist():
+            if "autoreset_step" in infos[i]:
+                dead.append(i)
             terminal_obs = infos[i].get("terminal_observation")
             if terminal_obs is not None and infos[i].get("TimeLimit.truncated", False):
                 value = self.policy.predict_values(self.policy.obs_to_tensor(terminal_obs)[0])
                 rewards[i] += self.gamma * to_numpy(value)[0, 0]
+        return dead
 
     def _native_actor(self, rollout_buffer: RolloutBuffer) -> NativeActor | None:
         """The policy's twin with the present weights; None, and once a line that says why, if it has none."""
@@ -164,6 +175,7 @@ class OnPolicyCollection(BaseAlgorithm):
         """As :meth:`collect_rollouts`, with actions from the native actor."""
         n_steps = 0
         cuts: list[_Cut] = []
+        dead: list[tuple[int, int]] = []
         actor.reseed()
         actor.explore(env.num_envs, self.sde_sample_freq)
         # The fused loop clips actions; it does not stretch squashed ones to the bounds.
@@ -192,10 +204,12 @@ class OnPolicyCollection(BaseAlgorithm):
             self._update_info_buffer(infos, dones)
             n_steps += steps.n_steps
             cuts += steps.cuts
+            dead += steps.dead
             self._store(rollout_buffer, steps, core is not None)
             self._last_obs = new_obs
             self._last_episode_starts = dones
 
+        rollout_buffer.dead_steps = dead_mask(dead, (n_rollout_steps, env.num_envs))
         values = self._complete(actor, rollout_buffer, cuts, new_obs)
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
         callback.update_locals(locals())
@@ -225,12 +239,15 @@ class OnPolicyCollection(BaseAlgorithm):
         clipped_actions = self._to_env_actions(actions)
         new_obs, rewards, dones, infos = env.step(clipped_actions)
         assert isinstance(new_obs, np.ndarray)
+        ended = np.flatnonzero(dones).tolist()
         cuts = [
             _Cut(n_steps, i, infos[i]["terminal_observation"])
-            for i in np.flatnonzero(dones).tolist()
+            for i in ended
             if infos[i].get("TimeLimit.truncated", False) and infos[i].get("terminal_observation") is not None
         ]
-        return _Steps(1, self._last_obs, (actions, clipped_actions, new_obs, rewards, dones, infos), [], cuts)
+        dead = [(n_steps, i) for i in ended if "autoreset_step" in infos[i]]
+        last = (actions, clipped_actions, new_obs, rewards, dones, infos)
+        return _Steps(1, self._last_obs, last, [], cuts, dead)
 
     def _fused_steps(
         self, actor: NativeActor, core: Any, buffer: RolloutBuffer, start: int, count: int
@@ -251,7 +268,8 @@ class OnPolicyCollection(BaseAlgorithm):
         ends = (actions, self._to_env_actions(actions), done.new_obs, rewards, done.dones, done.infos)
         earlier = [entry for step, _, entry in done.episodes if step < count - 1]
         cuts = [_Cut(start + step, env, obs) for step, env, obs in done.timeouts]
-        return _Steps(count, buffer.observations[newest].copy(), ends, earlier, cuts)
+        # Environments in Rust reset within the last step of an episode.
+        return _Steps(count, buffer.observations[newest].copy(), ends, earlier, cuts, [])
 
     def _store(self, buffer: RolloutBuffer, steps: _Steps, fused: bool) -> None:
         if fused:  # the rows are written already

@@ -1,9 +1,7 @@
 """The action-value networks of SAC, TD3 and DDPG, and what the policies around them have in common."""
 
-import io
-import pathlib
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -11,10 +9,10 @@ import mlx.optimizers as optim
 from gymnasium import spaces
 
 from mlx_baselines3.common.base_policy import BaseModel, BasePolicy
+from mlx_baselines3.common.given_extractor import GivenExtractorPolicy
 from mlx_baselines3.common.layers import Sequential, named_parameters, set_named_parameters
 from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
 from mlx_baselines3.common.preprocessing import get_action_dim
-from mlx_baselines3.common.save_util import load_from_zip_file
 from mlx_baselines3.common.streams import beside
 from mlx_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
@@ -25,8 +23,6 @@ from mlx_baselines3.common.torch_layers import (
 from mlx_baselines3.common.type_aliases import PyTorchObs, Schedule
 
 __all__ = ["ContinuousActor", "ContinuousCritic", "ContinuousPolicy"]
-
-SelfContinuousActor = TypeVar("SelfContinuousActor", bound="ContinuousActor")
 
 
 class ContinuousCritic(BaseModel):
@@ -110,7 +106,7 @@ class ContinuousCritic(BaseModel):
         return self.qf0(mx.concatenate([mx.stop_gradient(features), actions], axis=1))
 
 
-class ContinuousActor(BasePolicy):
+class ContinuousActor(GivenExtractorPolicy):
     """
     What the actors of SAC and TD3 have in common: a features extractor that they are given, a tanh at the
     end, and files of their own. Arguments as in the actors.
@@ -129,48 +125,20 @@ class ContinuousActor(BasePolicy):
         super().__init__(
             observation_space,
             action_space,
-            features_extractor_class=type(features_extractor),
-            features_extractor=features_extractor,
+            features_extractor,
+            features_dim,
             normalize_images=normalize_images,
             squash_output=True,
         )
         self.net_arch = net_arch
-        self.features_dim = features_dim
         self.activation_fn = activation_fn
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        # The class and its arguments in the place of the extractor: a file holds data, not objects.
         return {
             **super()._get_constructor_parameters(),
             "net_arch": self.net_arch,
-            "features_dim": self.features_dim,
             "activation_fn": self.activation_fn,
-            "features_extractor_class": self.features_extractor_class,
-            "features_extractor_kwargs": self.features_extractor_kwargs,
         }
-
-    @classmethod
-    def load(
-        cls: type[SelfContinuousActor],
-        path: str | pathlib.Path | io.BufferedIOBase,
-        device: mx.Device | str = "auto",
-    ) -> SelfContinuousActor:
-        """
-        Read an actor written by :meth:`save`.
-
-        :param path: the file
-        :param device: device to compute on
-        :return: the actor
-        """
-        data, params, _ = load_from_zip_file(path, device=device)
-        assert data is not None, f"{path} holds no constructor arguments"
-        extractor_class, kwargs = data.pop("features_extractor_class"), data.pop("features_extractor_kwargs")
-        actor = cls(**data, features_extractor=extractor_class(data["observation_space"], **kwargs)).to(
-            device
-        )
-        actor.features_extractor_kwargs = kwargs
-        actor.load_state_dict(params["policy"])
-        return actor
 
 
 class BorrowerOptimizer(ParameterOptimizer):

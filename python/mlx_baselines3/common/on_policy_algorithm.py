@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 from gymnasium import spaces
 
-from mlx_baselines3.common._dead_steps import warn_of_dead_steps
+from mlx_baselines3.common._dead_steps import warn_of_own_minibatches
 from mlx_baselines3.common._on_policy_collection import OnPolicyCollection
 from mlx_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from mlx_baselines3.common.mlx_interop import to_mlx
@@ -178,15 +178,15 @@ class OnPolicyAlgorithm(OnPolicyCollection):
             yield from (self._custom_minibatches(batch_size) for _ in range(n_epochs))
             return
         data = self._rollout_arrays()
-        total = data["advantages"].shape[0]
-        size = batch_size or total
         for _ in range(n_epochs):
             # NumPy's global generator, as SB3 shuffles: one seed gives both the same minibatches.
-            order = mx.array(np.random.permutation(total).astype(np.uint32))  # noqa: NPY002
-            yield [(data, order[start : start + size]) for start in range(0, total, size)]
+            order = mx.array(self.rollout_buffer.shuffled_rows().astype(np.uint32))
+            size = batch_size or order.size
+            yield [(data, order[start : start + size]) for start in range(0, order.size, size)]
 
     def _custom_minibatches(self, batch_size: int | None) -> Iterator[Minibatch]:
         """Minibatches of a user's own buffer class, which decides itself what its ``get`` yields."""
+        n_rows = 0
         for samples in self.rollout_buffer.get(batch_size):
             actions = samples.actions
             if isinstance(self.action_space, spaces.Discrete):
@@ -199,7 +199,9 @@ class OnPolicyAlgorithm(OnPolicyCollection):
                 "advantages": samples.advantages,
                 "returns": samples.returns,
             }
+            n_rows += samples.advantages.shape[0]
             yield batch, mx.arange(samples.advantages.shape[0])
+        warn_of_own_minibatches(self.rollout_buffer, n_rows)
 
     def _compiled_step(self, loss: LossFunction, *static: Any) -> UpdateStep:
         """
@@ -211,7 +213,11 @@ class OnPolicyAlgorithm(OnPolicyCollection):
         key = (id(self.policy), id(self.policy.optimizer), *static)
         if self._update_step is None or self._update_step[0] != key:
             self._update_step = (key, UpdateStep(self.policy, self.policy.optimizer, loss))
-        return self._update_step[1]
+        step = self._update_step[1]
+        # Dead steps leave the last minibatch another size in every rollout.
+        dead = getattr(self.rollout_buffer, "dead_steps", None)
+        step.compiled_sizes = None if dead is None else {getattr(self, "batch_size", 0)}
+        return step
 
     def _record_fit(self) -> None:
         """Record how well the values explain the returns, and the width of the action noise."""
@@ -282,7 +288,6 @@ class OnPolicyAlgorithm(OnPolicyCollection):
             while self.num_timesteps < total_timesteps:
                 if not self.collect_rollouts(self.env, callback, self.rollout_buffer, self.n_steps):
                     break
-                warn_of_dead_steps(self.env)
                 iteration += 1
                 self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
                 if log_interval is not None and iteration % log_interval == 0:

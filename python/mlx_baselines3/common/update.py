@@ -110,7 +110,9 @@ class TrainState(NamedTuple):
 
 class UpdateStep:
     """
-    One optimisation step on minibatches of a data set, compiled once per minibatch size.
+    One optimisation step on minibatches of a data set, compiled once per minibatch size. Where sizes vary
+    without end, ``compiled_sizes`` names those worth it, and the others run as they are: MLX compiles kernels
+    for each size, which costs seconds, and memory that it does not give back. None compiles for every size.
 
     The loss function returns its metrics as scalars. If one of them is called ``stop``, it is a
     condition: from the first minibatch where it holds, parameters stay as they are. Nothing is asked
@@ -126,6 +128,7 @@ class UpdateStep:
         self.optimizer = optimizer
         self.loss = loss
         self.metric_names: list[str] = []
+        self.compiled_sizes: set[int] | None = None
         self._compiled: Callable[..., Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -184,8 +187,10 @@ class UpdateStep:
         if self._compiled is None:
             random_state = mx.random.state
             self._compiled = mx.compile(self._step, inputs=random_state, outputs=random_state)
+        usual = self.compiled_sizes is None or indices.size in self.compiled_sizes
         with random_state_kept():
-            answer, metrics = self._compiled(state.arrays(), data, indices, settings)
+            run = self._compiled if usual else self._step
+            answer, metrics = run(state.arrays(), data, indices, settings)
         return TrainState(**answer), metrics
 
     def metrics(self, rows: mx.array) -> dict[str, np.ndarray]:

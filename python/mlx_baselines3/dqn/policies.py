@@ -8,6 +8,7 @@ from gymnasium import spaces
 from mlx import nn
 
 from mlx_baselines3.common.base_policy import BasePolicy
+from mlx_baselines3.common.given_extractor import GivenExtractorPolicy
 from mlx_baselines3.common.layers import Sequential, named_parameters
 from mlx_baselines3.common.native_actor import (
     Blueprint,
@@ -30,7 +31,7 @@ from mlx_baselines3.common.type_aliases import PyTorchObs, Schedule
 __all__ = ["CnnPolicy", "DQNPolicy", "MlpPolicy", "MultiInputPolicy", "QNetwork"]
 
 
-class QNetwork(BasePolicy):
+class QNetwork(GivenExtractorPolicy):
     """
     The network Q(s, .), and the greedy policy of it.
 
@@ -58,12 +59,12 @@ class QNetwork(BasePolicy):
         super().__init__(
             observation_space,
             action_space,
-            features_extractor=features_extractor,
+            features_extractor,
+            features_dim,
             normalize_images=normalize_images,
         )
         self.net_arch = [64, 64] if net_arch is None else net_arch
         self.activation_fn = activation_fn
-        self.features_dim = features_dim
         layers = create_mlp(features_dim, int(action_space.n), self.net_arch, activation_fn)
         self.q_net = Sequential(*layers)
 
@@ -81,9 +82,7 @@ class QNetwork(BasePolicy):
         return {
             **super()._get_constructor_parameters(),
             "net_arch": self.net_arch,
-            "features_dim": self.features_dim,
             "activation_fn": self.activation_fn,
-            "features_extractor": self.features_extractor,
         }
 
 
@@ -162,7 +161,9 @@ class DQNPolicy(BasePolicy):
 
     def make_q_net(self) -> QNetwork:
         """:return: a new network with a features extractor of its own"""
-        return QNetwork(**self._update_features_extractor(self.net_args)).to(self.device)
+        q_net = QNetwork(**self._update_features_extractor(self.net_args)).to(self.device)
+        q_net.features_extractor_kwargs = self.features_extractor_kwargs
+        return q_net
 
     def forward(self, obs: PyTorchObs, deterministic: bool = True) -> mx.array:
         """

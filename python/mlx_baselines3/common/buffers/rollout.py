@@ -28,7 +28,9 @@ class RolloutBuffer(BaseBuffer):
     The columns are NumPy arrays over memory that Rust owns: ``observations``
     ``(buffer_size, n_envs, *obs_shape)`` and ``actions`` ``(buffer_size, n_envs, action_dim)`` in the
     dtypes of their spaces, and ``rewards``, ``values``, ``log_probs``, ``episode_starts``,
-    ``advantages``, ``returns`` ``(buffer_size, n_envs)`` in float32.
+    ``advantages``, ``returns`` ``(buffer_size, n_envs)`` in float32. Where environments spent steps on
+    resetting, ``dead_steps`` ``(buffer_size, n_envs)`` is True at these; None if there are none. They are
+    episodes of their own, and no minibatch holds them.
 
     :param buffer_size: number of steps
     :param observation_space: observation space
@@ -47,6 +49,7 @@ class RolloutBuffer(BaseBuffer):
     episode_starts: np.ndarray
     log_probs: np.ndarray
     values: np.ndarray
+    dead_steps: np.ndarray | None = None
 
     def __init__(
         self,
@@ -74,6 +77,7 @@ class RolloutBuffer(BaseBuffer):
             }
         )
         self.generator_ready = False
+        self.dead_steps = None
         super().reset()
 
     def compute_returns_and_advantage(self, last_values: mx.array | np.ndarray, dones: np.ndarray) -> None:
@@ -150,7 +154,7 @@ class RolloutBuffer(BaseBuffer):
 
     def flattened(self) -> dict[str, Any]:
         """
-        The whole rollout, so that a permutation of its rows gives the minibatches of :meth:`get`.
+        The whole rollout, so that :meth:`shuffled_rows` of it give the minibatches of :meth:`get`.
 
         :return: ``observations`` (a dict for Dict spaces) and ``actions`` ``(n_envs * buffer_size, ...)`` in
             their stored dtypes, ``values``, ``log_probs``, ``advantages`` and ``returns``
@@ -161,6 +165,17 @@ class RolloutBuffer(BaseBuffer):
         self._assert_full()
         flat = self._flat_columns()
         return {**flat, **{name: flat[name].reshape(-1) for name in _SAMPLED_SCALARS}}
+
+    def shuffled_rows(self) -> np.ndarray:
+        """
+        Draw the order of one pass over the rollout.
+
+        :return: rows of :meth:`flattened`, each once, without ``dead_steps``
+        """
+        order = np.random.permutation(self.buffer_size * self.n_envs)  # noqa: NPY002 - SB3's generator, SB3's order
+        if self.dead_steps is None:
+            return order
+        return order[~self.dead_steps.T.reshape(-1)[order]]
 
     def _flat_columns(self) -> dict[str, Any]:
         names = ("observations", "actions", *_SAMPLED_SCALARS)
@@ -176,7 +191,7 @@ class RolloutBuffer(BaseBuffer):
 
     def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
         """
-        Yield the rollout once in random order. The columns that are sampled become
+        Yield the rollout once in random order, but for ``dead_steps``. The columns that are sampled become
         ``(n_envs * buffer_size, ...)``, as in SB3, until :meth:`reset`.
 
         :param batch_size: rows of a minibatch (the last may be shorter), ``None`` for all in one
@@ -185,17 +200,16 @@ class RolloutBuffer(BaseBuffer):
         :raises ValueError: ``batch_size`` is below 1
         """
         self._assert_full()
-        total = self.buffer_size * self.n_envs
         if batch_size is None:
-            batch_size = total
+            batch_size = self.buffer_size * self.n_envs
         check_batch_size(batch_size)
-        return self._minibatches(total, batch_size)
+        return self._minibatches(batch_size)
 
-    def _minibatches(self, total: int, batch_size: int) -> Generator[Any, None, None]:
-        indices = np.random.permutation(total)  # noqa: NPY002 - SB3's generator, SB3's order
+    def _minibatches(self, batch_size: int) -> Generator[Any, None, None]:
+        indices = self.shuffled_rows()
         self.__dict__.update(self._flat_columns())
         self.generator_ready = True
-        for start in range(0, total, batch_size):
+        for start in range(0, len(indices), batch_size):
             yield self._get_samples(indices[start : start + batch_size])
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from vec_env_doubles import CountingEnv, DictEnv, ImageEnv, NestedEnv, ReusingEnv, TupleEnv
+from vec_env_doubles import CountingEnv, DictEnv, EndingEnv, ImageEnv, NestedEnv, ReusingEnv, TupleEnv
 
 from mlx_baselines3.common.env_util import make_vec_env
 from mlx_baselines3.common.monitor import Monitor
@@ -30,6 +30,19 @@ def same(a, b):
     if isinstance(a, tuple):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     return np.asarray(a).dtype == np.asarray(b).dtype and np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("vec_env_class", [DummyVecEnv, SubprocVecEnv])
+def test_an_episode_that_reached_its_end_was_not_cut_short(vec_env_class):
+    """Not even if the time limit was reached in the same step."""
+    env = vec_env_class([EndingEnv])
+    try:
+        env.reset()
+        steps = [env.step(np.zeros(1, dtype=np.int64)) for _ in range(3)]
+    finally:
+        env.close()
+    assert [dones.tolist() for _, _, dones, _ in steps] == [[True]] * 3
+    assert [infos[0]["TimeLimit.truncated"] for *_, infos in steps] == [True, False, False]
 
 
 @pytest.mark.parametrize("env_class", [CountingEnv, DictEnv, TupleEnv, ImageEnv, ReusingEnv])

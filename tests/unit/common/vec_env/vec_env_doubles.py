@@ -61,6 +61,22 @@ class CountingEnv(gym.Env):
         self.closed = True
 
 
+class EndingEnv(gym.Env):
+    """Episodes of one step: the first is truncated, the second terminated, the third both, and so on."""
+
+    observation_space = spaces.Box(0, 1, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+    episode = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.episode += 1
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        kind = self.episode % 3
+        return np.ones(1, np.float32), 0.0, kind != 1, kind != 2, {}
+
+
 class ReusingEnv(CountingEnv):
     """Hands out the same info dict and the same observation array every time."""
 
