@@ -222,8 +222,11 @@ class OnPolicyAlgorithm(OnPolicyCollection):
     def _record_fit(self) -> None:
         """Record how well the values explain the returns, and the width of the action noise."""
         buffer = self.rollout_buffer
-        fit = explained_variance(buffer.values.flatten(), buffer.returns.flatten())
-        self.logger.record("train/explained_variance", fit)
+        values, returns = buffer.values.flatten(), buffer.returns.flatten()
+        if (dead := getattr(buffer, "dead_steps", None)) is not None:
+            rows, live = buffer.flattened(), ~dead.T.reshape(-1)
+            values, returns = rows["values"][live], rows["returns"][live]
+        self.logger.record("train/explained_variance", explained_variance(values, returns))
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", mx.exp(self.policy.log_std).mean().item())
 

@@ -85,6 +85,7 @@ def test_dead_rows_do_not_enter_the_loss(cls, kwargs, truncate, policy):
     before = model.policy.parameters_to_vector()
     model.train()
     assert not np.array_equal(model.policy.parameters_to_vector(), before)
+    assert np.isfinite(model.logger.name_to_value["train/explained_variance"])
     # Each of the others does.
     buffer.returns[0, 1] = np.nan
     with pytest.raises(FloatingPointError):

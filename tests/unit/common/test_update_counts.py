@@ -48,8 +48,8 @@ BOUNDS = {
     "PPO": Counted(192, 21),
     "A2C": Counted(156, 14),
     "DQN": Counted(96, 11),
-    "SAC": Counted(372, 29),
-    "TD3": Counted(273, 16),
+    "SAC": Counted(373, 30),
+    "TD3": Counted(274, 17),
     "DDPG": Counted(205, 15),
 }
 
