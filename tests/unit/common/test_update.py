@@ -8,6 +8,7 @@ import mlx.optimizers as optim
 import numpy as np
 import pytest
 
+from mlx_baselines3 import DQN
 from mlx_baselines3.common.layers import Module, named_parameters
 from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer, trainable_names
 from mlx_baselines3.common.update import UpdateStep, bound, clip_by_global_norm
@@ -234,3 +235,13 @@ def test_unpacked_parameters_have_their_shapes():
     optimizer = ParameterOptimizer(net, optim.Adam, 0.1)
     unpacked = optimizer.unpack(optimizer.pack(named_parameters(net)))
     assert {k: v.shape for k, v in unpacked.items()} == {k: v.shape for k, v in named_parameters(net).items()}
+
+
+@pytest.mark.parametrize("width", [8, 256])
+def test_trained_weights_lie_by_rows_as_loaded_ones_do(width):
+    """Otherwise the same product would round differently after a load."""
+    model = DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [width, width]}, learning_starts=4)
+    model.learn(12)
+    weights = named_parameters(model.q_net)
+    assert model._n_updates > 0
+    assert all(np.asarray(weight).flags.c_contiguous for weight in weights.values())
