@@ -3,7 +3,6 @@
 #[cfg(target_os = "linux")]
 pub(crate) mod blas;
 pub(crate) mod block;
-pub(crate) mod infos;
 pub(crate) mod new_array;
 mod plain;
 pub(crate) mod replay;

@@ -7,11 +7,11 @@ use mlx_baselines3_core::buffer::ring::Ring;
 use mlx_baselines3_core::buffer::rows::gather;
 use mlx_baselines3_core::buffer::terminal::TerminalObs;
 use pyo3::exceptions::PyValueError;
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyList, PyTuple};
+use pyo3::types::{PyDict, PyList, PyTuple};
 
 use super::plain::Plain;
+use crate::vec_env::infos::{Infos, cut_of};
 
 /// Above this many bytes other threads may rather run than wait for a batch.
 const LARGE: usize = 1 << 20;
@@ -48,17 +48,11 @@ fn push_pairs<'py>(
 /// 1 for each info that says that its episode was cut, 0 for the others. `None` if one does not say
 /// so in plain words.
 fn cuts_of(infos: &Bound<'_, PyAny>) -> Option<Vec<f32>> {
-    let infos = infos.cast_exact::<PyList>().ok()?;
-    let key = intern!(infos.py(), "TimeLimit.truncated");
-    let mut cuts = Vec::with_capacity(infos.len());
-    for info in infos {
-        let cut = info.cast_exact::<PyDict>().ok()?.get_item(key).ok()?;
-        cuts.push(match cut {
-            None => 0.0,
-            Some(cut) => f32::from(u8::from(cut.cast_exact::<PyBool>().ok()?.is_true())),
-        });
+    if let Ok(infos) = infos.cast_exact::<Infos>() {
+        return infos.try_borrow().ok()?.cuts(infos.py());
     }
-    Some(cuts)
+    let infos = infos.cast_exact::<PyList>().ok()?;
+    infos.iter().map(|info| cut_of(&info)).collect()
 }
 
 /// Stores a step at the cursor of `ring`. With `terminal`, the last column holds the next
