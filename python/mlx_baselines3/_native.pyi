@@ -1,7 +1,7 @@
 """What the Rust extension offers to the package. Nothing here is public."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = [
     "Actor",
     "EnvBatch",
+    "Infos",
     "Storage",
     "TerminalObs",
     "__version__",
@@ -238,6 +239,17 @@ class TerminalObs:
 # Environments
 
 @final
+class Infos(list[dict[str, Any]]):
+    """
+    A list whose dicts are made when they are first read. It acts as a ``list`` and to ``isinstance`` it is
+    one, but no C code may look into it as into a list.
+
+    :param items: its items
+    """
+
+    def __new__(cls, items: Iterable[Any]) -> Infos: ...
+
+@final
 class EnvBatch:
     """
     Environments of one kind, stepped together.
@@ -276,7 +288,7 @@ class EnvBatch:
 
     def step(
         self, actions: ArrayLike
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], Infos]:
         """
         :param actions: integers ``(n_envs,)`` or floats ``(n_envs, width)``
         :return: observations ``(n_envs, obs)``, rewards, dones, infos, all new

@@ -200,6 +200,24 @@ impl<'a> Plain<'a> {
         start < other_start + other.bytes && other_start < start + self.bytes
     }
 
+    fn has_shape(&self, shape: &[usize]) -> bool {
+        let lengths = self.shape.iter().map(|len| len.cast_unsigned());
+        lengths.eq(shape.iter().copied())
+    }
+
+    /// The numbers of a float32 array, `None` for any other one.
+    ///
+    /// # Safety
+    /// Nothing may write to the array while they are used.
+    unsafe fn floats(&self) -> Option<&'a [f32]> {
+        let numbers = self.data.cast::<f32>();
+        if self.bytes == 0 || !self.is_f32() || !numbers.is_aligned() {
+            return None;
+        }
+        // SAFETY: the array is aligned and has as many bytes, in one piece.
+        Some(unsafe { std::slice::from_raw_parts(numbers, self.bytes / 4) })
+    }
+
     /// The numbers of an int64 array, `None` for any other one.
     ///
     /// # Safety
@@ -212,6 +230,34 @@ impl<'a> Plain<'a> {
         // SAFETY: the array is aligned and has as many bytes, in one piece.
         Some(unsafe { std::slice::from_raw_parts(numbers, self.bytes / 8) })
     }
+}
+
+/// Copies the numbers of an int64 array of `shape` to `to`. Says whether it is such an array.
+pub(crate) fn copy_ints(array: &Bound<'_, PyAny>, shape: &[usize], to: &mut Vec<i64>) -> bool {
+    let Some(plain) = Plain::of(array).filter(|plain| plain.has_shape(shape)) else {
+        return false;
+    };
+    // SAFETY: nothing else runs before they are copied.
+    let Some(numbers) = (unsafe { plain.ints() }) else {
+        return false;
+    };
+    to.clear();
+    to.extend_from_slice(numbers);
+    true
+}
+
+/// Copies the numbers of a float32 array of `shape` to `to`. Says whether it is such an array.
+pub(crate) fn copy_floats(array: &Bound<'_, PyAny>, shape: &[usize], to: &mut Vec<f32>) -> bool {
+    let Some(plain) = Plain::of(array).filter(|plain| plain.has_shape(shape)) else {
+        return false;
+    };
+    // SAFETY: nothing else runs before they are copied.
+    let Some(numbers) = (unsafe { plain.floats() }) else {
+        return false;
+    };
+    to.clear();
+    to.extend_from_slice(numbers);
+    true
 }
 
 /// Axes of length one at the end do not matter.

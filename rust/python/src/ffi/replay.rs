@@ -11,7 +11,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
 use super::plain::Plain;
-use crate::vec_env::infos::{Infos, cut_of};
+use crate::vec_env::infos::Infos;
+use crate::vec_env::news::cut_of;
 
 /// Above this many bytes other threads may rather run than wait for a batch.
 const LARGE: usize = 1 << 20;

@@ -5,9 +5,10 @@ use pyo3::basic::CompareOp;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyIterator, PyList, PySlice, PyTuple, PyType};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyIterator, PyList, PySlice, PyTuple, PyType};
 
-use super::news::News;
+use super::news::{News, cut_of};
 
 /// What of the list there is.
 enum Items {
@@ -23,7 +24,7 @@ enum Items {
 ///
 /// It is a `list` to `isinstance` and in all it does, yet no subclass: C code that reads the memory
 /// of a list would find none there, so it had better be told that this is something else.
-#[pyclass(module = "mlx_baselines3._native", freelist = 4)]
+#[pyclass(module = "mlx_baselines3._native")]
 pub(crate) struct Infos {
     len: usize,
     news: Option<Box<News>>,
@@ -46,9 +47,14 @@ impl Infos {
         {
             return Ok(info);
         }
-        let info = PyDict::new(py);
-        info.set_item(intern!(py, "TimeLimit.truncated"), false)?;
-        Ok(info)
+        // Copying an entry is faster than entering it.
+        static NO_NEWS: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+        let no_news = NO_NEWS.get_or_try_init(py, || {
+            let info = PyDict::new(py);
+            info.set_item("TimeLimit.truncated", false)?;
+            Ok::<_, PyErr>(info.unbind())
+        });
+        no_news?.bind(py).copy()
     }
 
     /// The place of item `at`, counted from the end if negative, unless the list was made already.
@@ -118,21 +124,6 @@ impl Infos {
             }
         }
         Some(cuts)
-    }
-}
-
-/// What `info` says of the time limit, 1 or 0.
-pub(crate) fn cut_of(info: &Bound<'_, PyAny>) -> Option<f32> {
-    let info = info.cast_exact::<PyDict>().ok()?;
-    if info.is_empty() {
-        return Some(0.0);
-    }
-    let key = intern!(info.py(), "TimeLimit.truncated");
-    match info.get_item(key).ok()? {
-        None => Some(0.0),
-        Some(cut) => Some(f32::from(u8::from(
-            cut.cast_exact::<PyBool>().ok()?.is_true(),
-        ))),
     }
 }
 
@@ -294,25 +285,28 @@ impl Infos {
     }
 
     /// As `list.append`.
-    fn append(slf: &Bound<'_, Self>, item: &Bound<'_, PyAny>) -> PyResult<()> {
-        Self::whole(slf)?.append(item)
+    #[pyo3(signature = (object, /))]
+    fn append(slf: &Bound<'_, Self>, object: &Bound<'_, PyAny>) -> PyResult<()> {
+        Self::whole(slf)?.append(object)
     }
 
     /// As `list.extend`.
-    fn extend(slf: &Bound<'_, Self>, items: &Bound<'_, PyAny>) -> PyResult<()> {
+    #[pyo3(signature = (iterable, /))]
+    fn extend(slf: &Bound<'_, Self>, iterable: &Bound<'_, PyAny>) -> PyResult<()> {
         let list = Self::whole(slf)?;
-        list.call_method1(intern!(slf.py(), "extend"), (plain(items)?,))?;
+        list.call_method1(intern!(slf.py(), "extend"), (plain(iterable)?,))?;
         Ok(())
     }
 
     /// As `list.insert`.
+    #[pyo3(signature = (index, object, /))]
     fn insert(
         slf: &Bound<'_, Self>,
         index: &Bound<'_, PyAny>,
-        item: &Bound<'_, PyAny>,
+        object: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
         let list = Self::whole(slf)?;
-        list.call_method1(intern!(slf.py(), "insert"), (index, item))?;
+        list.call_method1(intern!(slf.py(), "insert"), (index, object))?;
         Ok(())
     }
 
@@ -326,9 +320,10 @@ impl Infos {
     }
 
     /// As `list.remove`.
-    fn remove(slf: &Bound<'_, Self>, item: &Bound<'_, PyAny>) -> PyResult<()> {
+    #[pyo3(signature = (value, /))]
+    fn remove(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let list = Self::whole(slf)?;
-        list.call_method1(intern!(slf.py(), "remove"), (item,))?;
+        list.call_method1(intern!(slf.py(), "remove"), (value,))?;
         Ok(())
     }
 
@@ -353,8 +348,12 @@ impl Infos {
     }
 
     /// As `list.count`.
-    fn count<'py>(slf: &Bound<'py, Self>, item: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        Self::whole(slf)?.call_method1(intern!(slf.py(), "count"), (item,))
+    #[pyo3(signature = (value, /))]
+    fn count<'py>(
+        slf: &Bound<'py, Self>,
+        value: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Self::whole(slf)?.call_method1(intern!(slf.py(), "count"), (value,))
     }
 
     /// As `list.index`.

@@ -5,7 +5,7 @@ use mlx_baselines3_core::vec_env::{Episode, VectorEnv};
 use numpy::PyArray1;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyBool, PyDict};
 
 /// The episodes that ended in a step, at least one, by rising environment.
 pub(super) struct News {
@@ -76,5 +76,20 @@ impl News {
         for episode in self.episodes.iter().filter(|episode| is_timeout(episode)) {
             cuts[episode.env] = 1.0;
         }
+    }
+}
+
+/// What `info` says of the time limit, 1 or 0.
+pub(crate) fn cut_of(info: &Bound<'_, PyAny>) -> Option<f32> {
+    let info = info.cast_exact::<PyDict>().ok()?;
+    if info.is_empty() {
+        return Some(0.0);
+    }
+    let key = intern!(info.py(), "TimeLimit.truncated");
+    match info.get_item(key).ok()? {
+        None => Some(0.0),
+        Some(cut) => Some(f32::from(u8::from(
+            cut.cast_exact::<PyBool>().ok()?.is_true(),
+        ))),
     }
 }
