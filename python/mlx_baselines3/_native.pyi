@@ -123,30 +123,28 @@ def gather(pairs: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], indices: ND
     """
 
 def store_step(
-    columns: tuple[Any, ...],
-    rows: tuple[Any, ...],
-    timeouts: NDArray[np.float32] | None,
+    buffer: dict[str, Any],
+    obs: Any,
+    next_obs: Any,
+    action: Any,
+    reward: Any,
+    done: Any,
     infos: list[dict[str, Any]],
-    capacity: int,
-    pos: int,
-    full: bool,
-    terminal: TerminalObs | None,
 ) -> bool:
     """
-    Store one step of a replay buffer, if every array is one that only needs to be copied: C-contiguous,
-    of its column's dtype (or boolean for float32) and shape, but for axes of length one at the end.
+    Store one step of a replay buffer and move its cursor on, if every array is one that only needs to be
+    copied: C-contiguous, of its column's dtype (or boolean for float32) and shape, but for axes of length one
+    at the end.
 
-    :param columns: observations (or a dict of them), actions, rewards, dones and next observations;
-        ``(capacity, n_envs, ...)``
-    :param rows: what belongs there
-    :param timeouts: column for the ``"TimeLimit.truncated"`` of ``infos``, None if that does not count
-    :param infos: one dict for each environment, with a bool or nothing
-    :param capacity: rows of every column
-    :param pos: row to write
-    :param full: whether all rows were written before
-    :param terminal: keeps what the columns lose, if next observations belong into the row after
+    :param buffer: the ``__dict__`` of the buffer; ``pos`` and ``full`` are set
+    :param obs: observations, or a dict of them
+    :param next_obs: what followed
+    :param action: actions
+    :param reward: rewards
+    :param done: whether the episodes ended
+    :param infos: one dict for each environment, with a bool as ``"TimeLimit.truncated"`` or nothing
     :return: whether it was stored; nothing has changed if not
-    :raises ValueError: ``terminal`` is of other observations; nothing has changed then
+    :raises ValueError: observations are not those that the buffer keeps beside; nothing has changed then
     """
 
 def take_batch(

@@ -28,10 +28,7 @@ def step(seed=0, n_envs=2):
 
 def store(buffer, args):
     """The call below `add`, which says whether the arrays were ready."""
-    obs, after, action, reward, done, infos = args
-    columns = (buffer.observations, buffer.actions, buffer.rewards, buffer.dones, buffer.next_observations)
-    rows = (obs, action, reward, done, after)
-    return _native.store_step(columns, rows, buffer.timeouts, infos, *buffer._cursor(), None)
+    return _native.store_step(vars(buffer), *args)
 
 
 def held(buffer):

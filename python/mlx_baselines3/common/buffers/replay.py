@@ -117,16 +117,12 @@ class ReplayBuffer(BaseBuffer):
         :param infos: one dict for each environment; ``"TimeLimit.truncated"`` is read
         :raises ValueError: a shape does not fit
         """
-        following = (self.pos + 1) % self.buffer_size
-        after = self.observations if self.optimize_memory_usage else self.next_observations
-        columns = (self.observations, self.actions, self.rewards, self.dones, after)
-        cuts = self.timeouts if self.handle_timeout_termination else None
-        rows = (obs, action, reward, done, next_obs)
         # What environments hand over nearly always needs no conversion.
-        if not _native.store_step(columns, rows, cuts, infos, *self._cursor(), self._terminal):
-            self._add_checked(obs, next_obs, action, reward, done, infos)
-        self.pos = following
-        self.full = self.full or following == 0
+        if _native.store_step(self.__dict__, obs, next_obs, action, reward, done, infos):
+            return
+        self._add_checked(obs, next_obs, action, reward, done, infos)
+        self.pos = (self.pos + 1) % self.buffer_size
+        self.full = self.full or self.pos == 0
 
     def _add_checked(
         self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]
