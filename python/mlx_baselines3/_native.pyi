@@ -21,6 +21,7 @@ __all__ = [
     "gae",
     "gather",
     "n_step_spans",
+    "randint",
     "set_threads",
     "store_step",
     "take_batch",
@@ -120,6 +121,17 @@ def gather(pairs: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], indices: ND
     :param pairs: (bytes of the source's rows, bytes of ``len(indices)`` rows that are written)
     :param indices: row numbers
     :raises IndexError: a row does not exist, or the lengths do not fit
+    """
+
+def randint(low: int, high: int, count: int) -> _I64 | None:
+    """
+    Draw what ``np.random.randint(low, high, size=count)`` would draw, and leave NumPy's global generator in the
+    state that this would leave it in.
+
+    :param low: the smallest number
+    :param high: one more than the largest
+    :param count: how many
+    :return: the numbers, ``(count,)``, or None if only NumPy can draw them; nothing was drawn then
     """
 
 def store_step(

@@ -5,6 +5,7 @@ pub(crate) mod blas;
 pub(crate) mod block;
 pub(crate) mod new_array;
 pub(crate) mod plain;
+pub(crate) mod random;
 pub(crate) mod replay;
 
 /// Hands `blas::install` the addresses that `_backend.py` found by name.

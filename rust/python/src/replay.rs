@@ -1,16 +1,19 @@
 //! The short way into a replay buffer and out of it, for arrays that need no conversion.
 
 use mlx_baselines3_core::buffer::ring::Ring;
+use numpy::PyArray1;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyString};
 
+use crate::ffi::random;
 use crate::ffi::replay::{Columns, store, take};
 use crate::terminal::TerminalObs;
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(store_step, m)?)?;
-    m.add_function(wrap_pyfunction!(take_batch, m)?)
+    m.add_function(wrap_pyfunction!(take_batch, m)?)?;
+    m.add_function(wrap_pyfunction!(randint, m)?)
 }
 
 /// The ring that the attributes of a buffer describe.
@@ -103,4 +106,16 @@ fn take_batch(
     n_envs: i64,
 ) -> bool {
     take(&columns, &targets, (rows, envs), (capacity, n_envs))
+}
+
+/// What `np.random.randint` would draw, or None if only NumPy can.
+#[pyfunction]
+fn randint(
+    py: Python<'_>,
+    low: i64,
+    high: i64,
+    count: usize,
+) -> PyResult<Option<Bound<'_, PyArray1<i64>>>> {
+    let drawn = random::randint(py, (low, high), count)?;
+    Ok(drawn.map(|drawn| PyArray1::from_vec(py, drawn)))
 }
