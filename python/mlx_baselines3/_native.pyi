@@ -125,8 +125,8 @@ def gather(pairs: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], indices: ND
 
 def randint(low: int, high: int, count: int) -> _I64 | None:
     """
-    Draw what ``np.random.randint(low, high, size=count)`` would draw, and leave NumPy's global generator in the
-    state that this would leave it in.
+    Draw what ``np.random.randint(low, high, size=count)`` would draw, and leave NumPy's global generator in
+    the state that this would leave it in.
 
     :param low: the smallest number
     :param high: one more than the largest
