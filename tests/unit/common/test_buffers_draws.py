@@ -62,7 +62,7 @@ def test_nearly_all_draws_take_the_short_cut():
 
 @pytest.mark.parametrize(("low", "high"), [(0, 0), (3, 2)])
 def test_no_number_is_an_error(low, high):
-    with pytest.raises(ValueError, match="low >= high|high <= 0"):
+    with pytest.raises(ValueError, match=r"low >= high|high <= 0"):
         randint(low, high, 4)
 
 
