@@ -1,7 +1,7 @@
 """What the Rust extension offers to the package. Nothing here is public."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = [
     "Actor",
     "EnvBatch",
+    "Infos",
     "Storage",
     "TerminalObs",
     "__version__",
@@ -20,6 +21,7 @@ __all__ = [
     "gae",
     "gather",
     "n_step_spans",
+    "randint",
     "set_threads",
     "store_step",
     "take_batch",
@@ -121,31 +123,40 @@ def gather(pairs: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], indices: ND
     :raises IndexError: a row does not exist, or the lengths do not fit
     """
 
+def randint(low: int, high: int, count: int) -> _I64 | None:
+    """
+    Draw what ``np.random.randint(low, high, size=count)`` would draw, and leave NumPy's global generator in
+    the state that this would leave it in.
+
+    :param low: the smallest number
+    :param high: one more than the largest
+    :param count: how many
+    :return: the numbers, ``(count,)``, or None if only NumPy can draw them; nothing was drawn then
+    """
+
 def store_step(
-    columns: tuple[Any, ...],
-    rows: tuple[Any, ...],
-    timeouts: NDArray[np.float32] | None,
+    buffer: dict[str, Any],
+    obs: Any,
+    next_obs: Any,
+    action: Any,
+    reward: Any,
+    done: Any,
     infos: list[dict[str, Any]],
-    capacity: int,
-    pos: int,
-    full: bool,
-    terminal: TerminalObs | None,
 ) -> bool:
     """
-    Store one step of a replay buffer, if every array is one that only needs to be copied: C-contiguous,
-    of its column's dtype (or boolean for float32) and shape, but for axes of length one at the end.
+    Store one step of a replay buffer and move its cursor on, if every array is one that only needs to be
+    copied: C-contiguous, of its column's dtype (or boolean for float32) and shape, but for axes of length one
+    at the end.
 
-    :param columns: observations (or a dict of them), actions, rewards, dones and next observations;
-        ``(capacity, n_envs, ...)``
-    :param rows: what belongs there
-    :param timeouts: column for the ``"TimeLimit.truncated"`` of ``infos``, None if that does not count
-    :param infos: one dict for each environment, with a bool or nothing
-    :param capacity: rows of every column
-    :param pos: row to write
-    :param full: whether all rows were written before
-    :param terminal: keeps what the columns lose, if next observations belong into the row after
+    :param buffer: the ``__dict__`` of the buffer; ``pos`` and ``full`` are set
+    :param obs: observations, or a dict of them
+    :param next_obs: what followed
+    :param action: actions
+    :param reward: rewards
+    :param done: whether the episodes ended
+    :param infos: one dict for each environment, with a bool as ``"TimeLimit.truncated"`` or nothing
     :return: whether it was stored; nothing has changed if not
-    :raises ValueError: ``terminal`` is of other observations; nothing has changed then
+    :raises ValueError: observations are not those that the buffer keeps beside; nothing has changed then
     """
 
 def take_batch(
@@ -238,6 +249,17 @@ class TerminalObs:
 # Environments
 
 @final
+class Infos(list[dict[str, Any]]):
+    """
+    A list whose dicts are made when they are first read. It acts as a ``list`` and to ``isinstance`` it is
+    one, but no C code may look into it as into a list.
+
+    :param items: its items
+    """
+
+    def __new__(cls, items: Iterable[Any]) -> Infos: ...
+
+@final
 class EnvBatch:
     """
     Environments of one kind, stepped together.
@@ -276,7 +298,7 @@ class EnvBatch:
 
     def step(
         self, actions: ArrayLike
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], Infos]:
         """
         :param actions: integers ``(n_envs,)`` or floats ``(n_envs, width)``
         :return: observations ``(n_envs, obs)``, rewards, dones, infos, all new

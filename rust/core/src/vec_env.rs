@@ -95,8 +95,14 @@ pub trait VectorEnv: Debug + Send + Sync {
     /// The episodes that ended in the last step, by rising environment.
     fn episodes(&self) -> &[Episode];
 
+    /// The last observations of these episodes, one after the other.
+    fn terminal_observations(&self) -> &[f32];
+
     /// The last observation of `episodes()[k]`.
-    fn terminal_obs(&self, k: usize) -> &[f32];
+    fn terminal_obs(&self, k: usize) -> &[f32] {
+        let dim = self.spec().obs_dim;
+        &self.terminal_observations()[k * dim..(k + 1) * dim]
+    }
 
     /// The whole state of environment `env`.
     ///
@@ -301,8 +307,8 @@ impl<E: Env> VectorEnv for EnvVec<E> {
         &self.episodes
     }
 
-    fn terminal_obs(&self, k: usize) -> &[f32] {
-        &self.terminal_obs[k * Self::DIM..(k + 1) * Self::DIM]
+    fn terminal_observations(&self) -> &[f32] {
+        &self.terminal_obs[..self.episodes.len() * Self::DIM]
     }
 
     fn snapshot(&self, env: usize) -> Result<Snapshot, EnvError> {

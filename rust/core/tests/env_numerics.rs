@@ -1,5 +1,7 @@
 //! NumPy's and Python's arithmetic, pinned to what they answered.
 
+use std::hint::black_box;
+
 use mlx_baselines3_core::env::numerics::{
     Numerics, ReturnSum, Scalar, cos_sin_f32, floor_mod, round_micro, square,
 };
@@ -46,6 +48,34 @@ fn squares_are_exact_where_a_double_holds_them() {
         square(f64::from(0.1_f32)),
         f64::from(0.1_f32) * f64::from(0.1_f32)
     );
+}
+
+/// All sizes, mantissas at random: the C library is asked directly.
+#[test]
+fn squares_are_the_c_librarys_powers_in_every_bit() {
+    let mut bits: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut products = 0;
+    for i in 0..2_000_000_u64 {
+        bits ^= bits << 13;
+        bits ^= bits >> 7;
+        bits ^= bits << 17;
+        // Mostly sizes that physics has, sometimes any: subnormal, infinite and not a number, too.
+        let exponent = if i % 8 == 0 {
+            bits >> 53
+        } else {
+            1003 + (bits >> 53) % 40
+        };
+        let x = f64::from_bits((bits << 12 >> 12) | (exponent << 52));
+        let power = x.powf(black_box(2.0));
+        assert_eq!(square(x).to_bits(), power.to_bits(), "{x:e}");
+        products += usize::from(power == x * x);
+        let x = f32::from_bits((bits as u32 >> 9) | ((exponent as u32 & 0xff) << 23));
+        let Scalar::Single(squared) = Scalar::Single(x).squared(Numerics::default()) else {
+            panic!("a float32 stays one");
+        };
+        assert_eq!(squared.to_bits(), x.powf(black_box(2.0)).to_bits(), "{x:e}");
+    }
+    assert!(products < 2_000_000, "no power differed from a product");
 }
 
 #[test]

@@ -10,16 +10,17 @@ use numpy::{
 use pyo3::Borrowed;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::PyDict;
 
 use crate::actor::Actor;
+use crate::vec_env::infos::Infos;
 use crate::vec_env::{EnvBatch, py_err};
 
 /// Monitor's entries of the episodes that ended, each with its step and environment; the timeouts; the infos of the last step.
 type Stretch<'py> = (
     Vec<(usize, usize, Bound<'py, PyDict>)>,
     Vec<(usize, usize, Bound<'py, PyArray1<f32>>)>,
-    Bound<'py, PyList>,
+    Bound<'py, Infos>,
 );
 
 /// A column of actions of either kind.

@@ -3,9 +3,9 @@
 #[cfg(target_os = "linux")]
 pub(crate) mod blas;
 pub(crate) mod block;
-pub(crate) mod infos;
 pub(crate) mod new_array;
-mod plain;
+pub(crate) mod plain;
+pub(crate) mod random;
 pub(crate) mod replay;
 
 /// Hands `blas::install` the addresses that `_backend.py` found by name.

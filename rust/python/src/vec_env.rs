@@ -1,30 +1,33 @@
 //! The vector of native environments, as `NativeVecEnv` sees it.
 
 mod actions;
+pub(crate) mod infos;
+pub(crate) mod news;
 mod state;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use mlx_baselines3_core::env::numerics::{Numerics, round_micro};
+use mlx_baselines3_core::env::numerics::Numerics;
 use mlx_baselines3_core::env::{EnvError, registry};
 use mlx_baselines3_core::vec_env::{Episode, StepOut, VectorEnv};
 use numpy::{PyArray1, PyArray2};
 use pyo3::exceptions::{PyAttributeError, PyIndexError, PyRuntimeError, PyValueError};
-use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::PyDict;
 
-use crate::ffi::infos::InfoPool;
 use crate::ffi::new_array::NewArray;
 use actions::ActionBuffer;
+use infos::Infos;
 
 type StepReturn<'py> = (
     Bound<'py, PyArray2<f32>>,
     Bound<'py, PyArray1<f32>>,
     Bound<'py, PyArray1<bool>>,
-    Bound<'py, PyList>,
+    Bound<'py, Infos>,
 );
+
+/// A shorter step keeps the GIL: another thread loses less by waiting than this one by asking twice.
+const WORTH_RELEASING_NS: usize = 10_000;
 
 pub(crate) fn py_err(error: EnvError) -> PyErr {
     let message = error.to_string();
@@ -47,7 +50,6 @@ fn now() -> f64 {
 pub(crate) struct EnvBatch {
     pub(crate) envs: Box<dyn VectorEnv>,
     actions: ActionBuffer,
-    infos: InfoPool,
     t_start: f64,
     closed: bool,
 }
@@ -62,52 +64,23 @@ impl EnvBatch {
         Ok(())
     }
 
+    /// Seconds since the episode clock started.
+    fn elapsed(&self) -> f64 {
+        now() - self.t_start
+    }
+
     /// Monitor's entry of an episode that finished now.
     pub(crate) fn monitor_entry<'py>(
         &self,
         py: Python<'py>,
         episode: &Episode,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let stats = PyDict::new(py);
-        match round_micro(episode.total) {
-            Some(total) => stats.set_item(intern!(py, "r"), total)?,
-            None => {
-                let total = episode.total.into_pyobject(py)?;
-                let total = total.call_method1(intern!(py, "__round__"), (6,))?;
-                stats.set_item(intern!(py, "r"), total)?;
-            }
-        }
-        stats.set_item(intern!(py, "l"), episode.length)?;
-        let elapsed = ((now() - self.t_start) * 1e6).round() / 1e6;
-        stats.set_item(intern!(py, "t"), elapsed)?;
-        Ok(stats)
-    }
-
-    /// Monitor's entry, the truncation flag and the last observation of a finished episode.
-    fn news<'py>(
-        &self,
-        py: Python<'py>,
-        k: usize,
-        episode: &Episode,
-    ) -> PyResult<Bound<'py, PyDict>> {
-        let info = PyDict::new(py);
-        let stats = self.monitor_entry(py, episode)?;
-        let timeout = episode.truncated && !episode.terminated;
-        let last = PyArray1::from_slice(py, self.envs.terminal_obs(k));
-        info.set_item(intern!(py, "episode"), stats)?;
-        info.set_item(intern!(py, "TimeLimit.truncated"), timeout)?;
-        info.set_item(intern!(py, "terminal_observation"), last)?;
-        Ok(info)
+        news::monitor_entry(py, episode, self.elapsed())
     }
 
     /// What the last step has to say about each environment.
-    pub(crate) fn infos<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let key = intern!(py, "TimeLimit.truncated");
-        let infos = self.infos.take(py, key, self.envs.num_envs())?;
-        for (k, episode) in self.envs.episodes().iter().enumerate() {
-            infos.set_item(episode.env, self.news(py, k, episode)?)?;
-        }
-        Ok(infos)
+    pub(crate) fn infos<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, Infos>> {
+        Bound::new(py, Infos::of(&*self.envs, || self.elapsed()))
     }
 }
 
@@ -133,7 +106,6 @@ impl EnvBatch {
         Ok(Self {
             envs: registry::make(env_id, n_envs, numerics).map_err(py_err)?,
             actions: ActionBuffer::default(),
-            infos: InfoPool::default(),
             t_start: now(),
             closed: false,
         })
@@ -211,8 +183,13 @@ impl EnvBatch {
             dones: dones.as_mut_slice(),
         };
         let (envs, actions) = (&mut self.envs, &self.actions);
-        py.detach(|| envs.step(actions.get(spec.action), out))
-            .map_err(py_err)?;
+        let step = || envs.step(actions.get(spec.action), out);
+        if n_envs * spec.step_ns < WORTH_RELEASING_NS {
+            step()
+        } else {
+            py.detach(step)
+        }
+        .map_err(py_err)?;
         let infos = self.infos(py)?;
         Ok((obs.finish(), rewards.finish(), dones.finish(), infos))
     }
@@ -242,15 +219,6 @@ impl EnvBatch {
         Ok(self.envs.snapshot(env).map_err(py_err)?.rng.is_some())
     }
 
-    /// A user may put the environments themselves into an info.
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.infos.lists().try_for_each(|list| visit.call(list))
-    }
-
-    fn __clear__(&mut self) {
-        self.infos = InfoPool::default();
-    }
-
     /// Makes every later reset and step an error.
     fn close(&mut self) {
         self.closed = true;
@@ -275,5 +243,6 @@ fn env_specs(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<EnvBatch>()?;
+    infos::register(m)?;
     m.add_function(wrap_pyfunction!(env_specs, m)?)
 }

@@ -2,6 +2,8 @@
 
 import collections
 import copy
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -28,10 +30,7 @@ def step(seed=0, n_envs=2):
 
 def store(buffer, args):
     """The call below `add`, which says whether the arrays were ready."""
-    obs, after, action, reward, done, infos = args
-    columns = (buffer.observations, buffer.actions, buffer.rewards, buffer.dones, buffer.next_observations)
-    rows = (obs, action, reward, done, after)
-    return _native.store_step(columns, rows, buffer.timeouts, infos, *buffer._cursor(), None)
+    return _native.store_step(vars(buffer), *args)
 
 
 def held(buffer):
@@ -217,3 +216,49 @@ def test_a_large_batch_is_taken_without_the_lock():
     assert taken.nbytes > 1 << 20
     np.testing.assert_array_equal(taken, np.repeat([[0, 7]], 600, 0).reshape(-1, 1) + np.zeros((1, 1024)))
     assert not _native.take_batch([buffer.observations], [taken], *np.zeros((2, 1200), np.int64), 2, 1)
+
+
+def test_the_cursor_moves_with_a_ready_step():
+    buffer = ReplayBuffer(6, BOX, ACTION, n_envs=2)
+    cursors = []
+    for seed in range(4):
+        assert store(buffer, step(seed))
+        cursors.append((buffer.pos, buffer.full))
+    assert cursors == [(1, False), (2, False), (0, True), (1, True)]
+    assert_holds(buffer, 0, step(3))
+
+
+def test_columns_that_a_user_put_in_place_are_written():
+    buffer = ReplayBuffer(8, BOX, ACTION, n_envs=2)
+    buffer.add(*step(0))
+    buffer.observations = np.zeros((4, 2, 3), np.float64)
+    buffer.rewards = np.ones((4, 2), np.float32)
+    buffer.add(*step(1))
+    assert_holds(buffer, 1, step(1))
+    assert (buffer.pos, buffer.rewards[0].tolist()) == (2, [1.0, 1.0])
+
+
+def test_a_subclass_may_keep_a_column_elsewhere():
+    class Elsewhere(ReplayBuffer):
+        rewards = property(
+            lambda self: self.__dict__["kept"], lambda self, array: self.__dict__.update(kept=array)
+        )
+
+    buffer = Elsewhere(8, BOX, ACTION, n_envs=2)
+    buffer.kept = np.zeros((4, 2), np.float32)
+    buffer.__dict__.pop("rewards", None)
+    buffer.add(*step(0))
+    buffer.add(*step(1))
+    assert buffer.pos == 2
+    assert_holds(buffer, 1, step(1))
+
+
+def test_memory_of_a_buffer_is_taken_when_it_is_touched():
+    with open("/proc/self/statm" if sys.platform == "linux" else os.devnull) as statm:
+        before = statm.read()
+        storage = _native.Storage(1_000_000, [("column", 400)])
+        statm.seek(0)
+        after = statm.read()
+    pages = [int(text.split()[1]) if text else 0 for text in (before, after)]
+    assert (pages[1] - pages[0]) * os.sysconf("SC_PAGE_SIZE") < 40e6
+    assert not storage.column("column")[::1_000_003].any()

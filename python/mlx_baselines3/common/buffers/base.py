@@ -13,6 +13,7 @@ from gymnasium import spaces
 from numpy.typing import DTypeLike
 
 from mlx_baselines3 import _native
+from mlx_baselines3.common.buffers._draws import randint
 from mlx_baselines3.common.buffers._rows import check_batch_size, check_sizes, fit_row
 from mlx_baselines3.common.mlx_interop import to_mlx
 from mlx_baselines3.common.preprocessing import get_action_dim, get_obs_shape
@@ -203,7 +204,7 @@ class BaseBuffer(ABC):
         check_batch_size(batch_size)
         if self.size() == 0:
             raise ValueError(f"Cannot sample {batch_size} transitions: the {type(self).__name__} is empty")
-        return np.random.randint(0, self.size(), size=batch_size)  # noqa: NPY002 - SB3's generator
+        return randint(0, self.size(), batch_size)
 
     @abstractmethod
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
@@ -221,7 +222,8 @@ class BaseBuffer(ABC):
         :param copy: for SB3's sake; MLX always copies
         :return: the same numbers
         """
-        return to_mlx(array)
+        # A column, nearly always; asking `to_mlx` takes half as long as the copy.
+        return mx.array(array) if type(array) is np.ndarray and array.dtype.char != "d" else to_mlx(array)
 
     @staticmethod
     def _normalize_obs(obs: Any, env: VecNormalize | None = None) -> Any:

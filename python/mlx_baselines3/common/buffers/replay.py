@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike
 
 from mlx_baselines3 import _native
 from mlx_baselines3.common.buffers import _rows
+from mlx_baselines3.common.buffers._draws import randint
 from mlx_baselines3.common.buffers._fields import columns_of, not_cut, split, stack
 from mlx_baselines3.common.buffers._rows import check_batch_size, fit_action, fit_scalar
 from mlx_baselines3.common.buffers._scratch import Scratch, ScratchPool
@@ -117,16 +118,12 @@ class ReplayBuffer(BaseBuffer):
         :param infos: one dict for each environment; ``"TimeLimit.truncated"`` is read
         :raises ValueError: a shape does not fit
         """
-        following = (self.pos + 1) % self.buffer_size
-        after = self.observations if self.optimize_memory_usage else self.next_observations
-        columns = (self.observations, self.actions, self.rewards, self.dones, after)
-        cuts = self.timeouts if self.handle_timeout_termination else None
-        rows = (obs, action, reward, done, next_obs)
         # What environments hand over nearly always needs no conversion.
-        if not _native.store_step(columns, rows, cuts, infos, *self._cursor(), self._terminal):
-            self._add_checked(obs, next_obs, action, reward, done, infos)
-        self.pos = following
-        self.full = self.full or following == 0
+        if _native.store_step(self.__dict__, obs, next_obs, action, reward, done, infos):
+            return
+        self._add_checked(obs, next_obs, action, reward, done, infos)
+        self.pos = (self.pos + 1) % self.buffer_size
+        self.full = self.full or self.pos == 0
 
     def _add_checked(
         self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]
@@ -196,11 +193,10 @@ class ReplayBuffer(BaseBuffer):
         if self.buffer_size == 1:
             raise ValueError("With optimize_memory_usage, a buffer of one row has no transition to sample")
         # Row `pos` holds the newest next observation, which is the observation of no transition.
-        draws = np.random.randint(1, self.buffer_size, size=batch_size)  # noqa: NPY002 - SB3's generator
-        return (draws + self.pos) % self.buffer_size
+        return (randint(1, self.buffer_size, batch_size) + self.pos) % self.buffer_size
 
     def _draw_envs(self, batch_inds: np.ndarray) -> np.ndarray:
-        return np.random.randint(0, self.n_envs, size=(len(batch_inds),))  # noqa: NPY002 - SB3's generator
+        return randint(0, self.n_envs, len(batch_inds))
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
         return self._collect(batch_inds, self._draw_envs(batch_inds), env)
@@ -249,13 +245,16 @@ class ReplayBuffer(BaseBuffer):
         :param names: what to call that memory, so that two calls do not share it
         :return: for each store an array, or a dict of arrays
         """
-        columns = [column for store in stores for column in columns_of(store)]
-        rows, envs = (np.asarray(part, np.int64) for part in (rows, envs))
+        dicts = dict in map(type, stores)
+        columns = [column for store in stores for column in columns_of(store)] if dicts else list(stores)
+        rows, envs = np.asarray(rows, np.int64), np.asarray(envs, np.int64)
         taken = (scratch or Scratch()).arrays(names, len(rows), columns)
         if not _native.take_batch(columns, taken, rows, envs, self.buffer_size, self.n_envs):
             flat = rows % self.buffer_size * self.n_envs + envs
             pairs = [(as_bytes(column), as_bytes(out)) for column, out in zip(columns, taken, strict=True)]
             _native.gather(pairs, flat)
+        if not dicts:
+            return taken
         left = iter(taken)
         return [
             {key: next(left) for key in store} if isinstance(store, dict) else next(left) for store in stores
@@ -294,10 +293,12 @@ class ReplayBuffer(BaseBuffer):
         discounts: np.ndarray | None = None,
     ) -> Any:
         kind = DictReplayBufferSamples if isinstance(obs, dict) else ReplayBufferSamples
+        if env is not None:
+            obs, next_obs = self._normalize_obs(obs, env), self._normalize_obs(next_obs, env)
         return kind(
-            self._observations_to_mlx(self._normalize_obs(obs, env)),
+            self._observations_to_mlx(obs),
             self.to_torch(actions),
-            self._observations_to_mlx(self._normalize_obs(next_obs, env)),
+            self._observations_to_mlx(next_obs),
             self.to_torch(dones),
             self.to_torch(rewards),
             None if discounts is None else self.to_torch(discounts),

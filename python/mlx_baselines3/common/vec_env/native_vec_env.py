@@ -45,6 +45,11 @@ class NativeVecEnv(VecEnv):
     takes over the state and hands it back. What :meth:`get_attr` returns are therefore copies.
     :meth:`set_attr` reaches the physics, where ``DummyVecEnv`` would set the outermost wrapper's attribute.
 
+    The infos of a step are a list whose dicts are made when they are first read: most programs look at few.
+    To ``isinstance`` and in all it does it is a ``list``, and its copies, slices and pickles are plain lists;
+    but ``type(infos) is list`` is False, and what wants a list's own memory, as ``json.dumps`` does, needs
+    ``list(infos)``.
+
     A pickle or a deep copy holds the whole state, random generators included.
 
     Large vectors are stepped on several threads, at most one for each core: the environment variable
@@ -143,14 +148,13 @@ class NativeVecEnv(VecEnv):
         """
         outcome = self._core.step(actions)
         if self._writers or self.render_mode == "human":
-            self._after_step(outcome[3])
+            self._after_step(*outcome[2:])
         return outcome
 
-    def _after_step(self, infos: list[dict[str, Any]]) -> None:
+    def _after_step(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
         if self._writers:
-            for writer, info in zip(self._writers, infos, strict=True):
-                if "episode" in info:
-                    writer.write_row(info["episode"])
+            for env in np.flatnonzero(dones):
+                self._writers[env].write_row(infos[env]["episode"])
         if self.render_mode == "human":
             self.env_method("render")
 

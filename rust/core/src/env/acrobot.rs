@@ -104,7 +104,7 @@ impl Env for Acrobot {
         max_steps: 500,
         obs_dim: 6,
         action: ActionSpace::Discrete(3),
-        step_ns: 450,
+        step_ns: 310,
         params: &[
             "dt",
             "LINK_LENGTH_1",

@@ -48,7 +48,7 @@ impl Env for Pendulum {
         max_steps: 200,
         obs_dim: 3,
         action: ActionSpace::Box(1),
-        step_ns: 90,
+        step_ns: 75,
         params: &["max_speed", "max_torque", "dt", "g", "m", "l"],
         options: ["x_init", "y_init"],
         default_bounds: [PI, 1.0],

@@ -8,12 +8,27 @@ use mlx_baselines3_core::buffer::layout::ALIGN;
 use numpy::{PyArray1, ndarray::ArrayView1};
 use pyo3::prelude::*;
 
+/// What every allocator gives without being asked.
+const USUAL_ALIGN: usize = 8;
+
+/// More than any system's pages that are not large.
+#[cfg(target_os = "linux")]
+const PAGE: usize = 1 << 16;
+
+/// A smaller block is read from nearer memory anyway.
+#[cfg(target_os = "linux")]
+const WORTH_LARGE_PAGES: usize = 1 << 23;
+
 /// Memory owned by Rust for as long as the Python object around it, or any view of it, lives.
 ///
 /// The zeros come from the allocator, which gets them from the system page by page when they are
-/// first touched: a replay buffer of 30 GB costs nothing until it fills.
+/// first touched: a replay buffer of 30 GB costs nothing until it fills. Rust's allocator writes
+/// them itself where more than its usual alignment is asked for, so the block starts inside of
+/// what was allocated.
 pub(crate) struct Block {
     ptr: NonNull<u8>,
+    bytes: usize,
+    start: NonNull<u8>,
     layout: Layout,
 }
 
@@ -25,10 +40,19 @@ unsafe impl Sync for Block {}
 impl Block {
     /// `bytes` zeros on a cache line, or `None` when the memory cannot be had.
     pub(crate) fn zeroed(bytes: usize) -> Option<Self> {
-        let layout = Layout::from_size_align(bytes.max(ALIGN), ALIGN).ok()?;
+        let layout = Layout::from_size_align(bytes.checked_add(ALIGN)?, USUAL_ALIGN).ok()?;
         // SAFETY: the size is not zero.
-        let ptr = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-        Some(Self { ptr, layout })
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        let before = start.align_offset(ALIGN);
+        // SAFETY: less than `ALIGN` bytes, of which there are more than asked for.
+        let ptr = unsafe { start.add(before) };
+        prefer_large_pages(ptr, bytes);
+        Some(Self {
+            ptr,
+            bytes,
+            start,
+            layout,
+        })
     }
 
     /// A writable uint8 array over `range`; `owner` is the Python object that holds `self`.
@@ -40,7 +64,7 @@ impl Block {
         owner: Bound<'py, PyAny>,
         range: Range<usize>,
     ) -> Bound<'py, PyArray1<u8>> {
-        assert!(range.start <= range.end && range.end <= self.layout.size());
+        assert!(range.start <= range.end && range.end <= self.bytes);
         // SAFETY: the range is inside the block; `owner` keeps it alive and in place for as long
         // as the array lives.
         unsafe {
@@ -54,7 +78,7 @@ impl Block {
     /// # Panics
     /// If the range is not inside the block.
     pub(crate) fn read(&self, _py: Python<'_>, range: Range<usize>) -> Vec<u8> {
-        assert!(range.start <= range.end && range.end <= self.layout.size());
+        assert!(range.start <= range.end && range.end <= self.bytes);
         let mut bytes = vec![0; range.len()];
         // SAFETY: the range is inside the block, and the fresh vector overlaps nothing.
         unsafe {
@@ -73,6 +97,32 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         // SAFETY: the pointer and layout that `alloc_zeroed` was called with.
-        unsafe { dealloc(self.ptr.as_ptr(), self.layout) };
+        unsafe { dealloc(self.start.as_ptr(), self.layout) };
     }
 }
+
+/// Asks for pages of megabytes: a batch drawn from all over a large buffer waits for the addresses
+/// of its pages as long as for their numbers. Where the system does not do that, all stays as it is.
+#[cfg(target_os = "linux")]
+fn prefer_large_pages(ptr: NonNull<u8>, bytes: usize) {
+    use std::ffi::{c_int, c_void};
+    unsafe extern "C" {
+        fn madvise(address: *mut c_void, bytes: usize, advice: c_int) -> c_int;
+    }
+    const MADV_HUGEPAGE: c_int = 14;
+    let before = ptr.as_ptr().align_offset(PAGE);
+    if bytes < WORTH_LARGE_PAGES {
+        return;
+    }
+    // SAFETY: the range starts on a page and ends inside the block; the advice changes no byte of it.
+    unsafe {
+        madvise(
+            ptr.as_ptr().add(before).cast(),
+            bytes - before,
+            MADV_HUGEPAGE,
+        )
+    };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn prefer_large_pages(_: NonNull<u8>, _: usize) {}

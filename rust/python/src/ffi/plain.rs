@@ -22,26 +22,30 @@ pub(super) struct Plain<'a> {
     writeable: bool,
 }
 
+/// Bytes of one number by NumPy's type, 0 where that is no boolean, integer or float.
+const SIZES: [usize; 24] = {
+    let mut sizes = [0; 24];
+    sizes[NPY_TYPES::NPY_BOOL as usize] = 1;
+    sizes[NPY_TYPES::NPY_BYTE as usize] = 1;
+    sizes[NPY_TYPES::NPY_UBYTE as usize] = 1;
+    sizes[NPY_TYPES::NPY_SHORT as usize] = size_of::<std::ffi::c_short>();
+    sizes[NPY_TYPES::NPY_USHORT as usize] = size_of::<std::ffi::c_ushort>();
+    sizes[NPY_TYPES::NPY_INT as usize] = size_of::<std::ffi::c_int>();
+    sizes[NPY_TYPES::NPY_UINT as usize] = size_of::<std::ffi::c_uint>();
+    sizes[NPY_TYPES::NPY_LONG as usize] = size_of::<std::ffi::c_long>();
+    sizes[NPY_TYPES::NPY_ULONG as usize] = size_of::<std::ffi::c_ulong>();
+    sizes[NPY_TYPES::NPY_LONGLONG as usize] = 8;
+    sizes[NPY_TYPES::NPY_ULONGLONG as usize] = 8;
+    sizes[NPY_TYPES::NPY_FLOAT as usize] = 4;
+    sizes[NPY_TYPES::NPY_DOUBLE as usize] = 8;
+    sizes[NPY_TYPES::NPY_HALF as usize] = 2;
+    sizes
+};
+
 /// Bytes of one number of NumPy's type `kind`, if that is a boolean, an integer or a float.
 fn number_bytes(kind: i32) -> Option<usize> {
-    const KINDS: [(NPY_TYPES, usize); 14] = [
-        (NPY_TYPES::NPY_BOOL, 1),
-        (NPY_TYPES::NPY_BYTE, 1),
-        (NPY_TYPES::NPY_UBYTE, 1),
-        (NPY_TYPES::NPY_SHORT, size_of::<std::ffi::c_short>()),
-        (NPY_TYPES::NPY_USHORT, size_of::<std::ffi::c_ushort>()),
-        (NPY_TYPES::NPY_INT, size_of::<std::ffi::c_int>()),
-        (NPY_TYPES::NPY_UINT, size_of::<std::ffi::c_uint>()),
-        (NPY_TYPES::NPY_LONG, size_of::<std::ffi::c_long>()),
-        (NPY_TYPES::NPY_ULONG, size_of::<std::ffi::c_ulong>()),
-        (NPY_TYPES::NPY_LONGLONG, 8),
-        (NPY_TYPES::NPY_ULONGLONG, 8),
-        (NPY_TYPES::NPY_FLOAT, 4),
-        (NPY_TYPES::NPY_DOUBLE, 8),
-        (NPY_TYPES::NPY_HALF, 2),
-    ];
-    let known = KINDS.iter().find(|(known, _)| *known as i32 == kind);
-    known.map(|&(_, bytes)| bytes)
+    let size = SIZES.get(usize::try_from(kind).ok()?);
+    size.copied().filter(|&size| size > 0)
 }
 
 impl<'a> Plain<'a> {
@@ -122,13 +126,15 @@ impl<'a> Plain<'a> {
     /// Copies `row`, which may lie in this column, into row `at`.
     ///
     /// # Panics
-    /// If the column does not take the row or has no row `at`.
+    /// If the column does not take as many numbers of that type or has no row `at`.
     pub(super) fn store(&self, at: usize, row: &Plain<'_>) {
-        assert!(at < self.len() && self.takes(row));
+        assert!(at < self.len() && self.writeable);
         let width = self.bytes / self.len();
+        let (same, flags) = (self.kind == row.kind, self.is_f32() && row.kind == BOOL);
+        assert!((same && row.bytes == width) || (flags && 4 * row.bytes == width));
         // SAFETY: row `at` is inside the column, and the GIL keeps both arrays as they are. Of the
-        // same type and shape they have as many bytes. Of booleans there is one byte for each four
-        // of the column; those that others look at are not kept as Rust's references.
+        // same type they have as many bytes. Of booleans there is one byte for each four of the
+        // column; those that others look at are not kept as Rust's references.
         unsafe {
             let to = self.data.add(at * width);
             if self.kind == row.kind {
@@ -200,6 +206,24 @@ impl<'a> Plain<'a> {
         start < other_start + other.bytes && other_start < start + self.bytes
     }
 
+    fn has_shape(&self, shape: &[usize]) -> bool {
+        let lengths = self.shape.iter().map(|len| len.cast_unsigned());
+        lengths.eq(shape.iter().copied())
+    }
+
+    /// The numbers of a float32 array, `None` for any other one.
+    ///
+    /// # Safety
+    /// Nothing may write to the array while they are used.
+    unsafe fn floats(&self) -> Option<&'a [f32]> {
+        let numbers = self.data.cast::<f32>();
+        if self.bytes == 0 || !self.is_f32() || !numbers.is_aligned() {
+            return None;
+        }
+        // SAFETY: the array is aligned and has as many bytes, in one piece.
+        Some(unsafe { std::slice::from_raw_parts(numbers, self.bytes / 4) })
+    }
+
     /// The numbers of an int64 array, `None` for any other one.
     ///
     /// # Safety
@@ -212,6 +236,34 @@ impl<'a> Plain<'a> {
         // SAFETY: the array is aligned and has as many bytes, in one piece.
         Some(unsafe { std::slice::from_raw_parts(numbers, self.bytes / 8) })
     }
+}
+
+/// Copies the numbers of an int64 array of `shape` to `to`. Says whether it is such an array.
+pub(crate) fn copy_ints(array: &Bound<'_, PyAny>, shape: &[usize], to: &mut Vec<i64>) -> bool {
+    let Some(plain) = Plain::of(array).filter(|plain| plain.has_shape(shape)) else {
+        return false;
+    };
+    // SAFETY: nothing else runs before they are copied.
+    let Some(numbers) = (unsafe { plain.ints() }) else {
+        return false;
+    };
+    to.clear();
+    to.extend_from_slice(numbers);
+    true
+}
+
+/// Copies the numbers of a float32 array of `shape` to `to`. Says whether it is such an array.
+pub(crate) fn copy_floats(array: &Bound<'_, PyAny>, shape: &[usize], to: &mut Vec<f32>) -> bool {
+    let Some(plain) = Plain::of(array).filter(|plain| plain.has_shape(shape)) else {
+        return false;
+    };
+    // SAFETY: nothing else runs before they are copied.
+    let Some(numbers) = (unsafe { plain.floats() }) else {
+        return false;
+    };
+    to.clear();
+    to.extend_from_slice(numbers);
+    true
 }
 
 /// Axes of length one at the end do not matter.

@@ -7,56 +7,84 @@ use mlx_baselines3_core::buffer::ring::Ring;
 use mlx_baselines3_core::buffer::rows::gather;
 use mlx_baselines3_core::buffer::terminal::TerminalObs;
 use pyo3::exceptions::PyValueError;
-use pyo3::intern;
+use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyList, PyTuple};
+use pyo3::types::{PyDict, PyList};
 
 use super::plain::Plain;
+use crate::vec_env::infos::Infos;
+use crate::vec_env::news::cut_of;
 
 /// Above this many bytes other threads may rather run than wait for a batch.
 const LARGE: usize = 1 << 20;
 
-/// The columns of a step, and what goes into each of them.
-pub(crate) struct Step<'a, 'py> {
+/// Where a step goes.
+pub(crate) struct Columns<'py> {
     /// Observations (or a dict of them), actions, rewards, dones and next observations.
-    pub(crate) columns: &'a Bound<'py, PyTuple>,
-    /// The arrays that belong there.
-    pub(crate) rows: &'a Bound<'py, PyTuple>,
-    /// The column of timeouts and the infos that tell them, if they count.
-    pub(crate) cuts: Option<(&'a Bound<'py, PyAny>, &'a Bound<'py, PyAny>)>,
+    pub(crate) arrays: [Bound<'py, PyAny>; 5],
+    /// The timeouts, if they count.
+    pub(crate) timeouts: Option<Bound<'py, PyAny>>,
 }
 
-type Pair<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>);
+/// A column and what goes into one of its rows.
+type Pair<'a> = (Plain<'a>, Plain<'a>);
 
-/// A column and its row, or those of every key of a dict. `None` if they do not match.
-fn push_pairs<'py>(
-    column: Bound<'py, PyAny>,
-    row: Bound<'py, PyAny>,
-    pairs: &mut Vec<Pair<'py>>,
-) -> Option<()> {
-    let Ok(columns) = column.cast_exact::<PyDict>() else {
-        pairs.push((column, row));
-        return Some(());
+/// The pair, if these are arrays that fit.
+fn pair<'a>(
+    column: &'a Bound<'_, PyAny>,
+    row: &'a Bound<'_, PyAny>,
+    ring: &Ring,
+) -> Option<Pair<'a>> {
+    let (column, row) = (column_of(column, ring)?, Plain::of(row)?);
+    column.takes(&row).then_some((column, row))
+}
+
+fn column_of<'a>(array: &'a Bound<'_, PyAny>, ring: &Ring) -> Option<Plain<'a>> {
+    Plain::of(array).filter(|column| column.len() == ring.capacity())
+}
+
+type Arrays<'py> = Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>;
+
+/// Every column and its row where observations are dicts, and how many come before the next
+/// observations. `None` if they do not match.
+fn flattened<'py>(
+    columns: &Columns<'py>,
+    rows: [&Bound<'py, PyAny>; 5],
+) -> Option<(Arrays<'py>, usize)> {
+    let matched = |at: usize| {
+        let columns = columns.arrays[at].cast_exact::<PyDict>().ok()?;
+        let rows = rows[at].cast_exact::<PyDict>().ok()?;
+        let row_of = |(key, column)| Some((column, rows.get_item(key).ok()??));
+        columns.iter().map(row_of).collect::<Option<Arrays<'_>>>()
     };
-    let rows = row.cast_exact::<PyDict>().ok()?;
-    for (key, column) in columns {
-        pairs.push((column, rows.get_item(key).ok()??));
-    }
-    Some(())
+    let (mut pairs, next) = (matched(0)?, matched(4)?);
+    pairs.extend((1..4).map(|at| (columns.arrays[at].clone(), rows[at].clone())));
+    let after = pairs.len();
+    pairs.extend(next);
+    Some((pairs, after))
 }
 
 /// 1 for each info that says that its episode was cut, 0 for the others. `None` if one does not say
 /// so in plain words.
 fn cuts_of(infos: &Bound<'_, PyAny>) -> Option<Vec<f32>> {
+    if let Ok(infos) = infos.cast_exact::<Infos>() {
+        return infos.try_borrow().ok()?.cuts(infos.py());
+    }
     let infos = infos.cast_exact::<PyList>().ok()?;
-    let key = intern!(infos.py(), "TimeLimit.truncated");
     let mut cuts = Vec::with_capacity(infos.len());
-    for info in infos {
-        let cut = info.cast_exact::<PyDict>().ok()?.get_item(key).ok()?;
-        cuts.push(match cut {
-            None => 0.0,
-            Some(cut) => f32::from(u8::from(cut.cast_exact::<PyBool>().ok()?.is_true())),
-        });
+    // Asked each time: keys of a user's own class can run code when they are compared.
+    while cuts.len() < infos.len() {
+        let at = cuts.len();
+        // SAFETY: the list has that item, and nothing runs before a reference of our own is taken.
+        let info = unsafe {
+            let info = ffi::PyList_GetItem(infos.as_ptr(), at.cast_signed());
+            if ffi::PyDict_CheckExact(info) != 0 && ffi::PyDict_Size(info) == 0 {
+                cuts.push(0.0);
+                continue;
+            }
+            Bound::from_borrowed_ptr(infos.py(), info)
+        };
+        cuts.push(cut_of(&info)?);
     }
     Some(cuts)
 }
@@ -66,52 +94,56 @@ fn cuts_of(infos: &Bound<'_, PyAny>) -> Option<Vec<f32>> {
 ///
 /// Says whether all of it was stored; nothing was if not.
 pub(crate) fn store(
-    step: &Step<'_, '_>,
+    columns: &Columns<'_>,
+    rows: [&Bound<'_, PyAny>; 5],
+    infos: &Bound<'_, PyAny>,
     ring: &Ring,
     terminal: Option<&mut TerminalObs>,
 ) -> PyResult<bool> {
-    let mut pairs = Vec::with_capacity(8);
-    let (mut seen, count) = (0, step.columns.len().min(step.rows.len()));
-    for at in 0..count {
-        seen = pairs.len();
-        let (column, row) = (step.columns.get_item(at)?, step.rows.get_item(at)?);
-        if push_pairs(column, row, &mut pairs).is_none() {
-            return Ok(false);
-        }
-    }
-    let cuts = match step.cuts {
-        None => None,
-        Some((column, infos)) => match cuts_of(infos) {
+    let cuts = match columns.timeouts {
+        None => Vec::new(),
+        Some(_) => match cuts_of(infos) {
+            Some(cuts) => cuts,
             None => return Ok(false),
-            Some(cuts) => Some((column, cuts)),
         },
     };
-    store_ready(&pairs, seen, cuts, ring, terminal)
+    let flat = match columns.arrays[0].is_exact_instance_of::<PyDict>() {
+        false => None,
+        true => match flattened(columns, rows) {
+            None => return Ok(false),
+            flat => flat,
+        },
+    };
+    // No Python code runs from here on.
+    let (ready, after): (Option<Vec<_>>, _) = match &flat {
+        Some((pairs, after)) => {
+            let pairs = pairs.iter().map(|(column, row)| pair(column, row, ring));
+            (pairs.collect(), *after)
+        }
+        None => {
+            let pairs = columns.arrays.iter().zip(rows);
+            let pairs = pairs.map(|(column, row)| pair(column, row, ring));
+            (pairs.collect(), columns.arrays.len() - 1)
+        }
+    };
+    let timeouts = columns.timeouts.as_ref().map(|column| {
+        let column = column_of(column, ring)?;
+        column.takes_f32(cuts.len()).then_some((column, cuts))
+    });
+    match (ready, timeouts) {
+        (None, _) | (_, Some(None)) => Ok(false),
+        (Some(ready), timeouts) => write(&ready, after, timeouts.flatten(), ring, terminal),
+    }
 }
 
-/// The part that runs no Python code. The pairs from `following` on are next observations.
-fn store_ready(
-    pairs: &[Pair<'_>],
-    following: usize,
-    cuts: Option<(&Bound<'_, PyAny>, Vec<f32>)>,
+/// The part that cannot fail halfway. The pairs from `after` on are next observations.
+fn write(
+    ready: &[Pair<'_>],
+    after: usize,
+    cuts: Option<(Plain<'_>, Vec<f32>)>,
     ring: &Ring,
     terminal: Option<&mut TerminalObs>,
 ) -> PyResult<bool> {
-    let column_of = |array| Plain::of(array).filter(|column| column.len() == ring.capacity());
-    let mut ready = Vec::with_capacity(pairs.len());
-    for (column, row) in pairs {
-        match (column_of(column), Plain::of(row)) {
-            (Some(column), Some(row)) if column.takes(&row) => ready.push((column, row)),
-            _ => return Ok(false),
-        }
-    }
-    let cuts = match &cuts {
-        None => None,
-        Some((column, cuts)) => match column_of(column) {
-            Some(column) if column.takes_f32(cuts.len()) => Some((column, cuts)),
-            _ => return Ok(false),
-        },
-    };
     let now = ring.pos();
     let next = ring.after(now, usize::from(terminal.is_some()));
     if let (Some(terminal), Some((column, seen))) = (terminal, ready.first()) {
@@ -121,10 +153,10 @@ fn store_ready(
             .before_write(ring, held, new, column.row_len())
             .map_err(|error| PyValueError::new_err(error.to_string()))?;
     }
-    let (seen, after) = ready.split_at(following);
+    let (seen, after) = ready.split_at(after);
     seen.iter().for_each(|(column, row)| column.store(now, row));
     if let Some((column, cuts)) = cuts {
-        column.store_f32(now, cuts);
+        column.store_f32(now, &cuts);
     }
     after
         .iter()

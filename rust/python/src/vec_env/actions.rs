@@ -1,10 +1,12 @@
 //! From what Python calls actions to slices that core can read.
 
 use mlx_baselines3_core::env::{ActionSpace, Actions};
-use numpy::{PyArray1, PyArray2, PyArrayMethods};
+use numpy::{PyArray1, PyArrayMethods};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
+
+use crate::ffi::plain::{copy_floats, copy_ints};
 
 /// The actions of one step, copied: Python may write into its array while the GIL is released.
 #[derive(Debug, Default)]
@@ -29,13 +31,7 @@ impl ActionBuffer {
     }
 
     fn fill_ints(&mut self, actions: &Bound<'_, PyAny>, n_envs: usize) -> PyResult<()> {
-        if let Ok(array) = actions.cast::<PyArray1<i64>>()
-            && let Ok(array) = array.try_readonly()
-            && let Ok(slice) = array.as_slice()
-            && slice.len() == n_envs
-        {
-            self.ints.clear();
-            self.ints.extend_from_slice(slice);
+        if copy_ints(actions, &[n_envs], &mut self.ints) {
             return Ok(());
         }
         let array = checked(actions, &[n_envs], "bhilqBHILQ", "integers")?;
@@ -50,14 +46,8 @@ impl ActionBuffer {
         n_envs: usize,
         width: usize,
     ) -> PyResult<()> {
-        if let Ok(array) = actions.cast::<PyArray2<f32>>()
-            && let Ok(array) = array.try_readonly()
-            && array.as_array().dim() == (n_envs, width)
-            && let Some(slice) = array.as_array().as_slice()
-        {
+        if copy_floats(actions, &[n_envs, width], &mut self.singles) {
             self.single = true;
-            self.singles.clear();
-            self.singles.extend_from_slice(slice);
             return Ok(());
         }
         let array = checked(
