@@ -2,7 +2,7 @@
 
 import importlib
 import itertools
-import os
+import resource
 import subprocess
 import time
 from collections.abc import Callable
@@ -83,13 +83,14 @@ def bare_loop(env_id: str, n_envs: int, program: str, seconds: float) -> Job:
     command = [program, env_id, str(n_envs), str(thread_count()), str(seconds)]
 
     def run() -> float:
-        before = os.times()
+        start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds = float(subprocess.run(command, capture_output=True, check=True).stdout)
         if clock is time.perf_counter:
             return seconds
         # The program reads the clock on the wall: of that, the share in which it was computing.
-        spent = [now - then for now, then in zip(os.times(), before, strict=True)]
-        return seconds * (spent[2] + spent[3]) / spent[4]
+        now = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = now.ru_utime - before.ru_utime + now.ru_stime - before.ru_stime
+        return seconds * spent / (time.perf_counter() - start)
 
     return Job(run, warm=False, calls=1)
 
