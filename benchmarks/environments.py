@@ -145,7 +145,8 @@ def figures(program: str | None, seconds: float) -> list[Figure]:
         many: [other(*many, "gymnasium", reach=4), other(*many, "rlox"), other(*many, "envpool")],
     }
     if program is not None:
-        others[many].append(bare(*many, program, seconds, reach=0.8))
+        # One core of it: what two do apart from each other is in the sweep.
+        others[many].append(bare(*many, program, seconds, threads=(1,), reach=0.8))
     for size, (n_envs, reach) in itertools.product(IDS[1:], ((8, 30), (1024, 8))):
         others[size, n_envs] = [other(size, n_envs, "envpool", reach=reach)]
         if size == "Pendulum-v1":
