@@ -257,12 +257,12 @@ def _walk(value: Any, prefix: str, found: dict[str, mx.array]) -> None:
     # optimizers number the parameters.
     for key, child in value.items() if isinstance(value, dict) else enumerate(value):
         if isinstance(child, mx.array):
-            if (name := str(key))[0] != "_":
+            if not (name := str(key)).startswith("_"):
                 found[prefix + name] = child
         elif isinstance(child, (dict, list, tuple)) and child:
             children.append((str(key), child))
     for key, child in children:
-        if key[0] != "_":
+        if not key.startswith("_"):
             _walk(child, f"{prefix}{key}.", found)
 
 
