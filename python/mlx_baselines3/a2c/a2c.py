@@ -7,6 +7,7 @@ import mlx.optimizers as optim
 from gymnasium import spaces
 
 from mlx_baselines3.a2c import losses
+from mlx_baselines3.common._device_choice import on_own_device
 from mlx_baselines3.common.buffers import RolloutBuffer
 from mlx_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from mlx_baselines3.common.parameter_optimizer import Arrays
@@ -137,6 +138,7 @@ class A2C(OnPolicyAlgorithm):
         )
         return loss, metrics
 
+    @on_own_device
     def train(self) -> None:
         """Update the policy with the rollout that was just collected: one gradient step on all of it."""
         self.policy.set_training_mode(True)

@@ -1,17 +1,22 @@
 """CPU or GPU for ``device="auto"``, by the amount of work in a gradient step."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar, cast
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_baselines3.common.layers import named_parameters
 
-__all__ = ["DeviceChoice", "choose_device"]
+__all__ = ["DeviceChoice", "choose_device", "on_own_device"]
 
-# A GPU's gradient step costs about half a millisecond of host work however small it is, and each action
-# that MLX infers one more wait. A CPU core does about 40 million operations in a millisecond.
-_ENOUGH = 100_000_000
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+# Measured on an H200 beside 16 x86 cores (docs/performance.md): from here on the GPU won at every size, and
+# below 4 million it was mixed. However small a gradient step is, a GPU's costs half a millisecond of host
+# work (PPO) to three (SAC).
+_ENOUGH = 50_000_000
 
 
 class DeviceChoice(NamedTuple):
@@ -27,7 +32,7 @@ def choose_device(network: nn.Module, batch_size: int) -> DeviceChoice:
 
     :param network: all that is trained
     :param batch_size: rows of a gradient step
-    :return: the GPU for convolutions, and from 100 million operations a gradient step on (two for each weight
+    :return: the GPU for convolutions, and from 50 million operations a gradient step on (two for each weight
         and row forwards, four backwards); else the CPU
     """
     arrays = named_parameters(network).values()
@@ -38,3 +43,19 @@ def choose_device(network: nn.Module, batch_size: int) -> DeviceChoice:
     if operations >= _ENOUGH:
         return DeviceChoice(mx.Device(mx.gpu), size)
     return DeviceChoice(mx.Device(mx.cpu), f"{size}, less than the {_ENOUGH // 10**6} million that pay")
+
+
+def on_own_device(method: Method) -> Method:
+    """
+    For ``train()``, which programs with a loop of their own call outside of ``learn()``.
+
+    :param method: method of something that has a ``device``
+    :return: the same, computing there whatever MLX's default device is
+    """
+
+    @wraps(method)
+    def on_device(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with mx.stream(self.device):
+            return method(self, *args, **kwargs)
+
+    return cast(Method, on_device)

@@ -139,12 +139,12 @@ class OnPolicyAlgorithm(OnPolicyCollection):
 
     def _maybe_recommend_cpu(self, mlp_class_name: str = "ActorCriticPolicy") -> None:
         """
-        Warn that small networks are faster on the CPU.
+        Warn that small networks are faster on the CPU, where the user chose the GPU.
 
         :param mlp_class_name: name of the policy class that the advice is for
         """
         name = self.policy_class.__name__
-        if self.device.type != mx.cpu and name == mlp_class_name:
+        if self.device.type != mx.cpu and name == mlp_class_name and not self._chooses_device:
             warnings.warn(
                 f"You are running {type(self).__name__} with {name} on the GPU. A network this small is "
                 "usually faster on the CPU: pass `device='cpu'`.",

@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3.common._device_choice import on_own_device
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mlx_baselines3.common.off_policy_update import GradientStep, follow
@@ -190,6 +191,7 @@ class DQN(OffPolicyAlgorithm):
         value, _ = step.descend("q_net", loss, settings["max_grad_norm"])
         return {"loss": value}
 
+    @on_own_device
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """
         Learn from samples of the replay buffer.

@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3.common._device_choice import on_own_device
 from mlx_baselines3.common.buffers import RolloutBuffer
 from mlx_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from mlx_baselines3.common.parameter_optimizer import Arrays
@@ -207,6 +208,7 @@ class PPO(OnPolicyAlgorithm):
             settings["target_kl"] = self.target_kl
         return settings
 
+    @on_own_device
     def train(self) -> None:
         """Update the policy with the rollout that was just collected."""
         self.policy.set_training_mode(True)

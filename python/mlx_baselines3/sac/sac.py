@@ -7,6 +7,7 @@ import mlx.optimizers as optim
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3.common._device_choice import on_own_device
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.critics import ContinuousCritic
 from mlx_baselines3.common.layers import Module
@@ -264,6 +265,7 @@ class SAC(OffPolicyAlgorithm):
             networks["ent_coef"] = self._entropy_coefficient
         return self._compiled_update(networks, optimizers, self._gradient_step, targets)
 
+    @on_own_device
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """
         Update all networks with transitions from the replay buffer.

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, TypeVar
 import mlx.core as mx
 from gymnasium import spaces
 
+from mlx_baselines3.common._device_choice import on_own_device
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.critics import ContinuousCritic
 from mlx_baselines3.common.noise import ActionNoise
@@ -193,6 +194,7 @@ class TD3(OffPolicyAlgorithm):
         networks, targets = self.policy.update_networks()
         return self._compiled_update(networks, optimizers, self._gradient_step, targets)
 
+    @on_own_device
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """
         Update all networks with transitions from the replay buffer.

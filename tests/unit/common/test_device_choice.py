@@ -4,7 +4,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
-from mlx_baselines3 import DQN, PPO
+from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
 from mlx_baselines3.common import base_class
 from mlx_baselines3.common._device_choice import choose_device
 
@@ -27,8 +27,8 @@ def gpu(monkeypatch):
     ("width", "rows", "device", "reason"),
     [
         # 6 operations for each weight and row
-        (100, 1666, mx.cpu, "about 100 million operations, less than the 100 million that pay"),
-        (100, 1667, mx.gpu, "about 100 million operations"),
+        (100, 833, mx.cpu, "about 50 million operations, less than the 50 million that pay"),
+        (100, 834, mx.gpu, "about 50 million operations"),
         (10, 64, mx.cpu, "about 0 million operations, less"),
         (1000, 64, mx.gpu, "about 384 million operations"),
     ],
@@ -53,6 +53,28 @@ def test_a_small_network_stays_on_the_cpu_and_says_why(gpu, capsys):
     assert "Using gpu device" not in printed
     # 9155 numbers, 4 rows
     assert "Using cpu device: a gradient step is about 0 million operations, less than" in printed
+
+
+@pytest.mark.parametrize("cls", [PPO, A2C, DQN, SAC, TD3])
+def test_training_outside_of_learn_computes_on_the_models_device(monkeypatch, cls):
+    on_policy = cls in (PPO, A2C)
+    env = "Pendulum-v1" if cls in (SAC, TD3) else "CartPole-v1"
+    kwargs = {"n_steps": 8} if on_policy else {"learning_starts": 8}
+    kwargs |= {"batch_size": 8} if cls is PPO else {}
+    model = cls("MlpPolicy", env, device="cpu", **kwargs)
+    model.learn(8)
+    stream, asked = mx.stream, []
+    monkeypatch.setattr(mx, "stream", lambda where: (asked.append(where), stream(where))[1])
+    model.train(*(() if on_policy else (1, 4)))
+    assert asked[0] == model.device
+
+
+def test_advice_to_take_the_cpu_is_for_those_who_chose_the_gpu(gpu):
+    large = {"n_steps": 256, "batch_size": 256, "policy_kwargs": {"net_arch": [512, 512]}}
+    # A warning would be an error here.
+    assert PPO("MlpPolicy", "CartPole-v1", **large).device == GPU
+    with pytest.warns(UserWarning, match="usually faster on the CPU"):
+        PPO("MlpPolicy", "CartPole-v1", device="gpu", **SMALL)
 
 
 def test_a_large_batch_goes_to_the_gpu(gpu, capsys):
