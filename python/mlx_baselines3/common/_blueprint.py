@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common.activations import Tanh
-from mlx_baselines3.common.layers import Linear
+from mlx_baselines3.common.layers import is_exactly
 from mlx_baselines3.common.mlx_interop import to_numpy
 from mlx_baselines3.common.preprocessing import is_image_space
 from mlx_baselines3.common.state_dependent_noise import StateDependentNoiseDistribution
@@ -109,11 +109,6 @@ def blueprint(policy: Any) -> Blueprint:
     raise NotMirrored(f"{type(policy).__name__} has no native form")
 
 
-def _is_exactly(module: Any, kind: type) -> bool:
-    # Another subclass may compute anything.
-    return type(module) is kind or (kind is nn.Linear and type(module) is Linear)
-
-
 def _activation(module: nn.Module) -> tuple[str, float]:
     kind = type(module)
     if kind in _PLAIN:
@@ -137,7 +132,7 @@ def perceptron(modules: Iterable[Any]) -> list[Layer]:
     """
     layers: list[Layer] = []
     for module in modules:
-        if _is_exactly(module, nn.Linear):
+        if is_exactly(module, nn.Linear):
             layers.append(Layer((module,)))
             continue
         name, parameter = _activation(module)
@@ -168,7 +163,7 @@ def check_parts(*parts: tuple[Any, type]) -> None:
     :raises NotMirrored: one is of another class
     """
     for part, kind in parts:
-        if not _is_exactly(part, kind):
+        if not is_exactly(part, kind):
             raise NotMirrored(f"the policy has a {type(part).__name__}")
 
 

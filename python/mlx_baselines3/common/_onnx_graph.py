@@ -9,7 +9,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_baselines3.common.activations import Tanh
-from mlx_baselines3.common.layers import Conv2d, Flatten, Linear, Sequential
+from mlx_baselines3.common.layers import Conv2d, Flatten, Sequential, is_exactly
 from mlx_baselines3.common.mlx_interop import to_numpy
 from mlx_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 
@@ -89,8 +89,7 @@ def emit(module: Any, graph: Graph, value: Any) -> str:
 
 
 def _exactly(module: Any, kind: type) -> None:
-    # A subclass may compute anything.
-    if type(module) is not kind and (type(module), kind) != (Linear, nn.Linear):
+    if not is_exactly(module, kind):
         raise NotInONNX(f"there is no ONNX form of a {type(module).__module__}.{type(module).__qualname__}")
 
 

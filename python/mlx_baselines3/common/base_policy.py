@@ -156,13 +156,8 @@ class BaseModel(Module):
         if problems:
             raise RuntimeError(f"Cannot load the state of {type(self).__name__}: " + " ".join(problems))
         parameters = named_parameters(self)
-        set_named_parameters(
-            self,
-            {
-                self._own_name(name): value.astype(parameters[self._own_name(name)].dtype)
-                for name, value in known.items()
-            },
-        )
+        placed = ((self._own_name(name), value) for name, value in known.items())
+        set_named_parameters(self, {name: value.astype(parameters[name].dtype) for name, value in placed})
 
     def _own_name(self, name: str) -> str:
         for alias, target in self._parameter_aliases.items():
@@ -191,9 +186,14 @@ class BaseModel(Module):
         """
         data, params, _ = load_from_zip_file(path, device=device)
         assert data is not None, f"{path} holds no constructor arguments"
-        model = cls(**data).to(device)
+        model = cls._from_constructor_parameters(data).to(device)
         model.load_state_dict(params["policy"])
         return model
+
+    @classmethod
+    def _from_constructor_parameters(cls: type[SelfBaseModel], parameters: dict[str, Any]) -> SelfBaseModel:
+        """:return: a network of what :meth:`_get_constructor_parameters` gave"""
+        return cls(**parameters)
 
     def load_from_vector(self, vector: np.ndarray) -> None:
         """

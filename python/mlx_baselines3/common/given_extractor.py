@@ -1,14 +1,10 @@
 """Networks that act, and get their features extractor ready-made from the policy around them."""
 
-import io
-import pathlib
 from typing import Any, TypeVar
 
-import mlx.core as mx
 from gymnasium import spaces
 
 from mlx_baselines3.common.base_policy import BasePolicy
-from mlx_baselines3.common.save_util import load_from_zip_file
 from mlx_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 __all__ = ["GivenExtractorPolicy"]
@@ -54,22 +50,11 @@ class GivenExtractorPolicy(BasePolicy):
         }
 
     @classmethod
-    def load(
-        cls: type[SelfGivenExtractorPolicy],
-        path: str | pathlib.Path | io.BufferedIOBase,
-        device: mx.Device | str = "auto",
+    def _from_constructor_parameters(
+        cls: type[SelfGivenExtractorPolicy], parameters: dict[str, Any]
     ) -> SelfGivenExtractorPolicy:
-        """
-        Read a network written by :meth:`save`.
-
-        :param path: the file
-        :param device: device to compute on
-        :return: the network
-        """
-        data, params, _ = load_from_zip_file(path, device=device)
-        assert data is not None, f"{path} holds no constructor arguments"
-        extractor_class, kwargs = data.pop("features_extractor_class"), data.pop("features_extractor_kwargs")
-        network = cls(**data, features_extractor=extractor_class(data["observation_space"], **kwargs))
+        kwargs = parameters.pop("features_extractor_kwargs")
+        extractor = parameters.pop("features_extractor_class")(parameters["observation_space"], **kwargs)
+        network = cls(**parameters, features_extractor=extractor)
         network.features_extractor_kwargs = kwargs
-        network.to(device).load_state_dict(params["policy"])
         return network

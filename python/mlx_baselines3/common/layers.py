@@ -22,6 +22,7 @@ __all__ = [
     "Module",
     "ModuleDict",
     "Sequential",
+    "is_exactly",
     "named_parameters",
     "orthogonal",
     "set_named_parameters",
@@ -195,6 +196,16 @@ class Linear(nn.Linear):
             product: mx.array = _affine(x, self.weight, self.bias)  # type: ignore[assignment]
             return product
         return super().__call__(x)
+
+
+def is_exactly(module: Any, kind: type) -> bool:
+    """
+    :param module: any object
+    :param kind: a class
+    :return: whether the object computes as one of that very class; a subclass may compute anything, but
+        :class:`Linear` computes what :class:`mlx.nn.Linear` does
+    """
+    return type(module) is kind or (kind is nn.Linear and type(module) is Linear)
 
 
 class Conv2d(Module):

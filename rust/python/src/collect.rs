@@ -23,11 +23,15 @@ type Stretch<'py> = (
     Bound<'py, Infos>,
 );
 
-/// A column of actions of either kind.
-pub(crate) enum ActionArray<'py> {
-    Ints(PyReadwriteArrayDyn<'py, i64>),
-    Floats(PyReadwriteArrayDyn<'py, f32>),
+/// An array of actions of either kind.
+pub(crate) enum Actions<Ints, Floats> {
+    Ints(Ints),
+    Floats(Floats),
 }
+
+/// A column of actions.
+pub(crate) type ActionArray<'py> =
+    Actions<PyReadwriteArrayDyn<'py, i64>, PyReadwriteArrayDyn<'py, f32>>;
 
 impl ActionArray<'_> {
     pub(crate) fn column(&mut self) -> PyResult<ActionColumn<'_>> {
@@ -39,21 +43,25 @@ impl ActionArray<'_> {
 }
 
 /// Looks first: an extraction that fails writes a message about dtypes, which takes longer than a step.
-pub(crate) fn holds_ints(array: &Bound<'_, PyAny>) -> bool {
+fn holds_ints(array: &Bound<'_, PyAny>) -> bool {
     array
         .cast::<PyUntypedArray>()
         .is_ok_and(|array| array.dtype().is_equiv_to(&dtype::<i64>(array.py())))
 }
 
-impl<'py> FromPyObject<'_, 'py> for ActionArray<'py> {
+impl<'a, 'py, Ints, Floats> FromPyObject<'a, 'py> for Actions<Ints, Floats>
+where
+    Ints: FromPyObject<'a, 'py>,
+    Floats: FromPyObject<'a, 'py>,
+{
     type Error = PyErr;
 
-    fn extract(array: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        Ok(if holds_ints(&array) {
-            Self::Ints(array.extract()?)
+    fn extract(array: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        if holds_ints(&array) {
+            array.extract().map(Self::Ints).map_err(Into::into)
         } else {
-            Self::Floats(array.extract()?)
-        })
+            array.extract().map(Self::Floats).map_err(Into::into)
+        }
     }
 }
 

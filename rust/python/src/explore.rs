@@ -7,13 +7,12 @@ use mlx_baselines3_core::explore::{
 use mlx_baselines3_core::vec_env::VectorEnv;
 use numpy::ndarray::{Ix1, Ix2};
 use numpy::{PyReadonlyArray1, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods};
-use pyo3::Borrowed;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::actor::Actor;
-use crate::collect::{ActionArray, bad, holds_ints};
+use crate::collect::{ActionArray, Actions, bad};
 use crate::ffi::new_array::NewArray;
 use crate::terminal::TerminalObs;
 use crate::vec_env::EnvBatch;
@@ -27,22 +26,7 @@ type Outcome<'py> = (
     Bound<'py, PyTuple>,
 );
 
-enum DrawnArray<'py> {
-    Ints(PyReadonlyArrayDyn<'py, i64>),
-    Floats(PyReadonlyArrayDyn<'py, f32>),
-}
-
-impl<'py> FromPyObject<'_, 'py> for DrawnArray<'py> {
-    type Error = PyErr;
-
-    fn extract(array: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        Ok(if holds_ints(&array) {
-            Self::Ints(array.extract()?)
-        } else {
-            Self::Floats(array.extract()?)
-        })
-    }
-}
+type DrawnArray<'py> = Actions<PyReadonlyArrayDyn<'py, i64>, PyReadonlyArrayDyn<'py, f32>>;
 
 /// Which steps are drawn, their actions, noise, lowest and highest action, stop at an episode's end.
 #[derive(FromPyObject)]

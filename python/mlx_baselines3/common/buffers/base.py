@@ -222,8 +222,7 @@ class BaseBuffer(ABC):
         :param copy: for SB3's sake; MLX always copies
         :return: the same numbers
         """
-        # A column, nearly always; asking `to_mlx` takes half as long as the copy.
-        return mx.array(array) if type(array) is np.ndarray and array.dtype.char != "d" else to_mlx(array)
+        return to_mlx(array)
 
     @staticmethod
     def _normalize_obs(obs: Any, env: VecNormalize | None = None) -> Any:

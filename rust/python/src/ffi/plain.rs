@@ -104,12 +104,7 @@ impl<'a> Plain<'a> {
     }
 
     fn is_f32(&self) -> bool {
-        self.kind == FLOAT
-    }
-
-    fn is_i64(&self) -> bool {
-        let long = [NPY_TYPES::NPY_LONG as i32, NPY_TYPES::NPY_LONGLONG as i32];
-        long.contains(&self.kind) && number_bytes(self.kind) == Some(8)
+        f32::is_kind(self.kind)
     }
 
     /// Whether [`store`](Self::store) can put `row` into a row of this column: the numbers are of
@@ -211,54 +206,55 @@ impl<'a> Plain<'a> {
         lengths.eq(shape.iter().copied())
     }
 
-    /// The numbers of a float32 array, `None` for any other one.
+    /// The numbers of an array of this type, `None` for any other one.
     ///
     /// # Safety
     /// Nothing may write to the array while they are used.
-    unsafe fn floats(&self) -> Option<&'a [f32]> {
-        let numbers = self.data.cast::<f32>();
-        if self.bytes == 0 || !self.is_f32() || !numbers.is_aligned() {
+    pub(super) unsafe fn numbers<T: Number>(&self) -> Option<&'a [T]> {
+        let numbers = self.data.cast::<T>();
+        if self.bytes == 0 || !T::is_kind(self.kind) || !numbers.is_aligned() {
             return None;
         }
         // SAFETY: the array is aligned and has as many bytes, in one piece.
-        Some(unsafe { std::slice::from_raw_parts(numbers, self.bytes / 4) })
-    }
-
-    /// The numbers of an int64 array, `None` for any other one.
-    ///
-    /// # Safety
-    /// Nothing may write to the array while they are used.
-    pub(super) unsafe fn ints(&self) -> Option<&'a [i64]> {
-        let numbers = self.data.cast::<i64>();
-        if self.bytes == 0 || !self.is_i64() || !numbers.is_aligned() {
-            return None;
-        }
-        // SAFETY: the array is aligned and has as many bytes, in one piece.
-        Some(unsafe { std::slice::from_raw_parts(numbers, self.bytes / 8) })
+        Some(unsafe { std::slice::from_raw_parts(numbers, self.bytes / size_of::<T>()) })
     }
 }
 
-/// Copies the numbers of an int64 array of `shape` to `to`. Says whether it is such an array.
-pub(crate) fn copy_ints(array: &Bound<'_, PyAny>, shape: &[usize], to: &mut Vec<i64>) -> bool {
+/// Numbers that NumPy has, too.
+///
+/// # Safety
+/// Whatever bytes lie where NumPy's type says that there is such a number, they are one.
+pub(crate) unsafe trait Number: Copy {
+    /// Whether NumPy's type of this number is theirs.
+    fn is_kind(kind: i32) -> bool;
+}
+
+// SAFETY: NumPy's `float32` is an IEEE float of four bytes.
+unsafe impl Number for f32 {
+    fn is_kind(kind: i32) -> bool {
+        kind == FLOAT
+    }
+}
+
+// SAFETY: the kinds are signed integers, and their size is asked for.
+unsafe impl Number for i64 {
+    fn is_kind(kind: i32) -> bool {
+        let long = [NPY_TYPES::NPY_LONG as i32, NPY_TYPES::NPY_LONGLONG as i32];
+        long.contains(&kind) && number_bytes(kind) == Some(8)
+    }
+}
+
+/// Copies the numbers of an array of `shape` to `to`. Says whether it is such an array.
+pub(crate) fn copy_numbers<T: Number>(
+    array: &Bound<'_, PyAny>,
+    shape: &[usize],
+    to: &mut Vec<T>,
+) -> bool {
     let Some(plain) = Plain::of(array).filter(|plain| plain.has_shape(shape)) else {
         return false;
     };
     // SAFETY: nothing else runs before they are copied.
-    let Some(numbers) = (unsafe { plain.ints() }) else {
-        return false;
-    };
-    to.clear();
-    to.extend_from_slice(numbers);
-    true
-}
-
-/// Copies the numbers of a float32 array of `shape` to `to`. Says whether it is such an array.
-pub(crate) fn copy_floats(array: &Bound<'_, PyAny>, shape: &[usize], to: &mut Vec<f32>) -> bool {
-    let Some(plain) = Plain::of(array).filter(|plain| plain.has_shape(shape)) else {
-        return false;
-    };
-    // SAFETY: nothing else runs before they are copied.
-    let Some(numbers) = (unsafe { plain.floats() }) else {
+    let Some(numbers) = (unsafe { plain.numbers() }) else {
         return false;
     };
     to.clear();

@@ -169,7 +169,7 @@ fn write(
 /// transition is before the first.
 fn places(rows: &Plain<'_>, envs: &Plain<'_>, shape: (i64, i64)) -> Option<Vec<usize>> {
     // SAFETY: nothing is written before this returns.
-    let (rows, envs) = unsafe { (rows.ints()?, envs.ints()?) };
+    let (rows, envs) = unsafe { (rows.numbers()?, envs.numbers()?) };
     if rows.len() != envs.len() || shape.0 < 1 {
         return None;
     }

@@ -6,7 +6,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::ffi::plain::{copy_floats, copy_ints};
+use crate::ffi::plain::copy_numbers;
 
 /// The actions of one step, copied: Python may write into its array while the GIL is released.
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ impl ActionBuffer {
     }
 
     fn fill_ints(&mut self, actions: &Bound<'_, PyAny>, n_envs: usize) -> PyResult<()> {
-        if copy_ints(actions, &[n_envs], &mut self.ints) {
+        if copy_numbers(actions, &[n_envs], &mut self.ints) {
             return Ok(());
         }
         let array = checked(actions, &[n_envs], "bhilqBHILQ", "integers")?;
@@ -46,7 +46,7 @@ impl ActionBuffer {
         n_envs: usize,
         width: usize,
     ) -> PyResult<()> {
-        if copy_floats(actions, &[n_envs, width], &mut self.singles) {
+        if copy_numbers(actions, &[n_envs, width], &mut self.singles) {
             self.single = true;
             return Ok(());
         }
