@@ -3,7 +3,7 @@
 //! This crate knows nothing of Python: `cargo test` and `cargo bench` run on a
 //! machine without an interpreter. The `mlx-baselines3-python` crate wraps it.
 #![deny(missing_docs)]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod actor;
 pub mod advantage;
@@ -15,4 +15,5 @@ pub mod nn;
 pub mod rng;
 mod stretch;
 pub mod threads;
+pub mod update;
 pub mod vec_env;

@@ -12,11 +12,11 @@ use pyo3::prelude::*;
 
 use crate::ffi::new_array::NewArray;
 
-fn bad(error: impl std::fmt::Display) -> PyErr {
+pub(crate) fn bad(error: impl std::fmt::Display) -> PyErr {
     PyValueError::new_err(error.to_string())
 }
 
-fn activation(name: &str, parameter: f32) -> PyResult<Activation> {
+pub(crate) fn activation(name: &str, parameter: f32) -> PyResult<Activation> {
     Ok(match name {
         "identity" => Activation::Identity,
         "tanh" => Activation::Tanh,

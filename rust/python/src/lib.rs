@@ -9,6 +9,7 @@ mod ffi;
 mod replay;
 mod terminal;
 mod threads;
+mod update;
 mod vec_env;
 
 use pyo3::prelude::*;
@@ -22,6 +23,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     buffers::register(m)?;
     collect::register(m)?;
     threads::register(m)?;
+    update::register(m)?;
     explore::register(m)?;
     replay::register(m)?;
     terminal::register(m)?;

@@ -40,6 +40,50 @@ impl Activation {
     }
 }
 
+impl Activation {
+    /// Whether [`scale_gradient`](Self::scale_gradient) goes by what the function took, not by what it gave.
+    pub(super) fn needs_input(self) -> bool {
+        matches!(
+            self,
+            Self::Elu(_) | Self::LeakyRelu(_) | Self::Silu | Self::Gelu
+        )
+    }
+
+    /// Multiplies the gradient of what the function gave by its derivative. `seen` is what it took
+    /// where [`needs_input`](Self::needs_input) says so, else what it gave.
+    #[inline(always)]
+    pub(super) fn scale_gradient(self, seen: &[f32], gradient: &mut [f32]) {
+        match self {
+            Self::Identity => {}
+            Self::Tanh => scale(seen, gradient, |y| 1.0 - y * y),
+            Self::Relu => scale(seen, gradient, |y| if y > 0.0 { 1.0 } else { 0.0 }),
+            Self::Elu(alpha) => scale(seen, gradient, |x| {
+                let below = alpha * exp(at_most(x, 0.0));
+                if x > 0.0 { 1.0 } else { below }
+            }),
+            Self::LeakyRelu(slope) => {
+                // `max(x, slope x)` as above.
+                scale(seen, gradient, |x| if x < slope * x { slope } else { 1.0 });
+            }
+            Self::Silu => scale(seen, gradient, |x| {
+                let s = sigmoid(x);
+                s + x * s * (1.0 - s)
+            }),
+            Self::Gelu => scale(seen, gradient, |x| {
+                const DENSITY: f32 = 0.398_942_3; // 1 / sqrt(2 pi)
+                gaussian_cdf(x) + x * DENSITY * exp(-0.5 * x * x)
+            }),
+        }
+    }
+}
+
+#[inline(always)]
+fn scale(seen: &[f32], gradient: &mut [f32], derivative: impl Fn(f32) -> f32) {
+    for (gradient, &seen) in gradient.iter_mut().zip(seen) {
+        *gradient *= derivative(seen);
+    }
+}
+
 // `f32::max` drops a NaN, which has to reach the actions to be noticed.
 #[inline(always)]
 fn at_least(x: f32, low: f32) -> f32 {
@@ -134,9 +178,15 @@ pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// `x Phi(x)`, with the error function of Abramowitz and Stegun, formula 7.1.26 (1.5e-7).
+/// `x Phi(x)`.
 #[inline(always)]
 fn gelu(x: f32) -> f32 {
+    x * gaussian_cdf(x)
+}
+
+/// `Phi(x)`, with the error function of Abramowitz and Stegun, formula 7.1.26 (1.5e-7).
+#[inline(always)]
+fn gaussian_cdf(x: f32) -> f32 {
     let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
     let t = 1.0 / (1.0 + 0.327_591_1 * z);
     let tail = polynomial(
@@ -150,5 +200,5 @@ fn gelu(x: f32) -> f32 {
         ],
     );
     let half_tail = 0.5 * t * tail * exp(-z * z);
-    x * if x < 0.0 { half_tail } else { 1.0 - half_tail }
+    if x < 0.0 { half_tail } else { 1.0 - half_tail }
 }

@@ -6,11 +6,14 @@
 mod activation;
 mod dense;
 mod kernel;
+mod net;
+mod product;
 
 use crate::threads;
 
 pub use activation::{Activation, exp, sigmoid, tanh};
 pub use dense::{Dense, NnError};
+pub use net::{Layer, Net, Part, Tape};
 
 /// Layers one after the other.
 #[derive(Debug, Clone)]

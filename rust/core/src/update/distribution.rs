@@ -1,0 +1,257 @@
+//! Likelihoods and entropies of actions, and their derivatives.
+
+use super::{UpdateError, choice};
+
+/// What the outputs of a policy network are, by their place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Distribution {
+    /// Logits of choices, as many for each choice as it has options.
+    Choices(Vec<usize>),
+    /// Logits of coins that fall on 1.
+    Coins(usize),
+    /// Means of normal distributions; the logarithms of their deviations are parameters.
+    Gaussian {
+        /// Numbers of an action.
+        size: usize,
+        /// Where the logarithms begin among the parameters.
+        log_std: usize,
+    },
+}
+
+const HALF_LOG_2_PI: f32 = 0.918_938_5;
+
+impl Distribution {
+    /// Outputs of the network.
+    #[must_use]
+    pub fn outputs(&self) -> usize {
+        match self {
+            Self::Choices(options) => options.iter().sum(),
+            Self::Coins(size) | Self::Gaussian { size, .. } => *size,
+        }
+    }
+
+    /// Numbers of an action.
+    #[must_use]
+    pub fn action_dim(&self) -> usize {
+        match self {
+            Self::Choices(options) => options.len(),
+            Self::Coins(size) | Self::Gaussian { size, .. } => *size,
+        }
+    }
+
+    /// How many parameters it needs at least.
+    pub(super) fn parameters(&self) -> usize {
+        match self {
+            Self::Gaussian { size, log_std } => log_std + size,
+            _ => 0,
+        }
+    }
+
+    /// That an action can be taken.
+    pub(super) fn check(&self, action: &[f32]) -> Result<(), UpdateError> {
+        if let Self::Choices(options) = self {
+            for (&action, &options) in action.iter().zip(options) {
+                choice(action, options)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The log-likelihood of an action, and the entropy. `outputs` are those of one row; logits of
+    /// choices become log-probabilities.
+    pub(super) fn measure(
+        &self,
+        parameters: &[f32],
+        outputs: &mut [f32],
+        action: &[f32],
+    ) -> (f32, f32) {
+        let (mut log_prob, mut entropy) = (0.0, 0.0);
+        match self {
+            Self::Choices(options) => {
+                let mut rest = outputs;
+                for (&options, &action) in options.iter().zip(action) {
+                    let (logits, after) = rest.split_at_mut(options);
+                    entropy += normalize(logits);
+                    log_prob += logits[action as usize];
+                    rest = after;
+                }
+            }
+            Self::Coins(_) => {
+                for (&logit, &action) in outputs.iter().zip(action) {
+                    // log(1 + e^x), and its derivative.
+                    let softplus = logit.max(0.0) + (-logit.abs()).exp().ln_1p();
+                    log_prob += action * logit - softplus;
+                    entropy += softplus - logit * probability(logit);
+                }
+            }
+            Self::Gaussian { size, log_std } => {
+                let log_std = &parameters[*log_std..log_std + size];
+                for ((&mean, &action), &log_std) in outputs.iter().zip(action).zip(log_std) {
+                    let distance = (action - mean) * (-log_std).exp();
+                    log_prob -= 0.5 * distance * distance + log_std + HALF_LOG_2_PI;
+                    entropy += 0.5 + HALF_LOG_2_PI + log_std;
+                }
+            }
+        }
+        (log_prob, entropy)
+    }
+
+    /// Turns the outputs, as [`measure`](Self::measure) left them, into the gradient of
+    /// `by_log_prob * log-likelihood + by_entropy * entropy`, and adds to that of the parameters.
+    pub(super) fn differentiate(
+        &self,
+        parameters: &[f32],
+        outputs: &mut [f32],
+        action: &[f32],
+        [by_log_prob, by_entropy]: [f32; 2],
+        gradient: &mut [f32],
+    ) {
+        match self {
+            Self::Choices(options) => {
+                let mut rest = outputs;
+                for (&options, &action) in options.iter().zip(action) {
+                    let (log_probs, after) = rest.split_at_mut(options);
+                    let entropy: f32 = -log_probs.iter().map(|&l| l.exp() * l).sum::<f32>();
+                    for (index, x) in log_probs.iter_mut().enumerate() {
+                        let (log_p, p) = (*x, x.exp());
+                        let taken = if index == action as usize { 1.0 } else { 0.0 };
+                        *x = by_log_prob * (taken - p) - by_entropy * p * (log_p + entropy);
+                    }
+                    rest = after;
+                }
+            }
+            Self::Coins(_) => {
+                for (x, &action) in outputs.iter_mut().zip(action) {
+                    let p = probability(*x);
+                    *x = by_log_prob * (action - p) - by_entropy * *x * p * (1.0 - p);
+                }
+            }
+            Self::Gaussian { size, log_std } => {
+                let range = *log_std..log_std + size;
+                let (log_std, gradient) = (&parameters[range.clone()], &mut gradient[range]);
+                let deviations = log_std.iter().zip(gradient);
+                for ((x, &action), (&log_std, gradient)) in
+                    outputs.iter_mut().zip(action).zip(deviations)
+                {
+                    let precision = (-log_std).exp();
+                    let distance = (action - *x) * precision;
+                    *gradient += by_log_prob * (distance * distance - 1.0) + by_entropy;
+                    *x = by_log_prob * distance * precision;
+                }
+            }
+        }
+    }
+}
+
+fn probability(logit: f32) -> f32 {
+    1.0 / (1.0 + (-logit).exp())
+}
+
+/// Makes log-probabilities of logits, and gives their entropy.
+fn normalize(logits: &mut [f32]) -> f32 {
+    // `f32::max` would drop a nan.
+    let most = logits
+        .iter()
+        .fold(f32::NEG_INFINITY, |a, &b| if b < a { a } else { b });
+    let total: f32 = logits.iter().map(|&logit| (logit - most).exp()).sum();
+    let log_total = most + total.ln();
+    let mut entropy = 0.0;
+    for logit in logits {
+        *logit -= log_total;
+        entropy -= logit.exp() * *logit;
+    }
+    entropy
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARAMETERS: [f32; 3] = [9.0, -0.3, 0.4];
+
+    fn all() -> [(Distribution, Vec<f32>, Vec<f32>); 3] {
+        [
+            (
+                Distribution::Choices(vec![3, 2]),
+                vec![0.2, -1.0, 0.7, 1.5, -0.5],
+                vec![2.0, 0.0],
+            ),
+            (Distribution::Coins(2), vec![0.3, -2.0], vec![1.0, 0.0]),
+            (
+                Distribution::Gaussian {
+                    size: 2,
+                    log_std: 1,
+                },
+                vec![0.1, -0.4],
+                vec![0.5, 0.9],
+            ),
+        ]
+    }
+
+    // The numbers are NumPy's in float64, from the definitions.
+    #[test]
+    fn likelihoods_and_entropies() {
+        let expected = [
+            (-0.708_704_5, 1.290_181_3),
+            (-0.681_283_3, 1.047_356_3),
+            (-2.463_329_5, 2.937_877_1),
+        ];
+        for ((distribution, mut outputs, action), expected) in all().into_iter().zip(expected) {
+            let got = distribution.measure(&PARAMETERS, &mut outputs, &action);
+            let gap = (got.0 - expected.0).abs().max((got.1 - expected.1).abs());
+            assert!(
+                gap < 1e-6,
+                "{distribution:?}: {got:?}, expected {expected:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn derivatives_are_differences() {
+        const STEP: f32 = 5e-3;
+        let weights = [0.8_f32, -1.3];
+        for (distribution, outputs, action) in all() {
+            let value = |parameters: &[f32], outputs: &[f32]| {
+                let mut outputs = outputs.to_vec();
+                let (log_prob, entropy) = distribution.measure(parameters, &mut outputs, &action);
+                weights[0] * log_prob + weights[1] * entropy
+            };
+            let mut slopes = outputs.clone();
+            let mut gradient = [0.0; 3];
+            distribution.measure(&PARAMETERS, &mut slopes, &action);
+            distribution.differentiate(&PARAMETERS, &mut slopes, &action, weights, &mut gradient);
+            let check = |got: f32, up: f32, down: f32| {
+                let expected = (up - down) / (2.0 * STEP);
+                assert!(
+                    (got - expected).abs() < 2e-3,
+                    "{distribution:?}: {got}, expected {expected}"
+                );
+            };
+            for i in 0..outputs.len() {
+                let moved = |by: f32| {
+                    let mut moved = outputs.clone();
+                    moved[i] += by;
+                    value(&PARAMETERS, &moved)
+                };
+                check(slopes[i], moved(STEP), moved(-STEP));
+            }
+            for i in 0..3 {
+                let moved = |by: f32| {
+                    let mut moved = PARAMETERS;
+                    moved[i] += by;
+                    value(&moved, &outputs)
+                };
+                check(gradient[i], moved(STEP), moved(-STEP));
+            }
+        }
+    }
+
+    #[test]
+    fn choices_that_are_none_are_refused() {
+        let distribution = Distribution::Choices(vec![3, 2]);
+        assert!(distribution.check(&[2.0, 1.0]).is_ok());
+        for action in [[3.0, 0.0], [0.5, 0.0], [-1.0, 0.0], [0.0, f32::NAN]] {
+            assert!(distribution.check(&action).is_err(), "{action:?}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Gradient steps of perceptrons on the CPU: loss, backward pass, clip, optimizer.
+//!
+//! At the sizes of classic control an array library spends more time on handing out operations than
+//! on computing them. Here a step is a few products and loops, and as many steps as there are run in
+//! one call. `common/native_update.py` decides who learns this way; the losses are those of
+//! `losses.py` in each algorithm's folder, and the tests hold the two together.
+//!
+//! What comes out depends on the batch alone, and not on the number of threads: a batch is cut into
+//! the same pieces always, and what the pieces give is added up in their order.
+
+mod actor_critic;
+mod distribution;
+mod on_policy;
+mod optimizer;
+mod q_learning;
+
+use thiserror::Error;
+
+use crate::threads;
+
+pub use actor_critic::{
+    ActorCriticBatch, ActorCriticMetrics, ActorCriticSettings, ActorCriticState, ActorCriticUpdate,
+    ActorKind,
+};
+pub use distribution::Distribution;
+pub use on_policy::{OnPolicyMetrics, OnPolicySettings, OnPolicyUpdate, Rollout};
+pub use optimizer::{Rule, Trained};
+pub use q_learning::{QBatch, QSettings, QUpdate};
+
+/// What can be wrong with the networks or the data of an update.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum UpdateError {
+    /// Data of the wrong size.
+    #[error("{what} has {got} numbers, expected {expected}")]
+    Count {
+        /// What it is.
+        what: &'static str,
+        /// Numbers given.
+        got: usize,
+        /// Numbers wanted.
+        expected: usize,
+    },
+    /// Networks that do not fit each other.
+    #[error("the {what} has {got} {side}, expected {expected}")]
+    Width {
+        /// The network.
+        what: &'static str,
+        /// "inputs" or "outputs".
+        side: &'static str,
+        /// Its number of them.
+        got: usize,
+        /// The number wanted.
+        expected: usize,
+    },
+    /// A row that the data do not have.
+    #[error("row {row} of data with {rows} rows")]
+    Row {
+        /// The row.
+        row: usize,
+        /// Number of rows.
+        rows: usize,
+    },
+    /// A choice that is none.
+    #[error("an action is {action}, expected a choice from 0 to {last}")]
+    Choice {
+        /// The action, as text: it may be any float.
+        action: String,
+        /// The last choice.
+        last: usize,
+    },
+}
+
+/// That `what` is of the right size.
+pub(crate) fn check(what: &'static str, got: usize, expected: usize) -> Result<(), UpdateError> {
+    if got == expected {
+        return Ok(());
+    }
+    Err(UpdateError::Count {
+        what,
+        got,
+        expected,
+    })
+}
+
+/// The option that a float stands for.
+fn choice(action: f32, options: usize) -> Result<usize, UpdateError> {
+    let index = action as usize;
+    if index < options && index as f32 == action {
+        return Ok(index);
+    }
+    Err(UpdateError::Choice {
+        action: action.to_string(),
+        last: options - 1,
+    })
+}
+
+/// Rows of a piece of a batch: enough for products at full speed, and no more than 8 pieces.
+fn piece_rows(rows: usize) -> usize {
+    rows.div_ceil(8).max(128)
+}
+
+/// Numbers of each element of a vector for one thread.
+const RANGE: usize = 1 << 14;
+
+/// Calls `work` on every item; `total_ns` is about how long all of it takes.
+fn each<T: Send>(items: &mut [T], total_ns: usize, work: impl Fn(usize, &mut T) + Sync) {
+    let threads = threads::parts(items.len(), total_ns / items.len().max(1));
+    let size = items.len().div_ceil(threads).max(1);
+    threads::for_each(items.chunks_mut(size).enumerate(), |(group, items)| {
+        for (index, item) in items.iter_mut().enumerate() {
+            work(group * size + index, item);
+        }
+    });
+}
+
+/// Adds all vectors to the first, in their order.
+fn add_up(vectors: &mut [&mut [f32]]) {
+    let Some((first, rest)) = vectors.split_first_mut() else {
+        return;
+    };
+    if rest.is_empty() {
+        return;
+    }
+    let cost = first.len() * rest.len() / 8;
+    let rest: &[&mut [f32]] = rest;
+    let mut ranges: Vec<_> = first.chunks_mut(RANGE).collect();
+    each(&mut ranges, cost, |index, sum| {
+        let start = index * RANGE;
+        for vector in rest {
+            let part = &vector[start..start + sum.len()];
+            pulp::Arch::new().dispatch(|| {
+                sum.iter_mut().zip(part).for_each(|(sum, &add)| *sum += add);
+            });
+        }
+    });
+}
+
+/// `target <- tau * source + (1 - tau) * target`
+fn follow(source: &[f32], target: &mut [f32], tau: f32) {
+    let cost = target.len() / 8;
+    let mut ranges: Vec<_> = target.chunks_mut(RANGE).collect();
+    each(&mut ranges, cost, |index, target| {
+        let source = &source[index * RANGE..];
+        pulp::Arch::new().dispatch(|| {
+            for (target, &source) in target.iter_mut().zip(source) {
+                *target = tau * source + (1.0 - tau) * *target;
+            }
+        });
+    });
+}

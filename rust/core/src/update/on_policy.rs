@@ -1,0 +1,368 @@
+//! The gradient steps of PPO and A2C.
+
+use super::{Distribution, Trained, UpdateError, add_up, check, each, optimizer::clip, piece_rows};
+use crate::nn::{Net, Tape};
+
+/// A rollout, row after row; the rows of one environment need not lie together.
+#[derive(Debug, Clone, Copy)]
+pub struct Rollout<'a> {
+    /// Observations.
+    pub observations: &'a [f32],
+    /// Actions; choices and coins as whole numbers.
+    pub actions: &'a [f32],
+    /// Values at collection.
+    pub values: &'a [f32],
+    /// Log-likelihoods of the actions at collection.
+    pub log_probs: &'a [f32],
+    /// Advantages.
+    pub advantages: &'a [f32],
+    /// Returns.
+    pub returns: &'a [f32],
+}
+
+/// The numbers of the objective.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OnPolicySettings {
+    /// How far a likelihood may move (PPO); `None`: the plain policy gradient (A2C).
+    pub clip_range: Option<f32>,
+    /// How far a value may move.
+    pub clip_range_vf: Option<f32>,
+    /// Weight of the entropy.
+    pub ent_coef: f32,
+    /// Weight of the error of the values.
+    pub vf_coef: f32,
+    /// Largest 2-norm of the gradient.
+    pub max_grad_norm: f32,
+    /// Stop when the policy has moved 1.5 times this far.
+    pub target_kl: Option<f32>,
+    /// Normalise the advantages of each minibatch.
+    pub normalize: bool,
+}
+
+/// What a minibatch gives: the loss and its three parts, the divergence, the clipped fraction.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct OnPolicyMetrics {
+    /// The whole loss.
+    pub loss: f64,
+    /// Minus the mean entropy.
+    pub entropy_loss: f64,
+    /// The loss of the policy.
+    pub policy_loss: f64,
+    /// The mean squared error of the values.
+    pub value_loss: f64,
+    /// Estimated divergence from the policy that collected.
+    pub approx_kl: f64,
+    /// Part of the rows where the clip was at work.
+    pub clip_fraction: f64,
+}
+
+impl OnPolicyMetrics {
+    /// The numbers, in the order of the fields.
+    #[must_use]
+    pub fn to_array(self) -> [f64; 6] {
+        [
+            self.loss,
+            self.entropy_loss,
+            self.policy_loss,
+            self.value_loss,
+            self.approx_kl,
+            self.clip_fraction,
+        ]
+    }
+}
+
+/// A policy and a value function that learn from rollouts.
+#[derive(Debug, Clone)]
+pub struct OnPolicyUpdate {
+    actor: Net,
+    critic: Net,
+    distribution: Distribution,
+    size: usize,
+    pieces: Vec<Piece>,
+}
+
+/// The memory for some rows of a minibatch, and what they give.
+#[derive(Debug, Clone, Default)]
+struct Piece {
+    observations: Vec<f32>,
+    actions: Vec<f32>,
+    actor: Tape,
+    critic: Tape,
+    by_outputs: Vec<f32>,
+    by_values: Vec<f32>,
+    gradient: Vec<f32>,
+    sums: OnPolicyMetrics,
+}
+
+/// What the rows of a minibatch have in common.
+struct Minibatch<'a> {
+    rollout: &'a Rollout<'a>,
+    parameters: &'a [f32],
+    settings: &'a OnPolicySettings,
+    size: f32,
+    // What to subtract from an advantage, and to multiply it with then.
+    centre: f32,
+    scale: f32,
+}
+
+/// Mean, and one over the unbiased deviation; one number alone is left as it is.
+fn normalization(advantages: impl ExactSizeIterator<Item = f32> + Clone) -> (f32, f32) {
+    let count = advantages.len();
+    if count == 1 {
+        return (0.0, 1.0);
+    }
+    let mean = advantages.clone().map(f64::from).sum::<f64>() / count as f64;
+    let squares = advantages.map(|a| (f64::from(a) - mean).powi(2));
+    let deviation = (squares.sum::<f64>() / (count - 1) as f64).sqrt();
+    (mean as f32, (1.0 / (deviation + 1e-8)) as f32)
+}
+
+impl OnPolicyUpdate {
+    /// Networks whose parameters lie in one vector of `size` numbers.
+    ///
+    /// # Errors
+    /// [`UpdateError::Width`] or [`UpdateError::Count`] if they do not fit.
+    pub fn new(
+        actor: Net,
+        critic: Net,
+        distribution: Distribution,
+        size: usize,
+    ) -> Result<Self, UpdateError> {
+        let wrong = |what, side, got, expected| UpdateError::Width {
+            what,
+            side,
+            got,
+            expected,
+        };
+        if actor.outputs() != distribution.outputs() {
+            let expected = distribution.outputs();
+            return Err(wrong("actor", "outputs", actor.outputs(), expected));
+        }
+        if critic.outputs() != 1 {
+            return Err(wrong("critic", "outputs", critic.outputs(), 1));
+        }
+        if critic.inputs() != actor.inputs() {
+            return Err(wrong("critic", "inputs", critic.inputs(), actor.inputs()));
+        }
+        let needed = actor.parameters().max(critic.parameters());
+        if size < needed.max(distribution.parameters()) {
+            check("the vector of parameters", size, needed)?;
+        }
+        Ok(Self {
+            actor,
+            critic,
+            distribution,
+            size,
+            pieces: Vec::new(),
+        })
+    }
+
+    fn check(&self, rollout: &Rollout<'_>, rows: &[u32]) -> Result<(), UpdateError> {
+        let count = rollout.advantages.len();
+        let dim = self.distribution.action_dim();
+        check(
+            "observations",
+            rollout.observations.len(),
+            count * self.actor.inputs(),
+        )?;
+        check("actions", rollout.actions.len(), count * dim)?;
+        check("values", rollout.values.len(), count)?;
+        check("log-likelihoods", rollout.log_probs.len(), count)?;
+        check("returns", rollout.returns.len(), count)?;
+        for &row in rows {
+            let row = row as usize;
+            if row >= count {
+                return Err(UpdateError::Row { row, rows: count });
+            }
+            let action = &rollout.actions[row * dim..(row + 1) * dim];
+            self.distribution.check(action)?;
+        }
+        Ok(())
+    }
+
+    /// One pass over the rows in `order`, a gradient step for every `batch_size` of them (fewer in
+    /// the last one). Ends early at a minibatch where the policy has moved too far; that one does
+    /// not count any more. Gives the metrics of each minibatch seen, and whether it ended early.
+    ///
+    /// # Errors
+    /// [`UpdateError`] if the data do not fit; no step has been made then.
+    pub fn epoch(
+        &mut self,
+        rollout: &Rollout<'_>,
+        order: &[u32],
+        batch_size: usize,
+        settings: &OnPolicySettings,
+        trained: &mut Trained<'_>,
+    ) -> Result<(Vec<OnPolicyMetrics>, bool), UpdateError> {
+        trained.check("the vector of parameters", self.size)?;
+        self.check(rollout, order)?;
+        let mut metrics = Vec::with_capacity(order.len().div_ceil(batch_size.max(1)));
+        for rows in order.chunks(batch_size.max(1)) {
+            let seen = self.gradient(rollout, rows, settings, trained.parameters);
+            metrics.push(seen);
+            let far = |target: f32| seen.approx_kl > 1.5 * f64::from(target);
+            if settings.target_kl.is_some_and(far) {
+                return Ok((metrics, true));
+            }
+            let gradient = &self.pieces[0].gradient;
+            trained.step(gradient, clip(gradient, settings.max_grad_norm));
+        }
+        Ok((metrics, false))
+    }
+
+    /// The gradient of a minibatch, in the first piece.
+    fn gradient(
+        &mut self,
+        rollout: &Rollout<'_>,
+        rows: &[u32],
+        settings: &OnPolicySettings,
+        parameters: &[f32],
+    ) -> OnPolicyMetrics {
+        let (centre, scale) = if settings.normalize {
+            normalization(rows.iter().map(|&row| rollout.advantages[row as usize]))
+        } else {
+            (0.0, 1.0)
+        };
+        let batch = Minibatch {
+            rollout,
+            parameters,
+            settings,
+            size: rows.len() as f32,
+            centre,
+            scale,
+        };
+        let size = piece_rows(rows.len());
+        let count = rows.len().div_ceil(size);
+        let mut pieces = std::mem::take(&mut self.pieces);
+        if pieces.len() < count {
+            pieces.resize_with(count, Piece::default);
+        }
+        let cost = 3 * rows.len() * (self.actor.row_ns() + self.critic.row_ns());
+        each(&mut pieces[..count], cost, |index, piece| {
+            let rows = &rows[index * size..rows.len().min((index + 1) * size)];
+            self.piece(piece, &batch, rows);
+        });
+        let mut gradients: Vec<&mut [f32]> = pieces[..count]
+            .iter_mut()
+            .map(|piece| piece.gradient.as_mut_slice())
+            .collect();
+        add_up(&mut gradients);
+        let metrics = total(&pieces[..count], rows.len(), settings);
+        self.pieces = pieces;
+        metrics
+    }
+
+    /// What some rows add to the gradient and the metrics of their minibatch.
+    fn piece(&self, piece: &mut Piece, batch: &Minibatch<'_>, rows: &[u32]) {
+        piece.gradient.clear();
+        piece.gradient.resize(self.size, 0.0);
+        piece.sums = OnPolicyMetrics::default();
+        let (obs_dim, action_dim) = (self.actor.inputs(), self.distribution.action_dim());
+        take(
+            &mut piece.observations,
+            batch.rollout.observations,
+            rows,
+            obs_dim,
+        );
+        take(&mut piece.actions, batch.rollout.actions, rows, action_dim);
+        let (parameters, obs) = (batch.parameters, &piece.observations);
+        let outputs = self.actor.forward(parameters, obs, &mut piece.actor);
+        let values = self.critic.forward(parameters, obs, &mut piece.critic);
+        piece.by_outputs.clear();
+        piece.by_outputs.extend_from_slice(outputs);
+        piece.by_values.clear();
+        let width = self.distribution.outputs();
+        let actions = piece.actions.chunks_exact(action_dim);
+        let all = piece.by_outputs.chunks_exact_mut(width).zip(actions);
+        for ((outputs, action), (&row, &value)) in all.zip(rows.iter().zip(values.iter())) {
+            let (log_prob, entropy) = self.distribution.measure(parameters, outputs, action);
+            let (by_log_prob, by_value) = batch.row(row as usize, log_prob, value, &mut piece.sums);
+            piece.sums.entropy_loss -= f64::from(entropy);
+            let weights = [by_log_prob, -batch.settings.ent_coef / batch.size];
+            let gradient = &mut piece.gradient;
+            self.distribution
+                .differentiate(parameters, outputs, action, weights, gradient);
+            piece.by_values.push(by_value);
+        }
+        let Piece {
+            actor,
+            critic,
+            by_outputs,
+            by_values,
+            gradient,
+            ..
+        } = piece;
+        self.actor
+            .backward(parameters, obs, actor, by_outputs, Some(gradient), false);
+        self.critic
+            .backward(parameters, obs, critic, by_values, Some(gradient), false);
+    }
+}
+
+/// Copies `rows` of `from`, each of `width` numbers.
+fn take(to: &mut Vec<f32>, from: &[f32], rows: &[u32], width: usize) {
+    to.clear();
+    for &row in rows {
+        let start = row as usize * width;
+        to.extend_from_slice(&from[start..start + width]);
+    }
+}
+
+impl Minibatch<'_> {
+    /// Adds to the sums what a row gives; the derivatives of the loss by its log-likelihood and value.
+    fn row(&self, row: usize, log_prob: f32, value: f32, sums: &mut OnPolicyMetrics) -> (f32, f32) {
+        let (rollout, settings) = (self.rollout, self.settings);
+        let advantage = (rollout.advantages[row] - self.centre) * self.scale;
+        let by_log_prob = match settings.clip_range {
+            None => {
+                sums.policy_loss -= f64::from(advantage * log_prob);
+                -advantage / self.size
+            }
+            Some(range) => {
+                let log_ratio = log_prob - rollout.log_probs[row];
+                let ratio = log_ratio.exp();
+                let (plain, clipped) = (
+                    advantage * ratio,
+                    advantage * ratio.max(1.0 - range).min(1.0 + range),
+                );
+                let active = plain <= clipped || plain.is_nan();
+                sums.policy_loss -= f64::from(if active { plain } else { clipped });
+                sums.approx_kl += f64::from((ratio - 1.0) - log_ratio);
+                if (ratio - 1.0).abs() > range {
+                    sums.clip_fraction += 1.0;
+                }
+                if active { -plain / self.size } else { 0.0 }
+            }
+        };
+        let (old, target) = (rollout.values[row], rollout.returns[row]);
+        let (value, slope) = match settings.clip_range_vf {
+            Some(range) if (value - old).abs() > range => {
+                (old + (value - old).max(-range).min(range), 0.0)
+            }
+            _ => (value, 1.0),
+        };
+        let error = value - target;
+        sums.value_loss += f64::from(error * error);
+        let by_value = slope * settings.vf_coef * 2.0 * error / self.size;
+        (by_log_prob, by_value)
+    }
+}
+
+/// The metrics of a minibatch of `rows` rows.
+fn total(pieces: &[Piece], rows: usize, settings: &OnPolicySettings) -> OnPolicyMetrics {
+    let mean = |of: fn(&OnPolicyMetrics) -> f64| {
+        pieces.iter().map(|piece| of(&piece.sums)).sum::<f64>() / rows as f64
+    };
+    let mut metrics = OnPolicyMetrics {
+        loss: 0.0,
+        entropy_loss: mean(|sums| sums.entropy_loss),
+        policy_loss: mean(|sums| sums.policy_loss),
+        value_loss: mean(|sums| sums.value_loss),
+        approx_kl: mean(|sums| sums.approx_kl),
+        clip_fraction: mean(|sums| sums.clip_fraction),
+    };
+    metrics.loss = metrics.policy_loss
+        + f64::from(settings.ent_coef) * metrics.entropy_loss
+        + f64::from(settings.vf_coef) * metrics.value_loss;
+    metrics
+}

@@ -1,0 +1,255 @@
+//! Optimizers on vectors.
+
+use pulp::Arch;
+
+use super::{RANGE, UpdateError, check, each};
+
+/// How a gradient moves the parameters. `g` is the gradient, `lr` the learning rate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Rule {
+    /// Kingma and Ba 2015, algorithm 1, <https://arxiv.org/abs/1412.6980>.
+    Adam {
+        /// Smoothing of the gradient and of its square.
+        betas: [f64; 2],
+        /// Added to the root.
+        eps: f64,
+        /// Whether the averages are divided by the weight of what they have seen.
+        bias_correction: bool,
+    },
+    /// `p -= lr g / (sqrt(v) + eps)`, where `v` is the running average of the squares of `g`
+    /// (<https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf>).
+    RmsProp {
+        /// Smoothing of the average.
+        alpha: f64,
+        /// Added to the root.
+        eps: f64,
+    },
+    /// The same with `p -= lr g / sqrt(v + eps)`, as TensorFlow has it.
+    RmsPropTf {
+        /// Smoothing of the average.
+        alpha: f64,
+        /// Added to the average.
+        eps: f64,
+    },
+}
+
+/// A vector of parameters and the state of its optimizer.
+#[derive(Debug)]
+pub struct Trained<'a> {
+    /// The parameters.
+    pub parameters: &'a mut [f32],
+    /// Running averages of the gradient, empty where the rule has none.
+    pub means: &'a mut [f32],
+    /// Running averages of its square.
+    pub squares: &'a mut [f32],
+    /// Steps made so far.
+    pub steps: &'a mut u64,
+    /// The rule.
+    pub rule: Rule,
+    /// The learning rate.
+    pub learning_rate: f32,
+}
+
+/// A rule with everything worked out that is the same for all numbers.
+#[derive(Clone, Copy)]
+enum Formula {
+    Adam {
+        betas: [f32; 2],
+        rest: [f32; 2],
+        eps: f32,
+        step: f32,
+        root: f32,
+    },
+    RmsProp {
+        alpha: f32,
+        rest: f32,
+        outside: f32,
+        inside: f32,
+        rate: f32,
+    },
+}
+
+impl Trained<'_> {
+    /// That all vectors have `size` numbers.
+    pub(super) fn check(&self, what: &'static str, size: usize) -> Result<(), UpdateError> {
+        check(what, self.parameters.len(), size)?;
+        check("the running averages", self.squares.len(), size)?;
+        let means = if matches!(self.rule, Rule::Adam { .. }) {
+            size
+        } else {
+            0
+        };
+        check("the running averages of gradients", self.means.len(), means)
+    }
+
+    fn formula(&self) -> Formula {
+        let lr = f64::from(self.learning_rate);
+        match self.rule {
+            Rule::Adam {
+                betas,
+                eps,
+                bias_correction,
+            } => {
+                let seen = betas.map(|beta| 1.0 - beta.powf(*self.steps as f64));
+                let [mean, square] = if bias_correction { seen } else { [1.0, 1.0] };
+                Formula::Adam {
+                    betas: betas.map(|beta| beta as f32),
+                    rest: betas.map(|beta| (1.0 - beta) as f32),
+                    eps: eps as f32,
+                    step: (lr / mean) as f32,
+                    root: (1.0 / square.sqrt()) as f32,
+                }
+            }
+            Rule::RmsProp { alpha, eps } => Formula::RmsProp {
+                alpha: alpha as f32,
+                rest: (1.0 - alpha) as f32,
+                outside: eps as f32,
+                inside: 0.0,
+                rate: self.learning_rate,
+            },
+            Rule::RmsPropTf { alpha, eps } => Formula::RmsProp {
+                alpha: alpha as f32,
+                rest: (1.0 - alpha) as f32,
+                outside: 0.0,
+                inside: eps as f32,
+                rate: self.learning_rate,
+            },
+        }
+    }
+
+    /// One step along `gradient` times `scale`.
+    pub(super) fn step(&mut self, gradient: &[f32], scale: f32) {
+        *self.steps += 1;
+        let formula = self.formula();
+        let mut means = self.means.chunks_mut(RANGE);
+        let vectors = self.parameters.chunks_mut(RANGE);
+        let mut ranges: Vec<_> = vectors
+            .zip(self.squares.chunks_mut(RANGE))
+            .map(|(parameters, squares)| (parameters, means.next().unwrap_or_default(), squares))
+            .collect();
+        let cost = gradient.len() / 3;
+        each(&mut ranges, cost, |index, (parameters, means, squares)| {
+            let gradient = &gradient[index * RANGE..];
+            Arch::new().dispatch(|| formula.apply(parameters, means, squares, gradient, scale));
+        });
+    }
+}
+
+impl Formula {
+    #[inline(always)]
+    fn apply(
+        self,
+        parameters: &mut [f32],
+        means: &mut [f32],
+        squares: &mut [f32],
+        gradient: &[f32],
+        scale: f32,
+    ) {
+        let numbers = parameters.iter_mut().zip(squares).zip(gradient);
+        match self {
+            Self::Adam {
+                betas: [b1, b2],
+                rest: [r1, r2],
+                eps,
+                step,
+                root,
+            } => {
+                for (((p, v), &g), m) in numbers.zip(means) {
+                    let g = g * scale;
+                    *m = b1 * *m + r1 * g;
+                    *v = b2 * *v + r2 * (g * g);
+                    *p -= step * *m / (v.sqrt() * root + eps);
+                }
+            }
+            Self::RmsProp {
+                alpha,
+                rest,
+                outside,
+                inside,
+                rate,
+            } => {
+                for ((p, v), &g) in numbers {
+                    let g = g * scale;
+                    *v = alpha * *v + rest * (g * g);
+                    *p -= rate * g / ((*v + inside).sqrt() + outside);
+                }
+            }
+        }
+    }
+}
+
+/// What to multiply a gradient with for its 2-norm to be at most `most`
+/// (Pascanu et al. 2013, <https://arxiv.org/abs/1211.5063>).
+pub(super) fn clip(gradient: &[f32], most: f32) -> f32 {
+    const LANES: usize = 16;
+    let squares = Arch::new().dispatch(|| {
+        let mut sums = [0.0_f32; LANES];
+        let (blocks, rest) = gradient.as_chunks::<LANES>();
+        for block in blocks {
+            for (sum, &g) in sums.iter_mut().zip(block) {
+                *sum += g * g;
+            }
+        }
+        sums.iter().sum::<f32>() + rest.iter().map(|&g| g * g).sum::<f32>()
+    });
+    let scale = most / (squares.sqrt() + 1e-6);
+    // Not `min`, which would hide a nan.
+    if scale > 1.0 { 1.0 } else { scale }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two_steps(rule: Rule, adam: bool, start: f32) -> (f32, u64) {
+        let (mut parameters, mut squares) = ([1.0_f32], [start]);
+        let mut means = [0.0_f32];
+        let mut steps = 0;
+        let mut trained = Trained {
+            parameters: &mut parameters,
+            means: if adam { &mut means } else { &mut [] },
+            squares: &mut squares,
+            steps: &mut steps,
+            rule,
+            learning_rate: 0.1,
+        };
+        trained.check("the vector", 1).unwrap();
+        trained.step(&[2.0], 0.5);
+        trained.step(&[-3.0], 1.0);
+        (parameters[0], steps)
+    }
+
+    // Worked out by hand for the gradients 1 and -3.
+    #[test]
+    fn two_steps_of_each_rule() {
+        let adam = Rule::Adam {
+            betas: [0.9, 0.99],
+            eps: 0.5,
+            bias_correction: true,
+        };
+        // m 0.1, v 0.01: 1 / (1 + 0.5); then m -0.21, v 0.0999: -0.21 / 0.19, root of 0.0999 / 0.0199.
+        let first = 1.0 - 0.1 / 1.5;
+        let second = first + 0.1 * (0.21 / 0.19) / ((0.0999_f32 / 0.0199).sqrt() + 0.5);
+        let (got, steps) = two_steps(adam, true, 0.0);
+        assert!((got - second).abs() < 1e-6 && steps == 2, "{got} {second}");
+        let (alpha, eps) = (0.9, 0.5);
+        // v 0.1, then 0.99.
+        let first = 1.0 - 0.1 / (0.1_f32.sqrt() + 0.5);
+        let second = first + 0.3 / (0.99_f32.sqrt() + 0.5);
+        let (got, _) = two_steps(Rule::RmsProp { alpha, eps }, false, 0.0);
+        assert!((got - second).abs() < 1e-6, "{got} {second}");
+        // v starts at 1: 1, then 1.8.
+        let first = 1.0 - 0.1 / 1.5_f32.sqrt();
+        let second = first + 0.3 / 2.3_f32.sqrt();
+        let (got, _) = two_steps(Rule::RmsPropTf { alpha, eps }, false, 1.0);
+        assert!((got - second).abs() < 1e-6, "{got} {second}");
+    }
+
+    #[test]
+    fn clipping_leaves_short_gradients_alone_and_shows_nan() {
+        assert_eq!(clip(&[0.3; 4], 1.0), 1.0);
+        // 20 numbers of 0.5 have the norm sqrt(5).
+        assert!((clip(&[0.5; 20], 1.0) - 1.0 / 5.0_f32.sqrt()).abs() < 1e-6);
+        assert!(clip(&[f32::NAN], 1.0).is_nan());
+    }
+}
