@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3.common.buffers._fields import arrays_of, stack
 from mlx_baselines3.common.parameter_optimizer import Arrays
 from mlx_baselines3.common.preprocessing import get_obs_shape
 
-__all__ = ["FLUSH_BYTES", "replay_batches"]
+__all__ = ["FLUSH_BYTES", "replay_arrays", "replay_batches"]
 
 # So many bytes of batches are gathered at once, and handed to the device before the next ones are.
 # Enough for hundreds of gradient steps on vectors; images must not fill the memory.
@@ -38,13 +39,30 @@ def replay_batches(buffer: Any, count: int, batch_size: int, env: Any = None) ->
             yield {name: _row(value, i) for name, value in samples.items()}
 
 
+def replay_arrays(buffer: Any, count: int, batch_size: int, env: Any = None) -> dict[str, Any]:
+    """
+    The batches of :func:`replay_batches`, with the same draws, for updates that are not MLX's.
+
+    :param buffer: a replay buffer. If it has no ``sample_arrays``, its ``sample`` is called for each batch
+    :param count: number of batches; all of them are in memory together
+    :param batch_size: transitions in each
+    :param env: a VecNormalize whose statistics normalise observations and rewards, or None
+    :return: field of :class:`ReplayBufferSamples` -> C-contiguous NumPy array ``(count, batch_size, ...)`` in
+        memory of its own, or a dict of them; ``discounts`` only if there are any
+    """
+    if hasattr(buffer, "sample_arrays"):
+        return _fields(buffer.sample_arrays(count, batch_size, env=env))
+    batches = [buffer.sample(batch_size, env=env) for _ in range(count)]
+    return _fields(arrays_of(stack(batches)))
+
+
 def _observation_bytes(space: spaces.Space[Any]) -> int:
     if isinstance(space, spaces.Dict):
         return sum(_observation_bytes(part) for part in space.spaces.values())
     return int(np.prod(np.array(get_obs_shape(space)))) * np.dtype(space.dtype).itemsize
 
 
-def _fields(samples: Any) -> Arrays:
+def _fields(samples: Any) -> dict[str, Any]:
     return {name: value for name, value in samples._asdict().items() if value is not None}
 
 

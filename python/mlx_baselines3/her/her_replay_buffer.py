@@ -13,6 +13,7 @@ from gymnasium import spaces
 from mlx_baselines3.common.buffers import DictReplayBuffer
 from mlx_baselines3.common.buffers._fields import split
 from mlx_baselines3.common.buffers._rows import check_batch_size
+from mlx_baselines3.common.buffers._scratch import Scratch
 from mlx_baselines3.common.type_aliases import DictReplayBufferSamples
 from mlx_baselines3.common.vec_env import VecEnv, VecNormalize
 from mlx_baselines3.her.goal_selection_strategy import KEY_TO_GOAL_STRATEGY, GoalSelectionStrategy
@@ -194,24 +195,16 @@ class HerReplayBuffer(DictReplayBuffer):
         :raises ValueError: ``batch_size`` is below 1, or ``compute_reward`` gives not one reward per goal
         :raises AssertionError: the buffer was unpickled and has no environment
         """
-        return self._relabel(*self._draw(batch_size), env)
+        samples: DictReplayBufferSamples = self._to_mlx(self._relabel(*self._draw(batch_size), env))
+        return samples
 
-    def sample_many(self, n_batches: int, batch_size: int, env: VecNormalize | None = None) -> Any:
-        """
-        Draw the batches of many gradient steps at once, with the draws of ``n_batches`` calls of
-        :meth:`sample`, gather them in one go and ask the environment once for all their rewards.
+    def _samples_as_here(self) -> bool:
+        return type(self).sample is HerReplayBuffer.sample
 
-        :param n_batches: number of batches
-        :param batch_size: transitions of each
-        :param env: normalises observations and rewards with its statistics, if given
-        :return: samples whose arrays have the axes ``(n_batches, batch_size)`` in front
-        :raises RuntimeError: no episode has ended yet
-        :raises ValueError: a number is below 1, or ``compute_reward`` gives not one reward per goal
-        :raises AssertionError: the buffer was unpickled and has no environment
-        """
-        check_batch_size(n_batches, "n_batches")
-        if type(self).sample is not HerReplayBuffer.sample:  # a subclass samples in its own way
-            return super().sample_many(n_batches, batch_size, env)
+    def _gather_many(
+        self, n_batches: int, batch_size: int, env: VecNormalize | None, scratch: Scratch
+    ) -> Any:
+        # One question to the environment for the rewards of all.
         draws = [self._draw(batch_size) for _ in range(n_batches)]
         rows, envs, goal_rows = (np.stack(parts) for parts in zip(*draws, strict=True))
         return split(self._relabel(rows, envs, goal_rows, env), n_batches)
@@ -251,13 +244,13 @@ class HerReplayBuffer(DictReplayBuffer):
 
     def _relabel(
         self, rows: np.ndarray, envs: np.ndarray, goal_rows: np.ndarray, env: VecNormalize | None
-    ) -> DictReplayBufferSamples:
+    ) -> Any:
         """
         :param rows: rows to take, ``(..., batch_size)``
         :param envs: their environments, in the same shape
         :param goal_rows: rows to take the goals of the last ones from, ``(..., n_virtual)``
         :param env: normalises observations and rewards, if given
-        :return: the samples, all axes of ``rows`` made one
+        :return: samples of NumPy arrays, all axes of ``rows`` made one
         """
         n_real = rows.shape[-1] - goal_rows.shape[-1]
         virtual = np.broadcast_to(np.arange(rows.shape[-1]) >= n_real, rows.shape).reshape(-1)
@@ -277,8 +270,7 @@ class HerReplayBuffer(DictReplayBuffer):
             rewards[virtual] = self._rewards_for(next_obs["achieved_goal"][virtual], goals, infos)
         rewards = self._normalize_reward(rewards.reshape(-1, 1), env)
         really = (dones * (1 - timeouts)).reshape(-1, 1)
-        samples: DictReplayBufferSamples = self._samples(obs, actions, next_obs, really, rewards, env)
-        return samples
+        return self._samples(obs, actions, next_obs, really, rewards, env)
 
     def _infos_of(self, rows: np.ndarray, envs: np.ndarray) -> Any:
         return copy.deepcopy(self.infos[rows, envs]) if self.copy_info_dict else [{} for _ in rows]

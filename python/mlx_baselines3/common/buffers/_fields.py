@@ -1,11 +1,14 @@
 """The fields of a batch, each an array or a dict of arrays."""
 
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-__all__ = ["columns_of", "not_cut", "split", "stack"]
+from mlx_baselines3.common.mlx_interop import to_numpy
+
+__all__ = ["arrays_of", "columns_of", "each", "not_cut", "split", "stack"]
 
 # NumPy takes longer to read a Python number than to subtract a batch.
 _ONE = np.ones((), np.float32)
@@ -43,16 +46,38 @@ def stack(batches: list[Any]) -> Any:
     return batches[0]._make(stacked(list(fields)) for fields in zip(*batches, strict=True))
 
 
+def each(samples: Any, change: Callable[[Any], Any]) -> Any:
+    """
+    :param samples: samples of any kind
+    :param change: makes another array of an array
+    :return: samples of that kind, of the other arrays
+    """
+
+    def changed(field: Any) -> Any:
+        if isinstance(field, dict):
+            return {key: change(value) for key, value in field.items()}
+        return None if field is None else change(field)
+
+    return samples._make(map(changed, samples))
+
+
 def split(samples: Any, n_batches: int) -> Any:
     """
     :param samples: samples of many batches, one after the other
     :param n_batches: number of batches
     :return: the same samples; their arrays have the batches as their first axis
     """
+    return each(samples, lambda array: array.reshape(n_batches, -1, *array.shape[1:]))
 
-    def parts(field: Any) -> Any:
-        if isinstance(field, dict):
-            return {key: parts(value) for key, value in field.items()}
-        return None if field is None else field.reshape(n_batches, -1, *field.shape[1:])
 
-    return samples._make(parts(field) for field in samples)
+def arrays_of(samples: Any) -> Any:
+    """
+    :param samples: samples of arrays of NumPy or MLX
+    :return: samples of C-contiguous NumPy arrays, of the dtypes that MLX would have
+    """
+
+    def array_of(field: Any) -> np.ndarray:
+        array = np.ascontiguousarray(to_numpy(field))
+        return array.astype(np.float32) if array.dtype == np.float64 else array
+
+    return each(samples, array_of)

@@ -13,18 +13,17 @@ from numpy.typing import DTypeLike
 
 from mlx_baselines3 import _native
 from mlx_baselines3.common.buffers import _rows
-from mlx_baselines3.common.buffers._draws import randint
-from mlx_baselines3.common.buffers._fields import columns_of, not_cut, split, stack
+from mlx_baselines3.common.buffers._fields import not_cut
 from mlx_baselines3.common.buffers._rows import check_batch_size, fit_action, fit_scalar
+from mlx_baselines3.common.buffers._sampling import SampledBuffer
 from mlx_baselines3.common.buffers._scratch import Scratch, ScratchPool
-from mlx_baselines3.common.buffers.base import BaseBuffer, as_bytes
-from mlx_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
+from mlx_baselines3.common.buffers.base import as_bytes
 
 if TYPE_CHECKING:
     from mlx_baselines3.common.vec_env import VecNormalize
 
 
-class ReplayBuffer(BaseBuffer):
+class ReplayBuffer(SampledBuffer):
     """
     The latest ``buffer_size`` transitions, in columns over memory that Rust owns: ``observations`` and
     ``next_observations`` ``(rows, n_envs, *obs_shape)``, ``actions`` ``(rows, n_envs, action_dim)``, and
@@ -44,10 +43,6 @@ class ReplayBuffer(BaseBuffer):
     :raises MemoryError: the columns do not fit into memory
     """
 
-    next_observations: Any
-    rewards: np.ndarray
-    dones: np.ndarray
-    timeouts: np.ndarray
     # Whether a sample is made of later rows, too.
     _reads_on = False
 
@@ -186,129 +181,6 @@ class ReplayBuffer(BaseBuffer):
             # No time limit was reached, but the value of the last state is to be asked for all the same.
             self.timeouts[newest] = self.handle_timeout_termination
 
-    def _draw_rows(self, batch_size: int) -> np.ndarray:
-        if not (self.optimize_memory_usage and self.full):
-            return super()._draw_rows(batch_size)
-        check_batch_size(batch_size)
-        if self.buffer_size == 1:
-            raise ValueError("With optimize_memory_usage, a buffer of one row has no transition to sample")
-        # Row `pos` holds the newest next observation, which is the observation of no transition.
-        return (randint(1, self.buffer_size, batch_size) + self.pos) % self.buffer_size
-
-    def _draw_envs(self, batch_inds: np.ndarray) -> np.ndarray:
-        return randint(0, self.n_envs, len(batch_inds))
-
-    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
-        return self._collect(batch_inds, self._draw_envs(batch_inds), env)
-
-    def sample_many(self, n_batches: int, batch_size: int, env: VecNormalize | None = None) -> Any:
-        """
-        Draw the batches of many gradient steps at once, with the draws of ``n_batches`` calls of
-        :meth:`sample`, and gather them in one go.
-
-        :param n_batches: number of batches
-        :param batch_size: transitions of each
-        :param env: normalises observations and rewards with its statistics, if given
-        :return: samples whose arrays have the axes ``(n_batches, batch_size)`` in front
-        :raises ValueError: a number is below 1 or the buffer is empty
-        """
-        check_batch_size(n_batches, "n_batches")
-        if not self._samples_as_here():
-            return stack([self.sample(batch_size, env) for _ in range(n_batches)])
-        draws = []
-        for _ in range(n_batches):
-            rows = self._draw_rows(batch_size)
-            draws.append((rows, self._draw_envs(rows)))
-        rows, envs = (np.concatenate(parts) for parts in zip(*draws, strict=True))
-        return split(self._collect(rows, envs, env), n_batches)
-
-    def _samples_as_here(self) -> bool:
-        """Whether no subclass has its own idea of sampling, which `sample_many` must then call."""
-        kind = type(self)
-        return kind.sample is BaseBuffer.sample and kind._get_samples is ReplayBuffer._get_samples
-
-    def _take(
-        self,
-        rows: np.ndarray,
-        envs: np.ndarray,
-        *stores: Any,
-        scratch: Scratch | None = None,
-        names: str = "",
-    ) -> list[Any]:
-        """
-        Rows of many columns, or dicts of columns, in one call to Rust.
-
-        :param rows: rows to take, counted on past the end of the buffer
-        :param envs: their environments
-        :param stores: columns, or dicts of columns
-        :param scratch: memory to gather into; None for new arrays
-        :param names: what to call that memory, so that two calls do not share it
-        :return: for each store an array, or a dict of arrays
-        """
-        dicts = dict in map(type, stores)
-        columns = [column for store in stores for column in columns_of(store)] if dicts else list(stores)
-        rows, envs = np.asarray(rows, np.int64), np.asarray(envs, np.int64)
-        taken = (scratch or Scratch()).arrays(names, len(rows), columns)
-        if not _native.take_batch(columns, taken, rows, envs, self.buffer_size, self.n_envs):
-            flat = rows % self.buffer_size * self.n_envs + envs
-            pairs = [(as_bytes(column), as_bytes(out)) for column, out in zip(columns, taken, strict=True)]
-            _native.gather(pairs, flat)
-        if not dicts:
-            return taken
-        left = iter(taken)
-        return [
-            {key: next(left) for key in store} if isinstance(store, dict) else next(left) for store in stores
-        ]
-
-    def _take_next(self, rows: np.ndarray, envs: np.ndarray, scratch: Scratch) -> Any:
-        """The observations that followed the transitions of ``rows``."""
-        if self._terminal is None:
-            (next_obs,) = self._take(rows, envs, self.next_observations, scratch=scratch, names="next")
-            return next_obs
-        (next_obs,) = self._take(rows + 1, envs, self.observations, scratch=scratch, names="next")
-        transitions = (rows % self.buffer_size).astype(np.int64) * self.n_envs + envs
-        self._terminal.patch(transitions, as_bytes(next_obs))
-        return next_obs
-
-    def _collect(self, rows: np.ndarray, envs: np.ndarray, env: VecNormalize | None) -> Any:
-        stores = [self.observations, self.actions, self.rewards, self.dones, self.timeouts]
-        if self._terminal is None:
-            stores.append(self.next_observations)
-        # What leaves are copies: MLX's arrays have memory of their own.
-        with self._scratch.lend() as scratch:
-            obs, actions, rewards, dones, timeouts, *after = self._take(rows, envs, *stores, scratch=scratch)
-            next_obs = after[0] if after else self._take_next(rows, envs, scratch)
-            rewards = self._normalize_reward(rewards.reshape(-1, 1), env)
-            really = not_cut(dones, timeouts).reshape(-1, 1)
-            return self._samples(obs, actions, next_obs, really, rewards, env)
-
-    def _samples(
-        self,
-        obs: Any,
-        actions: np.ndarray,
-        next_obs: Any,
-        dones: np.ndarray,
-        rewards: np.ndarray,
-        env: VecNormalize | None,
-        discounts: np.ndarray | None = None,
-    ) -> Any:
-        kind = DictReplayBufferSamples if isinstance(obs, dict) else ReplayBufferSamples
-        if env is not None:
-            obs, next_obs = self._normalize_obs(obs, env), self._normalize_obs(next_obs, env)
-        return kind(
-            self._observations_to_mlx(obs),
-            self.to_torch(actions),
-            self._observations_to_mlx(next_obs),
-            self.to_torch(dones),
-            self.to_torch(rewards),
-            None if discounts is None else self.to_torch(discounts),
-        )
-
-    def _observations_to_mlx(self, obs: Any) -> Any:
-        if isinstance(obs, dict):
-            return {key: self.to_torch(array) for key, array in obs.items()}
-        return self.to_torch(obs)
-
 
 class DictReplayBuffer(ReplayBuffer):
     """
@@ -376,7 +248,7 @@ class NStepReplayBuffer(ReplayBuffer):
         self.n_steps = n_steps
         self.gamma = gamma
 
-    def _collect(self, rows: np.ndarray, envs: np.ndarray, env: VecNormalize | None) -> Any:
+    def _gather(self, rows: np.ndarray, envs: np.ndarray, env: VecNormalize | None, scratch: Scratch) -> Any:
         dones, timeouts = (np.ascontiguousarray(flags, np.float32) for flags in (self.dones, self.timeouts))
         rows = (rows % self.buffer_size).astype(np.int64)
         cursor = (self.pos, self.full)
@@ -387,11 +259,9 @@ class NStepReplayBuffer(ReplayBuffer):
         discounts = self.gamma ** steps.astype(np.float32) * (steps < spans[:, None])
         returns = (rewards * discounts).sum(axis=1, keepdims=True)
         bootstrap = self.gamma ** spans[:, None].astype(np.float32)
-        with self._scratch.lend() as scratch:
-            obs, actions = self._take(rows, envs, self.observations, self.actions, scratch=scratch)
-            ended, cut = self._take(
-                rows + spans - 1, envs, self.dones, self.timeouts, scratch=scratch, names="end"
-            )
-            next_obs = self._take_next(rows + spans - 1, envs, scratch)
-            really = not_cut(ended, cut).reshape(-1, 1)
-            return self._samples(obs, actions, next_obs, really, returns, env, bootstrap)
+        last = rows + spans - 1
+        obs, actions = self._take(rows, envs, self.observations, self.actions, scratch=scratch)
+        ended, cut = self._take(last, envs, self.dones, self.timeouts, scratch=scratch, names="end")
+        next_obs = self._take_next(last, envs, scratch)
+        really = not_cut(ended, cut).reshape(-1, 1)
+        return self._samples(obs, actions, next_obs, really, returns, env, bootstrap)

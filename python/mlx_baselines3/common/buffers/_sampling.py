@@ -1,0 +1,174 @@
+"""Batches out of a replay buffer, as NumPy arrays and as MLX's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlx_baselines3 import _native
+from mlx_baselines3.common.buffers._draws import randint
+from mlx_baselines3.common.buffers._fields import arrays_of, columns_of, each, not_cut, split, stack
+from mlx_baselines3.common.buffers._rows import check_batch_size
+from mlx_baselines3.common.buffers._scratch import Scratch, ScratchPool
+from mlx_baselines3.common.buffers.base import BaseBuffer, as_bytes
+from mlx_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
+
+if TYPE_CHECKING:
+    from mlx_baselines3.common.vec_env import VecNormalize
+
+
+class SampledBuffer(BaseBuffer):
+    """What :class:`ReplayBuffer` does to draw transitions and to gather what its columns hold of them."""
+
+    next_observations: Any
+    rewards: np.ndarray
+    dones: np.ndarray
+    timeouts: np.ndarray
+    optimize_memory_usage: bool
+    _terminal: _native.TerminalObs | None
+    _scratch: ScratchPool
+
+    def _draw_rows(self, batch_size: int) -> np.ndarray:
+        if not (self.optimize_memory_usage and self.full):
+            return super()._draw_rows(batch_size)
+        check_batch_size(batch_size)
+        if self.buffer_size == 1:
+            raise ValueError("With optimize_memory_usage, a buffer of one row has no transition to sample")
+        # Row `pos` holds the newest next observation, which is the observation of no transition.
+        return (randint(1, self.buffer_size, batch_size) + self.pos) % self.buffer_size
+
+    def _draw_envs(self, batch_inds: np.ndarray) -> np.ndarray:
+        return randint(0, self.n_envs, len(batch_inds))
+
+    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
+        return self._collect(batch_inds, self._draw_envs(batch_inds), env)
+
+    def sample_many(self, n_batches: int, batch_size: int, env: VecNormalize | None = None) -> Any:
+        """
+        Draw the batches of many gradient steps at once, with the draws of ``n_batches`` calls of
+        :meth:`sample`, and gather them in one go.
+
+        :param n_batches: number of batches
+        :param batch_size: transitions of each
+        :param env: normalises observations and rewards with its statistics, if given
+        :return: samples whose arrays have the axes ``(n_batches, batch_size)`` in front
+        :raises ValueError: a number is below 1 or the buffer is empty
+        """
+        check_batch_size(n_batches, "n_batches")
+        if not self._samples_as_here():
+            return stack([self.sample(batch_size, env) for _ in range(n_batches)])
+        with self._scratch.lend() as scratch:
+            return self._to_mlx(self._gather_many(n_batches, batch_size, env, scratch))
+
+    def sample_arrays(self, n_batches: int, batch_size: int, env: VecNormalize | None = None) -> Any:
+        """
+        :meth:`sample_many` for updates that are not MLX's: the same draws, and the same numbers.
+
+        :param n_batches: number of batches
+        :param batch_size: transitions of each
+        :param env: normalises observations and rewards with its statistics, if given
+        :return: samples of C-contiguous NumPy arrays in memory of their own (float32 where a column has
+            float64), with the axes ``(n_batches, batch_size)`` in front
+        :raises ValueError: a number is below 1 or the buffer is empty
+        """
+        check_batch_size(n_batches, "n_batches")
+        many = getattr(self.sample_many, "__func__", None)
+        own = many is not SampledBuffer.sample_many or type(self).to_torch is not BaseBuffer.to_torch
+        if own or not self._samples_as_here():
+            return arrays_of(self.sample_many(n_batches, batch_size, env))
+        return arrays_of(self._gather_many(n_batches, batch_size, env, Scratch()))
+
+    def _samples_as_here(self) -> bool:
+        """Whether no subclass has its own idea of sampling, which `sample_many` must then call."""
+        kind = type(self)
+        return kind.sample is BaseBuffer.sample and kind._get_samples is SampledBuffer._get_samples
+
+    def _gather_many(
+        self, n_batches: int, batch_size: int, env: VecNormalize | None, scratch: Scratch
+    ) -> Any:
+        draws = []
+        for _ in range(n_batches):
+            rows = self._draw_rows(batch_size)
+            draws.append((rows, self._draw_envs(rows)))
+        rows, envs = (np.concatenate(parts) for parts in zip(*draws, strict=True))
+        return split(self._gather(rows, envs, env, scratch), n_batches)
+
+    def _take(
+        self,
+        rows: np.ndarray,
+        envs: np.ndarray,
+        *stores: Any,
+        scratch: Scratch | None = None,
+        names: str = "",
+    ) -> list[Any]:
+        """
+        Rows of many columns, or dicts of columns, in one call to Rust.
+
+        :param rows: rows to take, counted on past the end of the buffer
+        :param envs: their environments
+        :param stores: columns, or dicts of columns
+        :param scratch: memory to gather into; None for new arrays
+        :param names: what to call that memory, so that two calls do not share it
+        :return: for each store an array, or a dict of arrays
+        """
+        dicts = dict in map(type, stores)
+        columns = [column for store in stores for column in columns_of(store)] if dicts else list(stores)
+        rows, envs = np.asarray(rows, np.int64), np.asarray(envs, np.int64)
+        taken = (scratch or Scratch()).arrays(names, len(rows), columns)
+        if not _native.take_batch(columns, taken, rows, envs, self.buffer_size, self.n_envs):
+            flat = rows % self.buffer_size * self.n_envs + envs
+            pairs = [(as_bytes(column), as_bytes(out)) for column, out in zip(columns, taken, strict=True)]
+            _native.gather(pairs, flat)
+        if not dicts:
+            return taken
+        left = iter(taken)
+        return [
+            {key: next(left) for key in store} if isinstance(store, dict) else next(left) for store in stores
+        ]
+
+    def _take_next(self, rows: np.ndarray, envs: np.ndarray, scratch: Scratch) -> Any:
+        """The observations that followed the transitions of ``rows``."""
+        if self._terminal is None:
+            (next_obs,) = self._take(rows, envs, self.next_observations, scratch=scratch, names="next")
+            return next_obs
+        (next_obs,) = self._take(rows + 1, envs, self.observations, scratch=scratch, names="next")
+        transitions = (rows % self.buffer_size).astype(np.int64) * self.n_envs + envs
+        self._terminal.patch(transitions, as_bytes(next_obs))
+        return next_obs
+
+    def _collect(self, rows: np.ndarray, envs: np.ndarray, env: VecNormalize | None) -> Any:
+        # What leaves are copies: MLX's arrays have memory of their own.
+        with self._scratch.lend() as scratch:
+            return self._to_mlx(self._gather(rows, envs, env, scratch))
+
+    def _gather(self, rows: np.ndarray, envs: np.ndarray, env: VecNormalize | None, scratch: Scratch) -> Any:
+        """Samples of NumPy arrays, in the memory of ``scratch``."""
+        stores = [self.observations, self.actions, self.rewards, self.dones, self.timeouts]
+        if self._terminal is None:
+            stores.append(self.next_observations)
+        obs, actions, rewards, dones, timeouts, *after = self._take(rows, envs, *stores, scratch=scratch)
+        next_obs = after[0] if after else self._take_next(rows, envs, scratch)
+        rewards = self._normalize_reward(rewards.reshape(-1, 1), env)
+        really = not_cut(dones, timeouts).reshape(-1, 1)
+        return self._samples(obs, actions, next_obs, really, rewards, env)
+
+    def _samples(
+        self,
+        obs: Any,
+        actions: np.ndarray,
+        next_obs: Any,
+        dones: np.ndarray,
+        rewards: np.ndarray,
+        env: VecNormalize | None,
+        discounts: np.ndarray | None = None,
+    ) -> Any:
+        """Samples of NumPy arrays; observations are normalised here."""
+        kind = DictReplayBufferSamples if isinstance(obs, dict) else ReplayBufferSamples
+        if env is not None:
+            obs, next_obs = self._normalize_obs(obs, env), self._normalize_obs(next_obs, env)
+        fields: tuple[Any, ...] = (obs, actions, next_obs, dones, rewards, discounts)
+        return kind(*fields)
+
+    def _to_mlx(self, samples: Any) -> Any:
+        return each(samples, self.to_torch)
