@@ -38,6 +38,19 @@ def golden_models() -> pathlib.Path:
 
 
 @pytest.fixture
+def mlx_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLX computes all gradient steps, also those that Rust could."""
+    monkeypatch.setenv("MLX_BASELINES3_UPDATES", "mlx")
+
+
+@pytest.fixture(params=["native", "mlx"])
+def updates(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Who computes the gradient steps: first one, then the other."""
+    monkeypatch.setenv("MLX_BASELINES3_UPDATES", request.param)
+    return request.param
+
+
+@pytest.fixture
 def rng() -> np.random.Generator:
     """A generator with a fixed seed."""
     return np.random.default_rng(0)

@@ -9,8 +9,11 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "Actor",
+    "ActorCriticUpdate",
     "EnvBatch",
     "Infos",
+    "OnPolicyUpdate",
+    "QUpdate",
     "Storage",
     "TerminalObs",
     "__version__",
@@ -542,4 +545,123 @@ if sys.platform == "linux":
     def blas_calls() -> int:
         """
         :return: products answered in this process
+        """
+
+# Gradient steps
+
+# Inputs; outputs, place of the weights and of the biases for each part; activation and its number.
+_Layer: TypeAlias = tuple[int, list[tuple[int, int, int | None]], str, float]
+# Parameters, running averages of the gradient and of its square (all three are written), steps so far,
+# learning rate; and the rule: name, two numbers, epsilon, whether it corrects its bias.
+_Trained: TypeAlias = tuple[_F32, _F32, _F32, int, float, tuple[str, float, float, float, bool]]
+
+@final
+class OnPolicyUpdate:
+    """
+    The gradient steps of PPO and A2C.
+
+    :param actor: its layers
+    :param critic: its layers
+    :param head: ``choices``, ``coins`` or ``gaussian``
+    :param options: options of each choice, or the one number of coins or normal distributions
+    :param log_std: where the logarithms of the deviations begin (``gaussian``)
+    :param size: numbers of all parameters
+    :raises ValueError: the networks do not fit each other
+    """
+
+    def __new__(
+        cls,
+        actor: list[_Layer],
+        critic: list[_Layer],
+        head: str,
+        options: list[int],
+        log_std: int,
+        size: int,
+    ) -> OnPolicyUpdate: ...
+    def epoch(
+        self,
+        rollout: Sequence[_F32],
+        order: NDArray[np.uint32],
+        batch_size: int,
+        settings: tuple[Any, ...],
+        trained: _Trained,
+    ) -> tuple[NDArray[np.float64], bool, int]:
+        """
+        One pass over a rollout.
+
+        :param rollout: observations, actions, values, log-likelihoods, advantages and returns, flat
+        :param order: the rows in their order
+        :param batch_size: rows of a gradient step
+        :param settings: clip range of the likelihoods (None: A2C's objective) and of the values (or None),
+            weights of the entropy and of the values' error, largest norm of the gradient, target of the
+            divergence (or None), whether advantages are normalised
+        :param trained: the parameters
+        :return: for each minibatch loss, entropy loss, policy loss, value loss, divergence and clipped
+            fraction; whether it ended early; steps of the optimizer so far
+        :raises ValueError: the sizes do not fit, or an action is none
+        """
+
+@final
+class QUpdate:
+    """
+    The gradient steps of DQN.
+
+    :param layers: layers of the Q network
+    :param size: numbers of all parameters
+    :raises ValueError: the layers do not fit each other
+    """
+
+    def __new__(cls, layers: list[_Layer], size: int) -> QUpdate: ...
+    def run(
+        self, batches: Sequence[_F32], count: int, max_grad_norm: float, target: _F32, trained: _Trained
+    ) -> tuple[list[float], int]:
+        """
+        Some gradient steps.
+
+        :param batches: observations, next observations, actions, rewards, dones and discounts of all batches,
+            flat; one discount for each batch or each row
+        :param count: number of batches
+        :param max_grad_norm: largest norm of the gradient
+        :param target: parameters of the target network
+        :param trained: the parameters
+        :return: the losses, and steps of the optimizer so far
+        :raises ValueError: the sizes do not fit, or an action is none
+        """
+
+@final
+class ActorCriticUpdate:
+    """
+    The gradient steps of TD3, DDPG and SAC.
+
+    :param actor: its layers
+    :param critics: the layers of each
+    :param squashed: the actor gives means and logarithms of deviations (SAC) and not actions (TD3)
+    :param sizes: numbers of the actor's parameters, and of all critics'
+    :raises ValueError: the networks do not fit each other
+    """
+
+    def __new__(
+        cls, actor: list[_Layer], critics: list[list[_Layer]], squashed: bool, sizes: Sequence[int]
+    ) -> ActorCriticUpdate: ...
+    def run(
+        self,
+        batches: Sequence[_F32],
+        flags: Sequence[tuple[bool, bool]],
+        settings: tuple[float, ...],
+        slow_copies: Sequence[_F32],
+        trained: Sequence[_Trained],
+    ) -> tuple[list[list[float]], list[int]]:
+        """
+        Some gradient steps.
+
+        :param batches: as :meth:`QUpdate.run`, and standard normals for the actions at the observations (none
+            if the actor is not squashed) and at the next ones
+        :param flags: for each batch whether the actor learns and whether slow copies follow
+        :param settings: tau; deviation and bound of the noise that smooths targets; weight of the entropy
+            where it is not learned; the entropy wanted where it is
+        :param slow_copies: parameters of the actor's (empty if squashed) and of the critics', written
+        :param trained: the parameters of the actor, of the critics, and the entropy's weight if it is learned
+        :return: for each batch the critics' loss, the actor's, the entropy's weight and its loss (nan where
+            there is none); steps of the optimizers so far
+        :raises ValueError: the sizes do not fit
         """

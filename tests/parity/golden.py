@@ -53,3 +53,9 @@ def assert_log_equal(logged: dict[str, Any], expected: dict[str, np.ndarray]) ->
     assert logged.keys() == expected.keys()
     for key, value in expected.items():
         np.testing.assert_allclose(logged[key], value, rtol=LOG_TOLERANCE, atol=1e-7, err_msg=key)
+
+
+def check_who_computed(model: Any, name: str, updates: str) -> None:
+    """The steps of plain perceptrons are Rust's, unless they are to be MLX's."""
+    by_mlx = updates == "mlx" or name.endswith(("_sde", "_cnn", "_multiinput"))
+    assert (model._update_step is not None) == by_mlx

@@ -1,5 +1,6 @@
 """Models and batches for the recorded updates of SAC, TD3 and DDPG."""
 
+import re
 from typing import Any
 
 import mlx.core as mx
@@ -8,6 +9,7 @@ from golden import Case, SpacesOnlyEnv
 from gymnasium import spaces
 
 from mlx_baselines3.common.logger import Logger
+from mlx_baselines3.common.type_aliases import ReplayBufferSamples
 from mlx_baselines3.common.vec_env import DummyVecEnv
 
 VECTOR = spaces.Box(-np.inf, np.inf, (5,), np.float32)
@@ -24,9 +26,19 @@ def make_model(
     return model
 
 
-def recorded_batches(case: Case) -> list[dict[str, mx.array]]:
-    """The batches of the gradient steps in order."""
-    batches = []
-    while group := case.group(f"batch{len(batches)}"):
-        batches.append({name: mx.array(value) for name, value in group.items()})
-    return batches
+class RecordedBuffer:
+    """Hands out the batches that SB3 drew."""
+
+    def __init__(self, case: Case, observation_space: spaces.Space = VECTOR):
+        self.case = case
+        self.observation_space = observation_space
+        self.drawn = 0
+
+    def __len__(self) -> int:
+        return sum(1 for name in self.case.arrays if re.fullmatch("batch[0-9]+/rewards", name))
+
+    def sample(self, batch_size: int, env: object = None) -> ReplayBufferSamples:
+        fields = {key: mx.array(value) for key, value in self.case.group(f"batch{self.drawn}").items()}
+        assert fields["rewards"].shape == (batch_size, 1)
+        self.drawn += 1
+        return ReplayBufferSamples(**fields)

@@ -3,7 +3,7 @@
 import mlx.optimizers as optim
 import numpy as np
 import pytest
-from golden import Case, SpacesOnlyEnv, assert_log_equal, assert_parameters_equal
+from golden import Case, SpacesOnlyEnv, assert_log_equal, assert_parameters_equal, check_who_computed
 from gymnasium import spaces
 
 from mlx_baselines3.a2c import A2C
@@ -54,7 +54,7 @@ def fill_rollout(model: A2C, case: Case) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_update_equals_sb3s(name, golden_updates):
+def test_update_equals_sb3s(name, golden_updates, updates):
     case = Case(golden_updates / f"{name}.npz")
     model = make_model(name)
     model.policy.load_state_dict(case.group("before"))
@@ -63,6 +63,7 @@ def test_update_equals_sb3s(name, golden_updates):
 
     model.train()
 
+    check_who_computed(model, name, updates)
     assert_parameters_equal(model.policy.state_dict(), case.group("after"))
     assert_log_equal(model.logger.name_to_value, case.group("log"))
 

@@ -3,8 +3,9 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from golden import Case, SpacesOnlyEnv, assert_log_equal, assert_parameters_equal
+from golden import Case, SpacesOnlyEnv, assert_log_equal, assert_parameters_equal, check_who_computed
 from gymnasium import spaces
+from offpolicy import RecordedBuffer
 
 from mlx_baselines3.common.logger import Logger
 from mlx_baselines3.common.type_aliases import ReplayBufferSamples
@@ -27,21 +28,6 @@ CASES = {
 }
 
 
-class RecordedBuffer:
-    """Hands out the batches that SB3 drew."""
-
-    def __init__(self, case: Case, observation_space: spaces.Space):
-        self.case = case
-        self.observation_space = observation_space
-        self.drawn = 0
-
-    def sample(self, batch_size: int, env: object = None) -> ReplayBufferSamples:
-        fields = {key: mx.array(value) for key, value in self.case.group(f"batch{self.drawn}").items()}
-        assert fields["rewards"].shape == (batch_size, 1)
-        self.drawn += 1
-        return ReplayBufferSamples(**fields)
-
-
 class RecordedRingBuffer(RecordedBuffer):
     """The same with all batches in one call."""
 
@@ -52,7 +38,7 @@ class RecordedRingBuffer(RecordedBuffer):
 
 @pytest.mark.parametrize("buffer_class", [RecordedBuffer, RecordedRingBuffer])
 @pytest.mark.parametrize("name", CASES)
-def test_updates_equal_sb3s(name, buffer_class, golden_updates):
+def test_updates_equal_sb3s(name, buffer_class, golden_updates, updates):
     case = Case(golden_updates / f"{name}.npz")
     policy, observation_space, gradient_steps, batch_size, kwargs = CASES[name]
     env = DummyVecEnv([lambda: SpacesOnlyEnv(observation_space, spaces.Discrete(3))])
@@ -64,5 +50,6 @@ def test_updates_equal_sb3s(name, buffer_class, golden_updates):
     model.train(gradient_steps=gradient_steps, batch_size=batch_size)
 
     assert model.replay_buffer.drawn == gradient_steps
+    check_who_computed(model, name, updates)
     assert_parameters_equal(model.policy.state_dict(), case.group("after"))
     assert_log_equal(model.logger.name_to_value, case.group("log"))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from golden import Case, SpacesOnlyEnv, assert_log_equal, assert_parameters_equal
+from golden import Case, SpacesOnlyEnv, assert_log_equal, assert_parameters_equal, check_who_computed
 from gymnasium import spaces
 
 from mlx_baselines3 import PPO
@@ -80,7 +80,7 @@ def fill_rollout(model: PPO, case: Case) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_update_equals_sb3s(name, golden_updates):
+def test_update_equals_sb3s(name, golden_updates, updates):
     case = Case(golden_updates / f"{name}.npz")
     model = make_model(name)
     model.policy.load_state_dict(case.group("before"))
@@ -91,5 +91,6 @@ def test_update_equals_sb3s(name, golden_updates):
 
     model.train()
 
+    check_who_computed(model, name, updates)
     assert_parameters_equal(model.policy.state_dict(), case.group("after"))
     assert_log_equal(model.logger.name_to_value, case.group("log"))

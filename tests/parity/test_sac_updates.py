@@ -3,8 +3,8 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from golden import PARAMETER_TOLERANCE, Case, assert_log_equal, assert_parameters_equal
-from offpolicy import make_model, recorded_batches
+from golden import PARAMETER_TOLERANCE, Case, assert_log_equal, assert_parameters_equal, check_who_computed
+from offpolicy import RecordedBuffer, make_model
 
 from mlx_baselines3.sac import SAC
 
@@ -23,19 +23,20 @@ def recorded_noise(case: Case, gradient_steps: int, use_sde: bool) -> mx.array:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_updates_equal_sb3s(name, golden_updates, monkeypatch):
+def test_updates_equal_sb3s(name, golden_updates, updates, monkeypatch):
     case = Case(golden_updates / f"{name}.npz")
     model = make_model(SAC, **{**CASES[name], "policy_kwargs": dict(NET)})
     model.policy.load_state_dict(case.group("before"))
     if "before_log_ent_coef" in case.arrays:
         model.log_ent_coef = mx.array(case.arrays["before_log_ent_coef"])
-    batches = recorded_batches(case)
+    batches = RecordedBuffer(case)
     noise = recorded_noise(case, len(batches), model.use_sde)
-    monkeypatch.setattr(model, "_batches", lambda gradient_steps, batch_size: iter(batches))
+    monkeypatch.setattr(model, "replay_buffer", batches)
     monkeypatch.setattr(model, "_noise", lambda gradient_steps, batch_size: noise)
 
     model.train(gradient_steps=len(batches), batch_size=32)
 
+    check_who_computed(model, name, updates)
     assert_parameters_equal(model.policy.state_dict(), case.group("after"))
     assert_log_equal(model.logger.name_to_value, case.group("log"))
     if "after_log_ent_coef" in case.arrays:

@@ -271,7 +271,7 @@ def test_new_parameters_are_trained_on():
     assert np.abs(np.array(model.q_net.q_net[2].bias)).max() > 0
 
 
-def test_the_host_waits_once_per_update(monkeypatch):
+def test_the_host_waits_once_per_update(monkeypatch, mlx_updates):
     model = DQN("MlpPolicy", "CartPole-v1", seed=0, **SMALL).learn(20)
     calls, draws = [], []
     evaluate, sample_many = mx.eval, model.replay_buffer.sample_many

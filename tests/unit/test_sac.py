@@ -118,7 +118,7 @@ def test_continued_updates_are_those_of_the_original(tmp_path):
     np.testing.assert_array_equal(model.log_ent_coef, loaded.log_ent_coef)
 
 
-def test_an_update_is_evaluated_once(monkeypatch):
+def test_an_update_is_evaluated_once(monkeypatch, mlx_updates):
     model = SAC("MlpPolicy", "Pendulum-v1", learning_starts=20, policy_kwargs=dict(SMALL))
     model.learn(20)
     model.train(gradient_steps=1, batch_size=8)

@@ -144,18 +144,7 @@ class A2C(OnPolicyAlgorithm):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         settings = {"ent_coef": self.ent_coef, "vf_coef": self.vf_coef, "max_grad_norm": self.max_grad_norm}
-        arrays = {name: mx.array(value, dtype=mx.float32) for name, value in settings.items()}
-        step = self._compiled_step(self._loss, self.normalize_advantage)
-        state = step.begin()
-        rows = []
-        for minibatches in self._epochs(None, 1):
-            for data, indices in minibatches:
-                state, row = step(state, data, indices, arrays)
-                rows.append(row)
-        table = mx.stack(rows)
-        mx.eval(state.arrays(), table)
-        metrics = step.metrics(table)
-        step.finish(state, metrics["loss"])
+        (metrics,) = self._take_steps(A2C, settings, None, 1)
         self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name in ("entropy_loss", "policy_loss", "value_loss"):

@@ -31,29 +31,36 @@ def replay_batches(buffer: Any, count: int, batch_size: int, env: Any = None) ->
         for _ in range(count):
             yield _fields(buffer.sample(batch_size, env=env))
         return
-    most = max(FLUSH_BYTES // (2 * batch_size * _observation_bytes(buffer.observation_space)), 1)
-    for start in range(0, count, most):
-        at_once = min(most, count - start)
+    for at_once in _portions(buffer, count, batch_size):
         samples = _fields(buffer.sample_many(at_once, batch_size, env=env))
         for i in range(at_once):
             yield {name: _row(value, i) for name, value in samples.items()}
 
 
-def replay_arrays(buffer: Any, count: int, batch_size: int, env: Any = None) -> dict[str, Any]:
+def replay_arrays(buffer: Any, count: int, batch_size: int, env: Any = None) -> Iterator[dict[str, Any]]:
     """
     The batches of :func:`replay_batches`, with the same draws, for updates that are not MLX's.
 
     :param buffer: a replay buffer. If it has no ``sample_arrays``, its ``sample`` is called for each batch
-    :param count: number of batches; all of them are in memory together
+    :param count: number of batches
     :param batch_size: transitions in each
     :param env: a VecNormalize whose statistics normalise observations and rewards, or None
-    :return: field of :class:`ReplayBufferSamples` -> C-contiguous NumPy array ``(count, batch_size, ...)`` in
-        memory of its own, or a dict of them; ``discounts`` only if there are any
+    :return: as many batches as the memory should hold at a time: field of :class:`ReplayBufferSamples` ->
+        C-contiguous NumPy array ``(batches, batch_size, ...)`` in memory of its own, or a dict of them;
+        ``discounts`` only if there are any
     """
-    if hasattr(buffer, "sample_arrays"):
-        return _fields(buffer.sample_arrays(count, batch_size, env=env))
-    batches = [buffer.sample(batch_size, env=env) for _ in range(count)]
-    return _fields(arrays_of(stack(batches)))
+    for at_once in _portions(buffer, count, batch_size):
+        if hasattr(buffer, "sample_arrays"):
+            yield _fields(buffer.sample_arrays(at_once, batch_size, env=env))
+        else:
+            batches = [buffer.sample(batch_size, env=env) for _ in range(at_once)]
+            yield _fields(arrays_of(stack(batches)))
+
+
+def _portions(buffer: Any, count: int, batch_size: int) -> list[int]:
+    """How many batches to gather at once, so often that it is ``count`` in all."""
+    most = max(FLUSH_BYTES // (2 * batch_size * _observation_bytes(buffer.observation_space)), 1)
+    return [min(most, count - start) for start in range(0, count, most)]
 
 
 def _observation_bytes(space: spaces.Space[Any]) -> int:

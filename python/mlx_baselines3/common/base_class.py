@@ -144,6 +144,7 @@ class BaseAlgorithm(Saving, ABC):
             "_chooses_device",
             "_compile_notice",
             "_update_step",
+            "_native_choice",
             "_resumed",
         ]
 

@@ -3,20 +3,18 @@
 import io
 import pathlib
 import warnings
-from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import mlx.core as mx
 from gymnasium import spaces
 
-from mlx_baselines3.common._off_policy_collection import OffPolicyCollection, _Session
-from mlx_baselines3.common._replay_batches import replay_batches
+from mlx_baselines3.common._off_policy_collection import _Session
+from mlx_baselines3.common._off_policy_steps import OffPolicySteps
 from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from mlx_baselines3.common.callbacks import BaseCallback
 from mlx_baselines3.common.native_actor import NotMirrored, native_actor
+from mlx_baselines3.common.native_update import NativeChoice
 from mlx_baselines3.common.noise import ActionNoise, VectorizedActionNoise
-from mlx_baselines3.common.off_policy_update import OffPolicyUpdate, StepFunction
-from mlx_baselines3.common.parameter_optimizer import Arrays, ParameterOptimizer
 from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from mlx_baselines3.common.type_aliases import (
@@ -30,7 +28,7 @@ from mlx_baselines3.common.type_aliases import (
 SelfOffPolicyAlgorithm = TypeVar("SelfOffPolicyAlgorithm", bound="OffPolicyAlgorithm")
 
 
-class OffPolicyAlgorithm(OffPolicyCollection):
+class OffPolicyAlgorithm(OffPolicySteps):
     """
     Base of DQN, SAC, TD3 and DDPG.
 
@@ -184,7 +182,8 @@ class OffPolicyAlgorithm(OffPolicyCollection):
             )
         self.policy = self._settle_device(policy, self.batch_size)
         self.replay_buffer.device = self.device
-        self._update_step: tuple[OffPolicyUpdate, Hashable] | None = None
+        self._update_step = None
+        self._native_choice = NativeChoice()
 
     def _default_replay_buffer_class(self) -> type[ReplayBuffer]:
         if isinstance(self.observation_space, spaces.Dict):
@@ -339,43 +338,6 @@ class OffPolicyAlgorithm(OffPolicyCollection):
         :raises NotImplementedError: always
         """
         raise NotImplementedError
-
-    def _batches(self, gradient_steps: int, batch_size: int) -> Iterator[Arrays]:
-        """
-        Draw the batches of one update.
-
-        :param gradient_steps: how many
-        :param batch_size: transitions in each
-        :return: for each gradient step ``observations``, ``actions``, ``next_observations``, ``dones``,
-            ``rewards`` and, with n-step returns, ``discounts``; all with a leading axis of ``batch_size``
-        """
-        return replay_batches(self.replay_buffer, gradient_steps, batch_size, self._vec_normalize_env)
-
-    def _compiled_update(
-        self,
-        networks: Mapping[str, Any],
-        optimizers: Mapping[str, ParameterOptimizer],
-        step: StepFunction,
-        targets: Mapping[str, str] | None = None,
-        static: Hashable = None,
-    ) -> OffPolicyUpdate:
-        """
-        The compiled update; made anew when a network, an optimizer or ``static`` is another one.
-
-        :param networks: see :class:`OffPolicyUpdate`
-        :param optimizers: see :class:`OffPolicyUpdate`
-        :param step: see :class:`OffPolicyUpdate`
-        :param targets: see :class:`OffPolicyUpdate`
-        :param static: whatever else the step depends on besides its arguments
-        :return: the update
-        """
-        if self._update_step is not None:
-            update, known = self._update_step
-            if known == static and update.is_for(networks, optimizers):
-                return update
-        update = OffPolicyUpdate(networks, optimizers, step, targets)
-        self._update_step = (update, static)
-        return update
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_session", "_stored_last"]

@@ -22,7 +22,7 @@ from mlx_baselines3.common.parameter_optimizer import Arrays, ParameterOptimizer
 from mlx_baselines3.common.update import bound, clip_by_global_norm, is_finite, random_state_kept, total
 from mlx_baselines3.common.utils import polyak_average
 
-__all__ = ["GradientStep", "OffPolicyUpdate", "StepFunction", "follow"]
+__all__ = ["GradientStep", "OffPolicyUpdate", "StepFunction", "follow", "off_policy_error"]
 
 Extras = TypeVar("Extras")
 
@@ -85,6 +85,19 @@ def follow(source: Module, target: Module, tau: float) -> None:
     # Evaluated at once: otherwise the history of a target that no one reads would grow for ever.
     mx.eval(new)
     set_named_parameters(target, new)
+
+
+def off_policy_error(wrong: list[str]) -> FloatingPointError:
+    """
+    :param wrong: what is nan or infinite
+    :return: what to raise when an update gave such numbers and was thrown away
+    """
+    return FloatingPointError(
+        f"The update gave numbers that are nan or infinite: {', '.join(wrong)}. Nothing was changed: "
+        "networks and optimizers are as they were before. Wrap the environments in "
+        "VecCheckNan(env, raise_exception=True) to see whether they come from there; if not, try a "
+        "smaller learning rate."
+    )
 
 
 class GradientStep:
@@ -285,12 +298,7 @@ class OffPolicyUpdate:
         wrong = [f"the parameters of {name}" for name, value in sums.items() if not is_finite(value)]
         wrong += [f"the metric {name}" for name, values in metrics.items() if not np.isfinite(values).all()]
         if wrong:
-            raise FloatingPointError(
-                f"The update gave numbers that are nan or infinite: {', '.join(wrong)}. Nothing was changed: "
-                "networks and optimizers are as they were before. Wrap the environments in "
-                "VecCheckNan(env, raise_exception=True) to see whether they come from there; if not, try a "
-                "smaller learning rate."
-            )
+            raise off_policy_error(wrong)
         for name, values in arrays.items():
             set_named_parameters(self.networks[name], values)
         for name, optimizer in self.optimizers.items():

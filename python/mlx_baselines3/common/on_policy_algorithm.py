@@ -3,7 +3,7 @@
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -14,13 +14,14 @@ from mlx_baselines3.common._dead_steps import warn_of_own_minibatches
 from mlx_baselines3.common._on_policy_collection import OnPolicyCollection
 from mlx_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from mlx_baselines3.common.mlx_interop import to_mlx
+from mlx_baselines3.common.native_actor import NotMirrored, blueprint, check_unchanged
+from mlx_baselines3.common.native_update import NativeChoice, NativeOnPolicyUpdate
 from mlx_baselines3.common.parameter_optimizer import Arrays
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from mlx_baselines3.common.update import LossFunction, UpdateStep
+from mlx_baselines3.common.update import LossFunction, Minibatch, UpdateStep
 from mlx_baselines3.common.utils import explained_variance, safe_mean
 
-Minibatch = tuple[Arrays, mx.array]
 SelfOnPolicyAlgorithm = TypeVar("SelfOnPolicyAlgorithm", bound="OnPolicyAlgorithm")
 
 
@@ -54,6 +55,8 @@ class OnPolicyAlgorithm(OnPolicyCollection):
 
     rollout_buffer: RolloutBuffer
     policy: ActorCriticPolicy
+
+    normalize_advantage: bool
 
     def __init__(
         self,
@@ -135,6 +138,7 @@ class OnPolicyAlgorithm(OnPolicyCollection):
         self.policy = self._settle_device(policy, min(getattr(self, "batch_size", rows), rows))
         self.rollout_buffer.device = self.device
         self._update_step: tuple[tuple[Any, ...], UpdateStep] | None = None
+        self._native_choice = NativeChoice()
         self._maybe_recommend_cpu()
 
     def _maybe_recommend_cpu(self, mlp_class_name: str = "ActorCriticPolicy") -> None:
@@ -202,6 +206,42 @@ class OnPolicyAlgorithm(OnPolicyCollection):
             n_rows += samples.advantages.shape[0]
             yield batch, mx.arange(samples.advantages.shape[0])
         warn_of_own_minibatches(self.rollout_buffer, n_rows)
+
+    def _take_steps(
+        self,
+        base: type["OnPolicyAlgorithm"],
+        settings: Mapping[str, float],
+        batch_size: int | None,
+        n_epochs: int,
+    ) -> list[dict[str, np.ndarray]]:
+        """
+        Take the gradient steps of one rollout, in Rust where that can compute them.
+
+        :param base: the algorithm whose loss Rust knows
+        :param settings: numbers of the loss
+        :param batch_size: rows of a minibatch; None takes all at once
+        :param n_epochs: number of passes over the rollout
+        :return: the metrics of each pass, up to the one that stopped early
+        """
+        buffer, normalize = self.rollout_buffer, self.normalize_advantage
+        parts = (self.policy, self.policy.optimizer, type(buffer))
+        native = self._native_choice.get(self, parts, lambda: self._native_update(base))
+        if native is not None:
+            orders = (buffer.shuffled_rows().astype(np.uint32) for _ in range(n_epochs))
+            return native.run(buffer.flattened(), orders, batch_size, settings, normalize)
+        step = self._compiled_step(self._loss, normalize)
+        return step.run(self._epochs(batch_size, n_epochs), settings)
+
+    def _native_update(self, base: type["OnPolicyAlgorithm"]) -> NativeOnPolicyUpdate:
+        """:raises NotMirrored: the loss, the minibatches or the policy are not those that Rust knows"""
+        check_unchanged(self, base, ("_loss", "_epochs", "_compiled_step"))
+        if type(self.rollout_buffer) is not RolloutBuffer:
+            raise NotMirrored(f"the rollout buffer is a {type(self.rollout_buffer).__name__}")
+        return NativeOnPolicyUpdate(self.policy, self.policy.optimizer, blueprint(self.policy))
+
+    def _loss(self, batch: Arrays, settings: Arrays) -> tuple[mx.array, Arrays]:
+        """The objective on one minibatch, with SB3's metrics. Each algorithm has its own."""
+        raise NotImplementedError
 
     def _compiled_step(self, loss: LossFunction, *static: Any) -> UpdateStep:
         """

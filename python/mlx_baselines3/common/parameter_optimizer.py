@@ -65,6 +65,8 @@ class ParameterOptimizer:
             for name in self.names
             if self.is_elementwise and parameters[name].dtype == mx.float32 and parameters[name].size < _LARGE
         }
+        # Name, place and shape of each array that the optimizer works on, one after the other as in `pack`.
+        self.parts = self._find_parts()
         self.optimizer.init(self.pack(parameters))
 
     @property
@@ -74,7 +76,9 @@ class ParameterOptimizer:
 
     @learning_rate.setter
     def learning_rate(self, value: float | mx.array) -> None:
-        self.optimizer.learning_rate = mx.array(value, dtype=mx.float32)
+        # Not through MLX's setter: it makes a copy, which has to be computed before it can be read.
+        rate = value if isinstance(value, mx.array) else mx.array(value, dtype=mx.float32)
+        self.optimizer.state["learning_rate"] = rate
 
     @property
     def state(self) -> dict[str, Any]:
@@ -97,7 +101,7 @@ class ParameterOptimizer:
         pieces = []
         for name in self._merged:
             pieces.append(arrays[name].reshape(-1))
-            if padding := -arrays[name].size % _ALIGNMENT:
+            if padding := _padded(arrays[name].size) - arrays[name].size:
                 pieces.append(mx.zeros((padding,)))
         return mx.concatenate(pieces)
 
@@ -107,7 +111,7 @@ class ParameterOptimizer:
             size = _size(shape)
             # One view where a slice and a reshape are two.
             arrays[name] = mx.as_strided(vector, shape, offset=start)
-            start += size + -size % _ALIGNMENT
+            start += _padded(size)
         return arrays
 
     def unpack(self, packed: Mapping[str, mx.array]) -> Arrays:
@@ -117,6 +121,32 @@ class ParameterOptimizer:
         """
         merged = self._split(packed[_MERGED]) if self._merged else {}
         return {name: merged[name] if name in merged else packed[name] for name in self.names}
+
+    def _find_parts(self) -> list[tuple[str, int, tuple[int, ...]]]:
+        start = 0
+        parts: list[tuple[str, int, tuple[int, ...]]] = []
+        for name, shape in self.shapes.items():
+            if name not in self._merged:
+                parts.append((name, start, shape))
+                start += _size(shape)
+        if self._merged:
+            size = sum(_padded(_size(shape)) for shape in self._merged.values())
+            parts.append((_MERGED, start, (size,)))
+        return parts
+
+    @property
+    def size(self) -> int:
+        """:return: how many numbers there are in all parts"""
+        return sum(_size(shape) for _, _, shape in self.parts)
+
+    def places(self) -> dict[str, int]:
+        """:return: name -> where the parameter begins in the parts, one after the other"""
+        known = {name: place for name, place, _ in self.parts}
+        start = known.pop(_MERGED, 0)
+        for name, shape in self._merged.items():
+            known[name] = start
+            start += _padded(_size(shape))
+        return {name: known[name] for name in self.names}
 
     def apply(
         self, gradients: Arrays, packed: Arrays, state: dict[str, Any]
@@ -176,6 +206,10 @@ class ParameterOptimizer:
         if key != _MERGED:
             return {slot: given[f"{slot}.{key}"] for slot in own}
         return {slot: self._merge({name: given[f"{slot}.{name}"] for name in self._merged}) for slot in own}
+
+
+def _padded(size: int) -> int:
+    return size + -size % _ALIGNMENT
 
 
 def _size(shape: tuple[int, ...]) -> int:

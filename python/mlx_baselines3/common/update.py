@@ -3,7 +3,7 @@
 A step is a pure function of arrays: the parameters and the optimizer's state go in and come out.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -22,11 +22,13 @@ __all__ = [
     "bound",
     "clip_by_global_norm",
     "is_finite",
+    "not_finite_error",
     "random_state_kept",
     "total",
 ]
 
 Metrics = Arrays
+Minibatch = tuple[Arrays, mx.array]
 LossFunction = Callable[[Arrays, Arrays], tuple[mx.array, Metrics]]
 
 
@@ -60,6 +62,28 @@ def is_finite(scalar: mx.array) -> bool:
     :return: whether it is neither nan nor infinite
     """
     return bool(np.isfinite(scalar.item()))
+
+
+def not_finite_error(losses: np.ndarray | None, wrong: list[str], count: int) -> FloatingPointError:
+    """
+    :param losses: (minibatches,) losses on the way, if they are known
+    :param wrong: names of the parameters that are nan or infinite
+    :param count: number of all parameters
+    :return: what to raise when an update gave such numbers and was thrown away
+    """
+    seen = []
+    if losses is not None and (rows := np.flatnonzero(~np.isfinite(losses))).size:
+        seen.append(f"the loss of minibatch {rows[0]} (of {losses.size}) was {losses[rows[0]]}")
+    if wrong:
+        seen.append(f"{len(wrong)} of {count} parameters, first {wrong[0]}")
+    if not seen:
+        seen.append("the parameters are so large that their sum is infinite")
+    return FloatingPointError(
+        f"The update gave numbers that are nan or infinite: {'; '.join(seen)}. Nothing was changed: the "
+        "network and its optimizer are as they were before. Wrap the environments in "
+        "VecCheckNan(env, raise_exception=True) to see whether the nan comes from them; if not, try a "
+        "smaller learning rate."
+    )
 
 
 @contextmanager
@@ -128,6 +152,7 @@ class UpdateStep:
         self.optimizer = optimizer
         self.loss = loss
         self.metric_names: list[str] = []
+        self.may_stop = False
         self.compiled_sizes: set[int] | None = None
         self._compiled: Callable[..., Any] | None = None
 
@@ -154,25 +179,10 @@ class UpdateStep:
         in_all = total(state.parameters)
         mx.eval(arrays, state.optimizer, in_all)
         if not is_finite(in_all) or (losses is not None and not np.isfinite(losses).all()):
-            raise FloatingPointError(self._what_is_not_finite(arrays, losses))
+            wrong = [name for name in self.optimizer.names if not mx.isfinite(arrays[name]).all().item()]
+            raise not_finite_error(losses, wrong, len(self.optimizer.names))
         set_named_parameters(self.module, arrays)
         self.optimizer.state = state.optimizer
-
-    def _what_is_not_finite(self, arrays: Arrays, losses: np.ndarray | None) -> str:
-        seen = []
-        if losses is not None and (wrong := np.flatnonzero(~np.isfinite(losses))).size:
-            seen.append(f"the loss of minibatch {wrong[0]} (of {losses.size}) was {losses[wrong[0]]}")
-        names = [name for name in self.optimizer.names if not mx.isfinite(arrays[name]).all().item()]
-        if names:
-            seen.append(f"{len(names)} of {len(self.optimizer.names)} parameters, first {names[0]}")
-        if not seen:
-            seen.append("the parameters are so large that their sum is infinite")
-        return (
-            f"The update gave numbers that are nan or infinite: {'; '.join(seen)}. Nothing was changed: the "
-            "network and its optimizer are as they were before. Wrap the environments in "
-            "VecCheckNan(env, raise_exception=True) to see whether the nan comes from them; if not, try a "
-            "smaller learning rate."
-        )
 
     def __call__(
         self, state: TrainState, data: Arrays, indices: mx.array, settings: Arrays
@@ -193,12 +203,41 @@ class UpdateStep:
             answer, metrics = run(state.arrays(), data, indices, settings)
         return TrainState(**answer), metrics
 
+    def run(
+        self, epochs: Iterable[Iterable[Minibatch]], settings: Mapping[str, float]
+    ) -> list[dict[str, np.ndarray]]:
+        """
+        Go over a data set several times, and put the outcome into the network and the optimizer.
+
+        :param epochs: for each pass, pairs of the data set and (minibatch,) rows to take from it
+        :param settings: as :meth:`__call__`, plain numbers
+        :return: for each pass name -> (minibatches,) float64, ``loss`` first; up to the one that stopped it
+        :raises FloatingPointError: if a loss or a parameter is nan or infinite; nothing has changed then
+        """
+        arrays = {name: mx.array(value, dtype=mx.float32) for name, value in settings.items()}
+        state = self.begin()
+        seen: list[mx.array] = []
+        for minibatches in epochs:
+            rows = []
+            for data, indices in minibatches:
+                state, row = self(state, data, indices, arrays)
+                rows.append(row)
+            seen.append(mx.stack(rows))
+            mx.eval(state.arrays(), seen[-1])
+            # Only a run that may stop early has a reason to ask before the end.
+            if self.may_stop and not state.active.item():
+                break
+        metrics = [self.metrics(rows) for rows in seen]
+        self.finish(state, np.concatenate([epoch["loss"] for epoch in metrics]))
+        return metrics
+
     def metrics(self, rows: mx.array) -> dict[str, np.ndarray]:
         """
         :param rows: (calls, metrics), the stacked metrics of several calls
-        :return: name -> (calls,) float64; ``loss`` first, ``active`` last: 0 after the stop
+        :return: name -> (calls,) float64; ``loss`` first. The calls after the stop are left out
         """
-        return dict(zip(self.metric_names, to_numpy(rows).T.astype(np.float64), strict=True))
+        *columns, active = to_numpy(rows).T.astype(np.float64)
+        return {name: column[active > 0] for name, column in zip(self.metric_names, columns, strict=True)}
 
     def _step(
         self, state: dict[str, Any], data: Arrays, indices: mx.array, settings: Arrays
@@ -220,9 +259,11 @@ class UpdateStep:
         new, optimizer_state = self.optimizer.apply(packed, old.parameters, old.optimizer)
         answer = TrainState(new, buffers, optimizer_state, old.active).arrays()
         stop = metrics.pop("stop", None)
+        self.may_stop = stop is not None
         if stop is not None:
             active = mx.logical_and(old.active, mx.logical_not(stop))
             answer = tree_map(lambda a, b: mx.where(active, a, b), answer, state) | {"active": active}
-        metrics = {"loss": value, **metrics, "active": old.active}
+        metrics = {"loss": value, **metrics}
         self.metric_names = list(metrics)
-        return answer, mx.stack([m.astype(mx.float32) for m in metrics.values()])
+        columns = [*metrics.values(), old.active]
+        return answer, mx.stack([column.astype(mx.float32) for column in columns])

@@ -9,6 +9,8 @@ from gymnasium import spaces
 
 from mlx_baselines3.common._device_choice import on_own_device
 from mlx_baselines3.common.buffers import ReplayBuffer
+from mlx_baselines3.common.native_actor import blueprint, check_unchanged
+from mlx_baselines3.common.native_off_policy_update import NativeQUpdate
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mlx_baselines3.common.off_policy_update import GradientStep, follow
 from mlx_baselines3.common.parameter_optimizer import Arrays
@@ -191,6 +193,11 @@ class DQN(OffPolicyAlgorithm):
         value, _ = step.descend("q_net", loss, settings["max_grad_norm"])
         return {"loss": value}
 
+    def _native_update(self) -> NativeQUpdate:
+        """:raises NotMirrored: the step, the batches or the network are not those that Rust knows"""
+        check_unchanged(self, DQN, ("_gradient_step", "_batches", "_compiled_update"))
+        return NativeQUpdate(self.q_net, self.q_net_target, self.policy.optimizer, blueprint(self.policy))
+
     @on_own_device
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """
@@ -201,12 +208,15 @@ class DQN(OffPolicyAlgorithm):
         """
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
+        settings = {"gamma": self.gamma, "max_grad_norm": self.max_grad_norm}
         networks = {"q_net": self.q_net, "q_net_target": self.q_net_target}
-        update = self._compiled_update(networks, {"q_net": self.policy.optimizer}, self._gradient_step)
-        metrics = update.run(
-            self._batches(gradient_steps, batch_size),
-            {"gamma": self.gamma, "max_grad_norm": self.max_grad_norm},
-        )
+        parts = (*networks.values(), self.policy.optimizer)
+        native = self._native_choice.get(self, parts, self._native_update)
+        if native is not None:
+            metrics = native.run(self._batch_arrays(gradient_steps, batch_size), settings)
+        else:
+            update = self._compiled_update(networks, {"q_net": self.policy.optimizer}, self._gradient_step)
+            metrics = update.run(self._batches(gradient_steps, batch_size), settings)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", metrics["loss"].mean())

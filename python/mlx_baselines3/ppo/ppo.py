@@ -214,33 +214,14 @@ class PPO(OnPolicyAlgorithm):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         settings = self._settings()
-        arrays = {name: mx.array(value, dtype=mx.float32) for name, value in settings.items()}
-        step = self._compiled_step(self._loss, self.normalize_advantage)
-        state = step.begin()
-        epochs: list[mx.array] = []
-        for minibatches in self._epochs(self.batch_size, self.n_epochs):
-            rows = []
-            for data, indices in minibatches:
-                state, row = step(state, data, indices, arrays)
-                rows.append(row)
-            epochs.append(mx.stack(rows))
-            mx.eval(state.arrays(), epochs[-1])
-            # Only a run that may stop early has a reason to ask before the end.
-            if self.target_kl is not None and not state.active.item():
-                break
-        metrics = [step.metrics(epoch) for epoch in epochs]
-        step.finish(state, np.concatenate([epoch["loss"][epoch["active"] > 0] for epoch in metrics]))
+        epochs = self._take_steps(PPO, settings, self.batch_size, self.n_epochs)
         self._n_updates += len(epochs)
-        self._log_update(metrics, settings)
+        self._log_update(epochs, settings)
 
     def _log_update(self, epochs: list[dict[str, np.ndarray]], settings: dict[str, float]) -> None:
         """Record SB3's keys from the metrics of every minibatch, a dictionary per epoch."""
-        ran = [epoch["active"] > 0 for epoch in epochs]
-        metrics = {
-            name: np.concatenate([epoch[name][rows] for epoch, rows in zip(epochs, ran, strict=True)])
-            for name in epochs[0]
-        }
-        last_kl = epochs[-1]["approx_kl"][ran[-1]]
+        metrics = {name: np.concatenate([epoch[name] for epoch in epochs]) for name in epochs[0]}
+        last_kl = epochs[-1]["approx_kl"]
         if self.target_kl is not None and last_kl[-1] > 1.5 * self.target_kl and self.verbose >= 1:
             print(f"Early stopping at step {len(epochs) - 1} due to reaching max kl: {last_kl[-1]:.2f}")
         for name in ("entropy_loss", "policy_gradient_loss", "value_loss"):

@@ -11,6 +11,8 @@ from mlx_baselines3.common._device_choice import on_own_device
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.critics import ContinuousCritic
 from mlx_baselines3.common.layers import Module
+from mlx_baselines3.common.mlx_interop import to_numpy
+from mlx_baselines3.common.native_off_policy_update import NativeActorCriticUpdate
 from mlx_baselines3.common.noise import ActionNoise
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mlx_baselines3.common.off_policy_update import GradientStep, OffPolicyUpdate
@@ -265,6 +267,16 @@ class SAC(OffPolicyAlgorithm):
             networks["ent_coef"] = self._entropy_coefficient
         return self._compiled_update(networks, optimizers, self._gradient_step, targets)
 
+    def _native_update(self) -> NativeActorCriticUpdate | None:
+        """:return: the gradient steps in Rust; None if MLX is to compute them"""
+        policy = self.policy
+        optimizers = {"actor": policy.actor.optimizer, "critic": policy.critic.optimizer}
+        networks = {name: getattr(policy, name) for name in ("actor", "critic", "critic_target")}
+        if self._entropy_coefficient is not None and self.ent_coef_optimizer is not None:
+            optimizers["ent_coef"] = self.ent_coef_optimizer
+            networks["ent_coef"] = self._entropy_coefficient
+        return self._native_actor_critic(SAC, networks, optimizers)
+
     @on_own_device
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """
@@ -281,14 +293,17 @@ class SAC(OffPolicyAlgorithm):
         else:
             optimizers.append(self.ent_coef_optimizer)
         self._update_learning_rate(optimizers)
-        batches = zip(
-            self._batches(gradient_steps, batch_size), self._noise(gradient_steps, batch_size), strict=True
-        )
-        metrics = self._update().run(
-            ({**batch, "noise": noise} for batch, noise in batches),
-            settings,
-            [i % self.target_update_interval == 0 for i in range(gradient_steps)],
-        )
+        follow = [i % self.target_update_interval == 0 for i in range(gradient_steps)]
+        noise = self._noise(gradient_steps, batch_size)
+        native = self._native_update()
+        if native is not None:
+            now, later = to_numpy(noise).swapaxes(0, 1)
+            batch_arrays = self._batch_arrays(gradient_steps, batch_size)
+            metrics = native.run(batch_arrays, (now, later), settings, [(True, copies) for copies in follow])
+        else:
+            batches = zip(self._batches(gradient_steps, batch_size), noise, strict=True)
+            noisy = ({**batch, "noise": part} for batch, part in batches)
+            metrics = self._update().run(noisy, settings, follow)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name in ("ent_coef", "actor_loss", "critic_loss", "ent_coef_loss"):

@@ -3,11 +3,14 @@
 from typing import Any, ClassVar, TypeVar
 
 import mlx.core as mx
+import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common._device_choice import on_own_device
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.critics import ContinuousCritic
+from mlx_baselines3.common.mlx_interop import to_numpy
+from mlx_baselines3.common.native_off_policy_update import NativeActorCriticUpdate
 from mlx_baselines3.common.noise import ActionNoise
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mlx_baselines3.common.off_policy_update import GradientStep, OffPolicyUpdate
@@ -194,6 +197,13 @@ class TD3(OffPolicyAlgorithm):
         networks, targets = self.policy.update_networks()
         return self._compiled_update(networks, optimizers, self._gradient_step, targets)
 
+    def _native_update(self) -> NativeActorCriticUpdate | None:
+        """:return: the gradient steps in Rust; None if MLX is to compute them"""
+        policy = self.policy
+        optimizers = {"actor": policy.actor.optimizer, "critic": policy.critic.optimizer}
+        names = ("actor", "critic", "actor_target", "critic_target")
+        return self._native_actor_critic(TD3, {name: getattr(policy, name) for name in names}, optimizers)
+
     @on_own_device
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """
@@ -211,14 +221,18 @@ class TD3(OffPolicyAlgorithm):
             "target_noise_clip": self.target_noise_clip,
         }
         first = self._n_updates + 1
-        batches = zip(
-            self._batches(gradient_steps, batch_size), self._noise(gradient_steps, batch_size), strict=True
-        )
-        metrics = self._update().run(
-            ({**batch, "noise": noise} for batch, noise in batches),
-            settings,
-            [i % self.policy_delay == 0 for i in range(first, first + gradient_steps)],
-        )
+        delayed = [i % self.policy_delay == 0 for i in range(first, first + gradient_steps)]
+        noise = self._noise(gradient_steps, batch_size)
+        native = self._native_update()
+        if native is not None:
+            none = np.zeros((gradient_steps, 0), np.float32)
+            batch_arrays = self._batch_arrays(gradient_steps, batch_size)
+            noises = (none, to_numpy(noise))
+            metrics = native.run(batch_arrays, noises, settings, [(now, now) for now in delayed])
+        else:
+            batches = zip(self._batches(gradient_steps, batch_size), noise, strict=True)
+            noisy = ({**batch, "noise": part} for batch, part in batches)
+            metrics = self._update().run(noisy, settings, delayed)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name in ("actor_loss", "critic_loss"):

@@ -106,11 +106,16 @@ def seeded(call):
     return outcome, np.random.random()  # noqa: NPY002
 
 
+def one_portion(*args):
+    (arrays,) = replay_arrays(*args)
+    return arrays
+
+
 @pytest.mark.parametrize("env", [None, Env()], ids=["as stored", "normalised"])
 @pytest.mark.parametrize("what", KINDS)
 def test_arrays_are_those_of_the_batches(what, env):
     buffer = filled(what)
-    arrays, after = seeded(lambda: flat(replay_arrays(buffer, 3, 8, env)))
+    arrays, after = seeded(lambda: flat(one_portion(buffer, 3, 8, env)))
     batches, expected_after = seeded(lambda: [flat(batch) for batch in replay_batches(buffer, 3, 8, env)])
     assert after == expected_after
     assert arrays.keys() == batches[0].keys()
@@ -127,12 +132,12 @@ def test_no_array_of_mlx_is_made(what, monkeypatch):
     buffer = filled(what)
     for name in ("array", "stack", "from_dlpack"):
         monkeypatch.delattr(mx, name, raising=False)
-    assert replay_arrays(buffer, 2, 4)["rewards"].shape == (2, 4, 1)
+    assert one_portion(buffer, 2, 4)["rewards"].shape == (2, 4, 1)
 
 
 def test_arrays_stay_as_they_are():
     buffer = filled("plain")
-    first = replay_arrays(buffer, 2, 16)
+    first = one_portion(buffer, 2, 16)
     kept = {name: array.copy() for name, array in first.items()}
     buffer.sample_many(2, 16)
     buffer.reset()
@@ -150,8 +155,8 @@ def test_a_buffer_that_is_not_ours():
             self.sample = buffer.sample
 
     buffer = filled("n-step")
-    arrays, _ = seeded(lambda: replay_arrays(Foreign(buffer), 3, 8))
-    expected, _ = seeded(lambda: replay_arrays(buffer, 3, 8))
+    arrays, _ = seeded(lambda: one_portion(Foreign(buffer), 3, 8))
+    expected, _ = seeded(lambda: one_portion(buffer, 3, 8))
     assert arrays.keys() == expected.keys()
     for name, array in arrays.items():
         np.testing.assert_array_equal(array, expected[name])

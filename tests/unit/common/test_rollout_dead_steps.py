@@ -171,7 +171,9 @@ def _drawn(model):
 @pytest.mark.parametrize(
     ("cls", "kwargs", "worth_it"), [(PPO, {"batch_size": 8, "n_epochs": 1}, {8}), (A2C, {}, set())]
 )
-def test_nothing_is_compiled_for_the_sizes_that_dead_steps_leave(monkeypatch, cls, kwargs, worth_it):
+def test_nothing_is_compiled_for_the_sizes_that_dead_steps_leave(
+    monkeypatch, mlx_updates, cls, kwargs, worth_it
+):
     """What MLX keeps for each size it does not give back."""
     compiled, live = [], set()
     compile_of_mlx = mx.compile

@@ -1,4 +1,4 @@
-"""What one update step is made of: graph nodes and kernels, and the known wastes that stay out of it."""
+"""What one update step of MLX is made of: nodes and kernels, and the known wastes that stay out of it."""
 
 import ast
 import gc
@@ -20,6 +20,8 @@ from mlx_baselines3.common.critics import ContinuousCritic
 from mlx_baselines3.common.optimizers import Adam
 from mlx_baselines3.common.torch_layers import FlattenExtractor
 from mlx_baselines3.ppo import losses
+
+pytestmark = pytest.mark.usefixtures("mlx_updates")
 
 ON = {"n_steps": 8, "device": "cpu", "seed": 1}
 OFF = {"learning_starts": 10, "buffer_size": 50, "batch_size": 4, "device": "cpu", "seed": 1}

@@ -22,7 +22,7 @@ json.dump(model.policy.parameters_to_vector().tolist(), sys.stdout)
 """
 
 
-def test_result_is_the_same_without_a_compiler(tmp_path):
+def test_result_is_the_same_without_a_compiler(tmp_path, updates):
     """MLX builds kernels with g++; where there is none it runs the same operations one by one."""
     changed = {"PATH": str(tmp_path), "TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
     command = [sys.executable, "-W", "error", "-c", SCRIPT]
@@ -44,6 +44,7 @@ class Asked(dict):
         monkeypatch.setattr(owner, name, counted)
 
 
+@pytest.mark.usefixtures("mlx_updates")
 @pytest.mark.parametrize("target_kl", [None, 1e9])
 def test_number_of_questions_does_not_depend_on_minibatches(monkeypatch, target_kl):
     questions = {}

@@ -276,7 +276,11 @@ impl ActorCriticUpdate {
         let copy = if squashed { 0 } else { actor };
         check("the actor's slow copy", state.actor_target.len(), copy)?;
         match &state.entropy {
-            Some(entropy) => entropy.check("the weight of the entropy", 1),
+            // A vector may have some room behind its only number.
+            Some(entropy) => {
+                let size = entropy.parameters.len().max(1);
+                entropy.check("the weight of the entropy", size)
+            }
             None => Ok(()),
         }
     }
@@ -323,7 +327,9 @@ impl ActorCriticUpdate {
             if let Some(entropy) = &mut state.entropy {
                 let gap = log_prob + f64::from(settings.target_entropy);
                 metrics.ent_coef_loss = -f64::from(entropy.parameters[0]) * gap;
-                entropy.step(&[-gap as f32], 1.0);
+                let mut gradient = vec![0.0; entropy.parameters.len()];
+                gradient[0] = -gap as f32;
+                entropy.step(&gradient, 1.0);
             }
         }
         if settings.copies_follow {
