@@ -13,10 +13,12 @@ __all__ = ["DeviceChoice", "choose_device", "on_own_device"]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
-# Measured on an H200 beside 16 x86 cores (docs/performance.md): from here on the GPU won at every size, and
-# below 4 million it was mixed. However small a gradient step is, a GPU's costs half a millisecond of host
-# work (PPO) to three (SAC).
-_ENOUGH = 50_000_000
+# Measured on an H200 beside 16 x86 cores (docs/performance.md), with the CPU's steps in Rust: up to 140 million
+# the CPU's `learn()` won at every point, about 200 it was mixed, from 500 million on the GPU's won at every
+# one. In between, slower GPUs than that one and the minute that a GPU first compiles speak for the CPU; four
+# cores instead of 16 made little difference there. Where MLX computes the CPU's steps, too, a GPU pays from
+# some 15 to 50 million on, and the user must say so: whether Rust has the steps is not known this early.
+_ENOUGH = 300_000_000
 
 
 class DeviceChoice(NamedTuple):
@@ -32,7 +34,7 @@ def choose_device(network: nn.Module, batch_size: int) -> DeviceChoice:
 
     :param network: all that is trained
     :param batch_size: rows of a gradient step
-    :return: the GPU for convolutions, and from 50 million operations a gradient step on (two for each weight
+    :return: the GPU for convolutions, and from 300 million operations a gradient step on (two for each weight
         and row forwards, four backwards); else the CPU
     """
     arrays = named_parameters(network).values()

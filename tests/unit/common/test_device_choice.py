@@ -27,8 +27,8 @@ def gpu(monkeypatch):
     ("width", "rows", "device", "reason"),
     [
         # 6 operations for each weight and row
-        (100, 833, mx.cpu, "about 50 million operations, less than the 50 million that pay"),
-        (100, 834, mx.gpu, "about 50 million operations"),
+        (100, 4999, mx.cpu, "about 300 million operations, less than the 300 million that pay"),
+        (100, 5000, mx.gpu, "about 300 million operations"),
         (10, 64, mx.cpu, "about 0 million operations, less"),
         (1000, 64, mx.gpu, "about 384 million operations"),
     ],
