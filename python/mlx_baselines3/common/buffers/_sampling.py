@@ -106,7 +106,7 @@ class SampledBuffer(BaseBuffer):
         if fields is not None:
             return self._fields_to_mlx(fields, env)
         with self._scratch.lend() as scratch:
-            return self._to_mlx(self._gather_many(n_batches, batch_size, env, scratch))
+            return self._to_mlx(self._gather_many(n_batches, batch_size, env, scratch), env)
 
     def sample_arrays(self, n_batches: int, batch_size: int, env: VecNormalize | None = None) -> Any:
         """
@@ -191,7 +191,7 @@ class SampledBuffer(BaseBuffer):
     def _collect(self, rows: np.ndarray, envs: np.ndarray, env: VecNormalize | None) -> Any:
         # What leaves are copies: MLX's arrays have memory of their own.
         with self._scratch.lend() as scratch:
-            return self._to_mlx(self._gather(rows, envs, env, scratch))
+            return self._to_mlx(self._gather(rows, envs, env, scratch), env)
 
     def _gather(self, rows: np.ndarray, envs: np.ndarray, env: VecNormalize | None, scratch: Scratch) -> Any:
         """Samples of NumPy arrays, in the memory of ``scratch``."""
@@ -225,10 +225,13 @@ class SampledBuffer(BaseBuffer):
         # Two samples and as many calls as there are arrays, saved for the usual kind.
         if env is None and type(fields[0]) is np.ndarray and not self._converts_itself():
             return ReplayBufferSamples(*new_to_mlx(fields))
-        return self._to_mlx(self._normalized(fields, env))
+        return self._to_mlx(self._normalized(fields, env), env)
 
-    def _to_mlx(self, samples: Any) -> Any:
-        return each(samples, self.to_torch)
+    def _to_mlx(self, samples: Any, env: VecNormalize | None) -> Any:
+        """Samples of MLX arrays, of those that were gathered here and went through `env`."""
+        if env is not None or self._converts_itself():
+            return each(samples, self.to_torch)
+        return each(samples, lambda array: new_to_mlx((array,))[0])
 
     def _converts_itself(self) -> bool:
         return type(self).to_torch is not BaseBuffer.to_torch or "to_torch" in self.__dict__
