@@ -570,9 +570,12 @@ if sys.platform == "linux":
 
 # Inputs; outputs, place of the weights and of the biases for each part; activation and its number.
 _Layer: TypeAlias = tuple[int, list[tuple[int, int, int | None]], str, float]
-# Parameters, running averages of the gradient and of its square (all three are written), steps so far,
-# learning rate; and the rule: name, two numbers, epsilon, whether it corrects its bias.
-_Trained: TypeAlias = tuple[_F32, _F32, _F32, int, float, tuple[str, float, float, float, bool]]
+# Parameters, running averages of the gradient and of its square (all three are written); the averages that
+# the first step starts from, None if those are meant; steps so far, learning rate; and the rule: name, two
+# numbers, epsilon, whether it corrects its bias.
+_Trained: TypeAlias = tuple[
+    Sequence[_F32], Sequence[_F32] | None, int, float, tuple[str, float, float, float, bool]
+]
 
 @final
 class OnPolicyUpdate:
