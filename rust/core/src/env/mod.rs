@@ -12,6 +12,7 @@ mod mountain_car_continuous;
 pub mod numerics;
 mod pendulum;
 pub mod registry;
+mod sines;
 
 pub use acrobot::Acrobot;
 pub use action::{Action, ActionSpace, Actions};

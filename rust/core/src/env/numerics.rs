@@ -43,6 +43,29 @@ pub fn square(x: f64) -> f64 {
     }
 }
 
+/// [`square`], where a fused multiply-add is known to be one instruction (`FUSED`).
+#[inline(always)]
+pub(super) fn square_by<const FUSED: bool>(x: f64) -> f64 {
+    if !FUSED {
+        return square(x);
+    }
+    let product = x * x;
+    let rest = x.mul_add(x, -product);
+    let unit = f64::from_bits(product.to_bits() & (0x7ff << 52));
+    let margin = (unit * (f64::EPSILON / 64.0)).copysign(rest);
+    if (product + (rest + margin) == product) & (product > 1e-19) & (product < 1e19) {
+        product
+    } else {
+        power(x)
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn power(x: f64) -> f64 {
+    x.powf(black_box(2.0))
+}
+
 /// `x ** 2` of a NumPy float32 under NEP 50: the C library's `powf`.
 fn square_f32(x: f32) -> f32 {
     if power_is_product_f32(x) {
