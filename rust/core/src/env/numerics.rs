@@ -43,27 +43,38 @@ pub fn square(x: f64) -> f64 {
     }
 }
 
-/// [`square`], where a fused multiply-add is known to be one instruction (`FUSED`).
+/// [`square`] of each, where `FUSED` says that a fused multiply-add is one instruction.
 #[inline(always)]
-pub(super) fn square_by<const FUSED: bool>(x: f64) -> f64 {
+pub(super) fn squares<const FUSED: bool, const N: usize>(x: [f64; N]) -> [f64; N] {
     if !FUSED {
-        return square(x);
+        return x.map(square);
     }
-    let product = x * x;
-    let rest = x.mul_add(x, -product);
-    let unit = f64::from_bits(product.to_bits() & (0x7ff << 52));
-    let margin = (unit * (f64::EPSILON / 64.0)).copysign(rest);
-    if (product + (rest + margin) == product) & (product > 1e-19) & (product < 1e19) {
-        product
-    } else {
-        power(x)
+    let mut products = [0.0; N];
+    let mut doubtful = 0;
+    for i in 0..N {
+        products[i] = x[i] * x[i];
+        let rest = x[i].mul_add(x[i], -products[i]);
+        let unit = f64::from_bits(products[i].to_bits() & (0x7ff << 52));
+        let margin = (unit * (f64::EPSILON / 64.0)).copysign(rest);
+        let certain = (products[i] + (rest + margin) == products[i])
+            & (products[i] > 1e-19)
+            & (products[i] < 1e19);
+        doubtful |= u32::from(!certain) << i;
     }
+    if doubtful != 0 {
+        powers(&x, doubtful, &mut products);
+    }
+    products
 }
 
 #[cold]
 #[inline(never)]
-fn power(x: f64) -> f64 {
-    x.powf(black_box(2.0))
+fn powers(x: &[f64], mut doubtful: u32, squares: &mut [f64]) {
+    while doubtful != 0 {
+        let i = doubtful.trailing_zeros() as usize;
+        squares[i] = x[i].powf(black_box(2.0));
+        doubtful &= doubtful - 1;
+    }
 }
 
 /// `x ** 2` of a NumPy float32 under NEP 50: the C library's `powf`.

@@ -7,17 +7,6 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// Which function of an angle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wave {
-    /// `sin`
-    Sine,
-    /// `cos`, the sine a quarter of a turn ahead
-    Cosine,
-}
-
-use Wave::{Cosine, Sine};
-
 /// Whether the C library is one whose exactness is known: glibc, on processors where its `sin` and
 /// `cos` are those of `sysdeps/ieee754/dbl-64`.
 const KNOWN_LIBRARY: bool = cfg!(all(
@@ -74,50 +63,75 @@ impl<W: Work> WithSimd for Dispatched<W> {
     }
 }
 
-/// The wanted function of each angle.
+/// The sines of the angles, and their cosines.
 #[inline(always)]
-pub fn sines<const FUSED: bool, const N: usize>(angles: [f64; N], waves: [Wave; N]) -> [f64; N] {
+pub fn sines_and_cosines<const FUSED: bool, const N: usize>(
+    angles: [f64; N],
+) -> ([f64; N], [f64; N]) {
     if !FUSED {
-        return std::array::from_fn(|i| library(angles[i], waves[i]));
+        return (angles.map(f64::sin), angles.map(f64::cos));
     }
-    let (mut high, mut low) = ([0.0; N], [0.0; N]);
-    let mut certain = true;
+    let (mut sines, mut cosines) = ([0.0; N], [0.0; N]);
+    let (mut doubtful_sines, mut doubtful_cosines) = (0, 0);
     for i in 0..N {
-        (high[i], low[i]) = value_and_rest(angles[i], waves[i]);
-        certain &= is_certain(angles[i], waves[i], high[i], low[i]);
+        let reduced = Reduced::of(angles[i]);
+        let (high, low) = reduced.sine();
+        sines[i] = high;
+        let clear = if angles[i].abs() < DIRECT {
+            CLEAR_DIRECT
+        } else {
+            CLEAR
+        };
+        doubtful_sines |= u32::from(!is_certain(angles[i], high, low, clear)) << i;
+        let (high, low) = reduced.cosine();
+        cosines[i] = high;
+        doubtful_cosines |= u32::from(!is_certain(angles[i], high, low, CLEAR)) << i;
     }
-    if !certain {
-        ask(&angles, &waves, &mut high, &low);
+    if doubtful_sines != 0 {
+        ask(f64::sin, &angles, doubtful_sines, &mut sines);
     }
-    high
+    if doubtful_cosines != 0 {
+        ask(f64::cos, &angles, doubtful_cosines, &mut cosines);
+    }
+    (sines, cosines)
 }
 
-/// Asks the C library where it could round to another double than `high`.
+/// The cosines of the angles.
+#[inline(always)]
+pub fn cosines<const FUSED: bool, const N: usize>(angles: [f64; N]) -> [f64; N] {
+    if !FUSED {
+        return angles.map(f64::cos);
+    }
+    let mut cosines = [0.0; N];
+    let mut doubtful = 0;
+    for i in 0..N {
+        let (high, low) = Reduced::of(angles[i]).cosine();
+        cosines[i] = high;
+        doubtful |= u32::from(!is_certain(angles[i], high, low, CLEAR)) << i;
+    }
+    if doubtful != 0 {
+        ask(f64::cos, &angles, doubtful, &mut cosines);
+    }
+    cosines
+}
+
+/// Asks the C library for the values whose bit is set.
 #[cold]
 #[inline(never)]
-fn ask(angles: &[f64], waves: &[Wave], high: &mut [f64], low: &[f64]) {
-    for i in 0..high.len() {
-        if !is_certain(angles[i], waves[i], high[i], low[i]) {
-            high[i] = library(angles[i], waves[i]);
-        }
+fn ask(library: fn(f64) -> f64, angles: &[f64], mut doubtful: u32, values: &mut [f64]) {
+    while doubtful != 0 {
+        let i = doubtful.trailing_zeros() as usize;
+        values[i] = library(angles[i]);
+        doubtful &= doubtful - 1;
     }
 }
 
-fn library(angle: f64, wave: Wave) -> f64 {
-    match wave {
-        Sine => angle.sin(),
-        Cosine => angle.cos(),
-    }
-}
-
-/// Whether the C library must round to `high` too.
+/// Whether the C library, if it errs by less than half a unit and `clear`, must round to `high` too.
 #[inline(always)]
-fn is_certain(angle: f64, wave: Wave, high: f64, low: f64) -> bool {
+fn is_certain(angle: f64, high: f64, low: f64, clear: f64) -> bool {
     const EXPONENT: u64 = 0x7ff << (f64::MANTISSA_DIGITS - 1);
-    let direct = wave == Sine && angle.abs() < DIRECT;
-    let clear = f64::EPSILON * if direct { CLEAR_DIRECT } else { CLEAR };
     let unit = f64::from_bits(high.to_bits() & EXPONENT);
-    let margin = (unit * clear).copysign(low);
+    let margin = (unit * (f64::EPSILON * clear)).copysign(low);
     (high + (low + margin) == high) & (high.abs() > SMALLEST) & (angle.abs() < FARTHEST)
 }
 
@@ -126,47 +140,71 @@ const ROWS: usize = 128;
 /// The sine of every row, its rounding error, its cosine and that one's.
 static TABLE: [[f64; 4]; ROWS] = table();
 
-/// The sine or cosine, rounded, and how much is missing, to within 2^-61 of the value.
-///
-/// With `angle = row * pi / 64 + rest` (Cody and Waite's reduction) it is
-/// `sin(row) * cos(rest) + cos(row) * sin(rest)`; the rest is below 1/40, so that everything but
-/// the product `cos(row) * rest` is small against the result and needs no more than a double.
-#[inline(always)]
-fn value_and_rest(angle: f64, wave: Wave) -> (f64, f64) {
-    const STEP: [f64; 2] = [0.049_087_385_212_340_52, 1.913_510_623_667_739_4e-18];
-    // 1.5 * 2^52: in a sum with it the integer is in the last bits.
-    const ROUND: f64 = 6_755_399_441_055_744.0;
-    let shifted = angle.mul_add(1.0 / STEP[0], ROUND);
-    let ahead = if wave == Cosine { ROWS / 4 } else { 0 };
-    let row = (shifted.to_bits() as usize).wrapping_add(ahead) % ROWS;
-    let [sin, sin_low, cos, cos_low] = TABLE[row];
+/// `angle = row * pi / 64 + rest` (Cody and Waite's reduction), with a rest below 1/40.
+struct Reduced {
+    row: [f64; 4],
+    rest: f64,
+    rest_low: f64,
+    /// `sin(rest) - rest`
+    sin: f64,
+    /// `cos(rest) - 1`
+    cos: f64,
+}
 
-    let steps = ROUND - shifted;
-    let first = steps.mul_add(STEP[0], angle);
-    let rest = steps.mul_add(STEP[1], first);
-    let rest_low = steps.mul_add(STEP[1], first - rest);
+impl Reduced {
+    #[inline(always)]
+    fn of(angle: f64) -> Self {
+        const STEP: [f64; 2] = [0.049_087_385_212_340_52, 1.913_510_623_667_739_4e-18];
+        // 1.5 * 2^52: in a sum with it the integer is in the last bits.
+        const ROUND: f64 = 6_755_399_441_055_744.0;
+        let shifted = angle.mul_add(1.0 / STEP[0], ROUND);
+        let steps = ROUND - shifted;
+        let first = steps.mul_add(STEP[0], angle);
+        let rest = steps.mul_add(STEP[1], first);
+        let square = rest * rest;
+        Self {
+            row: TABLE[shifted.to_bits() as usize % ROWS],
+            rest,
+            rest_low: steps.mul_add(STEP[1], first - rest),
+            sin: square
+                .mul_add(1.0 / 362_880.0, -1.0 / 5_040.0)
+                .mul_add(square, 1.0 / 120.0)
+                .mul_add(square, -1.0 / 6.0)
+                * (square * rest),
+            cos: square
+                .mul_add(1.0 / 40_320.0, -1.0 / 720.0)
+                .mul_add(square, 1.0 / 24.0)
+                .mul_add(square, -0.5)
+                * square,
+        }
+    }
 
-    let square = rest * rest;
-    let sin_rest = square
-        .mul_add(1.0 / 362_880.0, -1.0 / 5_040.0)
-        .mul_add(square, 1.0 / 120.0)
-        .mul_add(square, -1.0 / 6.0)
-        * (square * rest);
-    let cos_rest = square
-        .mul_add(1.0 / 40_320.0, -1.0 / 720.0)
-        .mul_add(square, 1.0 / 24.0)
-        .mul_add(square, -0.5)
-        * square;
+    #[inline(always)]
+    fn sine(&self) -> (f64, f64) {
+        let [sin, sin_low, cos, cos_low] = self.row;
+        self.sum([sin, sin_low], [cos, cos_low])
+    }
 
-    let product = cos * rest;
-    let product_low = cos.mul_add(rest, -product);
-    let sum = sin + product;
-    let sum_low = product - (sum - sin);
-    let tiny = cos_low.mul_add(rest, product_low + sin_low);
-    let small = cos.mul_add(sin_rest + rest_low, tiny);
-    let low = sin.mul_add(cos_rest, small) + sum_low;
-    let high = sum + low;
-    (high, low - (high - sum))
+    #[inline(always)]
+    fn cosine(&self) -> (f64, f64) {
+        let [sin, sin_low, cos, cos_low] = self.row;
+        self.sum([cos, cos_low], [-sin, -sin_low])
+    }
+
+    /// `a * cos(rest) + b * sin(rest)`, rounded, and how much is missing, to within 2^-61 of the
+    /// value: everything but `a` and the product `b * rest` is so small that a double does.
+    #[inline(always)]
+    fn sum(&self, [a, a_low]: [f64; 2], [b, b_low]: [f64; 2]) -> (f64, f64) {
+        let product = b * self.rest;
+        let product_low = b.mul_add(self.rest, -product);
+        let sum = a + product;
+        let sum_low = product - (sum - a);
+        let tiny = b_low.mul_add(self.rest, product_low + a_low);
+        let small = b.mul_add(self.sin + self.rest_low, tiny);
+        let low = a.mul_add(self.cos, small) + sum_low;
+        let high = sum + low;
+        (high, low - (high - sum))
+    }
 }
 
 const fn table() -> [[f64; 4]; ROWS] {

@@ -2,7 +2,7 @@
 
 use super::{Episode, StepOut};
 use crate::env::numerics::{Numerics, ReturnSum};
-use crate::env::{Action, Actions, Bounds, Env};
+use crate::env::{Action, Actions, Bounds, Env, Transition};
 use crate::rng::Pcg64;
 
 #[derive(Debug, Clone)]
@@ -49,21 +49,21 @@ pub(super) struct Part<'a, E> {
     pub(super) episodes: &'a mut Vec<Episode>,
 }
 
+/// How many environments are stepped side by side, where that is faster ([`Env::ABREAST`]).
+const ABREAST: usize = 8;
+
 impl<E: Env> Part<'_, E> {
     /// `actions` are those of the whole vector, and were checked; every environment is ready.
     pub(super) fn step(self, actions: Actions<'_>, numerics: Numerics, limit: u32) {
         self.episodes.clear();
         let rows = self.out.obs.chunks_exact_mut(E::SPEC.obs_dim);
         let flags = self.out.rewards.iter_mut().zip(self.out.dones);
+        let mut rows = (self.first..).zip(rows.zip(flags));
         let mut last = self.terminal_obs.chunks_exact_mut(E::SPEC.obs_dim);
-        let slots = self.slots.iter_mut().enumerate();
-        for (((i, slot), obs), (reward, done)) in slots.zip(rows).zip(flags) {
-            let env = self.first + i;
-            let (Some(action), Some(rng)) = (E::Action::read(&actions, env), slot.rng.as_mut())
-            else {
-                unreachable!("checked before the step");
+        let mut account = |slot: &mut Slot<E>, moved: Transition| {
+            let Some((env, (obs, (reward, done)))) = rows.next() else {
+                unreachable!("every environment has its row");
             };
-            let moved = slot.env.step(action, rng);
             slot.env.observe(obs);
             slot.steps += 1;
             slot.total.add(moved.reward, numerics);
@@ -78,6 +78,41 @@ impl<E: Env> Part<'_, E> {
                     .push(slot.finish(env, moved.terminated, truncated));
                 slot.env.observe(obs);
             }
+        };
+        let (blocks, rest) = if E::ABREAST {
+            self.slots.as_chunks_mut::<ABREAST>()
+        } else {
+            (&mut [][..], self.slots)
+        };
+        let mut env = self.first;
+        for block in blocks {
+            let moved = step_all(block.each_mut(), &actions, env);
+            for (slot, moved) in block.iter_mut().zip(moved) {
+                account(slot, moved);
+            }
+            env += ABREAST;
+        }
+        for slot in rest {
+            let [moved] = step_all([&mut *slot], &actions, env);
+            account(slot, moved);
+            env += 1;
         }
     }
+}
+
+/// Steps neighbours, the first of which is environment `first` of the vector.
+#[inline(always)]
+fn step_all<E: Env, const N: usize>(
+    slots: [&mut Slot<E>; N],
+    actions: &Actions<'_>,
+    first: usize,
+) -> [Transition; N] {
+    let mut env = first..;
+    E::step_abreast(slots.map(|slot| {
+        let action = env.next().and_then(|env| E::Action::read(actions, env));
+        let (Some(action), Some(rng)) = (action, slot.rng.as_mut()) else {
+            unreachable!("checked before the step");
+        };
+        (&mut slot.env, action, rng)
+    }))
 }
