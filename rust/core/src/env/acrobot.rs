@@ -23,7 +23,7 @@ impl Env for Acrobot {
         max_steps: 500,
         obs_dim: 6,
         action: ActionSpace::Discrete(3),
-        step_ns: 310,
+        step_ns: 170,
         params: &[
             "dt",
             "LINK_LENGTH_1",
@@ -73,9 +73,10 @@ impl Env for Acrobot {
 
     const ABREAST: bool = true;
 
-    fn step_abreast<const N: usize>(envs: [(&mut Self, i64, &mut Pcg64); N]) -> [Transition; N] {
+    fn step_abreast<const N: usize>(
+        mut envs: [(&mut Self, i64, &mut Pcg64); N],
+    ) -> [Transition; N] {
         let mut torques = [0.0; N];
-        let mut envs = envs;
         for (torque, (env, action, rng)) in torques.iter_mut().zip(&mut envs) {
             *torque = (*action - 1) as f64;
             if env.torque_noise > 0.0 {

@@ -97,16 +97,13 @@ impl<const N: usize> Work for Swing<'_, N> {
     fn run<const FUSED: bool>(self) -> [bool; N] {
         let motion = Motion::of::<FUSED>(&self.robots, self.torques);
         let mut state = motion.integrate::<FUSED>(&self.robots);
-        for i in 0..N {
-            let Links {
-                max_vel_1,
-                max_vel_2,
-                ..
-            } = self.robots[i].links;
-            state[0][i] = wrap(state[0][i]);
-            state[1][i] = wrap(state[1][i]);
-            state[2][i] = state[2][i].max(-max_vel_1).min(max_vel_1);
-            state[3][i] = state[3][i].max(-max_vel_2).min(max_vel_2);
+        let [theta1, theta2, dtheta1, dtheta2] = &mut state;
+        for (i, robot) in self.robots.iter().enumerate() {
+            let (most1, most2) = (robot.links.max_vel_1, robot.links.max_vel_2);
+            theta1[i] = wrap(theta1[i]);
+            theta2[i] = wrap(theta2[i]);
+            dtheta1[i] = dtheta1[i].max(-most1).min(most1);
+            dtheta2[i] = dtheta2[i].max(-most2).min(most2);
         }
         let waves = Waves::of::<FUSED>(&state);
         let mut up = [false; N];

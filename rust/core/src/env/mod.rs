@@ -13,7 +13,7 @@ mod mountain_car_continuous;
 pub mod numerics;
 mod pendulum;
 pub mod registry;
-mod sines;
+pub mod sines;
 
 pub use acrobot::Acrobot;
 pub use action::{Action, ActionSpace, Actions};

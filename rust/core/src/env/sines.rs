@@ -1,11 +1,15 @@
 //! Sines and cosines of several float64 angles at once, each in every bit the C library's.
 //!
 //! Gymnasium's are the C library's, so these have to be. glibc says how exact its own are: they are
-//! computed here about a hundred times more exactly, several side by side, and where the exact value
+//! computed here to eight bits more than a double has, several side by side, and where the exact value
 //! is farther from the middle between two doubles than glibc errs, both round to the same one. For
 //! the few others, and for all where nothing is known, the C library is asked.
 
+use std::f64::consts::FRAC_1_SQRT_2;
+
 use pulp::{Arch, Simd, WithSimd};
+
+use super::numerics::{ask, is_surely_rounded};
 
 /// Whether the C library is one whose exactness is known: glibc, on processors where its `sin` and
 /// `cos` are those of `sysdeps/ieee754/dbl-64`.
@@ -18,9 +22,11 @@ const KNOWN_LIBRARY: bool = cfg!(all(
 /// How far from the middle between two doubles a value has to be, in units of the last place, for
 /// glibc to round it as here.
 ///
-/// By the comments in its [`s_sin.c`][source] glibc errs by 0.518 units at most, and the values here
-/// are off by less than 0.004: 0.022 would do. Versions before 2.28 and the newest ones round correctly.
+/// By the comments in its [`s_sin.c`][source] glibc errs by 0.518 units at most, and what is rounded
+/// here is off by less than 0.004: 0.022 would do. Versions before 2.28 and the newest ones, which
+/// [round correctly][core-math], err less.
 ///
+/// [core-math]: https://core-math.gitlabpages.inria.fr
 /// [source]: https://sourceware.org/git/?p=glibc.git;a=blob;f=sysdeps/ieee754/dbl-64/s_sin.c;hb=glibc-2.36
 const CLEAR: f64 = 0.025;
 /// The same for sines of angles below [`DIRECT`], for which one of the comments says 0.548.
@@ -115,24 +121,10 @@ pub fn cosines<const FUSED: bool, const N: usize>(angles: [f64; N]) -> [f64; N] 
     cosines
 }
 
-/// Asks the C library for the values whose bit is set.
-#[cold]
-#[inline(never)]
-fn ask(library: fn(f64) -> f64, angles: &[f64], mut doubtful: u32, values: &mut [f64]) {
-    while doubtful != 0 {
-        let i = doubtful.trailing_zeros() as usize;
-        values[i] = library(angles[i]);
-        doubtful &= doubtful - 1;
-    }
-}
-
-/// Whether the C library, if it errs by less than half a unit and `clear`, must round to `high` too.
+/// Whether the C library must round to `high` too, if it errs by half a unit and `clear` at most.
 #[inline(always)]
 fn is_certain(angle: f64, high: f64, low: f64, clear: f64) -> bool {
-    const EXPONENT: u64 = 0x7ff << (f64::MANTISSA_DIGITS - 1);
-    let unit = f64::from_bits(high.to_bits() & EXPONENT);
-    let margin = (unit * (f64::EPSILON * clear)).copysign(low);
-    (high + (low + margin) == high) & (high.abs() > SMALLEST) & (angle.abs() < FARTHEST)
+    is_surely_rounded(high, low, clear) & (high.abs() > SMALLEST) & (angle.abs() < FARTHEST)
 }
 
 /// Steps of the table to a turn.
@@ -254,7 +246,7 @@ const SINES: [(f64, f64); ROWS / 4 + 1] = [
     (0.595_699_304_492_433_4, -1.343_864_193_657_946_7e-17),
     (0.634_393_284_163_645_5, 1.042_090_192_928_003_5e-17),
     (0.671_558_954_847_018_4, -4.048_903_774_929_669e-17),
-    (0.707_106_781_186_547_6, -4.833_646_656_726_457e-17),
+    (FRAC_1_SQRT_2, -4.833_646_656_726_457e-17),
     (0.740_951_125_354_959_1, -1.470_861_695_229_734_5e-17),
     (0.773_010_453_362_737, -3.256_590_703_364_977e-17),
     (0.803_207_531_480_644_9, -3.306_060_980_481_491e-17),

@@ -49,9 +49,6 @@ pub(super) struct Part<'a, E> {
     pub(super) episodes: &'a mut Vec<Episode>,
 }
 
-/// How many environments are stepped side by side, where that is faster ([`Env::ABREAST`]).
-const ABREAST: usize = 8;
-
 impl<E: Env> Part<'_, E> {
     /// `actions` are those of the whole vector, and were checked; every environment is ready.
     pub(super) fn step(self, actions: Actions<'_>, numerics: Numerics, limit: u32) {
@@ -79,40 +76,38 @@ impl<E: Env> Part<'_, E> {
                 slot.env.observe(obs);
             }
         };
-        let (blocks, rest) = if E::ABREAST {
-            self.slots.as_chunks_mut::<ABREAST>()
-        } else {
-            (&mut [][..], self.slots)
-        };
-        let mut env = self.first;
-        for block in blocks {
-            let moved = step_all(block.each_mut(), &actions, env);
-            for (slot, moved) in block.iter_mut().zip(moved) {
-                account(slot, moved);
-            }
-            env += ABREAST;
+        let (mut slots, mut first) = (self.slots, self.first);
+        if E::ABREAST {
+            (slots, first) = step_blocks::<E, 8>(slots, first, &actions, &mut account);
+            (slots, first) = step_blocks::<E, 4>(slots, first, &actions, &mut account);
         }
-        for slot in rest {
-            let [moved] = step_all([&mut *slot], &actions, env);
-            account(slot, moved);
-            env += 1;
-        }
+        step_blocks::<E, 1>(slots, first, &actions, &mut account);
     }
 }
 
-/// Steps neighbours, the first of which is environment `first` of the vector.
+/// Steps `N` neighbours at a time, the first of all being environment `first` of the vector; those
+/// left over, and which the first of them is.
 #[inline(always)]
-fn step_all<E: Env, const N: usize>(
-    slots: [&mut Slot<E>; N],
+fn step_blocks<'a, E: Env, const N: usize>(
+    slots: &'a mut [Slot<E>],
+    mut first: usize,
     actions: &Actions<'_>,
-    first: usize,
-) -> [Transition; N] {
-    let mut env = first..;
-    E::step_abreast(slots.map(|slot| {
-        let action = env.next().and_then(|env| E::Action::read(actions, env));
-        let (Some(action), Some(rng)) = (action, slot.rng.as_mut()) else {
-            unreachable!("checked before the step");
-        };
-        (&mut slot.env, action, rng)
-    }))
+    account: &mut impl FnMut(&mut Slot<E>, Transition),
+) -> (&'a mut [Slot<E>], usize) {
+    let (blocks, rest) = slots.as_chunks_mut::<N>();
+    for block in blocks {
+        let mut env = first..;
+        let moved = E::step_abreast(block.each_mut().map(|slot| {
+            let action = env.next().and_then(|env| E::Action::read(actions, env));
+            let (Some(action), Some(rng)) = (action, slot.rng.as_mut()) else {
+                unreachable!("checked before the step");
+            };
+            (&mut slot.env, action, rng)
+        }));
+        for (slot, moved) in block.iter_mut().zip(moved) {
+            account(slot, moved);
+        }
+        first += N;
+    }
+    (rest, first)
 }
