@@ -1,5 +1,5 @@
-//! The motion of the two links of `Acrobot-v1`, of several robots side by side: one step of one is
-//! a chain of 28 divisions and sines that wait for each other, and those of several fill the gaps.
+//! The motion of the two links of `Acrobot-v1`, of several robots side by side: a step of one is a
+//! chain of sines and divisions that wait for each other, and those of several fill the gaps.
 
 use std::f64::consts::PI;
 
@@ -291,6 +291,37 @@ impl<const N: usize> Motion<N> {
         const G: f64 = 9.8;
         let [_, _, dtheta1, dtheta2] = *state;
         let links = &self.links;
+        let (d1, d2) = self.inertia_terms(&pull.cos2);
+        let d2_squared = squares::<FUSED, N>(d2);
+        let (speed1, speed2) = (squares::<FUSED, N>(dtheta1), squares::<FUSED, N>(dtheta2));
+        let (mut ddtheta1, mut ddtheta2) = ([0.0; N], [0.0; N]);
+        for i in 0..N {
+            let (m1, m2, moi) = (
+                links.link_mass_1[i],
+                links.link_mass_2[i],
+                links.link_moi[i],
+            );
+            let (l1, lc1) = (links.link_length_1[i], links.link_com_1[i]);
+            let (lc2, sin2) = (links.link_com_2[i], pull.sin2[i]);
+            let phi2 = m2 * lc2 * G * pull.lower[i];
+            let phi1 = -m2 * l1 * lc2 * speed2[i] * sin2
+                - 2.0 * m2 * l1 * lc2 * dtheta2[i] * dtheta1[i] * sin2
+                + (m1 * lc1 + m2 * l1) * G * pull.upper[i]
+                + phi2;
+            let inertia = m2 * self.com_2_squared[i] + moi - d2_squared[i] / d1[i];
+            let nips = self.torque[i] + d2[i] / d1[i] * phi1;
+            let book = nips - m2 * l1 * lc2 * speed1[i] * sin2;
+            let push = if links.nips[i] == 0.0 { book } else { nips };
+            ddtheta2[i] = (push - phi2) / inertia;
+            ddtheta1[i] = -(d2[i] * ddtheta2[i] + phi1) / d1[i];
+        }
+        [dtheta1, dtheta2, ddtheta1, ddtheta2]
+    }
+
+    /// `d1` and `d2` of the equations.
+    #[inline(always)]
+    fn inertia_terms(&self, cos2: &Lanes<N>) -> (Lanes<N>, Lanes<N>) {
+        let links = &self.links;
         let (mut d1, mut d2) = ([0.0; N], [0.0; N]);
         for i in 0..N {
             let (m1, m2, moi) = (
@@ -299,36 +330,11 @@ impl<const N: usize> Motion<N> {
                 links.link_moi[i],
             );
             let (l1, lc2) = (links.link_length_1[i], links.link_com_2[i]);
-            let spread = self.link_1_squared[i] + self.com_2_squared[i];
-            d1[i] = m1 * self.com_1_squared[i]
-                + m2 * (spread + 2.0 * l1 * lc2 * pull.cos2[i])
-                + moi
-                + moi;
-            d2[i] = m2 * (self.com_2_squared[i] + l1 * lc2 * pull.cos2[i]) + moi;
+            let lengths = self.link_1_squared[i] + self.com_2_squared[i];
+            d1[i] =
+                m1 * self.com_1_squared[i] + m2 * (lengths + 2.0 * l1 * lc2 * cos2[i]) + moi + moi;
+            d2[i] = m2 * (self.com_2_squared[i] + l1 * lc2 * cos2[i]) + moi;
         }
-        let d2_squared = squares::<FUSED, N>(d2);
-        let (speed1, speed2) = (squares::<FUSED, N>(dtheta1), squares::<FUSED, N>(dtheta2));
-        let (mut ddtheta1, mut ddtheta2) = ([0.0; N], [0.0; N]);
-        for i in 0..N {
-            let (m1, m2, l1) = (
-                links.link_mass_1[i],
-                links.link_mass_2[i],
-                links.link_length_1[i],
-            );
-            let (lc1, lc2, moi) = (links.link_com_1[i], links.link_com_2[i], links.link_moi[i]);
-            let sin2 = pull.sin2[i];
-            let phi2 = m2 * lc2 * G * pull.lower[i];
-            let phi1 = -m2 * l1 * lc2 * speed2[i] * sin2
-                - 2.0 * m2 * l1 * lc2 * dtheta2[i] * dtheta1[i] * sin2
-                + (m1 * lc1 + m2 * l1) * G * pull.upper[i]
-                + phi2;
-            let inertia = m2 * self.com_2_squared[i] + moi - d2_squared[i] / d1[i];
-            let push = self.torque[i] + d2[i] / d1[i] * phi1;
-            let book = push - m2 * l1 * lc2 * speed1[i] * sin2;
-            let push = if links.nips[i] == 0.0 { book } else { push };
-            ddtheta2[i] = (push - phi2) / inertia;
-            ddtheta1[i] = -(d2[i] * ddtheta2[i] + phi1) / d1[i];
-        }
-        [dtheta1, dtheta2, ddtheta1, ddtheta2]
+        (d1, d2)
     }
 }

@@ -75,7 +75,7 @@ fn power_is_product(x: f64) -> bool {
     KNOWN_POW && exponent < 128 && is_clear(rest)
 }
 
-/// [`square`] of several numbers at once; `FUSED` is [`super::sines::Work`]'s.
+/// [`square`] of several numbers at once, 32 at most; `FUSED` is [`super::sines::Work`]'s.
 #[inline(always)]
 #[must_use]
 pub fn squares<const FUSED: bool, const N: usize>(x: [f64; N]) -> [f64; N] {

@@ -3,7 +3,7 @@
 //! Gymnasium's are the C library's, so these have to be. glibc says how exact its own are: they are
 //! computed here to eight bits more than a double has, several side by side, and where the exact value
 //! is farther from the middle between two doubles than glibc errs, both round to the same one. For
-//! the few others, and for all where nothing is known, the C library is asked.
+//! the others, 5 to 9 in a hundred, and for all where nothing is known, the C library is asked.
 
 use std::f64::consts::FRAC_1_SQRT_2;
 
@@ -35,7 +35,7 @@ const DIRECT: f64 = 0.86;
 
 /// Angles beyond are the C library's: with more turns the reduction would lose bits.
 const FARTHEST: f64 = 16.0;
-/// Values below are the C library's: the reduction is exact to an absolute error. Zeros keep their sign.
+/// Values below are the C library's: the reduction's error is an absolute one. Zeros keep their sign.
 const SMALLEST: f64 = 1.0 / 1024.0;
 
 /// Work that takes sines: `FUSED` says whether the processor has a fused multiply-add and the C
@@ -44,7 +44,8 @@ pub trait Work {
     /// What it gives.
     type Output;
 
-    /// Does it. To be `#[inline(always)]`, with all that calls [`sines`].
+    /// Does it. To be `#[inline(always)]`, like all it calls that does arithmetic: a function that
+    /// stays one by itself is compiled for any processor.
     fn run<const FUSED: bool>(self) -> Self::Output;
 }
 
@@ -69,7 +70,7 @@ impl<W: Work> WithSimd for Dispatched<W> {
     }
 }
 
-/// The sines of the angles, and their cosines.
+/// The sines of the angles, and their cosines; 32 angles at most.
 #[inline(always)]
 pub fn sines_and_cosines<const FUSED: bool, const N: usize>(
     angles: [f64; N],
@@ -102,7 +103,7 @@ pub fn sines_and_cosines<const FUSED: bool, const N: usize>(
     (sines, cosines)
 }
 
-/// The cosines of the angles.
+/// The cosines of the angles, 32 at most.
 #[inline(always)]
 pub fn cosines<const FUSED: bool, const N: usize>(angles: [f64; N]) -> [f64; N] {
     if !FUSED {
