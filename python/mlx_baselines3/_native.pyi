@@ -25,6 +25,7 @@ __all__ = [
     "gather",
     "n_step_spans",
     "randint",
+    "sample_batches",
     "set_threads",
     "store_step",
     "take_batch",
@@ -135,6 +136,24 @@ def randint(low: int, high: int, count: int) -> _I64 | None:
     :param high: one more than the largest
     :param count: how many
     :return: the numbers, ``(count,)``, or None if only NumPy can draw them; nothing was drawn then
+    """
+
+def sample_batches(
+    buffer: dict[str, Any], n_batches: int, batch_size: int, flat: bool
+) -> tuple[Any, Any, Any, NDArray[Any], NDArray[Any]] | None:
+    """
+    Draw batches from a replay buffer, of each the rows and then the environments, as ``np.random.randint``
+    would, and copy them, if the columns are C-contiguous numbers and the batches small enough to hold the GIL
+    for.
+
+    :param buffer: the ``__dict__`` of the buffer
+    :param n_batches: number of batches
+    :param batch_size: transitions of each
+    :param flat: put the batches one after the other, in one axis; otherwise ``(n_batches, batch_size)`` are
+        the first axes
+    :return: new arrays, or dicts of arrays where the buffer has them: observations, actions, next
+        observations, which episodes ended without being cut, and rewards, the last two with an axis of length
+        one at the end. None if there is more to it than to copy; nothing was drawn then
     """
 
 def store_step(
@@ -551,9 +570,12 @@ if sys.platform == "linux":
 
 # Inputs; outputs, place of the weights and of the biases for each part; activation and its number.
 _Layer: TypeAlias = tuple[int, list[tuple[int, int, int | None]], str, float]
-# Parameters, running averages of the gradient and of its square (all three are written), steps so far,
-# learning rate; and the rule: name, two numbers, epsilon, whether it corrects its bias.
-_Trained: TypeAlias = tuple[_F32, _F32, _F32, int, float, tuple[str, float, float, float, bool]]
+# Parameters, running averages of the gradient and of its square (all three are written); the averages that
+# the first step starts from, None if those are meant; steps so far, learning rate; and the rule: name, two
+# numbers, epsilon, whether it corrects its bias.
+_Trained: TypeAlias = tuple[
+    Sequence[_F32], Sequence[_F32] | None, int, float, tuple[str, float, float, float, bool]
+]
 
 @final
 class OnPolicyUpdate:

@@ -30,8 +30,8 @@ class CompileNotice:
     Used in a ``with`` block around an update, tells the user if MLX is compiling in it. The first few
     blocks are watched, later ones cost nothing.
 
-    A machine that never compiled anything is known at once: a line on the console, with ``verbose``. One
-    that lacks some kernels shows when a second has passed and new files have appeared: a line on stderr.
+    A machine that never compiled anything is known at once: :meth:`announce` has a line for it. One that
+    lacks some kernels shows when a second has passed and new files have appeared: a line on stderr.
 
     :param verbose: 1 for the line on the console
     """
@@ -39,21 +39,27 @@ class CompileNotice:
     def __init__(self, verbose: int):
         self.verbose = verbose
         self._left = _UPDATES
+        self._before: int | None = None
         self._timer: threading.Timer | None = None
 
-    def __enter__(self) -> None:
-        if self._left == 0:
-            return
-        self._left -= 1
-        before = _kernels()
-        if before == 0 and self.verbose >= 1 and shutil.which("g++") is not None:
+    def announce(self) -> None:
+        """Say, with ``verbose``, that MLX is about to compile, if the machine has no kernel yet."""
+        if self._before == 0 and self.verbose >= 1 and shutil.which("g++") is not None:
             print(
                 "MLX is compiling the kernels of the update. This happens once: they are kept in "
                 f"{kernel_folder()}."
             )
-        self._timer = threading.Timer(_PATIENCE, self._look, (before,))
+        self._before = None
+
+    def __enter__(self) -> "CompileNotice":
+        if self._left == 0:
+            return self
+        self._left -= 1
+        self._before = _kernels()
+        self._timer = threading.Timer(_PATIENCE, self._look, (self._before,))
         self._timer.daemon = True
         self._timer.start()
+        return self
 
     def _look(self, before: int) -> None:
         if _kernels() > before:
@@ -70,6 +76,7 @@ class CompileNotice:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._before = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -13,13 +13,11 @@ from mlx_baselines3.common.layers import named_parameters, set_named_parameters
 from mlx_baselines3.common.optimizers import Adam, RMSpropTFLike
 from mlx_baselines3.common.parameter_optimizer import Arrays, ParameterOptimizer
 
-__all__ = ["LayerPlan", "SlowCopy", "TrainedVector", "flat", "layer_plans"]
+__all__ = ["LayerPlan", "SlowCopy", "TrainedVector", "flat", "going_on", "layer_plans"]
 
 # As `_native` takes it: inputs; outputs, place of weights and of biases of each part; activation, its number.
 LayerPlan = tuple[int, list[tuple[int, int, int | None]], str, float]
 _Rule = tuple[str, float, float, float, bool]
-
-_NONE = np.zeros(0, np.float32)
 
 
 def flat(array: np.ndarray) -> np.ndarray:
@@ -86,7 +84,8 @@ class SlowCopy:
 
     def store(self) -> None:
         """Give the network the parameters of the vector."""
-        set_named_parameters(self.network, {name: mx.array(view) for name, view in self._views.items()})
+        for name, view in self._views.items():
+            set_named_parameters(self.network, {name: mx.array(view)})
 
     def what_is_not_finite(self) -> list[str]:
         """:return: names of the parameters that are nan or infinite; none if their sum is finite"""
@@ -98,7 +97,8 @@ class SlowCopy:
 
 class TrainedVector(SlowCopy):
     """
-    Parameters of a network and the state of their optimizer.
+    Parameters of a network and the state of their optimizer. The running averages stay here from one update
+    to the next; the optimizer makes arrays of them when someone looks.
 
     :param network: the network
     :param optimizer: its optimizer
@@ -107,25 +107,31 @@ class TrainedVector(SlowCopy):
 
     def __init__(self, network: Module, optimizer: ParameterOptimizer):
         super().__init__(network, optimizer)
-        self.rule = _rule(optimizer.optimizer)
-        self.squares = np.zeros(optimizer.size, np.float32)
-        self.means = np.zeros(optimizer.size, np.float32) if self.rule[0] == "adam" else _NONE
-        self._slots = {"v": self.squares} | ({"m": self.means} if self.means.size else {})
+        self.rule = _rule(optimizer.bare)
+        size = optimizer.size
+        # Means and squares; an update makes the new ones of the old ones, which stay until it has succeeded.
+        self._averages, self._new_averages = (
+            (np.zeros(size if self.rule[0] == "adam" else 0, np.float32), np.zeros(size, np.float32))
+            for _ in range(2)
+        )
+        self._steps = 0
 
     def load(self) -> None:
         """Take over the parameters and the state of the optimizer."""
         super().load()
-        self.rule = _rule(self.layout.optimizer)
-        for slot, vector in self._slots.items():
-            for name, place, _ in self.layout.parts:
-                array = np.asarray(self.layout.state[name][slot]).reshape(-1)
-                vector[place : place + array.size] = array
+        self.rule = _rule(self.layout.bare)
+        if self.layout.defers_to(self._state):
+            return
+        state = self.layout.state
+        self._steps = int(state["step"].item())
+        for slot, vector in zip("mv", self._averages, strict=True):
+            for name, place, shape in self.layout.parts if vector.size else ():
+                vector[place : place + int(np.prod(shape))] = np.asarray(state[name][slot]).reshape(-1)
 
     def argument(self) -> tuple[Any, ...]:
-        """:return: what ``_native`` takes; it changes the vectors"""
-        steps: Any = self.layout.state["step"].item()
+        """:return: what ``_native`` takes for the first steps of an update; it changes the vectors"""
         rate: Any = self.layout.learning_rate.item()
-        return self.values, self.means, self.squares, steps, rate, self.rule
+        return (self.values, *self._new_averages), self._averages, self._steps, rate, self.rule
 
     def store_all(self, steps: int) -> None:
         """
@@ -134,14 +140,20 @@ class TrainedVector(SlowCopy):
         :param steps: steps that the optimizer has made in its life
         """
         self.store()
-        state = {**self.layout.state, "step": mx.array(steps, mx.uint64)}
+        self._steps = steps
+        self._averages, self._new_averages = self._new_averages, self._averages
+        self.layout.defer_state(self._state)
+
+    def _state(self) -> dict[str, Any]:
+        """The optimizer's state as arrays."""
+        state = {**self.layout.bare.state, "step": mx.array(self._steps, mx.uint64)}
+        slots = [(slot, vector) for slot, vector in zip("mv", self._averages, strict=True) if vector.size]
         for name, place, shape in self.layout.parts:
             size = int(np.prod(shape))
             state[name] = {
-                slot: mx.array(vector[place : place + size].reshape(shape))
-                for slot, vector in self._slots.items()
+                slot: mx.array(vector[place : place + size].reshape(shape)) for slot, vector in slots
             }
-        self.layout.state = state
+        return state
 
     def layer_plans(self, layers: Iterable[Layer]) -> list[LayerPlan]:
         """
@@ -150,6 +162,16 @@ class TrainedVector(SlowCopy):
         :raises NotMirrored: a layer's arrays are not among the parameters
         """
         return layer_plans(layers, named_parameters(self.network), self.places)
+
+
+def going_on(argument: tuple[Any, ...], steps: int) -> tuple[Any, ...]:
+    """
+    :param argument: what :meth:`TrainedVector.argument` gave
+    :param steps: steps that the optimizer has made since
+    :return: the same for the next steps of the same update
+    """
+    vectors, _, _, rate, rule = argument
+    return vectors, None, steps, rate, rule
 
 
 def layer_plans(layers: Iterable[Layer], arrays: Arrays, places: dict[str, int]) -> list[LayerPlan]:

@@ -80,6 +80,7 @@ class OffPolicySteps(OffPolicyCollection):
         :param static: whatever else the step depends on besides its arguments
         :return: the update
         """
+        self._compile_notice.announce()
         if self._update_step is not None:
             update, known = self._update_step
             if known == static and update.is_for(networks, optimizers):

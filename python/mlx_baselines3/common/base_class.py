@@ -82,6 +82,7 @@ class BaseAlgorithm(Saving, ABC):
     ) -> None:
         self.policy_class = self._get_policy_from_name(policy) if isinstance(policy, str) else policy
         self.device = get_device(device)
+        self._compile_notice = CompileNotice(verbose)
         # Without a GPU there is nothing to choose.
         self._chooses_device = isinstance(device, str) and device == "auto" and self.device.type == mx.gpu
         if verbose >= 1 and not self._chooses_device:

@@ -8,7 +8,7 @@ from mlx.nn.layers.base import Module
 
 from mlx_baselines3 import _native
 from mlx_baselines3.common._blueprint import Blueprint, NotMirrored, check_parts, check_unchanged, perceptron
-from mlx_baselines3.common._native_vectors import SlowCopy, TrainedVector, flat
+from mlx_baselines3.common._native_vectors import SlowCopy, TrainedVector, flat, going_on
 from mlx_baselines3.common.critics import ContinuousCritic
 from mlx_baselines3.common.off_policy_update import off_policy_error
 from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
@@ -80,14 +80,14 @@ class NativeQUpdate:
         """
         self._vector.load()
         self._target.load()
-        *vectors, steps, rate, rule = self._vector.argument()
+        trained, steps = self._vector.argument(), 0
         losses: list[float] = []
         for some in batches:
-            trained = (*vectors, steps, rate, rule)
             fields, count = _fields(some, settings["gamma"]), len(some["rewards"])
             new, steps = self._core.run(
                 fields, count, settings["max_grad_norm"], self._target.values, trained
             )
+            trained = going_on(trained, steps)
             losses += new
         metrics = {"loss": np.array(losses)}
         _store({"q_net": self._vector}, [steps], metrics)
@@ -165,14 +165,15 @@ class NativeActorCriticUpdate:
             for n in ("actor", "critic")
         ]
         rows: list[Any] = []
+        steps: list[int] = []
         for some in batches:
             at = slice(len(rows), len(rows) + len(some["rewards"]))
             fields = [*_fields(some, settings["gamma"]), *(flat(part[at]) for part in noise)]
             new, steps = self._core.run(fields, flags[at], numbers, targets, arguments)
-            arguments = [(*a[:3], step, *a[4:]) for a, step in zip(arguments, steps, strict=True)]
+            arguments = [going_on(old, made) for old, made in zip(arguments, steps, strict=True)]
             rows += new
         metrics = self._metrics(np.array(rows), np.array([learned for learned, _ in flags]))
-        _store(vectors, [argument[3] for argument in arguments], metrics)
+        _store(vectors, steps, metrics)
         return metrics
 
     def _metrics(self, rows: np.ndarray, learned: np.ndarray) -> Metrics:

@@ -18,7 +18,7 @@ from mlx.nn.layers.base import Module
 
 from mlx_baselines3 import _native
 from mlx_baselines3.common._blueprint import Blueprint, NotMirrored
-from mlx_baselines3.common._native_vectors import TrainedVector, flat
+from mlx_baselines3.common._native_vectors import TrainedVector, flat, going_on
 from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
 from mlx_baselines3.common.update import not_finite_error
 
@@ -123,13 +123,12 @@ class NativeOnPolicyUpdate:
         policy_loss = "policy_gradient_loss" if "clip_range" in settings else "policy_loss"
         metric_names = ("loss", "entropy_loss", policy_loss, "value_loss", "approx_kl", "clip_fraction")
         self._vector.load()
-        *vectors, steps, rate, rule = self._vector.argument()
+        trained, steps = self._vector.argument(), 0
         epochs = []
         for order in orders:
-            trained = (*vectors, steps, rate, rule)
-            rows, stopped, steps = self._core.epoch(
-                columns, order, batch_size or len(order), numbers, trained
-            )
+            size = batch_size or len(order)
+            rows, stopped, steps = self._core.epoch(columns, order, size, numbers, trained)
+            trained = going_on(trained, steps)
             epochs.append(dict(zip(metric_names, rows.reshape(-1, len(metric_names)).T, strict=True)))
             if stopped:
                 break

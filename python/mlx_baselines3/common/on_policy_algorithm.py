@@ -250,6 +250,7 @@ class OnPolicyAlgorithm(OnPolicyCollection):
         :param loss: the loss function
         :param static: whatever else the loss depends on besides its arguments
         """
+        self._compile_notice.announce()
         key = (id(self.policy), id(self.policy.optimizer), *static)
         if self._update_step is None or self._update_step[0] != key:
             self._update_step = (key, UpdateStep(self.policy, self.policy.optimizer, loss))

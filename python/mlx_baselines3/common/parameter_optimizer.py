@@ -4,7 +4,7 @@ Small arrays are merged into one vector: one clip and one Adam over one vector i
 a dozen arrays. What that saves grows with their number and not with their size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -58,8 +58,9 @@ class ParameterOptimizer:
         parameters = named_parameters(module)
         self.names = trainable_names(module) if names is None else names
         self.shapes = {name: parameters[name].shape for name in self.names}
-        self.optimizer = make_optimizer(optimizer_class, learning_rate, optimizer_kwargs or {})
-        self.is_elementwise = is_elementwise(self.optimizer)
+        self.bare = make_optimizer(optimizer_class, learning_rate, optimizer_kwargs or {})
+        self._deferred: Callable[[], dict[str, Any]] | None = None
+        self.is_elementwise = is_elementwise(self.bare)
         self._merged = {
             name: parameters[name].shape
             for name in self.names
@@ -67,18 +68,48 @@ class ParameterOptimizer:
         }
         # Name, place and shape of each array that the optimizer works on, one after the other as in `pack`.
         self.parts = self._find_parts()
-        self.optimizer.init(self.pack(parameters))
+        self.bare.init(self.pack(parameters))
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._catch_up()
+        return self.__dict__
+
+    @property
+    def optimizer(self) -> optim.Optimizer:
+        """:return: MLX's optimizer; ``bare`` is the same without a look at whether its state is up to date"""
+        self._catch_up()
+        return self.bare
+
+    def _catch_up(self) -> None:
+        if self._deferred is not None:
+            self.bare.state = self._deferred()
+            self._deferred = None
+
+    def defer_state(self, source: Callable[[], dict[str, Any]]) -> None:
+        """
+        Let the state be made when someone asks for it.
+
+        :param source: gives the state, as it is at that time
+        """
+        self._deferred = source
+
+    def defers_to(self, source: Callable[[], dict[str, Any]]) -> bool:
+        """
+        :param source: what may have been given to :meth:`defer_state`
+        :return: whether the state is still to come from there
+        """
+        return self._deferred == source
 
     @property
     def learning_rate(self) -> mx.array:
         """:return: the learning rate, a scalar array"""
-        return self.optimizer.learning_rate
+        return self.bare.learning_rate
 
     @learning_rate.setter
     def learning_rate(self, value: float | mx.array) -> None:
         # Not through MLX's setter: it makes a copy, which has to be computed before it can be read.
         rate = value if isinstance(value, mx.array) else mx.array(value, dtype=mx.float32)
-        self.optimizer.state["learning_rate"] = rate
+        self.bare.state["learning_rate"] = rate
 
     @property
     def state(self) -> dict[str, Any]:
@@ -87,7 +118,8 @@ class ParameterOptimizer:
 
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
-        self.optimizer.state = state
+        self._deferred = None
+        self.bare.state = state
 
     def pack(self, arrays: Mapping[str, mx.array]) -> Arrays:
         """

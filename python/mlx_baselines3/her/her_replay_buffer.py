@@ -195,7 +195,7 @@ class HerReplayBuffer(DictReplayBuffer):
         :raises ValueError: ``batch_size`` is below 1, or ``compute_reward`` gives not one reward per goal
         :raises AssertionError: the buffer was unpickled and has no environment
         """
-        samples: DictReplayBufferSamples = self._to_mlx(self._relabel(*self._draw(batch_size), env))
+        samples: DictReplayBufferSamples = self._to_mlx(self._relabel(*self._draw(batch_size), env), env)
         return samples
 
     def _samples_as_here(self) -> bool:

@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mlx_baselines3_core::buffer::ring::Ring;
-use mlx_baselines3_core::buffer::rows::{flatten_env_major, gather};
+use mlx_baselines3_core::buffer::rows::{flatten_env_major, gather, gather_ended};
 use mlx_baselines3_core::buffer::terminal::TerminalObs;
 
 /// Rows spread over the block by a full-period generator, the same in every run.
@@ -113,6 +113,18 @@ fn sample(c: &mut Criterion) {
         });
     });
     let ends: Vec<usize> = (0..1_000_000).step_by(200).collect();
+    let mut dones = vec![0_u8; 4_000_000];
+    for end in &ends {
+        dones[4 * end..4 * end + 4].copy_from_slice(&1_f32.to_ne_bytes());
+    }
+    group.bench_function("twice, timeouts of ends", |b| {
+        b.iter(|| {
+            for ((column, to), width) in columns.iter().zip(&mut batch).zip(COLUMNS).take(4) {
+                gather(black_box(column), to, width, &picks).unwrap();
+            }
+            gather_ended(black_box(&dones), &columns[5], &mut batch[4], &picks).unwrap();
+        });
+    });
     let terminal = TerminalObs::import(&ends, &vec![2; ends.len() * 12]).unwrap();
     group.bench_function("once", |b| {
         b.iter(|| {

@@ -64,6 +64,7 @@ impl Vectors {
             parameters: &mut self.parameters,
             means: &mut self.means,
             squares: &mut self.squares,
+            before: None,
             steps: &mut self.steps,
             rule: ADAM,
             learning_rate: 1e-6,

@@ -3,8 +3,9 @@
 use std::hint::black_box;
 
 use mlx_baselines3_core::env::numerics::{
-    Numerics, ReturnSum, Scalar, cos_sin_f32, floor_mod, round_micro, square,
+    Numerics, ReturnSum, Scalar, cos_sin_f32, floor_mod, round_micro, square, squares,
 };
+use mlx_baselines3_core::env::sines::{Work, dispatch};
 
 #[test]
 fn float32_cosine_and_sine_are_numpys_in_every_quadrant() {
@@ -50,6 +51,17 @@ fn squares_are_exact_where_a_double_holds_them() {
     );
 }
 
+struct Squares([f64; 3]);
+
+impl Work for Squares {
+    type Output = [f64; 3];
+
+    #[inline(always)]
+    fn run<const FUSED: bool>(self) -> [f64; 3] {
+        squares::<FUSED, 3>(self.0)
+    }
+}
+
 /// All sizes, mantissas at random: the C library is asked directly.
 #[test]
 fn squares_are_the_c_librarys_powers_in_every_bit() {
@@ -68,6 +80,9 @@ fn squares_are_the_c_librarys_powers_in_every_bit() {
         let x = f64::from_bits((bits << 12 >> 12) | (exponent << 52));
         let power = x.powf(black_box(2.0));
         assert_eq!(square(x).to_bits(), power.to_bits(), "{x:e}");
+        let at_once = dispatch(Squares([1.0, x, 3.0]));
+        let wanted = [1.0, power, 9.0].map(f64::to_bits);
+        assert_eq!(at_once.map(f64::to_bits), wanted, "{x:e}");
         products += usize::from(power == x * x);
         let x = f32::from_bits((bits as u32 >> 9) | ((exponent as u32 & 0xff) << 23));
         let Scalar::Single(squared) = Scalar::Single(x).squared(Numerics::default()) else {

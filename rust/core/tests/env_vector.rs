@@ -65,6 +65,43 @@ fn an_ended_episode_restarts_within_the_step() {
     }
 }
 
+/// Thirteen are stepped as eight, four and one; each as if it were alone, whatever it is made of.
+#[test]
+fn robots_side_by_side_move_as_each_alone() {
+    const N: usize = 13;
+    let change = |envs: &mut dyn VectorEnv, env: usize, like: usize| {
+        let mut set = |name, value| envs.set_param(env, name, value).unwrap();
+        match like % 4 {
+            1 => set("book_or_nips", 1.0),
+            2 => set("torque_noise_max", 0.5),
+            3 => set("LINK_MASS_2", 1.7),
+            _ => {}
+        }
+    };
+    let mut together = made("Acrobot-v1", N);
+    let mut alone: Vec<_> = (0..N).map(|_| made("Acrobot-v1", 1)).collect();
+    for (env, single) in alone.iter_mut().enumerate() {
+        change(together.as_mut(), env, env);
+        change(single.as_mut(), 0, env);
+        single
+            .reset(0, Some(&[env as u32]), None, &mut [0.0; 6])
+            .unwrap();
+    }
+    let mut ended = 0;
+    for round in 0..2_000 {
+        let actions: [i64; N] = std::array::from_fn(|env| ((round / 7 + env) % 3) as i64);
+        let (obs, rewards, dones) = step(together.as_mut(), Actions::Discrete(&actions)).unwrap();
+        for (env, single) in alone.iter_mut().enumerate() {
+            let wanted = step(single.as_mut(), Actions::Discrete(&[actions[env]])).unwrap();
+            let row = obs[env * 6..env * 6 + 6].to_vec();
+            assert_eq!((row, vec![rewards[env]], vec![dones[env]]), wanted);
+            assert_eq!(together.snapshot(env).unwrap(), single.snapshot(0).unwrap());
+        }
+        ended += together.episodes().len();
+    }
+    assert!(ended > N, "{ended} episodes ended");
+}
+
 #[test]
 fn the_time_limit_truncates() {
     let mut envs = made("MountainCar-v0", 3);

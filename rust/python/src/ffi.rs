@@ -7,6 +7,7 @@ pub(crate) mod new_array;
 pub(crate) mod plain;
 pub(crate) mod random;
 pub(crate) mod replay;
+pub(crate) mod sample;
 
 /// Hands `blas::install` the addresses that `_backend.py` found by name.
 #[cfg(target_os = "linux")]

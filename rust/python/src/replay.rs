@@ -4,14 +4,16 @@ use mlx_baselines3_core::buffer::ring::Ring;
 use numpy::PyArray1;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyString};
+use pyo3::types::{PyBool, PyDict, PyString, PyTuple};
 
 use crate::ffi::random;
 use crate::ffi::replay::{Columns, store, take};
+use crate::ffi::sample::Sampling;
 use crate::terminal::TerminalObs;
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(store_step, m)?)?;
+    m.add_function(wrap_pyfunction!(sample_batches, m)?)?;
     m.add_function(wrap_pyfunction!(take_batch, m)?)?;
     m.add_function(wrap_pyfunction!(randint, m)?)
 }
@@ -92,6 +94,97 @@ fn store_step(
         buffer.set_item(intern!(py, "full"), true)?;
     }
     Ok(true)
+}
+
+/// A column of observations or a dict of them, as columns.
+fn parts<'py>(column: &Bound<'py, PyAny>) -> Vec<Bound<'py, PyAny>> {
+    match column.cast_exact::<PyDict>() {
+        Ok(parts) => parts.iter().map(|(_, part)| part).collect(),
+        Err(_) => vec![column.clone()],
+    }
+}
+
+/// What [`parts`] made many of, made of `arrays` instead.
+fn joined<'py>(
+    column: &Bound<'py, PyAny>,
+    arrays: &mut impl Iterator<Item = Bound<'py, PyAny>>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let Ok(parts) = column.cast_exact::<PyDict>() else {
+        return Ok(arrays.next());
+    };
+    let field = PyDict::new(column.py());
+    for ((key, _), array) in parts.iter().zip(arrays) {
+        field.set_item(key, array)?;
+    }
+    Ok(Some(field.into_any()))
+}
+
+/// Observations, actions and what followed, the last of which may be the first once more.
+type Fields<'py> = [Bound<'py, PyAny>; 3];
+
+/// What to sample from the columns that the attributes of a buffer are.
+fn sampling_of<'py>(
+    buffer: &Bound<'py, PyDict>,
+    (n_batches, batch_size, flat): (usize, usize, bool),
+) -> Option<(Sampling<'py>, Fields<'py>)> {
+    let py = buffer.py();
+    let terminal = held(buffer, intern!(py, "_terminal"))?;
+    let observations = held(buffer, intern!(py, "observations"))?;
+    let actions = held(buffer, intern!(py, "actions"))?;
+    let (terminal, after) = match terminal.is_none() {
+        true => (None, held(buffer, intern!(py, "next_observations"))?),
+        false => (Some(terminal.cast_into().ok()?), observations.clone()),
+    };
+    let mut now = parts(&observations);
+    now.push(actions.clone());
+    let sampling = Sampling {
+        ring: ring_of(buffer)?,
+        n_envs: held(buffer, intern!(py, "n_envs"))?.extract().ok()?,
+        now,
+        next: parts(&after),
+        terminal,
+        dones: held(buffer, intern!(py, "dones"))?,
+        timeouts: held(buffer, intern!(py, "timeouts"))?,
+        rewards: held(buffer, intern!(py, "rewards"))?,
+        n_batches,
+        batch_size,
+        flat,
+    };
+    Some((sampling, [observations, actions, after]))
+}
+
+/// Draws batches from a replay buffer and copies them into new arrays, if all that takes is copies.
+/// Draws nothing otherwise.
+///
+/// `buffer` is the `__dict__` of the buffer, as for `store_step`.
+#[pyfunction]
+fn sample_batches<'py>(
+    buffer: &Bound<'py, PyDict>,
+    n_batches: usize,
+    batch_size: usize,
+    flat: bool,
+) -> PyResult<Option<Bound<'py, PyTuple>>> {
+    let py = buffer.py();
+    let size = (n_batches, batch_size, flat);
+    let sampled = random::with_numbers(py, |numbers| {
+        let (sampling, fields) = sampling_of(buffer, size)?;
+        let taken = sampling.sample(numbers)?;
+        Some(taken.map(|taken| (taken, fields)))
+    })?;
+    let Some((taken, fields)) = sampled.flatten().transpose()? else {
+        return Ok(None);
+    };
+    let (mut now, mut next) = (taken.now.into_iter(), taken.next.into_iter());
+    let [observations, actions, after] = fields;
+    let observations = joined(&observations, &mut now)?;
+    let batch = (
+        observations,
+        joined(&actions, &mut now)?,
+        joined(&after, &mut next)?,
+        taken.ended,
+        taken.rewards,
+    );
+    batch.into_pyobject(py).map(Some)
 }
 
 /// Copies the transitions `(rows[i], envs[i])` of each column to its target, if every array is ready

@@ -43,13 +43,12 @@ fn distribution(name: &str, options: Vec<usize>, log_std: usize) -> PyResult<Dis
     })
 }
 
-/// Parameters and their optimizer, as Python hands them in: vectors, steps so far, learning rate,
-/// and the rule with its numbers.
+/// Parameters and their optimizer, as Python hands them in: parameters and averages, the averages
+/// as they were before the first step, steps so far, learning rate, and the rule with its numbers.
 #[derive(FromPyObject)]
 struct TrainedArrays<'py>(
-    PyReadwriteArray1<'py, f32>,
-    PyReadwriteArray1<'py, f32>,
-    PyReadwriteArray1<'py, f32>,
+    [PyReadwriteArray1<'py, f32>; 3],
+    Option<[PyReadonlyArray1<'py, f32>; 2]>,
     u64,
     f32,
     (String, f64, f64, f64, bool),
@@ -57,7 +56,7 @@ struct TrainedArrays<'py>(
 
 impl TrainedArrays<'_> {
     fn trained(&mut self) -> PyResult<Trained<'_>> {
-        let (name, first, second, eps, bias_correction) = &self.5;
+        let (name, first, second, eps, bias_correction) = &self.4;
         let (alpha, eps) = (*first, *eps);
         let rule = match name.as_str() {
             "adam" => Rule::Adam {
@@ -69,13 +68,19 @@ impl TrainedArrays<'_> {
             "rmsprop_tf" => Rule::RmsPropTf { alpha, eps },
             _ => return Err(bad(format!("no native optimizer is called {name:?}"))),
         };
+        let [parameters, means, squares] = &mut self.0;
+        let before = match &self.1 {
+            Some([means, squares]) => Some([means.as_slice()?, squares.as_slice()?]),
+            None => None,
+        };
         Ok(Trained {
-            parameters: self.0.as_slice_mut()?,
-            means: self.1.as_slice_mut()?,
-            squares: self.2.as_slice_mut()?,
-            steps: &mut self.3,
+            parameters: parameters.as_slice_mut()?,
+            means: means.as_slice_mut()?,
+            squares: squares.as_slice_mut()?,
+            before,
+            steps: &mut self.2,
             rule,
-            learning_rate: self.4,
+            learning_rate: self.3,
         })
     }
 }
@@ -150,7 +155,7 @@ impl OnPolicyUpdate {
             .detach(|| core.epoch(&rollout, order, batch_size, &settings, &mut state))
             .map_err(bad)?;
         let numbers = metrics.into_iter().flat_map(|row| row.to_array());
-        Ok((PyArray1::from_iter(py, numbers), stopped, trained.3))
+        Ok((PyArray1::from_iter(py, numbers), stopped, trained.2))
     }
 }
 
@@ -210,7 +215,7 @@ impl QUpdate {
                 .map_err(bad)?;
             losses.push(loss);
         }
-        Ok((losses, trained.3))
+        Ok((losses, trained.2))
     }
 }
 
@@ -294,7 +299,7 @@ impl ActorCriticUpdate {
                 .map_err(bad)?;
             metrics.push(numbers(row));
         }
-        Ok((metrics, trained.iter().map(|arrays| arrays.3).collect()))
+        Ok((metrics, trained.iter().map(|arrays| arrays.2).collect()))
     }
 }
 

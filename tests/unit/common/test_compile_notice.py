@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from mlx_baselines3 import PPO
+from mlx_baselines3 import DQN, PPO
 from mlx_baselines3.common import _compile_notice
 from mlx_baselines3.common._compile_notice import CompileNotice
 
@@ -29,18 +29,21 @@ def until_looked(notice: CompileNotice) -> None:
 
 
 def test_a_machine_that_never_compiled_is_told_at_once(folder, capsys):
-    with CompileNotice(verbose=1):
+    with CompileNotice(verbose=1) as notice:
+        assert capsys.readouterr().out == ""
+        for _ in range(2):
+            notice.announce()
         assert capsys.readouterr().out == (
             f"MLX is compiling the kernels of the update. This happens once: they are kept in {folder}.\n"
         )
 
 
 def test_nothing_on_the_console_without_verbose_or_compiler(folder, capsys, monkeypatch):
-    with CompileNotice(verbose=0):
-        pass
+    with CompileNotice(verbose=0) as notice:
+        notice.announce()
     monkeypatch.setattr(_compile_notice.shutil, "which", lambda name: None)
-    with CompileNotice(verbose=1):
-        pass
+    with CompileNotice(verbose=1) as notice:
+        notice.announce()
     assert capsys.readouterr().out == ""
 
 
@@ -85,6 +88,10 @@ def test_later_updates_are_not_watched(folder):
         assert notice._timer is None
 
 
-def test_learn_watches_its_first_update(folder, capsys):
-    PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=4, n_epochs=1, verbose=1).learn(8)
-    assert "MLX is compiling the kernels of the update." in capsys.readouterr().out
+@pytest.mark.parametrize("cls", [PPO, DQN])
+def test_learn_watches_its_first_update(folder, capsys, updates, cls):
+    """Only where MLX computes it."""
+    kwargs = {"n_steps": 8, "n_epochs": 1} if cls is PPO else {"learning_starts": 4}
+    cls("MlpPolicy", "CartPole-v1", batch_size=4, verbose=1, **kwargs).learn(8)
+    told = "MLX is compiling the kernels of the update." in capsys.readouterr().out
+    assert told == (updates == "mlx")

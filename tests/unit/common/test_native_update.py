@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import cloudpickle
 import gymnasium as gym
 import mlx.core as mx
 import mlx.nn as nn
@@ -219,6 +220,28 @@ def test_one_may_go_on_where_the_other_has_stopped(monkeypatch, make):
             monkeypatch.setenv(SETTING, who)
             train(models[name], 2)
     assert_close(state_of(models["native"]), state_of(models["in turn"]), 1e-4)
+
+
+def test_the_optimizers_state_is_there_when_someone_looks():
+    """It is made on demand, and looking at it changes nothing."""
+    watched, left_alone, replaced = (off_policy(DQN) for _ in range(3))
+    for model in (watched, left_alone, replaced):
+        train(model, 3)
+    optimizer = watched.policy.optimizer
+    copies = [copy.deepcopy(optimizer), cloudpickle.loads(cloudpickle.dumps(left_alone.policy.optimizer))]
+    for one in (optimizer, *copies):
+        assert one.state["step"].item() == one.optimizer.state["step"].item() == 3
+    before = optimizer.state_dict()
+    kept = {name: np.array(array) for name, array in before.items()}
+    replaced.policy.optimizer.load_state_dict(before)
+    for model in (watched, left_alone, replaced):
+        train(model, 2)
+    for model in (watched, replaced):
+        assert_close(state_of(model), state_of(left_alone), 0)
+    # What was handed out stays what it was.
+    for one in (before, *(one.state_dict() for one in copies)):
+        for name, array in kept.items():
+            np.testing.assert_array_equal(np.array(one[name]), array, err_msg=name)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,15 @@ import numpy as np
 
 from mlx_baselines3 import _native
 from mlx_baselines3.common.buffers._draws import randint
-from mlx_baselines3.common.buffers._fields import arrays_of, columns_of, each, not_cut, split, stack
+from mlx_baselines3.common.buffers._fields import (
+    arrays_of,
+    columns_of,
+    each,
+    new_to_mlx,
+    not_cut,
+    split,
+    stack,
+)
 from mlx_baselines3.common.buffers._rows import check_batch_size
 from mlx_baselines3.common.buffers._scratch import Scratch, ScratchPool
 from mlx_baselines3.common.buffers.base import BaseBuffer, as_bytes
@@ -41,8 +49,44 @@ class SampledBuffer(BaseBuffer):
     def _draw_envs(self, batch_inds: np.ndarray) -> np.ndarray:
         return randint(0, self.n_envs, len(batch_inds))
 
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
+        """
+        Draw transitions with replacement.
+
+        :param batch_size: number of transitions
+        :param env: normalises observations and rewards with its statistics, if given
+        :return: the samples as ``mx.array``
+        :raises ValueError: ``batch_size`` is below 1 or the buffer is empty
+        """
+        fields = self._ready_fields(1, batch_size, flat=True)
+        return super().sample(batch_size, env) if fields is None else self._fields_to_mlx(fields, env)
+
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
         return self._collect(batch_inds, self._draw_envs(batch_inds), env)
+
+    def _ready_fields(self, n_batches: int, batch_size: int, flat: bool) -> tuple[Any, ...] | None:
+        """
+        Observations, actions, next observations, ends and rewards as they are stored, in new arrays, if no
+        subclass and no instance does any of this in its own way, and the columns need but be copied.
+        """
+        kind = type(self)
+        if (
+            kind._get_samples is not SampledBuffer._get_samples
+            or kind._gather_many is not SampledBuffer._gather_many
+            or kind._gather is not SampledBuffer._gather
+            or kind.size is not BaseBuffer.size
+            or "_get_samples" in self.__dict__
+            or type(batch_size) is not int
+            or batch_size < 1
+        ):
+            return None
+        return _native.sample_batches(self.__dict__, n_batches, batch_size, flat)
+
+    def _normalized(self, fields: tuple[Any, ...], env: VecNormalize | None) -> Any:
+        obs, actions, next_obs, dones, rewards = fields
+        if env is not None:
+            rewards = self._normalize_reward(rewards, env)
+        return self._samples(obs, actions, next_obs, dones, rewards, env)
 
     def sample_many(self, n_batches: int, batch_size: int, env: VecNormalize | None = None) -> Any:
         """
@@ -58,8 +102,11 @@ class SampledBuffer(BaseBuffer):
         check_batch_size(n_batches, "n_batches")
         if not self._samples_as_here():
             return stack([self.sample(batch_size, env) for _ in range(n_batches)])
+        fields = self._ready_fields(n_batches, batch_size, flat=False) if env is None else None
+        if fields is not None:
+            return self._fields_to_mlx(fields, env)
         with self._scratch.lend() as scratch:
-            return self._to_mlx(self._gather_many(n_batches, batch_size, env, scratch))
+            return self._to_mlx(self._gather_many(n_batches, batch_size, env, scratch), env)
 
     def sample_arrays(self, n_batches: int, batch_size: int, env: VecNormalize | None = None) -> Any:
         """
@@ -74,19 +121,23 @@ class SampledBuffer(BaseBuffer):
         """
         check_batch_size(n_batches, "n_batches")
         many = getattr(self.sample_many, "__func__", None)
-        own = many is not SampledBuffer.sample_many or type(self).to_torch is not BaseBuffer.to_torch
-        if own or not self._samples_as_here():
+        if many is not SampledBuffer.sample_many or self._converts_itself() or not self._samples_as_here():
             return arrays_of(self.sample_many(n_batches, batch_size, env))
         return arrays_of(self._gather_many(n_batches, batch_size, env, Scratch()))
 
     def _samples_as_here(self) -> bool:
         """Whether no subclass has its own idea of sampling, which `sample_many` must then call."""
         kind = type(self)
-        return kind.sample is BaseBuffer.sample and kind._get_samples is SampledBuffer._get_samples
+        return kind.sample is SampledBuffer.sample and kind._get_samples is SampledBuffer._get_samples
 
     def _gather_many(
         self, n_batches: int, batch_size: int, env: VecNormalize | None, scratch: Scratch
     ) -> Any:
+        # Normalisation is shown one axis of transitions, as always.
+        fields = self._ready_fields(n_batches, batch_size, flat=env is not None)
+        if fields is not None:
+            samples = self._normalized(fields, env)
+            return samples if env is None else split(samples, n_batches)
         draws = []
         for _ in range(n_batches):
             rows = self._draw_rows(batch_size)
@@ -140,7 +191,7 @@ class SampledBuffer(BaseBuffer):
     def _collect(self, rows: np.ndarray, envs: np.ndarray, env: VecNormalize | None) -> Any:
         # What leaves are copies: MLX's arrays have memory of their own.
         with self._scratch.lend() as scratch:
-            return self._to_mlx(self._gather(rows, envs, env, scratch))
+            return self._to_mlx(self._gather(rows, envs, env, scratch), env)
 
     def _gather(self, rows: np.ndarray, envs: np.ndarray, env: VecNormalize | None, scratch: Scratch) -> Any:
         """Samples of NumPy arrays, in the memory of ``scratch``."""
@@ -170,5 +221,17 @@ class SampledBuffer(BaseBuffer):
         fields: tuple[Any, ...] = (obs, actions, next_obs, dones, rewards, discounts)
         return kind(*fields)
 
-    def _to_mlx(self, samples: Any) -> Any:
-        return each(samples, self.to_torch)
+    def _fields_to_mlx(self, fields: tuple[Any, ...], env: VecNormalize | None) -> Any:
+        # Two samples and as many calls as there are arrays, saved for the usual kind.
+        if env is None and type(fields[0]) is np.ndarray and not self._converts_itself():
+            return ReplayBufferSamples(*new_to_mlx(fields))
+        return self._to_mlx(self._normalized(fields, env), env)
+
+    def _to_mlx(self, samples: Any, env: VecNormalize | None) -> Any:
+        """Samples of MLX arrays, of those that were gathered here and went through `env`."""
+        if env is not None or self._converts_itself():
+            return each(samples, self.to_torch)
+        return each(samples, lambda array: new_to_mlx((array,))[0])
+
+    def _converts_itself(self) -> bool:
+        return type(self).to_torch is not BaseBuffer.to_torch or "to_torch" in self.__dict__

@@ -254,8 +254,11 @@ class NStepReplayBuffer(ReplayBuffer):
         cursor = (self.pos, self.full)
         spans = _native.n_step_spans(dones, timeouts, cursor, self.n_steps, rows, envs.astype(np.int64))
         steps = np.arange(self.n_steps)
-        window = (rows[:, None] + steps) % self.buffer_size
-        rewards = self._normalize_reward(self.rewards[window, envs[:, None]], env)
+        window = (rows[:, None] + steps).reshape(-1)
+        (rewards,) = self._take(
+            window, envs.repeat(self.n_steps), self.rewards, scratch=scratch, names="window"
+        )
+        rewards = self._normalize_reward(rewards.reshape(-1, self.n_steps), env)
         discounts = self.gamma ** steps.astype(np.float32) * (steps < spans[:, None])
         returns = (rewards * discounts).sum(axis=1, keepdims=True)
         bootstrap = self.gamma ** spans[:, None].astype(np.float32)

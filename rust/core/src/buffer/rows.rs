@@ -63,11 +63,44 @@ pub fn gather(
 ) -> Result<(), RowError> {
     expect_len(to, indices.len().saturating_mul(row_bytes))?;
     let rows = from.len().checked_div(row_bytes).unwrap_or(usize::MAX);
-    if let Some(&row) = indices.iter().find(|&&row| row >= rows) {
-        return Err(RowError::NoSuchRow { row, rows });
-    }
+    expect_inside(indices, rows)?;
     copy_rows(from, to, row_bytes, indices.iter().copied());
     Ok(())
+}
+
+/// Writes `done * (1 - timeout)` of the transitions `indices` to `to`: which episodes ended, and were
+/// not cut. All are float32 in the machine's byte order. Few episodes end: the timeouts of the others
+/// are not read, for each would be one more cache line to wait for.
+///
+/// # Errors
+/// When an index is out of range, or `to` has another length than the indices. Nothing is written then.
+pub fn gather_ended(
+    dones: &[u8],
+    timeouts: &[u8],
+    to: &mut [u8],
+    indices: &[usize],
+) -> Result<(), RowError> {
+    let (dones, _) = dones.as_chunks::<4>();
+    let (timeouts, _) = timeouts.as_chunks::<4>();
+    expect_len(to, indices.len().saturating_mul(4))?;
+    let rows = dones.len().min(timeouts.len());
+    expect_inside(indices, rows)?;
+    let (to, _) = to.as_chunks_mut::<4>();
+    for (target, &row) in to.iter_mut().zip(indices) {
+        let mut ended = f32::from_ne_bytes(dones[row]);
+        if ended != 0.0 {
+            ended *= 1.0 - f32::from_ne_bytes(timeouts[row]);
+        }
+        *target = ended.to_ne_bytes();
+    }
+    Ok(())
+}
+
+fn expect_inside(indices: &[usize], rows: usize) -> Result<(), RowError> {
+    match indices.iter().find(|&&row| row >= rows) {
+        Some(&row) => Err(RowError::NoSuchRow { row, rows }),
+        None => Ok(()),
+    }
 }
 
 /// Short rows of a known width become plain moves; a call to `memcpy` for 4 bytes costs ten times
@@ -121,6 +154,22 @@ mod tests {
         let mut to = [9; 8];
         gather(&from, &mut to, 2, &[2, 0, 2, 1]).unwrap();
         assert_eq!(to, [2, 2, 0, 0, 2, 2, 1, 1]);
+    }
+
+    #[test]
+    fn an_episode_that_was_cut_has_not_ended() {
+        let bytes = |numbers: [f32; 4]| numbers.map(f32::to_ne_bytes).concat();
+        let (dones, timeouts) = (bytes([0.0, 1.0, 1.0, 0.0]), bytes([0.0, 0.0, 1.0, 1.0]));
+        let mut to = [9; 20];
+        gather_ended(&dones, &timeouts, &mut to, &[1, 2, 3, 0, 1]).unwrap();
+        assert_eq!(
+            to.as_slice(),
+            [1.0, 0.0, 0.0, 0.0, 1.0].map(f32::to_ne_bytes).concat()
+        );
+        let untouched = to;
+        assert!(gather_ended(&dones, &timeouts[..4], &mut to[..4], &[1]).is_err());
+        assert!(gather_ended(&dones, &timeouts, &mut to, &[1]).is_err());
+        assert_eq!(to, untouched);
     }
 
     #[test]

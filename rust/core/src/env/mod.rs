@@ -4,6 +4,7 @@
 //! the same order and the same types: the observations and rewards are to be equal in every bit.
 
 mod acrobot;
+mod acrobot_motion;
 mod action;
 mod cartpole;
 mod error;
@@ -12,6 +13,7 @@ mod mountain_car_continuous;
 pub mod numerics;
 mod pendulum;
 pub mod registry;
+pub mod sines;
 
 pub use acrobot::Acrobot;
 pub use action::{Action, ActionSpace, Actions};
@@ -85,6 +87,17 @@ pub trait Env: Clone + std::fmt::Debug + Send + Sync + 'static {
 
     /// Moves on by one step. `action` is valid: the vector checks it.
     fn step(&mut self, action: Self::Action, rng: &mut Pcg64) -> Transition;
+
+    /// Whether several are stepped faster side by side than one after the other.
+    const ABREAST: bool = false;
+
+    /// [`Env::step`] of each, with the same results.
+    #[inline(always)]
+    fn step_abreast<const N: usize>(
+        envs: [(&mut Self, Self::Action, &mut Pcg64); N],
+    ) -> [Transition; N] {
+        envs.map(|(env, action, rng)| env.step(action, rng))
+    }
 
     /// Writes the observation, `SPEC.obs_dim` numbers.
     fn observe(&self, out: &mut [f32]);

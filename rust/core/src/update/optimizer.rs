@@ -42,6 +42,9 @@ pub struct Trained<'a> {
     pub means: &'a mut [f32],
     /// Running averages of its square.
     pub squares: &'a mut [f32],
+    /// Both as they were before the first step, which makes the new ones of them. Afterwards, and
+    /// with `None`, they are changed in place.
+    pub before: Option<[&'a [f32]; 2]>,
     /// Steps made so far.
     pub steps: &'a mut u64,
     /// The rule.
@@ -79,7 +82,12 @@ impl Trained<'_> {
         } else {
             0
         };
-        check("the running averages of gradients", self.means.len(), means)
+        check("the running averages of gradients", self.means.len(), means)?;
+        if let Some([old_means, old_squares]) = self.before {
+            check("the old averages of gradients", old_means.len(), means)?;
+            check("the old averages", old_squares.len(), size)?;
+        }
+        Ok(())
     }
 
     fn formula(&self) -> Formula {
@@ -121,6 +129,7 @@ impl Trained<'_> {
     pub(super) fn step(&mut self, gradient: &[f32], scale: f32) {
         *self.steps += 1;
         let formula = self.formula();
+        let before = self.before.take();
         let mut means = self.means.chunks_mut(RANGE);
         let vectors = self.parameters.chunks_mut(RANGE);
         let mut ranges: Vec<_> = vectors
@@ -129,7 +138,14 @@ impl Trained<'_> {
             .collect();
         let cost = gradient.len() / 3;
         each(&mut ranges, cost, |index, (parameters, means, squares)| {
-            let gradient = &gradient[index * RANGE..];
+            let start = index * RANGE;
+            let gradient = &gradient[start..];
+            // Here, while it is in the cache, it costs next to nothing.
+            if let Some([old_means, old_squares]) = before {
+                squares.copy_from_slice(&old_squares[start..start + squares.len()]);
+                let old_means = &old_means[start.min(old_means.len())..];
+                means.copy_from_slice(&old_means[..means.len()]);
+            }
             Arch::new().dispatch(|| formula.apply(parameters, means, squares, gradient, scale));
         });
     }
@@ -209,6 +225,7 @@ mod tests {
             parameters: &mut parameters,
             means: if adam { &mut means } else { &mut [] },
             squares: &mut squares,
+            before: None,
             steps: &mut steps,
             rule,
             learning_rate: 0.1,
@@ -243,6 +260,37 @@ mod tests {
         let second = first + 0.3 / 2.3_f32.sqrt();
         let (got, _) = two_steps(Rule::RmsPropTf { alpha, eps }, false, 1.0);
         assert!((got - second).abs() < 1e-6, "{got} {second}");
+    }
+
+    #[test]
+    fn averages_come_from_where_they_were() {
+        let rule = Rule::Adam {
+            betas: [0.5, 0.5],
+            eps: 1.0,
+            bias_correction: false,
+        };
+        // More than one range.
+        let size = RANGE + 3;
+        let (old_means, old_squares) = (vec![2.0; size], vec![4.0; size]);
+        let (mut means, mut squares) = (vec![f32::NAN; size], vec![f32::NAN; size]);
+        let (mut parameters, mut steps) = (vec![0.0; size], 0);
+        let mut trained = Trained {
+            parameters: &mut parameters,
+            means: &mut means,
+            squares: &mut squares,
+            before: Some([&old_means, &old_squares]),
+            steps: &mut steps,
+            rule,
+            learning_rate: 1.0,
+        };
+        trained.check("the vector", size).unwrap();
+        let gradient = vec![4.0; size];
+        trained.step(&gradient, 1.0);
+        // Means 3 and then 3.5, squares 10 and then 13.
+        trained.step(&gradient, 1.0);
+        assert!(means.iter().all(|&m| m == 3.5));
+        assert!(squares.iter().all(|&v| v == 13.0));
+        assert_eq!(old_means, vec![2.0; size]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{Episode, StepOut};
 use crate::env::numerics::{Numerics, ReturnSum};
-use crate::env::{Action, Actions, Bounds, Env};
+use crate::env::{Action, Actions, Bounds, Env, Transition};
 use crate::rng::Pcg64;
 
 #[derive(Debug, Clone)]
@@ -55,15 +55,12 @@ impl<E: Env> Part<'_, E> {
         self.episodes.clear();
         let rows = self.out.obs.chunks_exact_mut(E::SPEC.obs_dim);
         let flags = self.out.rewards.iter_mut().zip(self.out.dones);
+        let mut rows = (self.first..).zip(rows.zip(flags));
         let mut last = self.terminal_obs.chunks_exact_mut(E::SPEC.obs_dim);
-        let slots = self.slots.iter_mut().enumerate();
-        for (((i, slot), obs), (reward, done)) in slots.zip(rows).zip(flags) {
-            let env = self.first + i;
-            let (Some(action), Some(rng)) = (E::Action::read(&actions, env), slot.rng.as_mut())
-            else {
-                unreachable!("checked before the step");
+        let mut account = |slot: &mut Slot<E>, moved: Transition| {
+            let Some((env, (obs, (reward, done)))) = rows.next() else {
+                unreachable!("every environment has its row");
             };
-            let moved = slot.env.step(action, rng);
             slot.env.observe(obs);
             slot.steps += 1;
             slot.total.add(moved.reward, numerics);
@@ -78,6 +75,39 @@ impl<E: Env> Part<'_, E> {
                     .push(slot.finish(env, moved.terminated, truncated));
                 slot.env.observe(obs);
             }
+        };
+        let (mut slots, mut first) = (self.slots, self.first);
+        if E::ABREAST {
+            (slots, first) = step_blocks::<E, 8>(slots, first, &actions, &mut account);
+            (slots, first) = step_blocks::<E, 4>(slots, first, &actions, &mut account);
         }
+        step_blocks::<E, 1>(slots, first, &actions, &mut account);
     }
+}
+
+/// Steps `N` neighbours at a time, the first of all being environment `first` of the vector; those
+/// left over, and which the first of them is.
+#[inline(always)]
+fn step_blocks<'a, E: Env, const N: usize>(
+    slots: &'a mut [Slot<E>],
+    mut first: usize,
+    actions: &Actions<'_>,
+    account: &mut impl FnMut(&mut Slot<E>, Transition),
+) -> (&'a mut [Slot<E>], usize) {
+    let (blocks, rest) = slots.as_chunks_mut::<N>();
+    for block in blocks {
+        let mut env = first..;
+        let moved = E::step_abreast(block.each_mut().map(|slot| {
+            let action = env.next().and_then(|env| E::Action::read(actions, env));
+            let (Some(action), Some(rng)) = (action, slot.rng.as_mut()) else {
+                unreachable!("checked before the step");
+            };
+            (&mut slot.env, action, rng)
+        }));
+        for (slot, moved) in block.iter_mut().zip(moved) {
+            account(slot, moved);
+        }
+        first += N;
+    }
+    (rest, first)
 }

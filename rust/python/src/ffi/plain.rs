@@ -3,8 +3,14 @@
 //! rust-numpy keeps a table of borrowed arrays and compares dtypes as Python objects: a tenth of a
 //! microsecond for each array, when a whole step of a replay buffer moves a few hundred bytes.
 
+use std::ptr::null_mut;
+
 use numpy::npyffi::flags::{NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE};
-use numpy::npyffi::{NPY_TYPES, PyArray_CheckExact, PyArrayObject};
+use numpy::npyffi::{
+    NPY_TYPES, NpyTypes, PY_ARRAY_API, PyArray_CheckExact, PyArray_Descr, PyArrayObject,
+    get_type_object,
+};
+use pyo3::ffi::Py_INCREF;
 use pyo3::prelude::*;
 
 const BOOL: i32 = NPY_TYPES::NPY_BOOL as i32;
@@ -16,6 +22,7 @@ const FLOAT: i32 = NPY_TYPES::NPY_FLOAT as i32;
 /// the array another shape.
 pub(super) struct Plain<'a> {
     data: *mut u8,
+    descr: *mut PyArray_Descr,
     kind: i32,
     shape: &'a [isize],
     bytes: usize,
@@ -76,11 +83,49 @@ impl<'a> Plain<'a> {
         };
         Some(Self {
             data: fields.data.cast(),
+            descr: fields.descr,
             kind,
             shape,
             bytes: shape.iter().product::<isize>().cast_unsigned() * number,
             writeable: fields.flags & NPY_ARRAY_WRITEABLE != 0,
         })
+    }
+
+    /// An array of numbers of this type, which are whatever lies there. No Python code runs.
+    pub(super) fn fresh<'py>(
+        &self,
+        py: Python<'py>,
+        mut shape: Vec<isize>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let axes = i32::try_from(shape.len())?;
+        // SAFETY: the dtype is that of the array that `self` borrows, and the call takes a reference
+        // of its own. There are as many lengths as axes; without memory it returns null.
+        unsafe {
+            Py_INCREF(self.descr.cast());
+            let array = PY_ARRAY_API.PyArray_NewFromDescr(
+                py,
+                get_type_object(py, NpyTypes::PyArray_Type),
+                self.descr,
+                axes,
+                shape.as_mut_ptr(),
+                null_mut(),
+                null_mut(),
+                0,
+                null_mut(),
+            );
+            Bound::from_owned_ptr_or_err(py, array)
+        }
+    }
+
+    /// Lengths of the axes.
+    pub(super) fn shape(&self) -> &'a [isize] {
+        self.shape
+    }
+
+    /// Whether the first two axes have these lengths.
+    pub(super) fn begins_with(&self, lengths: [usize; 2]) -> bool {
+        let shape = self.shape.get(..2).map(|axes| [axes[0], axes[1]]);
+        shape == Some(lengths.map(|length| length.cast_signed()))
     }
 
     /// Length of the first axis, 0 if there is none.
@@ -103,7 +148,8 @@ impl<'a> Plain<'a> {
         self.kind == other.kind
     }
 
-    fn is_f32(&self) -> bool {
+    /// Whether they are of the type float32.
+    pub(super) fn is_f32(&self) -> bool {
         f32::is_kind(self.kind)
     }
 

@@ -16,50 +16,81 @@ struct BitGenerator {
     next_uint32: unsafe extern "C" fn(*mut c_void) -> u32,
 }
 
+/// Whole numbers from `low` on that are drawn from 32 bits at a time.
+#[derive(Clone, Copy)]
+pub(crate) struct Bounds {
+    low: i64,
+    /// The largest number less the smallest.
+    largest: u32,
+}
+
+impl Bounds {
+    /// The numbers of `low..high`, or `None` if there are none, or too many.
+    pub(crate) fn new(low: i64, high: i64) -> Option<Self> {
+        let largest = u32::try_from(i128::from(high) - i128::from(low) - 1).ok()?;
+        (largest < u32::MAX).then_some(Self { low, largest })
+    }
+}
+
+/// NumPy's global generator while nobody else can draw from it.
+pub(crate) struct Numbers<'a>(&'a BitGenerator);
+
+impl Numbers<'_> {
+    /// The next of the numbers that `np.random.randint` draws from `bounds`.
+    ///
+    /// It takes as many draws of 32 bits as it needs until one, cut to the bits of the largest
+    /// result, is in range; for the only number there is, it takes none.
+    #[inline]
+    pub(crate) fn draw(&mut self, bounds: Bounds) -> i64 {
+        let Bounds { low, largest } = bounds;
+        if largest == 0 {
+            return low;
+        }
+        let mask = u32::MAX >> largest.leading_zeros();
+        loop {
+            // SAFETY: whoever made `self` has the generator's lock. It runs no Python code.
+            let bits = unsafe { (self.0.next_uint32)(self.0.state) };
+            if bits & mask <= largest {
+                return low + i64::from(bits & mask);
+            }
+        }
+    }
+}
+
+/// What `work` makes of the generator, which others wait for meanwhile. `None`, and no call, where
+/// `np.random.randint` does not draw from it the way that is known here.
+///
+/// Other threads may run before `work` does.
+pub(crate) fn with_numbers<T>(
+    py: Python<'_>,
+    work: impl FnOnce(&mut Numbers<'_>) -> T,
+) -> PyResult<Option<T>> {
+    let Some((capsule, lock)) = global_generator(py)? else {
+        return Ok(None);
+    };
+    let generator = capsule.pointer_checked(Some(c"BitGenerator"))?;
+    let generator = generator.cast::<BitGenerator>();
+    lock.call_method0(intern!(py, "acquire"))?;
+    // SAFETY: a capsule of this name holds a generator, which lives as long as the capsule; the lock
+    // keeps others from it.
+    let outcome = work(&mut Numbers(unsafe { generator.as_ref() }));
+    lock.call_method0(intern!(py, "release"))?;
+    Ok(Some(outcome))
+}
+
 /// `np.random.randint(low, high, size=count)`: the same numbers, and the generator goes on from the
 /// same state. `None` where that is not to be had here: Python is to ask NumPy then.
-///
-/// Each number takes as many draws of 32 bits as it needs until one, cut to the bits of the largest
-/// result, is in range.
 pub(crate) fn randint(
     py: Python<'_>,
     (low, high): (i64, i64),
     count: usize,
 ) -> PyResult<Option<Vec<i64>>> {
-    let largest = i128::from(high) - i128::from(low) - 1;
-    let Ok(largest) = u32::try_from(largest) else {
-        return Ok(None);
-    };
-    let Some(source) = global_generator(py)? else {
-        return Ok(None);
-    };
-    let (capsule, lock) = source;
-    if largest == u32::MAX {
-        return Ok(None);
+    match Bounds::new(low, high) {
+        None => Ok(None),
+        Some(bounds) => with_numbers(py, |numbers| {
+            (0..count).map(|_| numbers.draw(bounds)).collect()
+        }),
     }
-    if largest == 0 {
-        return Ok(Some(vec![low; count]));
-    }
-    let generator = capsule.pointer_checked(Some(c"BitGenerator"))?;
-    let generator = generator.cast::<BitGenerator>();
-    let mask = u32::MAX >> largest.leading_zeros();
-    lock.call_method0(intern!(py, "acquire"))?;
-    let draw = |_| {
-        loop {
-            // SAFETY: a capsule of this name holds a generator, which lives as long as the capsule;
-            // the lock keeps others from it. It runs no Python code.
-            let bits = unsafe {
-                let generator = generator.as_ref();
-                (generator.next_uint32)(generator.state)
-            };
-            if bits & mask <= largest {
-                return low + i64::from(bits & mask);
-            }
-        }
-    };
-    let drawn = (0..count).map(draw).collect();
-    lock.call_method0(intern!(py, "release"))?;
-    Ok(Some(drawn))
 }
 
 type Source<'py> = (Bound<'py, PyCapsule>, Bound<'py, PyAny>);

@@ -16,7 +16,7 @@ use crate::vec_env::infos::Infos;
 use crate::vec_env::news::cut_of;
 
 /// Above this many bytes other threads may rather run than wait for a batch.
-const LARGE: usize = 1 << 20;
+pub(super) const LARGE: usize = 1 << 20;
 
 /// Where a step goes.
 pub(crate) struct Columns<'py> {
