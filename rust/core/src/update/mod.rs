@@ -9,18 +9,21 @@
 //! the same pieces always, and what the pieces give is added up in their order.
 
 mod actor_critic;
+mod actor_critic_data;
 mod distribution;
 mod on_policy;
 mod optimizer;
+mod pieces;
 mod q_learning;
+mod squashed;
 
 use thiserror::Error;
 
 use crate::threads;
 
-pub use actor_critic::{
-    ActorCriticBatch, ActorCriticMetrics, ActorCriticSettings, ActorCriticState, ActorCriticUpdate,
-    ActorKind,
+pub use actor_critic::ActorCriticUpdate;
+pub use actor_critic_data::{
+    ActorCriticBatch, ActorCriticMetrics, ActorCriticSettings, ActorCriticState, ActorKind,
 };
 pub use distribution::Distribution;
 pub use on_policy::{OnPolicyMetrics, OnPolicySettings, OnPolicyUpdate, Rollout};
@@ -94,9 +97,9 @@ fn choice(action: f32, options: usize) -> Result<usize, UpdateError> {
     })
 }
 
-/// Rows of a piece of a batch: enough for products at full speed, and no more than 8 pieces.
-fn piece_rows(rows: usize) -> usize {
-    rows.div_ceil(8).max(128)
+/// The number of a row, where there is one for each or one for all.
+fn one_or_each(numbers: &[f32], row: usize) -> f32 {
+    numbers[if numbers.len() == 1 { 0 } else { row }]
 }
 
 /// Numbers of each element of a vector for one thread.

@@ -1,6 +1,7 @@
 //! The gradient steps of PPO and A2C.
 
-use super::{Distribution, Trained, UpdateError, add_up, check, each, optimizer::clip, piece_rows};
+use super::pieces::{Pieces, WithGradient};
+use super::{Distribution, Trained, UpdateError, check, optimizer::clip};
 use crate::nn::{Net, Tape};
 
 /// A rollout, row after row; the rows of one environment need not lie together.
@@ -78,7 +79,7 @@ pub struct OnPolicyUpdate {
     critic: Net,
     distribution: Distribution,
     size: usize,
-    pieces: Vec<Piece>,
+    pieces: Pieces<Piece>,
 }
 
 /// The memory for some rows of a minibatch, and what they give.
@@ -92,6 +93,12 @@ struct Piece {
     by_values: Vec<f32>,
     gradient: Vec<f32>,
     sums: OnPolicyMetrics,
+}
+
+impl WithGradient for Piece {
+    fn gradient(&mut self) -> &mut Vec<f32> {
+        &mut self.gradient
+    }
 }
 
 /// What the rows of a minibatch have in common.
@@ -153,7 +160,7 @@ impl OnPolicyUpdate {
             critic,
             distribution,
             size,
-            pieces: Vec::new(),
+            pieces: Pieces::default(),
         })
     }
 
@@ -198,26 +205,23 @@ impl OnPolicyUpdate {
         self.check(rollout, order)?;
         let mut metrics = Vec::with_capacity(order.len().div_ceil(batch_size.max(1)));
         for rows in order.chunks(batch_size.max(1)) {
-            let seen = self.gradient(rollout, rows, settings, trained.parameters);
+            let (seen, went_on) = self.minibatch(rollout, rows, settings, trained);
             metrics.push(seen);
-            let far = |target: f32| seen.approx_kl > 1.5 * f64::from(target);
-            if settings.target_kl.is_some_and(far) {
+            if !went_on {
                 return Ok((metrics, true));
             }
-            let gradient = &self.pieces[0].gradient;
-            trained.step(gradient, clip(gradient, settings.max_grad_norm));
         }
         Ok((metrics, false))
     }
 
-    /// The gradient of a minibatch, in the first piece.
-    fn gradient(
+    /// The gradient step of a minibatch, and whether it was made: not if the policy has moved too far.
+    fn minibatch(
         &mut self,
         rollout: &Rollout<'_>,
         rows: &[u32],
         settings: &OnPolicySettings,
-        parameters: &[f32],
-    ) -> OnPolicyMetrics {
+        trained: &mut Trained<'_>,
+    ) -> (OnPolicyMetrics, bool) {
         let (centre, scale) = if settings.normalize {
             normalization(rows.iter().map(|&row| rollout.advantages[row as usize]))
         } else {
@@ -225,37 +229,30 @@ impl OnPolicyUpdate {
         };
         let batch = Minibatch {
             rollout,
-            parameters,
+            parameters: trained.parameters,
             settings,
             size: rows.len() as f32,
             centre,
             scale,
         };
-        let size = piece_rows(rows.len());
-        let count = rows.len().div_ceil(size);
-        let mut pieces = std::mem::take(&mut self.pieces);
-        if pieces.len() < count {
-            pieces.resize_with(count, Piece::default);
-        }
         let cost = 3 * rows.len() * (self.actor.row_ns() + self.critic.row_ns());
-        each(&mut pieces[..count], cost, |index, piece| {
-            let rows = &rows[index * size..rows.len().min((index + 1) * size)];
-            self.piece(piece, &batch, rows);
+        let mut memory = std::mem::take(&mut self.pieces);
+        let pieces = memory.fill(rows.len(), self.size, cost, |range, piece| {
+            self.piece(piece, &batch, &rows[range]);
         });
-        let mut gradients: Vec<&mut [f32]> = pieces[..count]
-            .iter_mut()
-            .map(|piece| piece.gradient.as_mut_slice())
-            .collect();
-        add_up(&mut gradients);
-        let metrics = total(&pieces[..count], rows.len(), settings);
-        self.pieces = pieces;
-        metrics
+        let metrics = total(pieces, rows.len(), settings);
+        let far = |target: f32| metrics.approx_kl > 1.5 * f64::from(target);
+        let near = !settings.target_kl.is_some_and(far);
+        if near {
+            let gradient = memory.gradient();
+            trained.step(gradient, clip(gradient, settings.max_grad_norm));
+        }
+        self.pieces = memory;
+        (metrics, near)
     }
 
     /// What some rows add to the gradient and the metrics of their minibatch.
     fn piece(&self, piece: &mut Piece, batch: &Minibatch<'_>, rows: &[u32]) {
-        piece.gradient.clear();
-        piece.gradient.resize(self.size, 0.0);
         piece.sums = OnPolicyMetrics::default();
         let (obs_dim, action_dim) = (self.actor.inputs(), self.distribution.action_dim());
         take(

@@ -1,6 +1,7 @@
 //! The gradient steps of DQN.
 
-use super::{Trained, UpdateError, add_up, check, choice, each, optimizer::clip, piece_rows};
+use super::pieces::{Pieces, WithGradient};
+use super::{Trained, UpdateError, check, choice, one_or_each, optimizer::clip};
 use crate::nn::{Net, Tape};
 
 /// Transitions, row after row.
@@ -32,7 +33,7 @@ pub struct QSettings {
 pub struct QUpdate {
     net: Net,
     size: usize,
-    pieces: Vec<Piece>,
+    pieces: Pieces<Piece>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -44,12 +45,34 @@ struct Piece {
     loss: f64,
 }
 
+impl WithGradient for Piece {
+    fn gradient(&mut self) -> &mut Vec<f32> {
+        &mut self.gradient
+    }
+}
+
 /// The largest number, nan if one is.
 fn largest(values: &[f32]) -> f32 {
     values.iter().fold(
         f32::NEG_INFINITY,
         |a, &b| if b < a || a.is_nan() { a } else { b },
     )
+}
+
+/// The Huber loss of an error, and its derivative.
+fn huber(error: f32) -> (f32, f32) {
+    if error.abs() < 1.0 {
+        return (0.5 * error * error, error);
+    }
+    (error.abs() - 0.5, error.signum())
+}
+
+impl QBatch<'_> {
+    /// What the network should say of the action of a row.
+    fn goal(&self, row: usize, next_values: &[f32]) -> f32 {
+        let discount = one_or_each(self.discounts, row);
+        self.rewards[row] + discount * (1.0 - self.dones[row]) * largest(next_values)
+    }
 }
 
 impl QUpdate {
@@ -64,7 +87,7 @@ impl QUpdate {
         Ok(Self {
             net,
             size,
-            pieces: Vec::new(),
+            pieces: Pieces::default(),
         })
     }
 
@@ -100,27 +123,16 @@ impl QUpdate {
         check("the target's parameters", target.len(), self.size)?;
         self.check(batch)?;
         let rows = batch.rewards.len();
-        let size = piece_rows(rows);
-        let count = rows.div_ceil(size);
-        let mut pieces = std::mem::take(&mut self.pieces);
-        if pieces.len() < count {
-            pieces.resize_with(count, Piece::default);
-        }
         let cost = 4 * rows * self.net.row_ns();
         let parameters: &[f32] = trained.parameters;
-        each(&mut pieces[..count], cost, |index, piece| {
-            let range = index * size..rows.min((index + 1) * size);
-            self.piece(piece, batch, range, [parameters, target]);
+        let mut memory = std::mem::take(&mut self.pieces);
+        let pieces = memory.fill(rows, self.size, cost, |rows, piece| {
+            self.piece(piece, batch, rows, [parameters, target]);
         });
-        let mut gradients: Vec<&mut [f32]> = pieces[..count]
-            .iter_mut()
-            .map(|piece| piece.gradient.as_mut_slice())
-            .collect();
-        add_up(&mut gradients);
-        let loss = pieces[..count].iter().map(|piece| piece.loss).sum::<f64>() / rows as f64;
-        self.pieces = pieces;
-        let gradient = &self.pieces[0].gradient;
+        let loss = pieces.iter().map(|piece| piece.loss).sum::<f64>() / rows as f64;
+        let gradient = memory.gradient();
         trained.step(gradient, clip(gradient, settings.max_grad_norm));
+        self.pieces = memory;
         Ok(loss)
     }
 
@@ -131,8 +143,6 @@ impl QUpdate {
         rows: std::ops::Range<usize>,
         [parameters, target]: [&[f32]; 2],
     ) {
-        piece.gradient.clear();
-        piece.gradient.resize(self.size, 0.0);
         piece.loss = 0.0;
         let (inputs, outputs) = (self.net.inputs(), self.net.outputs());
         let of_rows = rows.start * inputs..rows.end * inputs;
@@ -143,21 +153,13 @@ impl QUpdate {
         piece.by_outputs.clear();
         piece.by_outputs.resize(values.len(), 0.0);
         for (index, row) in rows.enumerate() {
-            let discount = batch.discounts[if batch.discounts.len() == 1 { 0 } else { row }];
-            let best = largest(&next_values[index * outputs..(index + 1) * outputs]);
-            let goal = batch.rewards[row] + discount * (1.0 - batch.dones[row]) * best;
-            let place = index * outputs + batch.actions[row] as usize;
-            let error = values[place] - goal;
-            let distance = error.abs();
-            let close = distance < 1.0;
-            // The Huber loss.
-            piece.loss += f64::from(if close {
-                0.5 * error * error
-            } else {
-                distance - 0.5
-            });
-            let slope = if close { error } else { error.signum() };
-            piece.by_outputs[place] = slope / batch.rewards.len() as f32;
+            let of_row = index * outputs..(index + 1) * outputs;
+            let goal = batch.goal(row, &next_values[of_row.clone()]);
+            let action = batch.actions[row] as usize;
+            let error = values[of_row.start + action] - goal;
+            let (loss, slope) = huber(error);
+            piece.loss += f64::from(loss);
+            piece.by_outputs[of_row.start + action] = slope / batch.rewards.len() as f32;
         }
         let Piece {
             tape,
