@@ -8,6 +8,7 @@ from typing import Any
 
 import report
 from timing import Worker
+from updates import MLX_STEPS
 
 _REACH = {"cold": 10.0, "warm": 1.0}
 # Steps after which the first update is done, by algorithm.
@@ -19,6 +20,8 @@ _RUNS = {
     "TD3": ("Pendulum-v1", 102),
 }
 
+_STEPS = {"Rust": (), "MLX": MLX_STEPS}
+
 
 def learn(algorithm: str, env_id: str, steps: int) -> float:
     """Seconds of the first ``learn()`` of a process, with default settings."""
@@ -29,10 +32,10 @@ def learn(algorithm: str, env_id: str, steps: int) -> float:
     return time.perf_counter() - start
 
 
-def _seconds(algorithm: str, folder: str) -> float:
+def _seconds(algorithm: str, folder: str, env: tuple[tuple[str, str], ...]) -> float:
     """In a process of its own that keeps its compiled kernels in a folder."""
     env_id, steps = _RUNS[algorithm]
-    worker = Worker(sys.executable, 1, (("TMPDIR", folder),))
+    worker = Worker(sys.executable, 1, (("TMPDIR", folder), *env))
     try:
         args = {"algorithm": algorithm, "env_id": env_id, "steps": steps}
         return float(worker.ask(call="first_learn:learn", args=args)["value"])
@@ -46,18 +49,20 @@ def measure_all(quick: bool) -> tuple[str, Any]:
     :return: table and numbers
     """
     cells, found = [], []
-    for algorithm in ("A2C",) if quick else _RUNS:
+    runs = [(name, steps) for steps in _STEPS for name in (["A2C"] if quick else _RUNS)]
+    for algorithm, steps in runs:
         # MLX keeps compiled kernels in the folder for temporary files.
         with tempfile.TemporaryDirectory() as folder:
-            times = {when: _seconds(algorithm, folder) for when in _REACH}
-        found.append({"algorithm": algorithm, **times})
+            times = {when: _seconds(algorithm, folder, _STEPS[steps]) for when in _REACH}
+        found.append({"algorithm": algorithm, "steps": steps, **times})
         verdicts = [
             f"{report.duration(times[when])} ({'reached' if times[when] <= reach else '**not reached**'})"
             for when, reach in _REACH.items()
         ]
-        cells.append((algorithm, *verdicts))
+        cells.append((algorithm, steps, *verdicts))
     head = (
         "first `learn()`, to the end of its first `train()`",
+        "gradient steps by",
         "never compiled; to reach: 10 s",
         "compiled; 1 s",
     )

@@ -1,5 +1,6 @@
 """Seconds of a gradient step, by the public ``train()``."""
 
+import dataclasses
 import importlib
 import math
 import statistics
@@ -8,6 +9,9 @@ from typing import Any
 import report
 from timing import Effort, Figure, Pool, Runner, Side, measure
 from worker import Job
+
+# On a CPU Rust computes the gradient steps of perceptrons, and MLX all others.
+MLX_STEPS = (("MLX_BASELINES3_UPDATES", "mlx"),)
 
 _LIBRARIES = {"ours": ("mlx_baselines3", "mlx_baselines3"), "sb3": ("SB3", "stable_baselines3")}
 
@@ -27,21 +31,8 @@ def _finish(library: str) -> Any:
     return importlib.import_module("mlx.core").synchronize if library == "mlx_baselines3" else None
 
 
-def on_policy(
-    library: str,
-    algorithm: str,
-    env_id: str,
-    n_envs: int,
-    n_steps: int,
-    own_tanh: bool = False,
-    **settings: Any,
-) -> Job:
-    """``train()`` over one rollout again and again; ``own_tanh`` takes MLX's tanh, not the package's."""
-    if own_tanh:
-        import mlx.core as mx
-
-        activations = importlib.import_module("mlx_baselines3.common.activations")
-        activations.Tanh.__call__ = lambda self, x: mx.tanh(x)
+def on_policy(library: str, algorithm: str, env_id: str, n_envs: int, n_steps: int, **settings: Any) -> Job:
+    """``train()`` over one rollout again and again."""
     rows = n_steps * n_envs
     model = _model(library, algorithm, env_id, n_envs, rows, {"n_steps": n_steps, **settings})
     batches = math.ceil(rows / settings.get("batch_size", rows)) * settings.get("n_epochs", 1)
@@ -82,7 +73,8 @@ def _sides(function: str, args: dict[str, Any], reach: float) -> tuple[Side, tup
         Side(label, peer, f"updates:{function}", {"library": library, **args}, reach=reach)
         for peer, (label, library) in _LIBRARIES.items()
     )
-    return ours, (sb3,)
+    mlx = dataclasses.replace(ours, label="the same with MLX's steps", env=MLX_STEPS, reach=None)
+    return ours, (sb3, mlx)
 
 
 def figures(quick: bool) -> list[Figure]:
@@ -95,15 +87,8 @@ def figures(quick: bool) -> list[Figure]:
     for batch, share in ((64, 0.25), (256, 0.33), (2048, 0.5)):
         steps = batch if quick else 2048
         args = {**cartpole, "algorithm": "PPO", "n_steps": steps, "batch_size": batch, "n_epochs": 2}
-        ours, others = _sides("on_policy", args, round(1 / share, 1))
-        if batch != 256:
-            plain = {**ours.args, "own_tanh": True}
-            # Another process: it changes the package.
-            tanh = Side(
-                "with MLX's own tanh", "ours", ours.operation, plain, env=(("BENCHMARK_TANH", "own"),)
-            )
-            others += (tanh,)
-        found.append(Figure(f"PPO, batch {batch}", "gradient step", ours, others))
+        sides = _sides("on_policy", args, round(1 / share, 1))
+        found.append(Figure(f"PPO, batch {batch}", "gradient step", *sides))
     args = {"algorithm": "A2C", "env_id": "CartPole-v1", "n_envs": 8, "n_steps": 5}
     found.append(Figure("A2C, 8 envs x 5 steps", "gradient step", *_sides("on_policy", args, 3)))
     for algorithm, env_id, batch, share in (

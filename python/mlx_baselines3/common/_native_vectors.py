@@ -139,6 +139,10 @@ class TrainedVector(SlowCopy):
 
         :param steps: steps that the optimizer has made in its life
         """
+        if steps == self._steps:
+            # No step was made (a delayed actor, a policy that had moved too far): nothing has changed, and the
+            # new averages were never made.
+            return
         self.store()
         self._steps = steps
         self._averages, self._new_averages = self._new_averages, self._averages
@@ -170,8 +174,9 @@ def going_on(argument: tuple[Any, ...], steps: int) -> tuple[Any, ...]:
     :param steps: steps that the optimizer has made since
     :return: the same for the next steps of the same update
     """
-    vectors, _, _, rate, rule = argument
-    return vectors, None, steps, rate, rule
+    vectors, old_averages, old_steps, rate, rule = argument
+    # The new averages are made of the old ones by the first step, and there may have been none yet.
+    return vectors, old_averages if steps == old_steps else None, steps, rate, rule
 
 
 def layer_plans(layers: Iterable[Layer], arrays: Arrays, places: dict[str, int]) -> list[LayerPlan]:

@@ -222,6 +222,33 @@ def test_one_may_go_on_where_the_other_has_stopped(monkeypatch, make):
     assert_close(state_of(models["native"]), state_of(models["in turn"]), 1e-4)
 
 
+@pytest.mark.parametrize("gradient_steps", [1, 5])
+def test_a_network_that_rests(monkeypatch, gradient_steps):
+    """The averages of the actor's optimizer are those of its last step, however many updates ago that was."""
+    # A batch at a time: Rust is called for each gradient step.
+    monkeypatch.setattr("mlx_baselines3.common._replay_batches.FLUSH_BYTES", 1)
+    states = {}
+    for who in ("native", "mlx"):
+        monkeypatch.setenv(SETTING, who)
+        model = off_policy(TD3, policy_delay=3)
+        for _ in range(7):
+            train(model, gradient_steps)
+        states[who] = state_of(model)
+    assert_close(states["native"], states["mlx"], 1e-4)
+
+
+def test_an_update_that_ends_before_its_first_step(monkeypatch):
+    states = {}
+    for who in ("native", "mlx"):
+        monkeypatch.setenv(SETTING, who)
+        model = on_policy(PPO, batch_size=8, n_epochs=2)
+        for target_kl in (None, 1e-9, None):
+            model.target_kl = target_kl
+            train(model, 1)
+        states[who] = state_of(model)
+    assert_close(states["native"], states["mlx"])
+
+
 def test_the_optimizers_state_is_there_when_someone_looks():
     """It is made on demand, and looking at it changes nothing."""
     watched, left_alone, replaced = (off_policy(DQN) for _ in range(3))
