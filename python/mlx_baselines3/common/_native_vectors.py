@@ -140,8 +140,8 @@ class TrainedVector(SlowCopy):
         :param steps: steps that the optimizer has made in its life
         """
         if steps == self._steps:
-            # No step was made (a delayed actor, a policy that had moved too far): nothing has changed, and the
-            # new averages were never made.
+            # No step was made (a delayed actor, a policy that had moved too far): nothing has changed, and
+            # the new averages were never made.
             return
         self.store()
         self._steps = steps

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 from mlx.nn.layers.base import Module
 
@@ -10,6 +11,7 @@ from mlx_baselines3 import _native
 from mlx_baselines3.common._blueprint import Blueprint, NotMirrored, check_parts, check_unchanged, perceptron
 from mlx_baselines3.common._native_vectors import SlowCopy, TrainedVector, flat, going_on
 from mlx_baselines3.common.critics import ContinuousCritic
+from mlx_baselines3.common.mlx_interop import to_numpy
 from mlx_baselines3.common.off_policy_update import off_policy_error
 from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
 from mlx_baselines3.common.torch_layers import FlattenExtractor
@@ -138,7 +140,7 @@ class NativeActorCriticUpdate:
     def run(
         self,
         batches: Iterable[ArrayBatches],
-        noise: tuple[np.ndarray, np.ndarray],
+        noise: mx.array,
         settings: Mapping[str, float],
         flags: Sequence[tuple[bool, bool]],
     ) -> Metrics:
@@ -146,16 +148,17 @@ class NativeActorCriticUpdate:
         Take one gradient step for each batch.
 
         :param batches: fields of the buffer's samples with the axes (steps, batch) in front
-        :param noise: (steps, batch, action_dim) standard normals for the actions at the observations (none
-            for deterministic actors) and at the next ones
+        :param noise: standard normals: (steps, 2, batch, action_dim) for what a squashed actor draws at the
+            observations and at the next ones, (steps, batch, action_dim) to smooth a deterministic target
         :param settings: those of the MLX step
         :param flags: for each step whether the actor learns and whether slow copies follow
         :return: name -> (steps,) float64; the actor's loss only of the steps where it learned
         :raises FloatingPointError: if the outcome is nan or infinite; nothing has changed then
         :raises ValueError: the batches do not fit the networks; nothing has changed then
         """
-        vectors: dict[str, SlowCopy] = {**self._trained, **self._copies}
-        for vector in vectors.values():
+        # MLX draws while the vectors are loaded.
+        mx.async_eval(noise)  # type: ignore[no-untyped-call]
+        for vector in (*self._trained.values(), *self._copies.values()):
             vector.load()
         arguments = [vector.argument() for vector in self._trained.values()]
         keys = ("tau", "target_policy_noise", "target_noise_clip", "ent_coef", "target_entropy")
@@ -164,16 +167,19 @@ class NativeActorCriticUpdate:
             self._copies[f"{n}_target"].values if f"{n}_target" in self._copies else _NONE
             for n in ("actor", "critic")
         ]
+        drawn = to_numpy(noise)
+        now, later = drawn.swapaxes(0, 1) if self._squashed else (drawn[:, :0], drawn)
         rows: list[Any] = []
         steps: list[int] = []
         for some in batches:
             at = slice(len(rows), len(rows) + len(some["rewards"]))
-            fields = [*_fields(some, settings["gamma"]), *(flat(part[at]) for part in noise)]
+            fields = [*_fields(some, settings["gamma"]), flat(now[at]), flat(later[at])]
             new, steps = self._core.run(fields, flags[at], numbers, targets, arguments)
             arguments = [going_on(old, made) for old, made in zip(arguments, steps, strict=True)]
             rows += new
         metrics = self._metrics(np.array(rows), np.array([learned for learned, _ in flags]))
-        _store(vectors, steps, metrics)
+        moved = self._copies if any(followed for _, followed in flags) else {}
+        _store({**self._trained, **moved}, steps, metrics)
         return metrics
 
     def _metrics(self, rows: np.ndarray, learned: np.ndarray) -> Metrics:

@@ -11,7 +11,6 @@ from mlx_baselines3.common._device_choice import on_own_device
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.critics import ContinuousCritic
 from mlx_baselines3.common.layers import Module
-from mlx_baselines3.common.mlx_interop import to_numpy
 from mlx_baselines3.common.native_off_policy_update import NativeActorCriticUpdate
 from mlx_baselines3.common.noise import ActionNoise
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -297,9 +296,8 @@ class SAC(OffPolicyAlgorithm):
         noise = self._noise(gradient_steps, batch_size)
         native = self._native_update()
         if native is not None:
-            now, later = to_numpy(noise).swapaxes(0, 1)
             batch_arrays = self._batch_arrays(gradient_steps, batch_size)
-            metrics = native.run(batch_arrays, (now, later), settings, [(True, copies) for copies in follow])
+            metrics = native.run(batch_arrays, noise, settings, [(True, copies) for copies in follow])
         else:
             batches = zip(self._batches(gradient_steps, batch_size), noise, strict=True)
             noisy = ({**batch, "noise": part} for batch, part in batches)

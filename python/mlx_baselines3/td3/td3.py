@@ -3,13 +3,11 @@
 from typing import Any, ClassVar, TypeVar
 
 import mlx.core as mx
-import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common._device_choice import on_own_device
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.critics import ContinuousCritic
-from mlx_baselines3.common.mlx_interop import to_numpy
 from mlx_baselines3.common.native_off_policy_update import NativeActorCriticUpdate
 from mlx_baselines3.common.noise import ActionNoise
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -225,10 +223,8 @@ class TD3(OffPolicyAlgorithm):
         noise = self._noise(gradient_steps, batch_size)
         native = self._native_update()
         if native is not None:
-            none = np.zeros((gradient_steps, 0), np.float32)
             batch_arrays = self._batch_arrays(gradient_steps, batch_size)
-            noises = (none, to_numpy(noise))
-            metrics = native.run(batch_arrays, noises, settings, [(now, now) for now in delayed])
+            metrics = native.run(batch_arrays, noise, settings, [(now, now) for now in delayed])
         else:
             batches = zip(self._batches(gradient_steps, batch_size), noise, strict=True)
             noisy = ({**batch, "noise": part} for batch, part in batches)

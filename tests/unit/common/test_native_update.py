@@ -295,15 +295,18 @@ def test_the_number_of_threads_changes_nothing(make):
             np.testing.assert_array_equal(other[name], value, err_msg=name)
 
 
-def test_mlx_is_asked_for_nothing(monkeypatch):
-    """No graph, no kernel, and no evaluation however many steps there are."""
+def test_mlx_is_asked_for_random_numbers_alone(monkeypatch):
+    """No graph, no kernel, and one draw of noise however many steps there are."""
     models = [on_policy(PPO, batch_size=4), off_policy(DQN), off_policy(TD3)]
     for model in models:
         train(model, 1)
-    for name in ("eval", "async_eval", "compile", "value_and_grad"):
+    for name in ("eval", "compile", "value_and_grad"):
         monkeypatch.delattr(mx, name)
+    drawn: list[mx.array] = []
+    monkeypatch.setattr(mx, "async_eval", drawn.append)
     for model in models:
         train(model, 4)
+    assert [noise.shape for noise in drawn] == [(4, ROWS, 2)]
 
 
 @pytest.mark.parametrize("cls", [DQN, SAC, TD3])

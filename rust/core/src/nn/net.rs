@@ -149,6 +149,28 @@ pub struct Tape {
     next_delta: Vec<f32>,
 }
 
+impl Tape {
+    /// What the last forward pass has given; nothing if there was none.
+    #[must_use]
+    pub fn output(&self) -> &[f32] {
+        self.layers.last().map_or(&[], |last| &last.output)
+    }
+
+    /// Forgets all rows of the last forward pass, of `rows` rows, but those at `kept`, in rising order.
+    /// A backward pass for the gradient of the inputs goes through these alone.
+    pub fn keep_rows(&mut self, rows: usize, kept: &[usize]) {
+        for layer in &mut self.layers {
+            for numbers in [&mut layer.input, &mut layer.output] {
+                let width = numbers.len() / rows.max(1);
+                for (to, &from) in kept.iter().enumerate() {
+                    numbers.copy_within(from * width..(from + 1) * width, to * width);
+                }
+                numbers.truncate(kept.len() * width);
+            }
+        }
+    }
+}
+
 /// Layers one after the other, whose weights are elsewhere.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Net {

@@ -1,23 +1,22 @@
 //! The gradient steps of TD3, DDPG and SAC.
 
+use super::actor::{Actor, Choice};
 use super::actor_critic_data::{
-    ActorCriticBatch, ActorCriticMetrics, ActorCriticSettings, ActorCriticState, ActorKind, Piece,
-    Rows, pair, smaller,
+    ActorCriticBatch, ActorCriticMetrics, ActorCriticSettings, ActorCriticState, ActorKind,
 };
-use super::pieces::Pieces;
-use super::squashed::{squash, through_squash};
+use super::critics::{Critics, Least, Pairs};
 use super::{UpdateError, check, follow};
-use crate::nn::{Net, Tape};
+use crate::nn::Net;
 
 /// An actor and critics that learn from transitions.
 #[derive(Debug, Clone)]
 pub struct ActorCriticUpdate {
-    actor: Net,
-    critics: Vec<Net>,
-    kind: ActorKind,
+    actor: Actor,
+    critics: Critics,
     sizes: [usize; 2],
-    action_dim: usize,
-    pieces: Pieces<Piece>,
+    choice: Choice,
+    least: Least,
+    by_actions: Vec<f32>,
 }
 
 impl ActorCriticUpdate {
@@ -31,14 +30,14 @@ impl ActorCriticUpdate {
         kind: ActorKind,
         sizes: [usize; 2],
     ) -> Result<Self, UpdateError> {
-        let action_dim = match kind {
-            ActorKind::Deterministic => actor.outputs(),
-            ActorKind::Squashed => actor.outputs() / 2,
-        };
-        check("the list of critics", critics.len(), critics.len().max(1))?;
-        for critic in &critics {
+        let actor = Actor::new(actor, kind);
+        let critics = Critics::new(critics);
+        let count = critics.nets.len();
+        check("the list of critics", count, count.max(1))?;
+        let pair = actor.net.inputs() + actor.action_dim;
+        for critic in &critics.nets {
             let widths = [
-                ("inputs", critic.inputs(), actor.inputs() + action_dim),
+                ("inputs", critic.inputs(), pair),
                 ("outputs", critic.outputs(), 1),
             ];
             for (side, got, expected) in widths {
@@ -52,8 +51,8 @@ impl ActorCriticUpdate {
                 }
             }
         }
-        let of_critics = critics.iter().map(Net::parameters).max().unwrap_or(0);
-        for (size, needed) in sizes.into_iter().zip([actor.parameters(), of_critics]) {
+        let all_needed = [actor.net.parameters(), critics.parameters()];
+        for (size, needed) in sizes.into_iter().zip(all_needed) {
             if size < needed {
                 check("the vector of parameters", size, needed)?;
             }
@@ -61,10 +60,10 @@ impl ActorCriticUpdate {
         Ok(Self {
             actor,
             critics,
-            kind,
             sizes,
-            action_dim,
-            pieces: Pieces::default(),
+            choice: Choice::default(),
+            least: Least::default(),
+            by_actions: Vec::new(),
         })
     }
 
@@ -74,8 +73,9 @@ impl ActorCriticUpdate {
         state: &ActorCriticState<'_>,
     ) -> Result<(), UpdateError> {
         let rows = batch.rewards.len();
-        let (numbers, actions) = (rows * self.actor.inputs(), rows * self.action_dim);
-        let squashed = self.kind == ActorKind::Squashed;
+        let numbers = rows * self.actor.net.inputs();
+        let actions = rows * self.actor.action_dim;
+        let squashed = self.actor.kind == ActorKind::Squashed;
         check("observations", batch.observations.len(), numbers)?;
         check("next observations", batch.next_observations.len(), numbers)?;
         check("actions", batch.actions.len(), actions)?;
@@ -116,29 +116,27 @@ impl ActorCriticUpdate {
         state: &mut ActorCriticState<'_>,
     ) -> Result<ActorCriticMetrics, UpdateError> {
         self.check(batch, state)?;
-        let weight = match (&state.entropy, self.kind) {
+        let weight = match (&state.entropy, self.actor.kind) {
             (Some(entropy), ActorKind::Squashed) => entropy.parameters[0].exp(),
             (None, ActorKind::Squashed) => settings.ent_coef,
             (_, ActorKind::Deterministic) => 0.0,
         };
         let mut metrics = ActorCriticMetrics {
-            critic_loss: 0.0,
+            critic_loss: self.critic_step(batch, settings, weight, state),
             actor_loss: f64::NAN,
             ent_coef: f64::from(weight),
             ent_coef_loss: f64::NAN,
         };
-        let (actor, critic): (&[f32], &[f32]) = (state.actor.parameters, state.critic.parameters);
-        let chooser = match self.kind {
-            ActorKind::Deterministic => &*state.actor_target,
-            ActorKind::Squashed => actor,
-        };
-        let vectors = [chooser, &*state.critic_target, critic];
-        (metrics.critic_loss, _) = self.on_pieces(batch, self.sizes[1], |this, piece, rows| {
-            this.critic_piece(piece, &rows, settings, weight, vectors);
-        });
-        state.critic.step(self.pieces.gradient(), 1.0);
         if settings.actor_learns {
-            self.actor_step(batch, settings, weight, state, &mut metrics);
+            let log_prob;
+            (metrics.actor_loss, log_prob) = self.actor_step(batch, weight, state);
+            if let Some(entropy) = &mut state.entropy {
+                let gap = log_prob + f64::from(settings.target_entropy);
+                metrics.ent_coef_loss = -f64::from(entropy.parameters[0]) * gap;
+                let mut gradient = vec![0.0; entropy.parameters.len()];
+                gradient[0] = -gap as f32;
+                entropy.step(&gradient, 1.0);
+            }
         }
         if settings.copies_follow {
             let tau = settings.tau;
@@ -148,244 +146,94 @@ impl ActorCriticUpdate {
         Ok(metrics)
     }
 
-    fn actor_step(
+    /// The critics learn what their slow copies say of the next actions. Gives their loss.
+    fn critic_step(
         &mut self,
         batch: &ActorCriticBatch<'_>,
         settings: &ActorCriticSettings,
         weight: f32,
         state: &mut ActorCriticState<'_>,
-        metrics: &mut ActorCriticMetrics,
-    ) {
-        let vectors = [&*state.actor.parameters, &*state.critic.parameters];
-        let log_prob;
-        (metrics.actor_loss, log_prob) =
-            self.on_pieces(batch, self.sizes[0], |this, piece, rows| {
-                this.actor_piece(piece, &rows, weight, vectors);
-            });
-        state.actor.step(self.pieces.gradient(), 1.0);
-        if let Some(entropy) = &mut state.entropy {
-            let gap = log_prob + f64::from(settings.target_entropy);
-            metrics.ent_coef_loss = -f64::from(entropy.parameters[0]) * gap;
-            let mut gradient = vec![0.0; entropy.parameters.len()];
-            gradient[0] = -gap as f32;
-            entropy.step(&gradient, 1.0);
-        }
-    }
-
-    /// Lets `work` fill every piece, with a gradient of `parameters` numbers. Gives the mean loss and
-    /// the mean log-likelihood.
-    fn on_pieces(
-        &mut self,
-        batch: &ActorCriticBatch<'_>,
-        parameters: usize,
-        work: impl Fn(&Self, &mut Piece, Rows<'_>) + Sync,
-    ) -> (f64, f64) {
-        let count = batch.rewards.len();
-        let row_ns = self.critics.iter().map(Net::row_ns).sum::<usize>() + self.actor.row_ns();
-        let mut memory = std::mem::take(&mut self.pieces);
-        let pieces = memory.fill(count, parameters, 3 * count * row_ns, |rows, piece| {
-            piece.loss = 0.0;
-            piece.log_prob_sum = 0.0;
-            let rows = Rows {
-                batch,
-                rows,
-                obs_dim: self.actor.inputs(),
-                action_dim: self.action_dim,
-            };
-            work(self, piece, rows);
-        });
-        let mean = |of: fn(&Piece) -> f64| pieces.iter().map(of).sum::<f64>() / count as f64;
-        let means = (mean(|piece| piece.loss), mean(|piece| piece.log_prob_sum));
-        self.pieces = memory;
-        means
-    }
-
-    /// The actions after these rows, with their log-likelihoods.
-    fn next_actions(
-        &self,
-        piece: &mut Piece,
-        rows: &Rows<'_>,
-        settings: &ActorCriticSettings,
-        chooser: &[f32],
-    ) {
-        let noise = rows.actions(rows.batch.next_noise);
-        let outputs = self
-            .actor
-            .forward(chooser, rows.next_observations(), &mut piece.actor);
-        if self.kind == ActorKind::Squashed {
-            let to = (&mut piece.actions, &mut piece.log_probs);
-            return squash(outputs, noise, rows.action_dim, to);
-        }
-        let [deviation, bound] = settings.smoothing;
-        let smoothed = |(&action, &noise): (&f32, &f32)| {
-            let noise = (noise * deviation).max(-bound).min(bound);
-            (action + noise).clamp(-1.0, 1.0)
+    ) -> f64 {
+        let (chooser, half): (&[f32], f32) = match self.actor.kind {
+            ActorKind::Deterministic => (state.actor_target, 1.0),
+            // SAC halves the squares.
+            ActorKind::Squashed => (state.actor.parameters, 0.5),
         };
-        piece.actions.clear();
-        piece
-            .actions
-            .extend(outputs.iter().zip(noise).map(smoothed));
-        piece.log_probs.clear();
-        piece.log_probs.resize(rows.rows.len(), 0.0);
-    }
-
-    /// What the critics should say of the actions of these rows.
-    fn goals(
-        &self,
-        piece: &mut Piece,
-        rows: &Rows<'_>,
-        settings: &ActorCriticSettings,
-        weight: f32,
-        [chooser, target]: [&[f32]; 2],
-    ) {
-        self.next_actions(piece, rows, settings, chooser);
-        let (next, widths) = (rows.next_observations(), [rows.obs_dim, rows.action_dim]);
-        pair(&mut piece.pairs, next, &piece.actions, widths);
-        piece.goals.clear();
-        piece.goals.resize(rows.rows.len(), f32::INFINITY);
-        for (critic, tape) in self.critics.iter().zip(&mut piece.critics) {
-            let values = critic.forward(target, &piece.pairs, tape);
-            for (goal, &value) in piece.goals.iter_mut().zip(values.iter()) {
-                *goal = smaller(*goal, value);
-            }
+        let (next, noise) = (batch.next_observations, batch.next_noise);
+        self.actor.choose(chooser, next, noise, &mut self.choice);
+        if self.actor.kind == ActorKind::Deterministic {
+            smooth(&mut self.choice.actions, noise, settings.smoothing);
         }
-        let batch = rows.batch;
-        let lines = piece.goals.iter_mut().zip(&piece.log_probs);
-        for ((goal, &log_prob), row) in lines.zip(rows.rows.clone()) {
+        let action_dim = self.actor.action_dim;
+        let next = Pairs {
+            observations: next,
+            actions: &self.choice.actions,
+            action_dim,
+        };
+        let asked = self.critics.nets.len();
+        self.critics
+            .ask(state.critic_target, &next, asked, &mut self.least);
+        let goals = &mut self.least.values;
+        for (row, (goal, log_prob)) in goals.iter_mut().zip(&self.choice.log_probs).enumerate() {
             let value = *goal - weight * log_prob;
             *goal = batch.rewards[row] + (1.0 - batch.dones[row]) * batch.discount(row) * value;
         }
-    }
-
-    fn critic_piece(
-        &self,
-        piece: &mut Piece,
-        rows: &Rows<'_>,
-        settings: &ActorCriticSettings,
-        weight: f32,
-        [chooser, target, parameters]: [&[f32]; 3],
-    ) {
-        piece.critics.resize_with(self.critics.len(), Tape::default);
-        self.goals(piece, rows, settings, weight, [chooser, target]);
-        let widths = [rows.obs_dim, rows.action_dim];
-        let actions = rows.actions(rows.batch.actions);
-        pair(&mut piece.pairs, rows.observations(), actions, widths);
-        // SAC halves the squares.
-        let half = if self.kind == ActorKind::Squashed {
-            0.5
-        } else {
-            1.0
+        let pairs = Pairs {
+            observations: batch.observations,
+            actions: batch.actions,
+            action_dim,
         };
-        let slope = 2.0 * half / rows.batch.rewards.len() as f32;
-        for (critic, tape) in self.critics.iter().zip(&mut piece.critics) {
-            let values = critic.forward(parameters, &piece.pairs, tape);
-            piece.by_values.clear();
-            for (&value, &goal) in values.iter().zip(&piece.goals) {
-                let error = value - goal;
-                piece.loss += f64::from(half * error * error);
-                piece.by_values.push(slope * error);
-            }
-            let gradient = Some(piece.gradient.as_mut_slice());
-            critic.backward(
-                parameters,
-                &piece.pairs,
-                tape,
-                &piece.by_values,
-                gradient,
-                false,
-            );
-        }
+        let (parameters, size) = (&*state.critic.parameters, self.sizes[1]);
+        let (gradient, loss) = self.critics.learn(parameters, &pairs, goals, half, size);
+        state.critic.step(gradient, 1.0);
+        loss
     }
 
-    fn actor_piece(
-        &self,
-        piece: &mut Piece,
-        rows: &Rows<'_>,
+    /// The actor learns what the critics value. TD3 asks the first critic, SAC the one that says least.
+    /// Gives the loss and the mean log-likelihood.
+    fn actor_step(
+        &mut self,
+        batch: &ActorCriticBatch<'_>,
         weight: f32,
-        [parameters, critic]: [&[f32]; 2],
-    ) {
-        let observations = rows.observations();
-        let count = rows.batch.rewards.len() as f32;
-        let outputs = self
-            .actor
-            .forward(parameters, observations, &mut piece.actor);
-        let outputs = outputs.to_vec();
-        if self.kind == ActorKind::Squashed {
-            let noise = rows.actions(rows.batch.noise);
-            let to = (&mut piece.actions, &mut piece.log_probs);
-            squash(&outputs, noise, rows.action_dim, to);
-        } else {
-            piece.actions.clone_from(&outputs);
-            piece.log_probs.clear();
-            piece.log_probs.resize(rows.rows.len(), 0.0);
-        }
-        self.by_actions(piece, rows, critic);
-        let losses = piece.log_probs.iter().zip(&piece.goals);
-        piece.loss = losses.map(|(&l, &q)| f64::from(weight * l - q)).sum();
-        piece.log_prob_sum = piece.log_probs.iter().map(|&l| f64::from(l)).sum();
-        match self.kind {
-            ActorKind::Squashed => {
-                let noise = rows.actions(rows.batch.noise);
-                let slices = [&outputs[..], noise, &piece.actions, &piece.by_actions];
-                let weight = weight / count;
-                through_squash(slices, rows.action_dim, weight, &mut piece.by_outputs);
-            }
-            ActorKind::Deterministic => piece.by_outputs.clone_from(&piece.by_actions),
-        }
-        let gradient = Some(piece.gradient.as_mut_slice());
-        self.actor.backward(
-            parameters,
-            observations,
-            &mut piece.actor,
-            &piece.by_outputs,
-            gradient,
-            false,
-        );
-    }
-
-    /// The critics' values of the actor's actions in `goals`, and the gradient of minus their mean by
-    /// the actions. TD3 asks the first critic, SAC the one that says least.
-    fn by_actions(&self, piece: &mut Piece, rows: &Rows<'_>, parameters: &[f32]) {
-        let asked = match self.kind {
+        state: &mut ActorCriticState<'_>,
+    ) -> (f64, f64) {
+        let asked = match self.actor.kind {
             ActorKind::Deterministic => 1,
-            ActorKind::Squashed => self.critics.len(),
+            ActorKind::Squashed => self.critics.nets.len(),
         };
-        let widths = [rows.obs_dim, rows.action_dim];
-        pair(
-            &mut piece.pairs,
-            rows.observations(),
-            &piece.actions,
-            widths,
-        );
-        let (count, size) = (rows.rows.len(), rows.batch.rewards.len() as f32);
-        piece.goals.clear();
-        piece.goals.resize(count, f32::INFINITY);
-        let mut least = vec![0; count];
-        for (index, critic) in self.critics[..asked].iter().enumerate() {
-            let values = critic.forward(parameters, &piece.pairs, &mut piece.critics[index]);
-            let lines = values.iter().zip(&mut piece.goals).zip(&mut least);
-            for ((&value, goal), least) in lines {
-                if index == 0 || value < *goal || value.is_nan() {
-                    (*goal, *least) = (value, index);
-                }
-            }
-        }
-        piece.by_actions.clear();
-        piece.by_actions.resize(count * rows.action_dim, 0.0);
-        for (index, critic) in self.critics[..asked].iter().enumerate() {
-            piece.by_values.clear();
-            let slopes = least
-                .iter()
-                .map(|&l| if l == index { -1.0 / size } else { 0.0 });
-            piece.by_values.extend(slopes);
-            let tape = &mut piece.critics[index];
-            let by_pairs =
-                critic.backward(parameters, &piece.pairs, tape, &piece.by_values, None, true);
-            let places = piece.by_actions.chunks_exact_mut(rows.action_dim);
-            for (to, from) in places.zip(by_pairs.chunks_exact(widths[0] + widths[1])) {
-                let from = &from[rows.obs_dim..];
-                to.iter_mut().zip(from).for_each(|(to, &add)| *to += add);
-            }
-        }
+        let (observations, noise) = (batch.observations, batch.noise);
+        let (parameters, critic) = (&*state.actor.parameters, &*state.critic.parameters);
+        self.actor
+            .choose(parameters, observations, noise, &mut self.choice);
+        let (choice, least) = (&self.choice, &mut self.least);
+        let pairs = Pairs {
+            observations,
+            actions: &choice.actions,
+            action_dim: self.actor.action_dim,
+        };
+        self.critics.ask(critic, &pairs, asked, least);
+        let by_actions = &mut self.by_actions;
+        self.critics
+            .by_actions(critic, &pairs, asked, least, by_actions);
+        let rows = batch.rewards.len() as f64;
+        let losses = choice.log_probs.iter().zip(&least.values);
+        let loss: f64 = losses.map(|(&l, &q)| f64::from(weight * l - q)).sum();
+        let log_prob: f64 = choice.log_probs.iter().map(|&l| f64::from(l)).sum();
+        let slopes = (&by_actions[..], weight / rows as f32);
+        let size = self.sizes[0];
+        let gradient = self
+            .actor
+            .learn(parameters, observations, noise, slopes, size);
+        state.actor.step(gradient, 1.0);
+        (loss / rows, log_prob / rows)
+    }
+}
+
+/// Adds bounded noise to actions, which stay in [-1, 1] (Fujimoto et al. 2018,
+/// <https://arxiv.org/abs/1802.09477>).
+fn smooth(actions: &mut [f32], noise: &[f32], [deviation, bound]: [f32; 2]) {
+    for (action, &noise) in actions.iter_mut().zip(noise) {
+        let noise = (noise * deviation).max(-bound).min(bound);
+        *action = (*action + noise).clamp(-1.0, 1.0);
     }
 }

@@ -1,10 +1,6 @@
 //! What goes into a gradient step of an actor and critics, and what comes out.
 
-use std::ops::Range;
-
-use super::pieces::WithGradient;
 use super::{Trained, one_or_each};
-use crate::nn::Tape;
 
 /// How the actor's outputs become actions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,77 +77,8 @@ pub struct ActorCriticMetrics {
     pub ent_coef_loss: f64,
 }
 
-/// Rows of a batch.
-pub(super) struct Rows<'a> {
-    pub(super) batch: &'a ActorCriticBatch<'a>,
-    pub(super) rows: Range<usize>,
-    pub(super) obs_dim: usize,
-    pub(super) action_dim: usize,
-}
-
 impl ActorCriticBatch<'_> {
     pub(super) fn discount(&self, row: usize) -> f32 {
         one_or_each(self.discounts, row)
     }
-}
-
-impl<'a> Rows<'a> {
-    fn of(&self, numbers: &'a [f32], width: usize) -> &'a [f32] {
-        &numbers[self.rows.start * width..self.rows.end * width]
-    }
-
-    pub(super) fn observations(&self) -> &'a [f32] {
-        self.of(self.batch.observations, self.obs_dim)
-    }
-
-    pub(super) fn next_observations(&self) -> &'a [f32] {
-        self.of(self.batch.next_observations, self.obs_dim)
-    }
-
-    pub(super) fn actions(&self, numbers: &'a [f32]) -> &'a [f32] {
-        self.of(numbers, self.action_dim)
-    }
-}
-
-/// Observations and actions side by side.
-pub(super) fn pair(
-    pairs: &mut Vec<f32>,
-    observations: &[f32],
-    actions: &[f32],
-    widths: [usize; 2],
-) {
-    pairs.clear();
-    let rows = observations.chunks_exact(widths[0]);
-    for (observation, action) in rows.zip(actions.chunks_exact(widths[1])) {
-        pairs.extend_from_slice(observation);
-        pairs.extend_from_slice(action);
-    }
-}
-
-/// The memory for some rows of a batch, and what they give.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Piece {
-    pub(super) actor: Tape,
-    pub(super) critics: Vec<Tape>,
-    pub(super) actions: Vec<f32>,
-    pub(super) log_probs: Vec<f32>,
-    pub(super) pairs: Vec<f32>,
-    pub(super) goals: Vec<f32>,
-    pub(super) by_values: Vec<f32>,
-    pub(super) by_actions: Vec<f32>,
-    pub(super) by_outputs: Vec<f32>,
-    pub(super) gradient: Vec<f32>,
-    pub(super) loss: f64,
-    pub(super) log_prob_sum: f64,
-}
-
-impl WithGradient for Piece {
-    fn gradient(&mut self) -> &mut Vec<f32> {
-        &mut self.gradient
-    }
-}
-
-/// The smaller of both, nan if one is.
-pub(super) fn smaller(a: f32, b: f32) -> f32 {
-    if b < a || b.is_nan() { b } else { a }
 }

@@ -8,8 +8,10 @@
 //! What comes out depends on the batch alone, and not on the number of threads: a batch is cut into
 //! the same pieces always, and what the pieces give is added up in their order.
 
+mod actor;
 mod actor_critic;
 mod actor_critic_data;
+mod critics;
 mod distribution;
 mod on_policy;
 mod optimizer;

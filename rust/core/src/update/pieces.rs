@@ -25,15 +25,14 @@ impl<P: WithGradient> Pieces<P> {
         self.0.first_mut().map_or(&[], |piece| piece.gradient())
     }
 
-    /// Lets `work` fill a piece for each range of rows, beginning with a gradient of `parameters` zeros;
-    /// `total_ns` is about how long all of it takes. Gives the pieces.
-    pub(super) fn fill(
+    /// Lets `work` visit a piece for each range of rows; `total_ns` is about how long all of it takes.
+    /// The same number of rows is cut the same way always. Gives the pieces.
+    pub(super) fn visit(
         &mut self,
         rows: usize,
-        parameters: usize,
         total_ns: usize,
         work: impl Fn(Range<usize>, &mut P) + Sync,
-    ) -> &[P] {
+    ) -> &mut [P] {
         let size = piece_rows(rows);
         let count = rows.div_ceil(size).max(1);
         if self.0.len() < count {
@@ -41,9 +40,24 @@ impl<P: WithGradient> Pieces<P> {
         }
         let pieces = &mut self.0[..count];
         each(pieces, total_ns, |index, piece| {
+            work(index * size..rows.min((index + 1) * size), piece);
+        });
+        pieces
+    }
+
+    /// Lets `work` add to the gradient of a piece for each range of rows; it begins with `parameters`
+    /// zeros. The rest is as with [`Self::visit`].
+    pub(super) fn fill(
+        &mut self,
+        rows: usize,
+        parameters: usize,
+        total_ns: usize,
+        work: impl Fn(Range<usize>, &mut P) + Sync,
+    ) -> &[P] {
+        let pieces = self.visit(rows, total_ns, |rows, piece| {
             piece.gradient().clear();
             piece.gradient().resize(parameters, 0.0);
-            work(index * size..rows.min((index + 1) * size), piece);
+            work(rows, piece);
         });
         let mut gradients: Vec<&mut [f32]> = pieces
             .iter_mut()

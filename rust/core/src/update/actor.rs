@@ -1,0 +1,143 @@
+//! The actor that learns from critics: what it chooses, and what it makes of their answer.
+
+use std::ops::Range;
+
+use super::actor_critic_data::ActorKind;
+use super::pieces::{Pieces, WithGradient};
+use super::squashed::{squash, through_squash};
+use crate::nn::{Net, Tape};
+
+/// Actions row after row, and their log-likelihoods: zeros if the actor is deterministic.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Choice {
+    pub(super) actions: Vec<f32>,
+    pub(super) log_probs: Vec<f32>,
+}
+
+/// An actor, and the memory of its passes over a batch.
+#[derive(Debug, Clone)]
+pub(super) struct Actor {
+    pub(super) net: Net,
+    pub(super) kind: ActorKind,
+    pub(super) action_dim: usize,
+    pieces: Pieces<Piece>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Piece {
+    tape: Tape,
+    choice: Choice,
+    by_outputs: Vec<f32>,
+    gradient: Vec<f32>,
+}
+
+impl WithGradient for Piece {
+    fn gradient(&mut self) -> &mut Vec<f32> {
+        &mut self.gradient
+    }
+}
+
+/// Some rows of numbers, `width` in each.
+pub(super) fn rows_of<'a>(numbers: &'a [f32], rows: &Range<usize>, width: usize) -> &'a [f32] {
+    &numbers[rows.start * width..rows.end * width]
+}
+
+impl Actor {
+    pub(super) fn new(net: Net, kind: ActorKind) -> Self {
+        let action_dim = match kind {
+            ActorKind::Deterministic => net.outputs(),
+            ActorKind::Squashed => net.outputs() / 2,
+        };
+        Self {
+            net,
+            kind,
+            action_dim,
+            pieces: Pieces::default(),
+        }
+    }
+
+    /// What it does at these observations. `noise` are the standard normals of a squashed actor's draws.
+    pub(super) fn choose(
+        &mut self,
+        parameters: &[f32],
+        observations: &[f32],
+        noise: &[f32],
+        choice: &mut Choice,
+    ) {
+        let (net, dim, kind) = (&self.net, self.action_dim, self.kind);
+        let rows = observations.len() / net.inputs();
+        let work = |rows: Range<usize>, piece: &mut Piece| {
+            let observations = rows_of(observations, &rows, net.inputs());
+            let outputs = net.forward(parameters, observations, &mut piece.tape);
+            let Choice { actions, log_probs } = &mut piece.choice;
+            match kind {
+                ActorKind::Deterministic => {
+                    actions.clear();
+                    actions.extend_from_slice(outputs);
+                    log_probs.clear();
+                    log_probs.resize(rows.len(), 0.0);
+                }
+                ActorKind::Squashed => {
+                    squash(
+                        outputs,
+                        rows_of(noise, &rows, dim),
+                        dim,
+                        (actions, log_probs),
+                    );
+                }
+            }
+        };
+        let pieces = self.pieces.visit(rows, rows * net.row_ns(), work);
+        choice.actions.clear();
+        choice.log_probs.clear();
+        for piece in pieces {
+            choice.actions.extend_from_slice(&piece.choice.actions);
+            choice.log_probs.extend_from_slice(&piece.choice.log_probs);
+        }
+    }
+
+    /// The gradient of `size` parameters from that of the actions that it has chosen last, with the same
+    /// arguments, and from `weight` times their log-likelihoods.
+    pub(super) fn learn(
+        &mut self,
+        parameters: &[f32],
+        observations: &[f32],
+        noise: &[f32],
+        (by_actions, weight): (&[f32], f32),
+        size: usize,
+    ) -> &[f32] {
+        let (net, dim, kind) = (&self.net, self.action_dim, self.kind);
+        let rows = observations.len() / net.inputs();
+        let cost = 2 * rows * net.row_ns();
+        self.pieces.fill(rows, size, cost, |rows, piece| {
+            let by_actions = rows_of(by_actions, &rows, dim);
+            match kind {
+                ActorKind::Deterministic => {
+                    piece.by_outputs.clear();
+                    piece.by_outputs.extend_from_slice(by_actions);
+                }
+                ActorKind::Squashed => {
+                    let (outputs, noise) = (piece.tape.output(), rows_of(noise, &rows, dim));
+                    let slices = [outputs, noise, &piece.choice.actions, by_actions];
+                    through_squash(slices, dim, weight, &mut piece.by_outputs);
+                }
+            }
+            let Piece {
+                tape,
+                by_outputs,
+                gradient,
+                ..
+            } = piece;
+            let observations = rows_of(observations, &rows, net.inputs());
+            net.backward(
+                parameters,
+                observations,
+                tape,
+                by_outputs,
+                Some(gradient),
+                false,
+            );
+        });
+        self.pieces.gradient()
+    }
+}

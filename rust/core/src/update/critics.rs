@@ -1,0 +1,275 @@
+//! Several critics and a batch: each critic, with a piece of the rows, is work for one thread.
+
+use std::ops::Range;
+
+use super::actor::rows_of;
+use super::{add_up, each};
+use crate::nn::{Net, Tape};
+
+/// Rows that a critic is asked about.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pairs<'a> {
+    pub(super) observations: &'a [f32],
+    pub(super) actions: &'a [f32],
+    pub(super) action_dim: usize,
+}
+
+/// Critics, and the memory of their passes over a batch.
+#[derive(Debug, Clone)]
+pub(super) struct Critics {
+    pub(super) nets: Vec<Net>,
+    items: Vec<Item>,
+    // How many of them the last pass has visited.
+    visited: usize,
+}
+
+/// A critic and some rows, and what they give.
+#[derive(Debug, Clone, Default)]
+struct Item {
+    critic: usize,
+    rows: Range<usize>,
+    pairs: Vec<f32>,
+    tape: Tape,
+    by_values: Vec<f32>,
+    // Rows where this critic says least, and the gradient by their actions.
+    chosen: Vec<usize>,
+    by_actions: Vec<f32>,
+    gradient: Vec<f32>,
+    loss: f64,
+}
+
+/// For each row the least that a critic has said, and which one it was.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Least {
+    pub(super) values: Vec<f32>,
+    whose: Vec<usize>,
+}
+
+/// Rows of an item: twice as many where there are several critics for the threads. Each item packs its
+/// critic's weights for the products, so that more rows are cheaper.
+fn item_rows(rows: usize, asked: usize) -> usize {
+    rows.div_ceil(8).max(if asked > 1 { 256 } else { 128 })
+}
+
+impl Item {
+    /// Observations and actions side by side.
+    fn pair(&mut self, of: &Pairs<'_>, obs_dim: usize) {
+        self.pairs.clear();
+        let observations = rows_of(of.observations, &self.rows, obs_dim).chunks_exact(obs_dim);
+        let actions = rows_of(of.actions, &self.rows, of.action_dim).chunks_exact(of.action_dim);
+        for (observation, action) in observations.zip(actions) {
+            self.pairs.extend_from_slice(observation);
+            self.pairs.extend_from_slice(action);
+        }
+    }
+}
+
+impl Critics {
+    pub(super) fn new(nets: Vec<Net>) -> Self {
+        Self {
+            nets,
+            items: Vec::new(),
+            visited: 0,
+        }
+    }
+
+    pub(super) fn parameters(&self) -> usize {
+        self.nets.iter().map(Net::parameters).max().unwrap_or(0)
+    }
+
+    /// Lets `work` visit the items of the first `asked` critics; `passes` is what it costs.
+    fn visit(
+        &mut self,
+        rows: usize,
+        asked: usize,
+        passes: usize,
+        work: impl Fn(&Net, &mut Item) + Sync,
+    ) {
+        let size = item_rows(rows, asked);
+        let of_each = rows.div_ceil(size).max(1);
+        self.visited = asked * of_each;
+        if self.items.len() < self.visited {
+            self.items.resize_with(self.visited, Item::default);
+        }
+        let nets = &self.nets;
+        let cost = passes * rows * asked * nets[0].row_ns();
+        each(&mut self.items[..self.visited], cost, |index, item| {
+            let first = index % of_each * size;
+            item.critic = index / of_each;
+            item.rows = first..rows.min(first + size);
+            work(&nets[item.critic], item);
+        });
+    }
+
+    /// What the first `asked` critics say of some actions: the least of it.
+    pub(super) fn ask(
+        &mut self,
+        parameters: &[f32],
+        pairs: &Pairs<'_>,
+        asked: usize,
+        least: &mut Least,
+    ) {
+        let rows = pairs.actions.len() / pairs.action_dim;
+        self.visit(rows, asked, 1, |net, item| {
+            item.pair(pairs, net.inputs() - pairs.action_dim);
+            net.forward(parameters, &item.pairs, &mut item.tape);
+        });
+        least.values.clear();
+        least.values.resize(rows, f32::INFINITY);
+        least.whose.clear();
+        least.whose.resize(rows, 0);
+        for item in &self.items[..self.visited] {
+            for (row, &value) in item.rows.clone().zip(item.tape.output()) {
+                // Of nan, which no number is smaller than, the last one is taken.
+                if item.critic == 0 || value < least.values[row] || value.is_nan() {
+                    (least.values[row], least.whose[row]) = (value, item.critic);
+                }
+            }
+        }
+    }
+
+    /// The gradient, by the actions of the last [`Self::ask`], of minus the mean of the least values.
+    pub(super) fn by_actions(
+        &mut self,
+        parameters: &[f32],
+        pairs: &Pairs<'_>,
+        asked: usize,
+        least: &Least,
+        gradient: &mut Vec<f32>,
+    ) {
+        let dim = pairs.action_dim;
+        let rows = pairs.actions.len() / dim;
+        self.visit(rows, asked, 1, |net, item| {
+            let whose = &least.whose[item.rows.clone()];
+            item.chosen.clear();
+            item.chosen
+                .extend((0..whose.len()).filter(|&row| whose[row] == item.critic));
+            if item.chosen.len() < whose.len() {
+                item.tape.keep_rows(whose.len(), &item.chosen);
+            }
+            item.by_values.clear();
+            item.by_values.resize(item.chosen.len(), -1.0 / rows as f32);
+            let (tape, values) = (&mut item.tape, &item.by_values);
+            let by_pairs = net.backward(parameters, &item.pairs, tape, values, None, true);
+            item.by_actions.clear();
+            for row in by_pairs.chunks_exact(net.inputs()) {
+                item.by_actions
+                    .extend_from_slice(&row[net.inputs() - dim..]);
+            }
+        });
+        gradient.clear();
+        gradient.resize(rows * dim, 0.0);
+        for item in &self.items[..self.visited] {
+            for (&row, by_action) in item.chosen.iter().zip(item.by_actions.chunks_exact(dim)) {
+                let place = (item.rows.start + row) * dim;
+                gradient[place..place + dim].copy_from_slice(by_action);
+            }
+        }
+    }
+
+    /// The gradient of `size` parameters, and the loss: for each critic the mean of `half` times the
+    /// squares of how far it is from the goals.
+    pub(super) fn learn(
+        &mut self,
+        parameters: &[f32],
+        pairs: &Pairs<'_>,
+        goals: &[f32],
+        half: f32,
+        size: usize,
+    ) -> (&[f32], f64) {
+        let rows = goals.len();
+        let slope = 2.0 * half / rows as f32;
+        self.visit(rows, self.nets.len(), 3, |net, item| {
+            item.pair(pairs, net.inputs() - pairs.action_dim);
+            item.gradient.clear();
+            item.gradient.resize(size, 0.0);
+            item.by_values.clear();
+            item.loss = 0.0;
+            let values = net.forward(parameters, &item.pairs, &mut item.tape);
+            for (&value, &goal) in values.iter().zip(&goals[item.rows.clone()]) {
+                let error = value - goal;
+                item.loss += f64::from(half * error * error);
+                item.by_values.push(slope * error);
+            }
+            let (tape, by_values) = (&mut item.tape, &item.by_values);
+            let gradient = Some(item.gradient.as_mut_slice());
+            net.backward(parameters, &item.pairs, tape, by_values, gradient, false);
+        });
+        let items = &mut self.items[..self.visited];
+        let loss = items.iter().map(|item| item.loss).sum::<f64>() / rows as f64;
+        let gradients = items.iter_mut().map(|item| &mut item.gradient[..]);
+        add_up(&mut gradients.collect::<Vec<_>>());
+        (&items[0].gradient, loss)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::{Activation, Layer, Part};
+
+    const ROWS: usize = 300;
+    const SIZE: usize = 2 * (4 * 5 + 5 + 5 + 1);
+
+    fn critic(start: usize) -> Net {
+        let part = |outputs, weights, bias| {
+            let bias = Some(bias);
+            vec![Part {
+                outputs,
+                weights,
+                bias,
+            }]
+        };
+        let hidden = Layer::new(4, part(5, start, start + 20), Activation::Tanh);
+        let last = Layer::new(5, part(1, start + 25, start + 30), Activation::Identity);
+        Net::new(vec![hidden, last]).unwrap()
+    }
+
+    fn numbers(count: usize, step: f32) -> Vec<f32> {
+        (0..count)
+            .map(|i| ((i as f32 * step).sin() * 43.7).fract())
+            .collect()
+    }
+
+    /// Minus the mean of the least values, and its gradient by the actions.
+    fn answer(parameters: &[f32], actions: &[f32], asked: usize) -> (f64, Vec<f32>) {
+        let observations = numbers(3 * ROWS, 0.3);
+        let pairs = Pairs {
+            observations: &observations,
+            actions,
+            action_dim: 1,
+        };
+        let mut critics = Critics::new(vec![critic(0), critic(31)]);
+        let (mut least, mut gradient) = (Least::default(), vec![9.0]);
+        // What was in the memory before does not matter.
+        for _ in 0..2 {
+            critics.ask(parameters, &pairs, asked, &mut least);
+            critics.by_actions(parameters, &pairs, asked, &least, &mut gradient);
+        }
+        let sum: f64 = least.values.iter().map(|&value| f64::from(value)).sum();
+        (-sum / ROWS as f64, gradient)
+    }
+
+    #[test]
+    fn gradients_by_actions_are_differences() {
+        const STEP: f32 = 1e-2;
+        let actions = numbers(ROWS, 0.9);
+        // The second critic's last bias: sometimes, never and always it says least.
+        for (bias, asked) in [(0.1, 2), (50.0, 2), (-50.0, 2), (0.0, 1)] {
+            let mut parameters = numbers(SIZE, 0.7);
+            parameters[SIZE - 1] = bias;
+            let (_, gradient) = answer(&parameters, &actions, asked);
+            assert_eq!(gradient.len(), ROWS);
+            for row in (0..ROWS).step_by(7) {
+                let loss = |by: f32| {
+                    let mut moved = actions.clone();
+                    moved[row] += by;
+                    answer(&parameters, &moved, asked).0
+                };
+                let expected = (loss(STEP) - loss(-STEP)) / f64::from(2.0 * STEP);
+                let error = (f64::from(gradient[row]) - expected).abs() * ROWS as f64;
+                assert!(error < 2e-2, "{bias} {row}: {} {expected}", gradient[row]);
+            }
+        }
+    }
+}
