@@ -570,12 +570,11 @@ if sys.platform == "linux":
 
 # Inputs; outputs, place of the weights and of the biases for each part; activation and its number.
 _Layer: TypeAlias = tuple[int, list[tuple[int, int, int | None]], str, float]
-# Parameters, running averages of the gradient and of its square (all three are written); the averages that
-# the first step starts from, None if those are meant; steps so far, learning rate; and the rule: name, two
-# numbers, epsilon, whether it corrects its bias.
-_Trained: TypeAlias = tuple[
-    Sequence[_F32], Sequence[_F32] | None, int, float, tuple[str, float, float, float, bool]
-]
+
+# ``parameters``, ``means`` and ``squares`` (running averages of the gradient and of its square), all three
+# written; ``before``, the averages that the first step starts from, None if those are meant; ``steps`` so
+# far; ``learning_rate``; ``rule``, ``smoothing``, ``eps`` and ``bias_correction``.
+_Trained: TypeAlias = dict[str, Any]
 
 @final
 class OnPolicyUpdate:
@@ -602,21 +601,21 @@ class OnPolicyUpdate:
     ) -> OnPolicyUpdate: ...
     def epoch(
         self,
-        rollout: Sequence[_F32],
+        rollout: dict[str, _F32],
         order: NDArray[np.uint32],
         batch_size: int,
-        settings: tuple[Any, ...],
+        settings: dict[str, Any],
         trained: _Trained,
     ) -> tuple[NDArray[np.float64], bool, int]:
         """
         One pass over a rollout.
 
-        :param rollout: observations, actions, values, log-likelihoods, advantages and returns, flat
+        :param rollout: ``observations``, ``actions``, ``values``, ``log_probs``, ``advantages`` and
+            ``returns``, flat
         :param order: the rows in their order
         :param batch_size: rows of a gradient step
-        :param settings: clip range of the likelihoods (None: A2C's objective) and of the values (or None),
-            weights of the entropy and of the values' error, largest norm of the gradient, target of the
-            divergence (or None), whether advantages are normalised
+        :param settings: ``clip_range`` (None: A2C's objective), ``clip_range_vf`` (or None), ``ent_coef``,
+            ``vf_coef``, ``max_grad_norm``, ``target_kl`` (or None), ``normalize`` (the advantages)
         :param trained: the parameters
         :return: for each minibatch loss, entropy loss, policy loss, value loss, divergence and clipped
             fraction; whether it ended early; steps of the optimizer so far
@@ -635,13 +634,13 @@ class QUpdate:
 
     def __new__(cls, layers: list[_Layer], size: int) -> QUpdate: ...
     def run(
-        self, batches: Sequence[_F32], count: int, max_grad_norm: float, target: _F32, trained: _Trained
+        self, batches: dict[str, _F32], count: int, max_grad_norm: float, target: _F32, trained: _Trained
     ) -> tuple[list[float], int]:
         """
         Some gradient steps.
 
-        :param batches: observations, next observations, actions, rewards, dones and discounts of all batches,
-            flat; one discount for each batch or each row
+        :param batches: ``observations``, ``next_observations``, ``actions``, ``rewards``, ``dones`` and
+            ``discounts`` of all batches, flat; one discount for each batch or each row
         :param count: number of batches
         :param max_grad_norm: largest norm of the gradient
         :param target: parameters of the target network
@@ -667,20 +666,22 @@ class ActorCriticUpdate:
     ) -> ActorCriticUpdate: ...
     def run(
         self,
-        batches: Sequence[_F32],
+        batches: dict[str, _F32],
+        noise: Sequence[_F32],
         flags: Sequence[tuple[bool, bool]],
-        settings: tuple[float, ...],
+        settings: dict[str, Any],
         slow_copies: Sequence[_F32],
         trained: Sequence[_Trained],
     ) -> tuple[list[list[float]], list[int]]:
         """
         Some gradient steps.
 
-        :param batches: as :meth:`QUpdate.run`, and standard normals for the actions at the observations (none
-            if the actor is not squashed) and at the next ones
+        :param batches: as :meth:`QUpdate.run`
+        :param noise: standard normals for the actions at the observations (none if the actor is not squashed)
+            and at the next ones
         :param flags: for each batch whether the actor learns and whether slow copies follow
-        :param settings: tau; deviation and bound of the noise that smooths targets; weight of the entropy
-            where it is not learned; the entropy wanted where it is
+        :param settings: ``tau``; ``smoothing``, deviation and bound of the noise that smooths targets;
+            ``ent_coef``, weight of the entropy where it is not learned; ``target_entropy`` where it is
         :param slow_copies: parameters of the actor's (empty if squashed) and of the critics', written
         :param trained: the parameters of the actor, of the critics, and the entropy's weight if it is learned
         :return: for each batch the critics' loss, the actor's, the entropy's weight and its loss (nan where

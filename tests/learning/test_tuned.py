@@ -4,12 +4,11 @@ import pathlib
 import runpy
 
 import pytest
+from judging import judge, stop_at
 
 import mlx_baselines3
 from mlx_baselines3.common import noise, utils
-from mlx_baselines3.common.callbacks import EvalCallback, StopTrainingOnRewardThreshold
 from mlx_baselines3.common.env_util import make_vec_env
-from mlx_baselines3.common.evaluation import evaluate_policy
 from mlx_baselines3.common.vec_env import NativeVecEnv
 
 SETTINGS = runpy.run_path(str(pathlib.Path(__file__).parents[2] / "benchmarks" / "tuned_settings.py"))
@@ -17,24 +16,6 @@ CELLS = {cell.name: cell for cell in SETTINGS["CELLS"]}
 LIBRARY = SETTINGS["Library"](mlx_baselines3, utils, noise)
 
 pytestmark = [pytest.mark.learning, pytest.mark.parametrize("seed", [0, 1, 2])]
-
-
-def judge(model, env_id):
-    """Mean return over 20 episodes in Gymnasium's own environment, not the native one of the training."""
-    mean, _ = evaluate_policy(model, make_vec_env(env_id, 1, seed=1000), n_eval_episodes=20)
-    return mean
-
-
-def stop_at(reward, env_id, eval_freq):
-    """
-    Train until ten episodes reach a mean return.
-
-    A2C and DQN find a good policy, lose it and find it again, SB3's no less than ours: the policy after
-    a fixed number of steps would be a matter of luck.
-    """
-    env = make_vec_env(env_id, 1, seed=2000, vec_env_cls=NativeVecEnv)
-    stop = StopTrainingOnRewardThreshold(reward)
-    return EvalCallback(env, stop, n_eval_episodes=10, eval_freq=eval_freq, verbose=0)
 
 
 def make_model(name, seed):

@@ -57,10 +57,17 @@ class OffPolicySteps(OffPolicyCollection):
         """
 
         def make() -> NativeActorCriticUpdate:
-            check_unchanged(self, base, ("_gradient_step", "_target", "_batches", "_update"))
+            self._check_objective(base)
             return NativeActorCriticUpdate(networks, optimizers, blueprint(self.policy))
 
         return self._native_choice.get(self, (*networks.values(), *optimizers.values()), make)
+
+    def _check_objective(self, base: type["OffPolicySteps"]) -> None:
+        """
+        :param base: the algorithm whose gradient step Rust knows
+        :raises NotMirrored: this one has another
+        """
+        check_unchanged(self, base, ("_gradient_step", "_target", "_batches", "_update"))
 
     def _compiled_update(
         self,

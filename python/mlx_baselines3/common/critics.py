@@ -286,7 +286,8 @@ class ContinuousPolicy(BasePolicy):
         """
         start = f"{source}."
         state = {
-            f"{target}.{name.removeprefix(start)}": array
+            # Copies: an array that two networks hold could be changed in place through either.
+            f"{target}.{name.removeprefix(start)}": mx.array(array)
             for name, array in self.state_dict().items()
             if name.startswith(start)
         }

@@ -9,7 +9,7 @@ from mlx.nn.layers.base import Module
 
 from mlx_baselines3 import _native
 from mlx_baselines3.common._blueprint import Blueprint, NotMirrored, check_parts, check_unchanged, perceptron
-from mlx_baselines3.common._native_vectors import SlowCopy, TrainedVector, flat, going_on
+from mlx_baselines3.common._native_vectors import ParameterVector, TrainedVector, flat
 from mlx_baselines3.common.critics import ContinuousCritic
 from mlx_baselines3.common.mlx_interop import to_numpy
 from mlx_baselines3.common.off_policy_update import off_policy_error
@@ -19,39 +19,48 @@ from mlx_baselines3.common.torch_layers import FlattenExtractor
 __all__ = ["NativeActorCriticUpdate", "NativeQUpdate"]
 
 _FIELDS = ("observations", "next_observations", "actions", "rewards", "dones", "discounts")
-_METRICS = ("critic_loss", "actor_loss", "ent_coef", "ent_coef_loss")
-_NONE = np.zeros(0, np.float32)
+
+_SLOW = ("actor_target", "critic_target")
 
 ArrayBatches = Mapping[str, np.ndarray]
 Metrics = dict[str, np.ndarray]
 
 
-def _fields(batches: ArrayBatches, gamma: float) -> list[np.ndarray]:
+def _fields(batches: ArrayBatches, gamma: float) -> dict[str, np.ndarray]:
     """What Rust takes of the batches of some gradient steps, one after the other."""
     # One discount for each step, or the n-step returns' own for each row.
     discounts = np.full(len(batches["rewards"]), gamma, np.float32)
-    return [flat({"discounts": discounts, **batches}[name]) for name in _FIELDS]
+    return {name: flat({"discounts": discounts, **batches}[name]) for name in _FIELDS}
 
 
-def _store(vectors: Mapping[str, SlowCopy], steps: Sequence[int], metrics: Metrics) -> None:
+def _store(vectors: Mapping[str, ParameterVector], metrics: Metrics) -> None:
     """
     Put the outcome of a ``train()`` into the networks.
 
-    :param vectors: name of a network -> its vector; those that are trained come first
-    :param steps: steps that the optimizers have made in their lives
+    :param vectors: name of a network -> its vector
     :param metrics: name -> numbers
     :raises FloatingPointError: if a number is nan or infinite; nothing has changed then
     """
-    wrong = [f"the parameters of {name}" for name, vector in vectors.items() if vector.what_is_not_finite()]
+    wrong = [f"the parameters of {name}" for name, v in vectors.items() if v.what_is_not_finite() is not None]
     wrong += [f"the metric {name}" for name, values in metrics.items() if not np.isfinite(values).all()]
     if wrong:
         raise off_policy_error(wrong)
-    made = iter(steps)
     for vector in vectors.values():
-        if isinstance(vector, TrainedVector):
-            vector.store_all(next(made))
-        else:
-            vector.store()
+        vector.store()
+
+
+def _slow_copy(network: Module, original: Module, optimizer: ParameterOptimizer) -> ParameterVector:
+    """
+    :param network: a slow copy
+    :param original: the network that it follows
+    :param optimizer: that of the original
+    :return: its parameters
+    :raises NotMirrored: it computes in another way than the original
+    """
+    if type(network) is not type(original):
+        raise NotMirrored(f"a {type(network).__name__} follows a {type(original).__name__}")
+    check_unchanged(network, type(original), ("__call__", "forward", "extract_features"))
+    return ParameterVector(network, optimizer)
 
 
 class NativeQUpdate:
@@ -67,7 +76,7 @@ class NativeQUpdate:
 
     def __init__(self, q_net: Module, q_net_target: Module, optimizer: ParameterOptimizer, plan: Blueprint):
         self._vector = TrainedVector(q_net, optimizer)
-        self._target = SlowCopy(q_net_target, optimizer)
+        self._target = _slow_copy(q_net_target, q_net, optimizer)
         self._core = _native.QUpdate(self._vector.layer_plans(plan.layers), optimizer.size)
 
     def run(self, batches: Iterable[ArrayBatches], settings: Mapping[str, float]) -> Metrics:
@@ -82,17 +91,15 @@ class NativeQUpdate:
         """
         self._vector.load()
         self._target.load()
-        trained, steps = self._vector.argument(), 0
         losses: list[float] = []
         for some in batches:
             fields, count = _fields(some, settings["gamma"]), len(some["rewards"])
-            new, steps = self._core.run(
-                fields, count, settings["max_grad_norm"], self._target.values, trained
-            )
-            trained = going_on(trained, steps)
+            trained, target = self._vector.argument(), self._target.values
+            new, steps = self._core.run(fields, count, settings["max_grad_norm"], target, trained)
+            self._vector.went_on(steps)
             losses += new
         metrics = {"loss": np.array(losses)}
-        _store({"q_net": self._vector}, [steps], metrics)
+        _store({"q_net": self._vector}, metrics)
         return metrics
 
 
@@ -124,7 +131,7 @@ class NativeActorCriticUpdate:
     ):
         self._trained = {name: TrainedVector(networks[name], optimizers[name]) for name in optimizers}
         self._copies = {
-            f"{name}_target": SlowCopy(networks[f"{name}_target"], optimizers[name])
+            f"{name}_target": _slow_copy(networks[f"{name}_target"], networks[name], optimizers[name])
             for name in optimizers
             if f"{name}_target" in networks
         }
@@ -160,27 +167,34 @@ class NativeActorCriticUpdate:
         mx.async_eval(noise)  # type: ignore[no-untyped-call]
         for vector in (*self._trained.values(), *self._copies.values()):
             vector.load()
-        arguments = [vector.argument() for vector in self._trained.values()]
-        keys = ("tau", "target_policy_noise", "target_noise_clip", "ent_coef", "target_entropy")
-        numbers = tuple(settings.get(key, 0.0) for key in keys)
-        targets = [
-            self._copies[f"{n}_target"].values if f"{n}_target" in self._copies else _NONE
-            for n in ("actor", "critic")
-        ]
+        # Rust writes to them: none may be another model's.
+        none = np.zeros(0, np.float32)
+        slow = [self._copies[name].values if name in self._copies else none for name in _SLOW]
         drawn = to_numpy(noise)
         now, later = drawn.swapaxes(0, 1) if self._squashed else (drawn[:, :0], drawn)
+        numbers = self._numbers(settings)
         rows: list[Any] = []
-        steps: list[int] = []
         for some in batches:
             at = slice(len(rows), len(rows) + len(some["rewards"]))
-            fields = [*_fields(some, settings["gamma"]), flat(now[at]), flat(later[at])]
-            new, steps = self._core.run(fields, flags[at], numbers, targets, arguments)
-            arguments = [going_on(old, made) for old, made in zip(arguments, steps, strict=True)]
+            fields, noises = _fields(some, settings["gamma"]), (flat(now[at]), flat(later[at]))
+            trained = [vector.argument() for vector in self._trained.values()]
+            new, steps = self._core.run(fields, noises, flags[at], numbers, slow, trained)
+            for vector, made in zip(self._trained.values(), steps, strict=True):
+                vector.went_on(made)
             rows += new
         metrics = self._metrics(np.array(rows), np.array([learned for learned, _ in flags]))
         moved = self._copies if any(followed for _, followed in flags) else {}
-        _store({**self._trained, **moved}, steps, metrics)
+        _store({**self._trained, **moved}, metrics)
         return metrics
+
+    def _numbers(self, settings: Mapping[str, float]) -> dict[str, Any]:
+        """The settings as Rust takes them, those of the other kind of actor as zeros."""
+        numbers = {"tau": settings["tau"], "smoothing": (0.0, 0.0), "ent_coef": 0.0, "target_entropy": 0.0}
+        if not self._squashed:
+            return {**numbers, "smoothing": (settings["target_policy_noise"], settings["target_noise_clip"])}
+        numbers["target_entropy"] = settings["target_entropy"]
+        # The weight of the entropy is a setting where it is not learned.
+        return numbers if "ent_coef" in self._trained else {**numbers, "ent_coef": settings["ent_coef"]}
 
     def _metrics(self, rows: np.ndarray, learned: np.ndarray) -> Metrics:
         critic_loss, actor_loss, ent_coef, ent_coef_loss = rows.T

@@ -3,8 +3,8 @@ so small a step than anyone takes to compute them.
 
 The networks, their optimizers and their files stay MLX's. An update copies the numbers into vectors, lets
 Rust make the steps of one ``train()``, and copies them back. Losses, draws and metrics are those of the MLX
-steps, which compute everything that has no native form: GPUs, convolutions, gSDE, own losses, modules and
-optimizers.
+steps, which compute everything that has no native form: GPUs, convolutions, gSDE, and whatever of a user's
+own decides about a step.
 """
 
 import operator
@@ -17,8 +17,8 @@ import numpy as np
 from mlx.nn.layers.base import Module
 
 from mlx_baselines3 import _native
-from mlx_baselines3.common._blueprint import Blueprint, NotMirrored
-from mlx_baselines3.common._native_vectors import TrainedVector, flat, going_on
+from mlx_baselines3.common._blueprint import Blueprint, NotMirrored, check_unchanged
+from mlx_baselines3.common._native_vectors import TrainedVector, flat, rule_name
 from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
 from mlx_baselines3.common.update import not_finite_error
 
@@ -40,7 +40,12 @@ class NativeChoice:
 
     def __init__(self) -> None:
         self._parts: tuple[Any, ...] = ()
+        self._rules: list[str] = []
         self._update: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The vectors are the model's; a copy of it makes its own.
+        return vars(NativeChoice())
 
     def get(self, model: Any, parts: tuple[Any, ...], make: Callable[[], Update]) -> Update | None:
         """
@@ -52,14 +57,16 @@ class NativeChoice:
         """
         if model.device.type != mx.cpu or _are_mlx():
             return None
-        if len(parts) != len(self._parts) or not all(map(operator.is_, parts, self._parts)):
+        rules = [rule_name(part) for part in parts if isinstance(part, ParameterOptimizer)]
+        same = len(parts) == len(self._parts) and all(map(operator.is_, parts, self._parts))
+        if not same or rules != self._rules:
             try:
                 self._update = make()
             except NotMirrored as reason:
                 self._update = None
                 if model.verbose >= 1:
                     print(f"MLX computes the gradient steps, because {reason}.")
-            self._parts = parts
+            self._parts, self._rules = parts, rules
         update: Update | None = self._update
         return update
 
@@ -84,6 +91,8 @@ class NativeOnPolicyUpdate:
     def __init__(self, policy: Module, optimizer: ParameterOptimizer, plan: Blueprint):
         if plan.head not in _HEADS:
             raise NotMirrored(f"there is no native gradient of a {plan.head} policy")
+        dist = policy.action_dist
+        check_unchanged(dist, type(dist), ("proba_distribution", "log_prob", "entropy"))
         self._vector = TrainedVector(policy, optimizer)
         head = _HEADS[plan.head]
         outputs = sum(linear.weight.shape[0] for linear in plan.layers[-1].linears)
@@ -117,24 +126,24 @@ class NativeOnPolicyUpdate:
         :raises ValueError: the rollout does not fit the networks; nothing has changed then
         """
         names = ("observations", "actions", "values", "log_probs", "advantages", "returns")
-        columns = [flat(rollout[name]) for name in names]
+        columns = {name: flat(rollout[name]) for name in names}
         keys = ("clip_range", "clip_range_vf", "ent_coef", "vf_coef", "max_grad_norm", "target_kl")
-        numbers = (*map(settings.get, keys), normalize)
+        numbers = {**{key: settings.get(key) for key in keys}, "normalize": bool(normalize)}
         policy_loss = "policy_gradient_loss" if "clip_range" in settings else "policy_loss"
         metric_names = ("loss", "entropy_loss", policy_loss, "value_loss", "approx_kl", "clip_fraction")
         self._vector.load()
-        trained, steps = self._vector.argument(), 0
         epochs = []
         for order in orders:
             size = batch_size or len(order)
+            trained = self._vector.argument()
             rows, stopped, steps = self._core.epoch(columns, order, size, numbers, trained)
-            trained = going_on(trained, steps)
+            self._vector.went_on(steps)
             epochs.append(dict(zip(metric_names, rows.reshape(-1, len(metric_names)).T, strict=True)))
             if stopped:
                 break
         losses = np.concatenate([epoch["loss"] for epoch in epochs])
         wrong = self._vector.what_is_not_finite()
-        if wrong or not np.isfinite(losses).all():
-            raise not_finite_error(losses, wrong, len(self._vector.places))
-        self._vector.store_all(steps)
+        if wrong is not None or not np.isfinite(losses).all():
+            raise not_finite_error(losses, wrong or [], len(self._vector.places))
+        self._vector.store()
         return epochs

@@ -60,6 +60,7 @@ class ParameterOptimizer:
         self.shapes = {name: parameters[name].shape for name in self.names}
         self.bare = make_optimizer(optimizer_class, learning_rate, optimizer_kwargs or {})
         self._deferred: Callable[[], dict[str, Any]] | None = None
+        self._handed_out = False
         self.is_elementwise = is_elementwise(self.bare)
         self._merged = {
             name: parameters[name].shape
@@ -78,6 +79,8 @@ class ParameterOptimizer:
     def optimizer(self) -> optim.Optimizer:
         """:return: MLX's optimizer; ``bare`` is the same without a look at whether its state is up to date"""
         self._catch_up()
+        # Whoever keeps it sees its state from now on, and may change it.
+        self._handed_out = True
         return self.bare
 
     def _catch_up(self) -> None:
@@ -87,11 +90,13 @@ class ParameterOptimizer:
 
     def defer_state(self, source: Callable[[], dict[str, Any]]) -> None:
         """
-        Let the state be made when someone asks for it.
+        Let the state be made when someone asks for it; at once if someone may hold MLX's optimizer.
 
         :param source: gives the state, as it is at that time
         """
         self._deferred = source
+        if self._handed_out:
+            self._catch_up()
 
     def defers_to(self, source: Callable[[], dict[str, Any]]) -> bool:
         """
@@ -114,7 +119,8 @@ class ParameterOptimizer:
     @property
     def state(self) -> dict[str, Any]:
         """:return: the optimizer's state, a tree of arrays"""
-        return self.optimizer.state
+        self._catch_up()
+        return self.bare.state
 
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
@@ -191,12 +197,12 @@ class ParameterOptimizer:
         :param state: the optimizer's state
         :return: the new parameters and the new state
         """
-        own = self.optimizer.state
+        own = self.state
         try:
-            self.optimizer.state = tree_map(lambda leaf: leaf, state)
-            return self.optimizer.apply_gradients(gradients, packed), self.optimizer.state
+            self.bare.state = tree_map(lambda leaf: leaf, state)
+            return self.bare.apply_gradients(gradients, packed), self.bare.state
         finally:
-            self.optimizer.state = own
+            self.bare.state = own
 
     def state_dict(self) -> Arrays:
         """:return: the state as named arrays: ``step``, ``learning_rate``, ``m.<parameter>``, …"""
@@ -225,7 +231,7 @@ class ParameterOptimizer:
         wrong = sorted(own.keys() ^ given.keys()) or [k for k in own if own[k].shape != given[k].shape]
         if wrong:
             raise ValueError(
-                f"The optimizer state does not fit {type(self.optimizer).__name__} over these parameters: "
+                f"The optimizer state does not fit {type(self.bare).__name__} over these parameters: "
                 f"{', '.join(wrong[:5])}{', …' if len(wrong) > 5 else ''} missing, unknown or of another "
                 "shape."
             )

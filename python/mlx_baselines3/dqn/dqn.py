@@ -206,6 +206,8 @@ class DQN(OffPolicyAlgorithm):
         :param gradient_steps: how many gradient steps
         :param batch_size: transitions for each
         """
+        if gradient_steps < 1:
+            return
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         settings = {"gamma": self.gamma, "max_grad_norm": self.max_grad_norm}

@@ -7,9 +7,12 @@ import mlx.optimizers as optim
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3.common._blueprint import NotMirrored, check_unchanged
 from mlx_baselines3.common._device_choice import on_own_device
+from mlx_baselines3.common._off_policy_steps import OffPolicySteps
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.critics import ContinuousCritic
+from mlx_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from mlx_baselines3.common.layers import Module
 from mlx_baselines3.common.native_off_policy_update import NativeActorCriticUpdate
 from mlx_baselines3.common.noise import ActionNoise
@@ -257,24 +260,36 @@ class SAC(OffPolicyAlgorithm):
         matrices = mx.random.normal((gradient_steps, 1, *shape))
         return mx.broadcast_to(matrices, (gradient_steps, 2, *shape))
 
+    def _trained(self) -> tuple[dict[str, Any], dict[str, str], dict[str, ParameterOptimizer]]:
+        """:return: networks and slow copies as ``SACPolicy.update_networks`` gives them, and optimizers"""
+        networks, targets = self.policy.update_networks()
+        optimizers = {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
+        if self._entropy_coefficient is not None and self.ent_coef_optimizer is not None:
+            networks["ent_coef"] = self._entropy_coefficient
+            optimizers["ent_coef"] = self.ent_coef_optimizer
+        return networks, targets, optimizers
+
     def _update(self) -> OffPolicyUpdate:
         """:return: the compiled gradient steps"""
-        optimizers = {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
-        networks, targets = self.policy.update_networks()
-        if self._entropy_coefficient is not None and self.ent_coef_optimizer is not None:
-            optimizers["ent_coef"] = self.ent_coef_optimizer
-            networks["ent_coef"] = self._entropy_coefficient
+        networks, targets, optimizers = self._trained()
         return self._compiled_update(networks, optimizers, self._gradient_step, targets)
 
     def _native_update(self) -> NativeActorCriticUpdate | None:
         """:return: the gradient steps in Rust; None if MLX is to compute them"""
-        policy = self.policy
-        optimizers = {"actor": policy.actor.optimizer, "critic": policy.critic.optimizer}
-        networks = {name: getattr(policy, name) for name in ("actor", "critic", "critic_target")}
-        if self._entropy_coefficient is not None and self.ent_coef_optimizer is not None:
-            optimizers["ent_coef"] = self.ent_coef_optimizer
-            networks["ent_coef"] = self._entropy_coefficient
+        networks, _, optimizers = self._trained()
         return self._native_actor_critic(SAC, networks, optimizers)
+
+    def _check_objective(self, base: type[OffPolicySteps]) -> None:
+        super()._check_objective(base)
+        check_unchanged(self, SAC, ("_actor_loss",))
+        check_unchanged(self.policy, SACPolicy, ("update_networks",))
+        check_unchanged(self.actor, Actor, ("action_log_prob", "noise_shape"))
+        dist = self.actor.action_dist
+        if not isinstance(dist, SquashedDiagGaussianDistribution):
+            return  # The policy's blueprint has the words for it.
+        check_unchanged(dist, SquashedDiagGaussianDistribution, ("log_prob", "log_prob_from_params"))
+        if dist.epsilon != SquashedDiagGaussianDistribution(1).epsilon:
+            raise NotMirrored(f"the squashed distribution's epsilon is {dist.epsilon}")
 
     @on_own_device
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
@@ -284,6 +299,8 @@ class SAC(OffPolicyAlgorithm):
         :param gradient_steps: number of gradient steps
         :param batch_size: transitions per gradient step
         """
+        if gradient_steps < 1:
+            return
         self.policy.set_training_mode(True)
         optimizers = [self.actor.optimizer, self.critic.optimizer]
         settings = {"gamma": self.gamma, "tau": self.tau, "target_entropy": self.target_entropy}

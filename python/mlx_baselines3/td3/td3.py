@@ -5,14 +5,16 @@ from typing import Any, ClassVar, TypeVar
 import mlx.core as mx
 from gymnasium import spaces
 
+from mlx_baselines3.common._blueprint import check_unchanged
 from mlx_baselines3.common._device_choice import on_own_device
+from mlx_baselines3.common._off_policy_steps import OffPolicySteps
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.critics import ContinuousCritic
 from mlx_baselines3.common.native_off_policy_update import NativeActorCriticUpdate
 from mlx_baselines3.common.noise import ActionNoise
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mlx_baselines3.common.off_policy_update import GradientStep, OffPolicyUpdate
-from mlx_baselines3.common.parameter_optimizer import Arrays
+from mlx_baselines3.common.parameter_optimizer import Arrays, ParameterOptimizer
 from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.preprocessing import get_action_dim
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -189,18 +191,22 @@ class TD3(OffPolicyAlgorithm):
         """:return: (gradient_steps, batch_size, action_dim) standard normals"""
         return mx.random.normal((gradient_steps, batch_size, get_action_dim(self.action_space)))
 
+    def _optimizers(self) -> dict[str, ParameterOptimizer]:
+        return {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
+
     def _update(self) -> OffPolicyUpdate:
         """:return: the compiled gradient steps"""
-        optimizers = {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
         networks, targets = self.policy.update_networks()
-        return self._compiled_update(networks, optimizers, self._gradient_step, targets)
+        return self._compiled_update(networks, self._optimizers(), self._gradient_step, targets)
 
     def _native_update(self) -> NativeActorCriticUpdate | None:
         """:return: the gradient steps in Rust; None if MLX is to compute them"""
-        policy = self.policy
-        optimizers = {"actor": policy.actor.optimizer, "critic": policy.critic.optimizer}
-        names = ("actor", "critic", "actor_target", "critic_target")
-        return self._native_actor_critic(TD3, {name: getattr(policy, name) for name in names}, optimizers)
+        networks, _ = self.policy.update_networks()
+        return self._native_actor_critic(TD3, networks, self._optimizers())
+
+    def _check_objective(self, base: type[OffPolicySteps]) -> None:
+        super()._check_objective(base)
+        check_unchanged(self.policy, TD3Policy, ("update_networks",))
 
     @on_own_device
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
@@ -210,6 +216,8 @@ class TD3(OffPolicyAlgorithm):
         :param gradient_steps: number of gradient steps
         :param batch_size: transitions per gradient step
         """
+        if gradient_steps < 1:
+            return
         self.policy.set_training_mode(True)
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
         settings = {

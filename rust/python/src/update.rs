@@ -43,53 +43,80 @@ fn distribution(name: &str, options: Vec<usize>, log_std: usize) -> PyResult<Dis
     })
 }
 
-/// Parameters and their optimizer, as Python hands them in: parameters and averages, the averages
-/// as they were before the first step, steps so far, learning rate, and the rule with its numbers.
+/// Parameters and their optimizer: the vectors that a call changes, and what it goes by.
 #[derive(FromPyObject)]
-struct TrainedArrays<'py>(
-    [PyReadwriteArray1<'py, f32>; 3],
-    Option<[PyReadonlyArray1<'py, f32>; 2]>,
-    u64,
-    f32,
-    (String, f64, f64, f64, bool),
-);
+#[pyo3(from_item_all)]
+struct TrainedArrays<'py> {
+    parameters: PyReadwriteArray1<'py, f32>,
+    means: PyReadwriteArray1<'py, f32>,
+    squares: PyReadwriteArray1<'py, f32>,
+    before: Option<[PyReadonlyArray1<'py, f32>; 2]>,
+    steps: u64,
+    learning_rate: f32,
+    rule: String,
+    smoothing: [f64; 2],
+    eps: f64,
+    bias_correction: bool,
+}
 
 impl TrainedArrays<'_> {
     fn trained(&mut self) -> PyResult<Trained<'_>> {
-        let (name, first, second, eps, bias_correction) = &self.4;
-        let (alpha, eps) = (*first, *eps);
-        let rule = match name.as_str() {
+        let (betas, eps) = (self.smoothing, self.eps);
+        let alpha = betas[0];
+        let rule = match self.rule.as_str() {
             "adam" => Rule::Adam {
-                betas: [*first, *second],
+                betas,
                 eps,
-                bias_correction: *bias_correction,
+                bias_correction: self.bias_correction,
             },
             "rmsprop" => Rule::RmsProp { alpha, eps },
             "rmsprop_tf" => Rule::RmsPropTf { alpha, eps },
-            _ => return Err(bad(format!("no native optimizer is called {name:?}"))),
+            name => return Err(bad(format!("no native optimizer is called {name:?}"))),
         };
-        let [parameters, means, squares] = &mut self.0;
-        let before = match &self.1 {
+        let before = match &self.before {
             Some([means, squares]) => Some([means.as_slice()?, squares.as_slice()?]),
             None => None,
         };
         Ok(Trained {
-            parameters: parameters.as_slice_mut()?,
-            means: means.as_slice_mut()?,
-            squares: squares.as_slice_mut()?,
+            parameters: self.parameters.as_slice_mut()?,
+            means: self.means.as_slice_mut()?,
+            squares: self.squares.as_slice_mut()?,
             before,
-            steps: &mut self.2,
+            steps: &mut self.steps,
             rule,
-            learning_rate: self.3,
+            learning_rate: self.learning_rate,
         })
     }
+}
+
+/// The columns of a rollout.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct RolloutArrays<'py> {
+    observations: PyReadonlyArray1<'py, f32>,
+    actions: PyReadonlyArray1<'py, f32>,
+    values: PyReadonlyArray1<'py, f32>,
+    log_probs: PyReadonlyArray1<'py, f32>,
+    advantages: PyReadonlyArray1<'py, f32>,
+    returns: PyReadonlyArray1<'py, f32>,
+}
+
+/// The numbers of PPO's objective, or of A2C's: it has no clip range.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct OnPolicyNumbers {
+    clip_range: Option<f32>,
+    clip_range_vf: Option<f32>,
+    ent_coef: f32,
+    vf_coef: f32,
+    max_grad_norm: f32,
+    target_kl: Option<f32>,
+    normalize: bool,
 }
 
 /// PPO and A2C.
 #[pyclass(module = "mlx_baselines3._native")]
 pub(crate) struct OnPolicyUpdate(CoreOnPolicy);
-
-type OnPolicyNumbers = (Option<f32>, Option<f32>, f32, f32, f32, Option<f32>, bool);
 
 #[pymethods]
 impl OnPolicyUpdate {
@@ -116,38 +143,28 @@ impl OnPolicyUpdate {
     fn epoch<'py>(
         &mut self,
         py: Python<'py>,
-        rollout: [PyReadonlyArray1<'py, f32>; 6],
+        rollout: RolloutArrays<'py>,
         order: PyReadonlyArray1<'py, u32>,
         batch_size: usize,
         settings: OnPolicyNumbers,
         mut trained: TrainedArrays<'py>,
     ) -> PyResult<(Bound<'py, PyArray1<f64>>, bool, u64)> {
-        let [
-            observations,
-            actions,
-            values,
-            log_probs,
-            advantages,
-            returns,
-        ] = &rollout;
         let rollout = Rollout {
-            observations: observations.as_slice()?,
-            actions: actions.as_slice()?,
-            values: values.as_slice()?,
-            log_probs: log_probs.as_slice()?,
-            advantages: advantages.as_slice()?,
-            returns: returns.as_slice()?,
+            observations: rollout.observations.as_slice()?,
+            actions: rollout.actions.as_slice()?,
+            values: rollout.values.as_slice()?,
+            log_probs: rollout.log_probs.as_slice()?,
+            advantages: rollout.advantages.as_slice()?,
+            returns: rollout.returns.as_slice()?,
         };
-        let (clip_range, clip_range_vf, ent_coef, vf_coef, max_grad_norm, target_kl, normalize) =
-            settings;
         let settings = OnPolicySettings {
-            clip_range,
-            clip_range_vf,
-            ent_coef,
-            vf_coef,
-            max_grad_norm,
-            target_kl,
-            normalize,
+            clip_range: settings.clip_range,
+            clip_range_vf: settings.clip_range_vf,
+            ent_coef: settings.ent_coef,
+            vf_coef: settings.vf_coef,
+            max_grad_norm: settings.max_grad_norm,
+            target_kl: settings.target_kl,
+            normalize: settings.normalize,
         };
         let (core, order) = (&mut self.0, order.as_slice()?);
         let mut state = trained.trained()?;
@@ -155,12 +172,24 @@ impl OnPolicyUpdate {
             .detach(|| core.epoch(&rollout, order, batch_size, &settings, &mut state))
             .map_err(bad)?;
         let numbers = metrics.into_iter().flat_map(|row| row.to_array());
-        Ok((PyArray1::from_iter(py, numbers), stopped, trained.2))
+        Ok((PyArray1::from_iter(py, numbers), stopped, trained.steps))
     }
 }
 
-/// What the batches of some gradient steps have in common: rows and numbers of each.
-fn part<'a>(
+/// The batches of some gradient steps, one after the other in each array.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct Batches<'py> {
+    observations: PyReadonlyArray1<'py, f32>,
+    next_observations: PyReadonlyArray1<'py, f32>,
+    actions: PyReadonlyArray1<'py, f32>,
+    rewards: PyReadonlyArray1<'py, f32>,
+    dones: PyReadonlyArray1<'py, f32>,
+    discounts: PyReadonlyArray1<'py, f32>,
+}
+
+/// What one of `count` batches has of an array.
+fn share<'a>(
     array: &'a PyReadonlyArray1<'_, f32>,
     index: usize,
     count: usize,
@@ -168,6 +197,16 @@ fn part<'a>(
     let all = array.as_slice()?;
     let size = all.len() / count;
     Ok(&all[index * size..(index + 1) * size])
+}
+
+/// The numbers of the objectives of TD3 and SAC.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct ActorCriticNumbers {
+    tau: f32,
+    smoothing: [f32; 2],
+    ent_coef: f32,
+    target_entropy: f32,
 }
 
 /// DQN.
@@ -189,7 +228,7 @@ impl QUpdate {
     fn run<'py>(
         &mut self,
         py: Python<'py>,
-        batches: [PyReadonlyArray1<'py, f32>; 6],
+        batches: Batches<'py>,
         count: usize,
         max_grad_norm: f32,
         target: PyReadonlyArray1<'py, f32>,
@@ -200,14 +239,14 @@ impl QUpdate {
         let mut losses = Vec::with_capacity(count);
         let mut state = trained.trained()?;
         for index in 0..count {
-            let of = |field: usize| part(&batches[field], index, count);
+            let of = |field| share(field, index, count);
             let batch = QBatch {
-                observations: of(0)?,
-                next_observations: of(1)?,
-                actions: of(2)?,
-                rewards: of(3)?,
-                dones: of(4)?,
-                discounts: of(5)?,
+                observations: of(&batches.observations)?,
+                next_observations: of(&batches.next_observations)?,
+                actions: of(&batches.actions)?,
+                rewards: of(&batches.rewards)?,
+                dones: of(&batches.dones)?,
+                discounts: of(&batches.discounts)?,
             };
             let core = &mut self.0;
             let loss = py
@@ -215,7 +254,7 @@ impl QUpdate {
                 .map_err(bad)?;
             losses.push(loss);
         }
-        Ok((losses, trained.2))
+        Ok((losses, trained.steps))
     }
 }
 
@@ -246,15 +285,16 @@ impl ActorCriticUpdate {
     }
 
     /// A gradient step for each of `flags` (whether the actor learns, whether slow copies follow) on
-    /// as many batches, one after the other in each array. Gives four numbers for each, and the steps
-    /// of the optimizers so far.
-    #[pyo3(signature = (batches, flags, settings, slow_copies, trained))]
+    /// as many batches; `noise` is that of the actions and of the next ones. Gives four numbers for
+    /// each, and the steps of the optimizers so far.
+    #[pyo3(signature = (batches, noise, flags, settings, slow_copies, trained))]
     fn run<'py>(
         &mut self,
         py: Python<'py>,
-        batches: [PyReadonlyArray1<'py, f32>; 8],
+        batches: Batches<'py>,
+        noise: [PyReadonlyArray1<'py, f32>; 2],
         flags: Vec<(bool, bool)>,
-        settings: (f32, f32, f32, f32, f32),
+        settings: ActorCriticNumbers,
         mut slow_copies: [PyReadwriteArray1<'py, f32>; 2],
         mut trained: Vec<TrainedArrays<'py>>,
     ) -> PyResult<(Vec<[f64; 4]>, Vec<u64>)> {
@@ -271,35 +311,34 @@ impl ActorCriticUpdate {
             critic_target: critic_target.as_slice_mut()?,
             entropy,
         };
-        let (tau, deviation, bound, ent_coef, target_entropy) = settings;
         let mut metrics = Vec::with_capacity(flags.len());
         for (index, &(actor_learns, copies_follow)) in flags.iter().enumerate() {
-            let of = |field: usize| part(&batches[field], index, flags.len());
+            let of = |field| share(field, index, flags.len());
             let batch = ActorCriticBatch {
-                observations: of(0)?,
-                next_observations: of(1)?,
-                actions: of(2)?,
-                rewards: of(3)?,
-                dones: of(4)?,
-                discounts: of(5)?,
-                noise: of(6)?,
-                next_noise: of(7)?,
+                observations: of(&batches.observations)?,
+                next_observations: of(&batches.next_observations)?,
+                actions: of(&batches.actions)?,
+                rewards: of(&batches.rewards)?,
+                dones: of(&batches.dones)?,
+                discounts: of(&batches.discounts)?,
+                noise: of(&noise[0])?,
+                next_noise: of(&noise[1])?,
             };
-            let settings = ActorCriticSettings {
-                tau,
-                smoothing: [deviation, bound],
-                ent_coef,
-                target_entropy,
+            let this_step = ActorCriticSettings {
+                tau: settings.tau,
+                smoothing: settings.smoothing,
+                ent_coef: settings.ent_coef,
+                target_entropy: settings.target_entropy,
                 actor_learns,
                 copies_follow,
             };
             let core = &mut self.0;
             let row = py
-                .detach(|| core.step(&batch, &settings, &mut state))
+                .detach(|| core.step(&batch, &this_step, &mut state))
                 .map_err(bad)?;
             metrics.push(numbers(row));
         }
-        Ok((metrics, trained.iter().map(|arrays| arrays.2).collect()))
+        Ok((metrics, trained.iter().map(|arrays| arrays.steps).collect()))
     }
 }
 

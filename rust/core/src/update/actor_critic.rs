@@ -80,12 +80,9 @@ impl ActorCriticUpdate {
         check("next observations", batch.next_observations.len(), numbers)?;
         check("actions", batch.actions.len(), actions)?;
         check("dones", batch.dones.len(), rows)?;
-        check(
-            "noise",
-            batch.noise.len(),
-            if squashed { actions } else { 0 },
-        )?;
-        check("noise", batch.next_noise.len(), actions)?;
+        let draws = if squashed { actions } else { 0 };
+        check("noise", batch.noise.len(), draws)?;
+        check("noise of the next actions", batch.next_noise.len(), actions)?;
         if batch.discounts.len() != 1 {
             check("discounts", batch.discounts.len(), rows)?;
         }
@@ -96,7 +93,7 @@ impl ActorCriticUpdate {
         let copy = if squashed { 0 } else { actor };
         check("the actor's slow copy", state.actor_target.len(), copy)?;
         match &state.entropy {
-            // A vector may have some room behind its only number.
+            // One number, and some room behind it: its vectors are as long as each other.
             Some(entropy) => {
                 let size = entropy.parameters.len().max(1);
                 entropy.check("the weight of the entropy", size)

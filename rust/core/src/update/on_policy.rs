@@ -151,8 +151,9 @@ impl OnPolicyUpdate {
         if critic.inputs() != actor.inputs() {
             return Err(wrong("critic", "inputs", critic.inputs(), actor.inputs()));
         }
-        let needed = actor.parameters().max(critic.parameters());
-        if size < needed.max(distribution.parameters()) {
+        let of_networks = actor.parameters().max(critic.parameters());
+        let needed = of_networks.max(distribution.parameters());
+        if size < needed {
             check("the vector of parameters", size, needed)?;
         }
         Ok(Self {

@@ -1,8 +1,6 @@
 //! Actions that are draws from normal distributions after tanh
 //! (Haarnoja et al. 2018, appendix C, <https://arxiv.org/abs/1801.01290>).
 
-use crate::nn::tanh;
-
 /// Bounds of the logarithm of a deviation, and what keeps the logarithm of `1 - tanh^2` finite.
 const LOG_STD: [f32; 2] = [-20.0, 2.0];
 const MARGIN: f32 = 1e-6;
@@ -24,7 +22,8 @@ pub(super) fn squash(
         let mut log_prob = 0.0;
         for ((&mean, &log_std), &noise) in means.iter().zip(log_stds).zip(noise) {
             let log_std = log_std.clamp(LOG_STD[0], LOG_STD[1]);
-            let action = tanh(mean + log_std.exp() * noise);
+            // Not the fast one of `nn`: where it is a bit below 1, the slope is not 0.
+            let action = (mean + log_std.exp() * noise).tanh();
             log_prob -= 0.5 * noise * noise + log_std + HALF_LOG_2_PI;
             log_prob -= (1.0 - action * action + MARGIN).ln();
             actions.push(action);
@@ -92,6 +91,22 @@ mod tests {
                 assert!((f64::from(actions[2 * row + i]) - u.tanh()).abs() < 1e-6);
             }
             assert!((f64::from(log_probs[row]) - expected).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn slopes_are_those_of_the_definition_where_tanh_saturates() {
+        for mean in [-12.0_f32, -8.0, 7.0, 8.5, 9.1, 25.0] {
+            let (mut actions, mut log_probs, mut gradient) = (Vec::new(), Vec::new(), Vec::new());
+            let outputs = [mean, -20.0];
+            squash(&outputs, &[0.0], 1, (&mut actions, &mut log_probs));
+            through_squash([&outputs, &[0.0], &actions, &[0.0]], 1, 1.0, &mut gradient);
+            // As float32 sees it: beyond 9.02 tanh is 1.
+            let action = f64::from(f64::from(mean).tanh() as f32);
+            let slope = 1.0 - action * action;
+            let expected = 2.0 * action * slope / (slope + 1e-6);
+            let error = f64::from(gradient[0]) - expected;
+            assert!(error.abs() < 1e-3, "{mean}: {gradient:?}, {expected}");
         }
     }
 
