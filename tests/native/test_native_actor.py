@@ -92,6 +92,26 @@ def test_mlx_decides_about_the_draws() -> None:
     assert not np.array_equal(draw(), first)
 
 
+def test_every_seeding_gives_other_numbers() -> None:
+    """Rollouts begin with one; an environment with the same seed draws others, too."""
+    actor = native_actor(policy())
+    mx.random.seed(3)
+    own = np.random.PCG64(3).state["state"]
+    states = {(own["state"], own["inc"])}
+    for _ in range(50):
+        actor.reseed()
+        states.add(actor.rng_state)
+    assert len(states) == 51
+    # MLX's own numbers are others afterwards, and the same ones for the same seed.
+    drawn = mx.random.uniform(shape=(3,))
+    mx.random.seed(3)
+    assert not mx.array_equal(drawn, mx.random.uniform(shape=(3,)))
+    mx.random.seed(3)
+    for _ in range(50):
+        actor.reseed()
+    assert mx.array_equal(drawn, mx.random.uniform(shape=(3,)))
+
+
 def test_the_generator_goes_on_from_a_state() -> None:
     actor = native_actor(policy())
     obs = np.zeros((5, 4), np.float32)

@@ -194,7 +194,7 @@ class OnPolicyCollection(BaseAlgorithm):
             if steps.n_steps == quiet:
                 obs_tensor = obs_as_tensor(steps.seen, self.device)
                 # What the buffer gets after the rollout, for those who look at it now.
-                values, log_probs = self._estimates(actor, steps.seen, actions)
+                values, log_probs = self._estimates(actor, actor.critic(), steps.seen, actions)
 
             # Callbacks find SB3's names in these locals.
             callback.update_locals(locals())
@@ -284,7 +284,7 @@ class OnPolicyCollection(BaseAlgorithm):
         buffer.add(steps.seen, actions, rewards, self._last_episode_starts, later, later)
 
     def _estimates(
-        self, actor: NativeActor, observations: np.ndarray, actions: np.ndarray
+        self, actor: NativeActor, critic: NativeActor, observations: np.ndarray, actions: np.ndarray
     ) -> tuple[mx.array, mx.array]:
         """(batch, 1) values and (batch,) log-probabilities, these not yet evaluated."""
         parameters = [to_mlx(actor.outputs(observations))]
@@ -296,7 +296,7 @@ class OnPolicyCollection(BaseAlgorithm):
             # Distributions are over vectors, whatever the shape of the action space.
             actions = actions.reshape(len(actions), -1)
         log_probs = self.policy.action_dist.proba_distribution(*parameters).log_prob(to_mlx(actions))
-        return to_mlx(actor.critic().outputs(observations)), log_probs
+        return to_mlx(critic.outputs(observations)), log_probs
 
     def _complete(
         self, actor: NativeActor, buffer: RolloutBuffer, cuts: list[_Cut], new_obs: np.ndarray
@@ -312,11 +312,12 @@ class OnPolicyCollection(BaseAlgorithm):
         """
         observations = buffer.observations.reshape(-1, *(self.observation_space.shape or ()))
         actions = buffer.actions.reshape(-1, *(self.action_space.shape or ()))
-        values, log_probs = self._estimates(actor, observations, actions)
+        critic = actor.critic()
+        values, log_probs = self._estimates(actor, critic, observations, actions)
         buffer.values[...] = to_numpy(values).reshape(buffer.values.shape)
         buffer.log_probs[...] = to_numpy(log_probs).reshape(buffer.log_probs.shape)
         if cuts:
             rows, envs, ends = zip(*cuts, strict=True)
-            end_values = actor.critic().outputs(np.stack(ends))[:, 0]
+            end_values = critic.outputs(np.stack(ends))[:, 0]
             buffer.rewards[list(rows), list(envs)] += self.gamma * end_values
-        return to_mlx(actor.critic().outputs(new_obs))
+        return to_mlx(critic.outputs(new_obs))

@@ -51,6 +51,25 @@ class Module(nn.Module):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
 
+    def train(self, mode: bool = True) -> "Module":
+        """
+        Choose between training and evaluation for this module and all below. As MLX's, in a tenth of the
+        time: A2C, whose rollouts are five steps long, asks twice for each of them.
+
+        :param mode: True for training
+        :return: this module
+        """
+        stack: list[Any] = [self]
+        while stack:
+            value = stack.pop()
+            if hasattr(value, "_set_training_mode"):  # MLX from 0.30 on
+                value._set_training_mode(mode)
+            elif isinstance(value, nn.Module):
+                value._training = mode
+            children = value.values() if isinstance(value, dict) else value
+            stack += [child for child in children if isinstance(child, (dict, list))]
+        return self
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """
         Compute the output of the module. To be defined by subclasses.

@@ -44,6 +44,10 @@ __all__ = [
 ]
 
 
+# 2**64 divided by the golden ratio.
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
 class Stretch(NamedTuple):
     """
     What happened in some steps of a fused rollout.
@@ -196,10 +200,15 @@ class NativeActor:
         self._mlx_state = None
 
     def reseed(self) -> None:
-        """Seed the generator with a number from MLX's."""
-        seed = np.asarray(mx.random.randint(0, 2**31 - 1, (2,), stream=mx.cpu)).view(np.uint64)
+        """Seed the generator from MLX's, which goes on to another state."""
+        high, low = np.frombuffer(_mlx_random_state(), np.uint32).tolist()
+        seed = high << 32 | low
+        # The next of Weyl's sequence, whose 2**64 keys MLX hashes. Drawing a number from MLX, to be hashed as
+        # the seed is anyway, would take ten times as long.
+        mx.random.seed((seed + _GOLDEN) % 2**64)
         with self._lock:
-            self._core.seed(int(seed[0]))
+            # Not the seed itself: an environment may have begun with it, and would draw the same numbers.
+            self._core.seed(2**64 - 1 - seed)
             self._mlx_state = _mlx_random_state()
 
     def _follow_mlx(self) -> None:
@@ -280,6 +289,7 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _mlx_random_state() -> bytes:
+    """:return: the key of MLX's generator, 8 bytes"""
     state: Any = mx.random.state
     return np.asarray(state[0]).tobytes()
 

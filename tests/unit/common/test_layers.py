@@ -232,3 +232,19 @@ def test_linear_is_mlxs_with_its_gradient(rows, bias):
         answers.append([value, by_x, *(gradients[name] for name in sorted(gradients))])
     for mine, theirs in zip(*answers, strict=True):
         np.testing.assert_allclose(np.array(mine), np.array(theirs), rtol=1e-5, atol=1e-6)
+
+
+def test_training_mode_reaches_every_module():
+    class Holder(Module):
+        def __init__(self):
+            super().__init__()
+            layers = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm(2))
+            self.named = ModuleDict({"a": nn.Dropout(0.5), "b": layers})
+            self.listed = [nn.Dropout(0.5), [nn.Dropout(0.5)]]
+
+    holder = Holder()
+    for mode in (False, True):
+        assert holder.train(mode) is holder
+        modes = {module.training for _, module in holder.named_modules()}
+        assert modes == {mode}
+    assert len(holder.named_modules()) >= 8
