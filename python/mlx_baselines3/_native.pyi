@@ -422,6 +422,14 @@ class Actor:
         :raises ValueError: another number of inputs
         """
 
+    def log_probs(self, obs: NDArray[np.float32], actions: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """
+        :param obs: ``(batch, inputs)``
+        :param actions: one after the other, choices and coins as whole numbers
+        :return: their log-likelihoods, ``(batch,)``; None if the head has none that Rust knows
+        :raises ValueError: another number of inputs or of actions, or an action is none
+        """
+
     def features(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
         """
         :param obs: ``(batch, inputs)``

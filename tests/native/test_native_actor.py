@@ -62,6 +62,29 @@ def test_outputs_and_modes_agree_with_mlx(space: Any, activation_fn: Any, rng: n
         assert np.abs(got - expected).max() <= (0 if got.dtype == np.int64 else tolerance)
 
 
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: type(space).__name__)
+def test_likelihoods_agree_with_mlx(space: Any, rng: np.random.Generator) -> None:
+    made = policy(space, log_std_init=-0.7) if space is BOX else policy(space)
+    actor = native_actor(made)
+    obs = rng.normal(size=(50, 4)).astype(np.float32)
+    actions = actor.act(obs)
+    taken = actions[:, 0] if isinstance(space, spaces.Discrete) else actions
+    _, expected, _ = made.evaluate_actions(mx.array(obs), mx.array(taken))
+    got = actor.log_probs(obs, actions)
+    assert got is not None
+    np.testing.assert_allclose(got, to_numpy(expected), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="expected 50 log-likelihoods"):
+        actor.log_probs(obs, actions[1:])
+    if isinstance(space, spaces.Discrete):
+        with pytest.raises(ValueError, match="an action is 5, expected a choice from 0 to 4"):
+            actor.log_probs(obs, np.full(50, 5))
+
+
+def test_gsde_has_no_native_likelihood() -> None:
+    actor = native_actor(policy(use_sde=True))
+    assert actor.log_probs(np.zeros((2, 4), np.float32), np.zeros((2, 3))) is None
+
+
 def test_samples_follow_the_policy() -> None:
     obs = np.full((20_000, 4), 0.3, np.float32)
     made = policy(BOX, log_std_init=-0.7)

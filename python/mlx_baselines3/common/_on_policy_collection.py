@@ -15,7 +15,7 @@ from mlx_baselines3.common._callback_base import BaseCallback, steps_until_neede
 from mlx_baselines3.common._dead_steps import dead_mask
 from mlx_baselines3.common.base_class import BaseAlgorithm
 from mlx_baselines3.common.buffers import RolloutBuffer
-from mlx_baselines3.common.distributions import DiagGaussianDistribution, StateDependentNoiseDistribution
+from mlx_baselines3.common.distributions import StateDependentNoiseDistribution
 from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
 from mlx_baselines3.common.native_actor import NativeActor, NotMirrored, native_actor
 from mlx_baselines3.common.policies import ActorCriticPolicy
@@ -194,7 +194,8 @@ class OnPolicyCollection(BaseAlgorithm):
             if steps.n_steps == quiet:
                 obs_tensor = obs_as_tensor(steps.seen, self.device)
                 # What the buffer gets after the rollout, for those who look at it now.
-                values, log_probs = self._estimates(actor, actor.critic(), steps.seen, actions)
+                estimates = self._estimates(actor, actor.critic(), steps.seen, actions)
+                values, log_probs = map(to_mlx, estimates)
 
             # Callbacks find SB3's names in these locals.
             callback.update_locals(locals())
@@ -285,18 +286,20 @@ class OnPolicyCollection(BaseAlgorithm):
 
     def _estimates(
         self, actor: NativeActor, critic: NativeActor, observations: np.ndarray, actions: np.ndarray
-    ) -> tuple[mx.array, mx.array]:
-        """(batch, 1) values and (batch,) log-probabilities, these not yet evaluated."""
-        parameters = [to_mlx(actor.outputs(observations))]
-        if isinstance(self.policy.action_dist, (DiagGaussianDistribution, StateDependentNoiseDistribution)):
-            parameters.append(self.policy.log_std)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(batch, 1) values and (batch,) log-probabilities."""
+        values = critic.outputs(observations)
+        log_probs = actor.log_probs(observations, actions)
+        if log_probs is not None:
+            return values, log_probs
+        # gSDE's likelihood goes by its features.
+        parameters = [to_mlx(actor.outputs(observations)), self.policy.log_std]
         if isinstance(self.policy.action_dist, StateDependentNoiseDistribution):
             parameters.append(to_mlx(actor.features(observations)))
-        if not isinstance(self.action_space, spaces.Discrete):
-            # Distributions are over vectors, whatever the shape of the action space.
-            actions = actions.reshape(len(actions), -1)
-        log_probs = self.policy.action_dist.proba_distribution(*parameters).log_prob(to_mlx(actions))
-        return to_mlx(critic.outputs(observations)), log_probs
+        # Distributions are over vectors, whatever the shape of the action space.
+        taken = to_mlx(actions.reshape(len(actions), -1))
+        dist = self.policy.action_dist.proba_distribution(*parameters)
+        return values, to_numpy(dist.log_prob(taken))
 
     def _complete(
         self, actor: NativeActor, buffer: RolloutBuffer, cuts: list[_Cut], new_obs: np.ndarray
@@ -314,8 +317,8 @@ class OnPolicyCollection(BaseAlgorithm):
         actions = buffer.actions.reshape(-1, *(self.action_space.shape or ()))
         critic = actor.critic()
         values, log_probs = self._estimates(actor, critic, observations, actions)
-        buffer.values[...] = to_numpy(values).reshape(buffer.values.shape)
-        buffer.log_probs[...] = to_numpy(log_probs).reshape(buffer.log_probs.shape)
+        buffer.values[...] = values.reshape(buffer.values.shape)
+        buffer.log_probs[...] = log_probs.reshape(buffer.log_probs.shape)
         if cuts:
             rows, envs, ends = zip(*cuts, strict=True)
             end_values = critic.outputs(np.stack(ends))[:, 0]

@@ -336,6 +336,7 @@ def _actor_critic_blueprint(policy: ActorCriticPolicy) -> Blueprint:
     if noise is not None and noise.bijector is not None:
         head = f"squashed_{head}"
     check_unchanged(policy, ActorCriticPolicy, _DECISIVE)
+    check_unchanged(dist, type(dist), ("proba_distribution", "log_prob"))
     mlp = policy.mlp_extractor
     check_parts(
         (policy.pi_features_extractor, FlattenExtractor),

@@ -152,6 +152,15 @@ class NativeActor:
         with self._lock:
             return self._core.outputs(_rows(obs))
 
+    def log_probs(self, obs: np.ndarray, actions: np.ndarray) -> np.ndarray | None:
+        """
+        :param obs: (batch, ...) observations
+        :param actions: (batch, ...) an action for each
+        :return: (batch,) their log-likelihoods; None with gSDE or for a head that has none
+        """
+        with self._lock:
+            return self._core.log_probs(_rows(obs), np.ascontiguousarray(actions, np.float32).reshape(-1))
+
     def features(self, obs: np.ndarray) -> np.ndarray:
         """
         :param obs: (batch, ...) observations

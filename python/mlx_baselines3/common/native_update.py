@@ -92,7 +92,7 @@ class NativeOnPolicyUpdate:
         if plan.head not in _HEADS:
             raise NotMirrored(f"there is no native gradient of a {plan.head} policy")
         dist = policy.action_dist
-        check_unchanged(dist, type(dist), ("proba_distribution", "log_prob", "entropy"))
+        check_unchanged(dist, type(dist), ("entropy",))
         self._vector = TrainedVector(policy, optimizer)
         head = _HEADS[plan.head]
         outputs = sum(linear.weight.shape[0] for linear in plan.layers[-1].linears)

@@ -174,6 +174,20 @@ impl Actor {
         Ok(out.finish())
     }
 
+    /// The log-likelihoods of actions, one for each observation; None if the head has none known here.
+    fn log_probs<'py>(
+        &mut self,
+        py: Python<'py>,
+        obs: PyReadonlyArray2<'py, f32>,
+        actions: PyReadonlyArray1<'py, f32>,
+    ) -> PyResult<Option<Bound<'py, PyArray1<f32>>>> {
+        let mut out = NewArray::zeros(py, [self.rows(&obs)?]);
+        let (core, obs, slice) = (&mut self.core, obs.as_slice()?, out.as_mut_slice());
+        let actions = actions.as_slice()?;
+        let known = py.detach(|| core.log_probs(obs, actions, slice));
+        Ok(known.map_err(bad)?.then(|| out.finish()))
+    }
+
     /// What the last layer takes, one row per observation.
     fn features<'py>(
         &mut self,

@@ -2,6 +2,7 @@
 
 mod draw;
 mod exploration;
+mod likelihood;
 mod sampling;
 
 use thiserror::Error;
@@ -67,6 +68,9 @@ pub enum ActorError {
         /// What is needed.
         expected: String,
     },
+    /// An action that the head cannot have taken.
+    #[error("{0}")]
+    Action(String),
     /// The network gave something that is not a distribution.
     #[error(
         "the policy's output for row {row} is not a finite number; the weights or the observation \

@@ -48,7 +48,7 @@ impl Distribution {
     }
 
     /// That an action can be taken.
-    pub(super) fn check(&self, action: &[f32]) -> Result<(), UpdateError> {
+    pub(crate) fn check(&self, action: &[f32]) -> Result<(), UpdateError> {
         if let Self::Choices(options) = self {
             for (&action, &options) in action.iter().zip(options) {
                 choice(action, options)?;
@@ -59,7 +59,7 @@ impl Distribution {
 
     /// The log-likelihood of an action, and the entropy. `outputs` are those of one row; logits of
     /// choices become log-probabilities.
-    pub(super) fn measure(
+    pub(crate) fn measure(
         &self,
         parameters: &[f32],
         outputs: &mut [f32],

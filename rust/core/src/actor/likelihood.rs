@@ -1,0 +1,63 @@
+//! The log-likelihoods of actions that were taken.
+
+use super::{Actor, ActorError, Head};
+use crate::update::{Distribution, UpdateError};
+
+impl Head {
+    /// The distribution and its parameters, if the likelihoods of its actions are known here.
+    fn distribution(&self, outputs: usize) -> Option<(Distribution, Vec<f32>)> {
+        Some(match self {
+            Self::Categorical => (Distribution::Choices(vec![outputs]), Vec::new()),
+            Self::MultiCategorical(options) => (Distribution::Choices(options.clone()), Vec::new()),
+            Self::Bernoulli => (Distribution::Coins(outputs), Vec::new()),
+            Self::Gaussian(std) => {
+                let (size, log_std) = (std.len(), 0);
+                let log_stds = std.iter().map(|std| std.ln()).collect();
+                (Distribution::Gaussian { size, log_std }, log_stds)
+            }
+            _ => return None,
+        })
+    }
+}
+
+impl Actor {
+    /// Writes the log-likelihood of an action for each of `obs`, whole rows of observations; choices
+    /// and coins are whole numbers. Gives whether the head has one that is known here: nothing is
+    /// written if not.
+    ///
+    /// # Errors
+    /// [`ActorError::Network`], [`ActorError::Out`], or [`ActorError::Action`]: what was written is of
+    /// no use then.
+    pub fn log_probs(
+        &mut self,
+        obs: &[f32],
+        actions: &[f32],
+        out: &mut [f32],
+    ) -> Result<bool, ActorError> {
+        let Some((distribution, parameters)) = self.head.distribution(self.net.outputs()) else {
+            return Ok(false);
+        };
+        let (rows, dim) = (obs.len() / self.obs_dim(), distribution.action_dim());
+        if actions.len() != rows * dim || out.len() != rows {
+            return Err(ActorError::Out {
+                got: out.len(),
+                kind: "float",
+                expected: format!("{rows} log-likelihoods of {} numbers", actions.len()),
+            });
+        }
+        let mut outputs = vec![0.0; rows * distribution.outputs()];
+        self.outputs(obs, &mut outputs)?;
+        let lines = outputs.chunks_exact_mut(distribution.outputs());
+        for ((row, action), out) in lines.zip(actions.chunks_exact(dim)).zip(out) {
+            distribution.check(action)?;
+            (*out, _) = distribution.measure(&parameters, row, action);
+        }
+        Ok(true)
+    }
+}
+
+impl From<UpdateError> for ActorError {
+    fn from(error: UpdateError) -> Self {
+        Self::Action(error.to_string())
+    }
+}
