@@ -675,7 +675,6 @@ class ActorCriticUpdate:
     def run(
         self,
         batches: dict[str, _F32],
-        noise: Sequence[_F32],
         flags: Sequence[tuple[bool, bool]],
         settings: dict[str, Any],
         slow_copies: Sequence[_F32],
@@ -684,9 +683,8 @@ class ActorCriticUpdate:
         """
         Some gradient steps.
 
-        :param batches: as :meth:`QUpdate.run`
-        :param noise: standard normals for the actions at the observations (none if the actor is not squashed)
-            and at the next ones
+        :param batches: as :meth:`QUpdate.run`, and standard normals: ``noise`` for the actions at the
+            observations (none if the actor is not squashed), ``next_noise`` for those at the next ones
         :param flags: for each batch whether the actor learns and whether slow copies follow
         :param settings: ``tau``; ``smoothing``, deviation and bound of the noise that smooths targets;
             ``ent_coef``, weight of the entropy where it is not learned; ``target_entropy`` where it is

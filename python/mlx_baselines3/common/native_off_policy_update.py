@@ -176,9 +176,10 @@ class NativeActorCriticUpdate:
         rows: list[Any] = []
         for some in batches:
             at = slice(len(rows), len(rows) + len(some["rewards"]))
-            fields, noises = _fields(some, settings["gamma"]), (flat(now[at]), flat(later[at]))
+            noises = {"noise": flat(now[at]), "next_noise": flat(later[at])}
+            fields = _fields(some, settings["gamma"]) | noises
             trained = [vector.argument() for vector in self._trained.values()]
-            new, steps = self._core.run(fields, noises, flags[at], numbers, slow, trained)
+            new, steps = self._core.run(fields, flags[at], numbers, slow, trained)
             for vector, made in zip(self._trained.values(), steps, strict=True):
                 vector.went_on(made)
             rows += new

@@ -188,6 +188,20 @@ struct Batches<'py> {
     discounts: PyReadonlyArray1<'py, f32>,
 }
 
+/// The same, with standard normals for the actions at both observations.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct NoisyBatches<'py> {
+    observations: PyReadonlyArray1<'py, f32>,
+    next_observations: PyReadonlyArray1<'py, f32>,
+    actions: PyReadonlyArray1<'py, f32>,
+    rewards: PyReadonlyArray1<'py, f32>,
+    dones: PyReadonlyArray1<'py, f32>,
+    discounts: PyReadonlyArray1<'py, f32>,
+    noise: PyReadonlyArray1<'py, f32>,
+    next_noise: PyReadonlyArray1<'py, f32>,
+}
+
 /// What one of `count` batches has of an array.
 fn share<'a>(
     array: &'a PyReadonlyArray1<'_, f32>,
@@ -285,14 +299,12 @@ impl ActorCriticUpdate {
     }
 
     /// A gradient step for each of `flags` (whether the actor learns, whether slow copies follow) on
-    /// as many batches; `noise` is that of the actions and of the next ones. Gives four numbers for
-    /// each, and the steps of the optimizers so far.
-    #[pyo3(signature = (batches, noise, flags, settings, slow_copies, trained))]
+    /// as many batches. Gives four numbers for each, and the steps of the optimizers so far.
+    #[pyo3(signature = (batches, flags, settings, slow_copies, trained))]
     fn run<'py>(
         &mut self,
         py: Python<'py>,
-        batches: Batches<'py>,
-        noise: [PyReadonlyArray1<'py, f32>; 2],
+        batches: NoisyBatches<'py>,
         flags: Vec<(bool, bool)>,
         settings: ActorCriticNumbers,
         mut slow_copies: [PyReadwriteArray1<'py, f32>; 2],
@@ -321,8 +333,8 @@ impl ActorCriticUpdate {
                 rewards: of(&batches.rewards)?,
                 dones: of(&batches.dones)?,
                 discounts: of(&batches.discounts)?,
-                noise: of(&noise[0])?,
-                next_noise: of(&noise[1])?,
+                noise: of(&batches.noise)?,
+                next_noise: of(&batches.next_noise)?,
             };
             let this_step = ActorCriticSettings {
                 tau: settings.tau,
