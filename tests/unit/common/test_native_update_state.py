@@ -1,6 +1,8 @@
 """What a network and its optimizer hold between gradient steps in Rust."""
 
 import copy
+import gc
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -179,3 +181,23 @@ def test_what_is_not_finite():
     assert vector.what_is_not_finite() == []
     vector.values[vector.places["value_net.weight"]] = np.nan
     assert vector.what_is_not_finite() == ["value_net.weight"]
+
+
+@pytest.mark.parametrize("make", [lambda: on_policy(PPO, batch_size=8), partial(off_policy, SAC)])
+def test_a_thousand_updates_take_no_memory(make):
+    model = make()
+
+    def updates(count: int) -> None:
+        for _ in range(count):
+            train(model, 1)
+
+    updates(20)
+    gc.collect()
+    tracemalloc.start()
+    before, traced = mx.get_active_memory(), tracemalloc.get_traced_memory()[0]
+    updates(1000)
+    gc.collect()
+    grown, used = tracemalloc.get_traced_memory()[0] - traced, mx.get_active_memory() - before
+    tracemalloc.stop()
+    assert used <= 4096
+    assert grown <= 60_000
