@@ -4,6 +4,7 @@ import getpass
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator
 
 # Parity with SB3 is checked to 2e-6: no TF32 products on GPUs that have them.
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
@@ -21,6 +22,9 @@ import pytest
 
 # The fast matrix product must be in place before a test module imports mlx.
 import mlx_baselines3  # noqa: F401
+
+# isort: split
+import mlx.core as mx
 
 DATA = pathlib.Path(__file__).parent / "data"
 
@@ -48,6 +52,14 @@ def updates(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Who computes the gradient steps: first one, then the other."""
     monkeypatch.setenv("MLX_BASELINES3_UPDATES", request.param)
     return request.param
+
+
+@pytest.fixture
+def uncompiled() -> Iterator[None]:
+    """The numbers do not depend on kernels, and building them takes seconds."""
+    mx.disable_compile()
+    yield
+    mx.enable_compile()
 
 
 @pytest.fixture

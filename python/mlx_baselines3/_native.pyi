@@ -674,7 +674,7 @@ class ActorCriticUpdate:
     ) -> ActorCriticUpdate: ...
     def run(
         self,
-        batches: dict[str, _F32],
+        batches: dict[str, Any],
         flags: Sequence[tuple[bool, bool]],
         settings: dict[str, Any],
         slow_copies: Sequence[_F32],
@@ -683,8 +683,9 @@ class ActorCriticUpdate:
         """
         Some gradient steps.
 
-        :param batches: as :meth:`QUpdate.run`, and standard normals: ``noise`` for the actions at the
-            observations (none if the actor is not squashed), ``next_noise`` for those at the next ones
+        :param batches: ``transitions`` as :meth:`QUpdate.run`, and standard normals: ``noise`` for the
+            actions at the observations (none if the actor is not squashed), ``next_noise`` for those at the
+            next ones
         :param flags: for each batch whether the actor learns and whether slow copies follow
         :param settings: ``tau``; ``smoothing``, deviation and bound of the noise that smooths targets;
             ``ent_coef``, weight of the entropy where it is not learned; ``target_entropy`` where it is

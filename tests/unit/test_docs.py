@@ -119,12 +119,9 @@ MIGRATION = TOOLS["snippets"]((DOCS / "migration.md").read_text())
     [code for codes in MIGRATION.values() for code in codes],
     ids=lambda code: code.split("\n")[0][:40],
 )
+@pytest.mark.usefixtures("uncompiled")
 def test_snippets_of_the_migration_page(code):
-    mx.disable_compile()
-    try:
-        exec(code, {})
-    finally:
-        mx.enable_compile()
+    exec(code, {})
 
 
 def test_the_migration_page_names_what_differs():

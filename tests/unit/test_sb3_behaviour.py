@@ -32,12 +32,7 @@ def own_policy_kwargs():
     SMALL["policy_kwargs"]["net_arch"] = [4]
 
 
-@pytest.fixture(autouse=True)
-def uncompiled():
-    """Behaviour does not depend on kernels, and building them takes seconds."""
-    mx.disable_compile()
-    yield
-    mx.enable_compile()
+pytestmark = pytest.mark.usefixtures("uncompiled")
 
 
 class Steps(gym.Env):

@@ -1,4 +1,4 @@
-"""How a policy computes its actions, read from its modules: what ``native_actor`` runs in Rust."""
+"""How a policy computes its actions, read from its modules: what acts in Rust, and may learn there."""
 
 import operator
 from collections.abc import Iterable
@@ -146,9 +146,9 @@ def perceptron(modules: Iterable[Any]) -> list[Layer]:
 
 def check_unchanged(policy: Any, base: type, names: Iterable[str]) -> None:
     """
-    :param policy: a policy
+    :param policy: a policy, or another object that Rust takes the place of
     :param base: the class of this package that it is made of
-    :param names: methods that decide about the actions
+    :param names: methods that decide about what Rust would compute
     :raises NotMirrored: a subclass, or the policy itself, has its own
     """
     own = vars(policy)

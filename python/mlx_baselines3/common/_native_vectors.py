@@ -141,8 +141,9 @@ class TrainedVector(ParameterVector):
         self._has_means = _rule(optimizer)["rule"] == "adam"
         # An update makes the new averages of the old ones, which stay until it has succeeded.
         self._averages, self._new_averages = self._zeros(), self._zeros()
-        # Steps of the optimizer before this update, and by now.
+        # Steps of the optimizer before this update, and by now; its rule and learning rate in this update.
         self._steps_before = self._steps = 0
+        self._numbers: dict[str, Any] = {}
 
     def _zeros(self) -> tuple[np.ndarray, np.ndarray]:
         """:return: running averages of the gradient, empty if there are none, and of its square"""
@@ -160,6 +161,7 @@ class TrainedVector(ParameterVector):
                     array = np.asarray(state[name][slot])
                     vector[place : place + int(np.prod(shape))] = array.reshape(-1)
         self._steps = self._steps_before
+        self._numbers = {"learning_rate": self._optimizer.learning_rate.item(), **_rule(self._optimizer)}
 
     def argument(self) -> dict[str, Any]:
         """:return: what ``_native`` takes for the next steps of the update; it changes the vectors"""
@@ -171,8 +173,7 @@ class TrainedVector(ParameterVector):
             # The first step makes the new averages of these.
             "before": self._averages if self._steps == self._steps_before else None,
             "steps": self._steps,
-            "learning_rate": self._optimizer.learning_rate.item(),
-            **_rule(self._optimizer),
+            **self._numbers,
         }
 
     def went_on(self, steps: int) -> None:

@@ -1,7 +1,10 @@
 """The part of the off-policy algorithms that draws batches and takes gradient steps on them."""
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
+
+import mlx.core as mx
+import numpy as np
 
 from mlx_baselines3.common._off_policy_collection import OffPolicyCollection
 from mlx_baselines3.common._replay_batches import replay_arrays, replay_batches
@@ -17,6 +20,10 @@ class OffPolicySteps(OffPolicyCollection):
     """The part of :class:`OffPolicyAlgorithm` that learns; it has no own arguments."""
 
     replay_buffer: ReplayBuffer
+    # Of algorithms with an actor and critics.
+    actor: Any
+    critic: Any
+    _gradient_step: StepFunction
     _native_choice: NativeChoice
     _update_step: tuple[OffPolicyUpdate, Hashable] | None
 
@@ -41,26 +48,54 @@ class OffPolicySteps(OffPolicyCollection):
         """
         return replay_arrays(self.replay_buffer, gradient_steps, batch_size, self._vec_normalize_env)
 
-    def _native_actor_critic(
-        self,
-        base: type["OffPolicySteps"],
-        networks: Mapping[str, Any],
-        optimizers: Mapping[str, ParameterOptimizer],
-    ) -> NativeActorCriticUpdate | None:
-        """
-        The gradient steps in Rust.
+    def _trained(self) -> tuple[dict[str, Any], dict[str, str], dict[str, ParameterOptimizer]]:
+        """:return: of an actor and critics: networks and slow copies, as ``update_networks`` gives them, and
+        optimizers"""
+        networks, targets = self.policy.update_networks()
+        return networks, targets, {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
 
-        :param base: the algorithm whose gradient step Rust knows
-        :param networks: see :class:`NativeActorCriticUpdate`
-        :param optimizers: see :class:`NativeActorCriticUpdate`
-        :return: None if MLX is to compute
+    def _update(self) -> OffPolicyUpdate:
+        """:return: the compiled gradient steps of an actor and critics"""
+        networks, targets, optimizers = self._trained()
+        return self._compiled_update(networks, optimizers, self._gradient_step, targets)
+
+    def _native_actor_critic(self, base: type["OffPolicySteps"]) -> NativeActorCriticUpdate | None:
         """
+        :param base: the algorithm whose gradient step Rust knows
+        :return: the gradient steps of an actor and critics in Rust; None if MLX is to compute them
+        """
+        networks, _, optimizers = self._trained()
 
         def make() -> NativeActorCriticUpdate:
             self._check_objective(base)
             return NativeActorCriticUpdate(networks, optimizers, blueprint(self.policy))
 
         return self._native_choice.get(self, (*networks.values(), *optimizers.values()), make)
+
+    def _take_steps(
+        self,
+        base: type["OffPolicySteps"],
+        batch_size: int,
+        noise: mx.array,
+        settings: Mapping[str, float],
+        flags: Sequence[tuple[bool, bool]],
+    ) -> Mapping[str, np.ndarray]:
+        """
+        Take gradient steps of an actor and critics, in Rust where that can compute them.
+
+        :param base: the algorithm whose gradient step Rust knows
+        :param batch_size: transitions of each
+        :param noise: (gradient steps, ...) standard normals, ``noise`` of the batches
+        :param settings: numbers of the losses
+        :param flags: for each step whether the actor learns and whether slow copies follow
+        :return: the metrics
+        """
+        native = self._native_actor_critic(base)
+        if native is not None:
+            return native.run(self._batch_arrays(len(flags), batch_size), noise, settings, flags)
+        batches = zip(self._batches(len(flags), batch_size), noise, strict=True)
+        noisy = ({**batch, "noise": part} for batch, part in batches)
+        return self._update().run(noisy, settings, [follows for _, follows in flags])
 
     def _check_objective(self, base: type["OffPolicySteps"]) -> None:
         """

@@ -15,7 +15,6 @@ from mlx_baselines3.common._callback_base import BaseCallback, steps_until_neede
 from mlx_baselines3.common._dead_steps import dead_mask
 from mlx_baselines3.common.base_class import BaseAlgorithm
 from mlx_baselines3.common.buffers import RolloutBuffer
-from mlx_baselines3.common.distributions import StateDependentNoiseDistribution
 from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
 from mlx_baselines3.common.native_actor import NativeActor, NotMirrored, native_actor
 from mlx_baselines3.common.policies import ActorCriticPolicy
@@ -292,13 +291,11 @@ class OnPolicyCollection(BaseAlgorithm):
         log_probs = actor.log_probs(observations, actions)
         if log_probs is not None:
             return values, log_probs
-        # gSDE's likelihood goes by its features.
-        parameters = [to_mlx(actor.outputs(observations)), self.policy.log_std]
-        if isinstance(self.policy.action_dist, StateDependentNoiseDistribution):
-            parameters.append(to_mlx(actor.features(observations)))
+        # gSDE's likelihood goes by its features, too.
+        outputs, features = to_mlx(actor.outputs(observations)), to_mlx(actor.features(observations))
         # Distributions are over vectors, whatever the shape of the action space.
         taken = to_mlx(actions.reshape(len(actions), -1))
-        dist = self.policy.action_dist.proba_distribution(*parameters)
+        dist = self.policy.action_dist.proba_distribution(outputs, self.policy.log_std, features)
         return values, to_numpy(dist.log_prob(taken))
 
     def _complete(

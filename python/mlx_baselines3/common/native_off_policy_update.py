@@ -176,8 +176,11 @@ class NativeActorCriticUpdate:
         rows: list[Any] = []
         for some in batches:
             at = slice(len(rows), len(rows) + len(some["rewards"]))
-            noises = {"noise": flat(now[at]), "next_noise": flat(later[at])}
-            fields = _fields(some, settings["gamma"]) | noises
+            fields = {
+                "transitions": _fields(some, settings["gamma"]),
+                "noise": flat(now[at]),
+                "next_noise": flat(later[at]),
+            }
             trained = [vector.argument() for vector in self._trained.values()]
             new, steps = self._core.run(fields, flags[at], numbers, slow, trained)
             for vector, made in zip(self._trained.values(), steps, strict=True):

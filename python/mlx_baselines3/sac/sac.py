@@ -14,10 +14,9 @@ from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.critics import ContinuousCritic
 from mlx_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from mlx_baselines3.common.layers import Module
-from mlx_baselines3.common.native_off_policy_update import NativeActorCriticUpdate
 from mlx_baselines3.common.noise import ActionNoise
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from mlx_baselines3.common.off_policy_update import GradientStep, OffPolicyUpdate
+from mlx_baselines3.common.off_policy_update import GradientStep
 from mlx_baselines3.common.parameter_optimizer import Arrays, ParameterOptimizer
 from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -261,23 +260,11 @@ class SAC(OffPolicyAlgorithm):
         return mx.broadcast_to(matrices, (gradient_steps, 2, *shape))
 
     def _trained(self) -> tuple[dict[str, Any], dict[str, str], dict[str, ParameterOptimizer]]:
-        """:return: networks and slow copies as ``SACPolicy.update_networks`` gives them, and optimizers"""
-        networks, targets = self.policy.update_networks()
-        optimizers = {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
+        networks, targets, optimizers = super()._trained()
         if self._entropy_coefficient is not None and self.ent_coef_optimizer is not None:
             networks["ent_coef"] = self._entropy_coefficient
             optimizers["ent_coef"] = self.ent_coef_optimizer
         return networks, targets, optimizers
-
-    def _update(self) -> OffPolicyUpdate:
-        """:return: the compiled gradient steps"""
-        networks, targets, optimizers = self._trained()
-        return self._compiled_update(networks, optimizers, self._gradient_step, targets)
-
-    def _native_update(self) -> NativeActorCriticUpdate | None:
-        """:return: the gradient steps in Rust; None if MLX is to compute them"""
-        networks, _, optimizers = self._trained()
-        return self._native_actor_critic(SAC, networks, optimizers)
 
     def _check_objective(self, base: type[OffPolicySteps]) -> None:
         super()._check_objective(base)
@@ -309,16 +296,9 @@ class SAC(OffPolicyAlgorithm):
         else:
             optimizers.append(self.ent_coef_optimizer)
         self._update_learning_rate(optimizers)
-        follow = [i % self.target_update_interval == 0 for i in range(gradient_steps)]
         noise = self._noise(gradient_steps, batch_size)
-        native = self._native_update()
-        if native is not None:
-            batch_arrays = self._batch_arrays(gradient_steps, batch_size)
-            metrics = native.run(batch_arrays, noise, settings, [(True, copies) for copies in follow])
-        else:
-            batches = zip(self._batches(gradient_steps, batch_size), noise, strict=True)
-            noisy = ({**batch, "noise": part} for batch, part in batches)
-            metrics = self._update().run(noisy, settings, follow)
+        flags = [(True, i % self.target_update_interval == 0) for i in range(gradient_steps)]
+        metrics = self._take_steps(SAC, batch_size, noise, settings, flags)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name in ("ent_coef", "actor_loss", "critic_loss", "ent_coef_loss"):

@@ -10,11 +10,10 @@ from mlx_baselines3.common._device_choice import on_own_device
 from mlx_baselines3.common._off_policy_steps import OffPolicySteps
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.critics import ContinuousCritic
-from mlx_baselines3.common.native_off_policy_update import NativeActorCriticUpdate
 from mlx_baselines3.common.noise import ActionNoise
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from mlx_baselines3.common.off_policy_update import GradientStep, OffPolicyUpdate
-from mlx_baselines3.common.parameter_optimizer import Arrays, ParameterOptimizer
+from mlx_baselines3.common.off_policy_update import GradientStep
+from mlx_baselines3.common.parameter_optimizer import Arrays
 from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.preprocessing import get_action_dim
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -191,19 +190,6 @@ class TD3(OffPolicyAlgorithm):
         """:return: (gradient_steps, batch_size, action_dim) standard normals"""
         return mx.random.normal((gradient_steps, batch_size, get_action_dim(self.action_space)))
 
-    def _optimizers(self) -> dict[str, ParameterOptimizer]:
-        return {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
-
-    def _update(self) -> OffPolicyUpdate:
-        """:return: the compiled gradient steps"""
-        networks, targets = self.policy.update_networks()
-        return self._compiled_update(networks, self._optimizers(), self._gradient_step, targets)
-
-    def _native_update(self) -> NativeActorCriticUpdate | None:
-        """:return: the gradient steps in Rust; None if MLX is to compute them"""
-        networks, _ = self.policy.update_networks()
-        return self._native_actor_critic(TD3, networks, self._optimizers())
-
     def _check_objective(self, base: type[OffPolicySteps]) -> None:
         super()._check_objective(base)
         check_unchanged(self.policy, TD3Policy, ("update_networks",))
@@ -227,16 +213,10 @@ class TD3(OffPolicyAlgorithm):
             "target_noise_clip": self.target_noise_clip,
         }
         first = self._n_updates + 1
-        delayed = [i % self.policy_delay == 0 for i in range(first, first + gradient_steps)]
         noise = self._noise(gradient_steps, batch_size)
-        native = self._native_update()
-        if native is not None:
-            batch_arrays = self._batch_arrays(gradient_steps, batch_size)
-            metrics = native.run(batch_arrays, noise, settings, [(now, now) for now in delayed])
-        else:
-            batches = zip(self._batches(gradient_steps, batch_size), noise, strict=True)
-            noisy = ({**batch, "noise": part} for batch, part in batches)
-            metrics = self._update().run(noisy, settings, delayed)
+        delayed = [i % self.policy_delay == 0 for i in range(first, first + gradient_steps)]
+        flags = [(now, now) for now in delayed]
+        metrics = self._take_steps(TD3, batch_size, noise, settings, flags)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name in ("actor_loss", "critic_loss"):

@@ -7,8 +7,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use mlx_baselines3_core::nn::{Activation, Layer, Net, Part};
 use mlx_baselines3_core::update::{
     ActorCriticBatch, ActorCriticSettings, ActorCriticState, ActorCriticUpdate, ActorKind,
-    Distribution, OnPolicySettings, OnPolicyUpdate, QBatch, QSettings, QUpdate, Rollout, Rule,
-    Trained,
+    Distribution, OnPolicySettings, OnPolicyUpdate, QSettings, QUpdate, Rollout, Rule, Trained,
+    Transitions,
 };
 
 const ADAM: Rule = Rule::Adam {
@@ -121,7 +121,7 @@ fn q_learning(c: &mut Criterion) {
     let mut vectors = Vectors::new(size);
     let (target, column) = (numbers(size, 0.1), numbers(ROWS, 1.0));
     let (observations, zeros) = (numbers(4 * ROWS, 1.0), vec![0.0; ROWS]);
-    let batch = QBatch {
+    let batch = Transitions {
         observations: &observations,
         next_observations: &observations,
         actions: &zeros,
@@ -158,13 +158,16 @@ fn actor_critic(c: &mut Criterion, name: &str, kind: ActorKind, hidden: [usize; 
     let mut entropy = Vectors::new(1);
     let (column, zeros) = (numbers(ROWS, 1.0), vec![0.0; ROWS]);
     let observations = numbers(3 * ROWS, 1.0);
-    let batch = ActorCriticBatch {
+    let transitions = Transitions {
         observations: &observations,
         next_observations: &observations,
         actions: &column,
         rewards: &column,
         dones: &zeros,
         discounts: &[0.99],
+    };
+    let batch = ActorCriticBatch {
+        transitions,
         noise: if squashed { &column } else { &[] },
         next_noise: &column,
     };

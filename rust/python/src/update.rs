@@ -4,7 +4,8 @@ use mlx_baselines3_core::nn::{Layer, Net, Part};
 use mlx_baselines3_core::update::{
     ActorCriticBatch, ActorCriticMetrics, ActorCriticSettings, ActorCriticState,
     ActorCriticUpdate as CoreActorCritic, ActorKind, Distribution, OnPolicySettings,
-    OnPolicyUpdate as CoreOnPolicy, QBatch, QSettings, QUpdate as CoreQ, Rollout, Rule, Trained,
+    OnPolicyUpdate as CoreOnPolicy, QSettings, QUpdate as CoreQ, Rollout, Rule, Trained,
+    Transitions,
 };
 use numpy::{PyArray1, PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
@@ -188,18 +189,28 @@ struct Batches<'py> {
     discounts: PyReadonlyArray1<'py, f32>,
 }
 
-/// The same, with standard normals for the actions at both observations.
+/// The same, with standard normals for the actions at the observations and at the next ones.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct NoisyBatches<'py> {
-    observations: PyReadonlyArray1<'py, f32>,
-    next_observations: PyReadonlyArray1<'py, f32>,
-    actions: PyReadonlyArray1<'py, f32>,
-    rewards: PyReadonlyArray1<'py, f32>,
-    dones: PyReadonlyArray1<'py, f32>,
-    discounts: PyReadonlyArray1<'py, f32>,
+    transitions: Batches<'py>,
     noise: PyReadonlyArray1<'py, f32>,
     next_noise: PyReadonlyArray1<'py, f32>,
+}
+
+impl Batches<'_> {
+    /// One of `count` batches.
+    fn one(&self, index: usize, count: usize) -> PyResult<Transitions<'_>> {
+        let of = |array| share(array, index, count);
+        Ok(Transitions {
+            observations: of(&self.observations)?,
+            next_observations: of(&self.next_observations)?,
+            actions: of(&self.actions)?,
+            rewards: of(&self.rewards)?,
+            dones: of(&self.dones)?,
+            discounts: of(&self.discounts)?,
+        })
+    }
 }
 
 /// What one of `count` batches has of an array.
@@ -253,15 +264,7 @@ impl QUpdate {
         let mut losses = Vec::with_capacity(count);
         let mut state = trained.trained()?;
         for index in 0..count {
-            let of = |field| share(field, index, count);
-            let batch = QBatch {
-                observations: of(&batches.observations)?,
-                next_observations: of(&batches.next_observations)?,
-                actions: of(&batches.actions)?,
-                rewards: of(&batches.rewards)?,
-                dones: of(&batches.dones)?,
-                discounts: of(&batches.discounts)?,
-            };
+            let batch = batches.one(index, count)?;
             let core = &mut self.0;
             let loss = py
                 .detach(|| core.step(&batch, &settings, target, &mut state))
@@ -325,14 +328,9 @@ impl ActorCriticUpdate {
         };
         let mut metrics = Vec::with_capacity(flags.len());
         for (index, &(actor_learns, copies_follow)) in flags.iter().enumerate() {
-            let of = |field| share(field, index, flags.len());
+            let of = |array| share(array, index, flags.len());
             let batch = ActorCriticBatch {
-                observations: of(&batches.observations)?,
-                next_observations: of(&batches.next_observations)?,
-                actions: of(&batches.actions)?,
-                rewards: of(&batches.rewards)?,
-                dones: of(&batches.dones)?,
-                discounts: of(&batches.discounts)?,
+                transitions: batches.transitions.one(index, flags.len())?,
                 noise: of(&batches.noise)?,
                 next_noise: of(&batches.next_noise)?,
             };

@@ -24,13 +24,7 @@ from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3, _native
 from mlx_baselines3.common.buffers import NStepReplayBuffer
 from mlx_baselines3.common.optimizers import RMSpropTFLike
 
-
-@pytest.fixture(autouse=True)
-def _no_compiler():
-    """The numbers are the same, and no case waits for g++."""
-    mx.disable_compile()
-    yield
-    mx.enable_compile()
+pytestmark = pytest.mark.usefixtures("uncompiled")
 
 
 FAST = {"learning_rate": 1e-3}

@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
@@ -17,13 +16,7 @@ from mlx_baselines3.common.native_update import NativeOnPolicyUpdate
 from mlx_baselines3.common.optimizers import RMSpropTFLike
 from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
 
-
-@pytest.fixture(autouse=True)
-def _no_compiler():
-    """The numbers are the same, and no case waits for g++."""
-    mx.disable_compile()
-    yield
-    mx.enable_compile()
+pytestmark = pytest.mark.usefixtures("uncompiled")
 
 
 def test_a_wrong_setting_is_an_error(monkeypatch):

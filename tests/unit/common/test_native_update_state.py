@@ -1,8 +1,6 @@
 """What a network and its optimizer hold between gradient steps in Rust."""
 
 import copy
-import gc
-import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -10,6 +8,7 @@ import cloudpickle
 import mlx.core as mx
 import numpy as np
 import pytest
+from memory import growth
 from native_models import (
     ROWS,
     SETTING,
@@ -24,13 +23,7 @@ from native_models import (
 from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
 from mlx_baselines3.common._native_vectors import TrainedVector
 
-
-@pytest.fixture(autouse=True)
-def _no_compiler():
-    """The numbers are the same, and no case waits for g++."""
-    mx.disable_compile()
-    yield
-    mx.enable_compile()
+pytestmark = pytest.mark.usefixtures("uncompiled")
 
 
 @pytest.mark.parametrize("make", [lambda: on_policy(PPO, batch_size=8), lambda: off_policy(SAC)])
@@ -191,13 +184,6 @@ def test_a_thousand_updates_take_no_memory(make):
         for _ in range(count):
             train(model, 1)
 
-    updates(20)
-    gc.collect()
-    tracemalloc.start()
-    before, traced = mx.get_active_memory(), tracemalloc.get_traced_memory()[0]
-    updates(1000)
-    gc.collect()
-    grown, used = tracemalloc.get_traced_memory()[0] - traced, mx.get_active_memory() - before
-    tracemalloc.stop()
+    used, grown = growth(updates, 20, 1000)
     assert used <= 4096
     assert grown <= 60_000

@@ -1,16 +1,15 @@
 """What one update step of MLX is made of: nodes and kernels, and the known wastes that stay out of it."""
 
 import ast
-import gc
 import io
 import pathlib
 import re
-import tracemalloc
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from memory import growth
 from mlx.utils import tree_flatten
 
 from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
@@ -283,13 +282,6 @@ def test_a_thousand_updates_take_no_memory():
             if i % 4 == 0:
                 ppo.train()
 
-    updates(40)
-    gc.collect()
-    tracemalloc.start()
-    before, traced = mx.get_active_memory(), tracemalloc.get_traced_memory()[0]
-    updates(800)
-    gc.collect()
-    grown, used = tracemalloc.get_traced_memory()[0] - traced, mx.get_active_memory() - before
-    tracemalloc.stop()
+    used, grown = growth(updates, 40, 800)
     assert used <= 4096
     assert grown <= 60_000

@@ -13,7 +13,7 @@ use draw::Draw;
 use exploration::Exploration;
 
 /// Bounds of the logarithm of SAC's standard deviation, as Stable-Baselines3 has them.
-const LOG_STD: (f32, f32) = (-20.0, 2.0);
+pub(crate) const LOG_STD: (f32, f32) = (-20.0, 2.0);
 
 /// What the outputs of the network mean.
 #[derive(Debug, Clone, PartialEq)]

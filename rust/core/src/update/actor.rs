@@ -87,10 +87,10 @@ impl Actor {
                 }
             }
         };
-        let pieces = self.pieces.visit(rows, rows * net.row_ns(), work);
+        self.pieces.visit_rows(rows, rows * net.row_ns(), work);
         choice.actions.clear();
         choice.log_probs.clear();
-        for piece in pieces {
+        for piece in self.pieces.visited() {
             choice.actions.extend_from_slice(&piece.choice.actions);
             choice.log_probs.extend_from_slice(&piece.choice.log_probs);
         }
@@ -109,7 +109,8 @@ impl Actor {
         let (net, dim, kind) = (&self.net, self.action_dim, self.kind);
         let rows = observations.len() / net.inputs();
         let cost = 2 * rows * net.row_ns();
-        self.pieces.fill(rows, size, cost, |rows, piece| {
+        self.pieces.visit_rows(rows, cost, |rows, piece| {
+            piece.clear_gradient(size);
             let by_actions = rows_of(by_actions, &rows, dim);
             match kind {
                 ActorKind::Deterministic => {

@@ -72,20 +72,13 @@ impl ActorCriticUpdate {
         batch: &ActorCriticBatch<'_>,
         state: &ActorCriticState<'_>,
     ) -> Result<(), UpdateError> {
-        let rows = batch.rewards.len();
-        let numbers = rows * self.actor.net.inputs();
-        let actions = rows * self.actor.action_dim;
+        let (obs_dim, action_dim) = (self.actor.net.inputs(), self.actor.action_dim);
+        batch.transitions.check(obs_dim, action_dim)?;
         let squashed = self.actor.kind == ActorKind::Squashed;
-        check("observations", batch.observations.len(), numbers)?;
-        check("next observations", batch.next_observations.len(), numbers)?;
-        check("actions", batch.actions.len(), actions)?;
-        check("dones", batch.dones.len(), rows)?;
+        let actions = batch.transitions.actions.len();
         let draws = if squashed { actions } else { 0 };
         check("noise", batch.noise.len(), draws)?;
         check("noise of the next actions", batch.next_noise.len(), actions)?;
-        if batch.discounts.len() != 1 {
-            check("discounts", batch.discounts.len(), rows)?;
-        }
         let [actor, critic] = self.sizes;
         state.actor.check("the actor's vector", actor)?;
         state.critic.check("the critics' vector", critic)?;
@@ -156,7 +149,8 @@ impl ActorCriticUpdate {
             // SAC halves the squares.
             ActorKind::Squashed => (state.actor.parameters, 0.5),
         };
-        let (next, noise) = (batch.next_observations, batch.next_noise);
+        let transitions = &batch.transitions;
+        let (next, noise) = (transitions.next_observations, batch.next_noise);
         self.actor.choose(chooser, next, noise, &mut self.choice);
         if self.actor.kind == ActorKind::Deterministic {
             smooth(&mut self.choice.actions, noise, settings.smoothing);
@@ -172,12 +166,11 @@ impl ActorCriticUpdate {
             .ask(state.critic_target, &next, asked, &mut self.least);
         let goals = &mut self.least.values;
         for (row, (goal, log_prob)) in goals.iter_mut().zip(&self.choice.log_probs).enumerate() {
-            let value = *goal - weight * log_prob;
-            *goal = batch.rewards[row] + (1.0 - batch.dones[row]) * batch.discount(row) * value;
+            *goal = transitions.goal(row, *goal - weight * log_prob);
         }
         let pairs = Pairs {
-            observations: batch.observations,
-            actions: batch.actions,
+            observations: transitions.observations,
+            actions: transitions.actions,
             action_dim,
         };
         let (parameters, size) = (&*state.critic.parameters, self.sizes[1]);
@@ -198,7 +191,7 @@ impl ActorCriticUpdate {
             ActorKind::Deterministic => 1,
             ActorKind::Squashed => self.critics.nets.len(),
         };
-        let (observations, noise) = (batch.observations, batch.noise);
+        let (observations, noise) = (batch.transitions.observations, batch.noise);
         let (parameters, critic) = (&*state.actor.parameters, &*state.critic.parameters);
         self.actor
             .choose(parameters, observations, noise, &mut self.choice);
@@ -212,7 +205,7 @@ impl ActorCriticUpdate {
         let by_actions = &mut self.by_actions;
         self.critics
             .by_actions(critic, &pairs, asked, least, by_actions);
-        let rows = batch.rewards.len() as f64;
+        let rows = batch.transitions.rows() as f64;
         let losses = choice.log_probs.iter().zip(&least.values);
         let loss: f64 = losses.map(|(&l, &q)| f64::from(weight * l - q)).sum();
         let log_prob: f64 = choice.log_probs.iter().map(|&l| f64::from(l)).sum();

@@ -1,6 +1,6 @@
 //! What goes into a gradient step of an actor and critics, and what comes out.
 
-use super::{Trained, one_or_each};
+use super::{Trained, Transitions};
 
 /// How the actor's outputs become actions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,21 +11,11 @@ pub enum ActorKind {
     Squashed,
 }
 
-/// Transitions, row after row.
+/// Transitions, and the draws of the actor.
 #[derive(Debug, Clone, Copy)]
 pub struct ActorCriticBatch<'a> {
-    /// Observations.
-    pub observations: &'a [f32],
-    /// Observations after the action.
-    pub next_observations: &'a [f32],
-    /// Actions.
-    pub actions: &'a [f32],
-    /// Rewards.
-    pub rewards: &'a [f32],
-    /// 1 where the episode ended.
-    pub dones: &'a [f32],
-    /// Discount factor of each row, or one for all.
-    pub discounts: &'a [f32],
+    /// The transitions.
+    pub transitions: Transitions<'a>,
     /// Standard normals for the actions at the observations; empty if the actor is deterministic.
     pub noise: &'a [f32],
     /// The same for the actions at the next observations.
@@ -75,10 +65,4 @@ pub struct ActorCriticMetrics {
     pub ent_coef: f64,
     /// Its loss, if it is learned.
     pub ent_coef_loss: f64,
-}
-
-impl ActorCriticBatch<'_> {
-    pub(super) fn discount(&self, row: usize) -> f32 {
-        one_or_each(self.discounts, row)
-    }
 }

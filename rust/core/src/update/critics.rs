@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::actor::rows_of;
-use super::{add_up, each};
+use super::pieces::{Pieces, WithGradient};
 use crate::nn::{Net, Tape};
 
 /// Rows that a critic is asked about.
@@ -18,9 +18,7 @@ pub(super) struct Pairs<'a> {
 #[derive(Debug, Clone)]
 pub(super) struct Critics {
     pub(super) nets: Vec<Net>,
-    items: Vec<Item>,
-    // How many of them the last pass has visited.
-    visited: usize,
+    items: Pieces<Item>,
 }
 
 /// A critic and some rows, and what they give.
@@ -51,6 +49,12 @@ fn item_rows(rows: usize, asked: usize) -> usize {
     rows.div_ceil(8).max(if asked > 1 { 256 } else { 128 })
 }
 
+impl WithGradient for Item {
+    fn gradient(&mut self) -> &mut Vec<f32> {
+        &mut self.gradient
+    }
+}
+
 impl Item {
     /// Observations and actions side by side.
     fn pair(&mut self, of: &Pairs<'_>, obs_dim: usize) {
@@ -68,8 +72,7 @@ impl Critics {
     pub(super) fn new(nets: Vec<Net>) -> Self {
         Self {
             nets,
-            items: Vec::new(),
-            visited: 0,
+            items: Pieces::default(),
         }
     }
 
@@ -87,13 +90,9 @@ impl Critics {
     ) {
         let size = item_rows(rows, asked);
         let of_each = rows.div_ceil(size).max(1);
-        self.visited = asked * of_each;
-        if self.items.len() < self.visited {
-            self.items.resize_with(self.visited, Item::default);
-        }
         let nets = &self.nets;
         let cost = passes * rows * asked * nets[0].row_ns();
-        each(&mut self.items[..self.visited], cost, |index, item| {
+        self.items.visit(asked * of_each, cost, |index, item| {
             let first = index % of_each * size;
             item.critic = index / of_each;
             item.rows = first..rows.min(first + size);
@@ -118,7 +117,7 @@ impl Critics {
         least.values.resize(rows, f32::INFINITY);
         least.whose.clear();
         least.whose.resize(rows, 0);
-        for item in &self.items[..self.visited] {
+        for item in self.items.visited() {
             for (row, &value) in item.rows.clone().zip(item.tape.output()) {
                 // Of nan, which no number is smaller than, the last one is taken.
                 if item.critic == 0 || value < least.values[row] || value.is_nan() {
@@ -159,7 +158,7 @@ impl Critics {
         });
         gradient.clear();
         gradient.resize(rows * dim, 0.0);
-        for item in &self.items[..self.visited] {
+        for item in self.items.visited() {
             for (&row, by_action) in item.chosen.iter().zip(item.by_actions.chunks_exact(dim)) {
                 let place = (item.rows.start + row) * dim;
                 gradient[place..place + dim].copy_from_slice(by_action);
@@ -181,8 +180,7 @@ impl Critics {
         let slope = 2.0 * half / rows as f32;
         self.visit(rows, self.nets.len(), 3, |net, item| {
             item.pair(pairs, net.inputs() - pairs.action_dim);
-            item.gradient.clear();
-            item.gradient.resize(size, 0.0);
+            item.clear_gradient(size);
             item.by_values.clear();
             item.loss = 0.0;
             let values = net.forward(parameters, &item.pairs, &mut item.tape);
@@ -195,11 +193,9 @@ impl Critics {
             let gradient = Some(item.gradient.as_mut_slice());
             net.backward(parameters, &item.pairs, tape, by_values, gradient, false);
         });
-        let items = &mut self.items[..self.visited];
-        let loss = items.iter().map(|item| item.loss).sum::<f64>() / rows as f64;
-        let gradients = items.iter_mut().map(|item| &mut item.gradient[..]);
-        add_up(&mut gradients.collect::<Vec<_>>());
-        (&items[0].gradient, loss)
+        let losses = self.items.visited().iter().map(|item| item.loss);
+        let loss = losses.sum::<f64>() / rows as f64;
+        (self.items.gradient(), loss)
     }
 }
 

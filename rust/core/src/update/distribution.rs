@@ -18,7 +18,8 @@ pub enum Distribution {
     },
 }
 
-const HALF_LOG_2_PI: f32 = 0.918_938_5;
+/// Half of the logarithm of 2 pi.
+pub(super) const HALF_LOG_2_PI: f32 = 0.918_938_5;
 
 impl Distribution {
     /// Outputs of the network.

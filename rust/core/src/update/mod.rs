@@ -18,6 +18,7 @@ mod optimizer;
 mod pieces;
 mod q_learning;
 mod squashed;
+mod transitions;
 
 use thiserror::Error;
 
@@ -30,7 +31,8 @@ pub use actor_critic_data::{
 pub use distribution::Distribution;
 pub use on_policy::{OnPolicyMetrics, OnPolicySettings, OnPolicyUpdate, Rollout};
 pub use optimizer::{Rule, Trained};
-pub use q_learning::{QBatch, QSettings, QUpdate};
+pub use q_learning::{QSettings, QUpdate};
+pub use transitions::Transitions;
 
 /// What can be wrong with the networks or the data of an update.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

@@ -238,10 +238,10 @@ impl OnPolicyUpdate {
         };
         let cost = 3 * rows.len() * (self.actor.row_ns() + self.critic.row_ns());
         let mut memory = std::mem::take(&mut self.pieces);
-        let pieces = memory.fill(rows.len(), self.size, cost, |range, piece| {
+        memory.visit_rows(rows.len(), cost, |range, piece| {
             self.piece(piece, &batch, &rows[range]);
         });
-        let metrics = total(pieces, rows.len(), settings);
+        let metrics = total(memory.visited(), rows.len(), settings);
         let far = |target: f32| metrics.approx_kl > 1.5 * f64::from(target);
         let near = !settings.target_kl.is_some_and(far);
         if near {
@@ -254,6 +254,7 @@ impl OnPolicyUpdate {
 
     /// What some rows add to the gradient and the metrics of their minibatch.
     fn piece(&self, piece: &mut Piece, batch: &Minibatch<'_>, rows: &[u32]) {
+        piece.clear_gradient(self.size);
         piece.sums = OnPolicyMetrics::default();
         let (obs_dim, action_dim) = (self.actor.inputs(), self.distribution.action_dim());
         take(

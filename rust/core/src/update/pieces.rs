@@ -8,11 +8,21 @@ use super::{add_up, each};
 pub(super) trait WithGradient: Default + Send {
     /// The gradient by all parameters.
     fn gradient(&mut self) -> &mut Vec<f32>;
+
+    /// Begins a gradient of `parameters` numbers with zeros.
+    fn clear_gradient(&mut self, parameters: usize) {
+        self.gradient().clear();
+        self.gradient().resize(parameters, 0.0);
+    }
 }
 
 /// The memory of all pieces, kept from one step to the next.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Pieces<P>(Vec<P>);
+pub(super) struct Pieces<P> {
+    memory: Vec<P>,
+    // How many of them the last visit has been to.
+    count: usize,
+}
 
 /// Rows of a piece of a batch: enough for products at full speed, and no more than 8 pieces.
 fn piece_rows(rows: usize) -> usize {
@@ -20,50 +30,47 @@ fn piece_rows(rows: usize) -> usize {
 }
 
 impl<P: WithGradient> Pieces<P> {
-    /// The sum of the gradients that the last [`Self::fill`] left in the first piece.
-    pub(super) fn gradient(&mut self) -> &[f32] {
-        self.0.first_mut().map_or(&[], |piece| piece.gradient())
+    /// The pieces of the last visit.
+    pub(super) fn visited(&self) -> &[P] {
+        &self.memory[..self.count]
     }
 
-    /// Lets `work` visit a piece for each range of rows; `total_ns` is about how long all of it takes.
-    /// The same number of rows is cut the same way always. Gives the pieces.
+    /// Lets `work` visit `count` pieces; `total_ns` is about how long all of it takes.
     pub(super) fn visit(
         &mut self,
-        rows: usize,
+        count: usize,
         total_ns: usize,
-        work: impl Fn(Range<usize>, &mut P) + Sync,
-    ) -> &mut [P] {
-        let size = piece_rows(rows);
-        let count = rows.div_ceil(size).max(1);
-        if self.0.len() < count {
-            self.0.resize_with(count, P::default);
+        work: impl Fn(usize, &mut P) + Sync,
+    ) {
+        self.count = count;
+        if self.memory.len() < count {
+            self.memory.resize_with(count, P::default);
         }
-        let pieces = &mut self.0[..count];
-        each(pieces, total_ns, |index, piece| {
-            work(index * size..rows.min((index + 1) * size), piece);
-        });
-        pieces
+        each(&mut self.memory[..count], total_ns, work);
     }
 
-    /// Lets `work` add to the gradient of a piece for each range of rows; it begins with `parameters`
-    /// zeros. The rest is as with [`Self::visit`].
-    pub(super) fn fill(
+    /// Lets `work` visit a piece for each range of rows. The same number of rows is cut the same way
+    /// always.
+    pub(super) fn visit_rows(
         &mut self,
         rows: usize,
-        parameters: usize,
         total_ns: usize,
         work: impl Fn(Range<usize>, &mut P) + Sync,
-    ) -> &[P] {
-        let pieces = self.visit(rows, total_ns, |rows, piece| {
-            piece.gradient().clear();
-            piece.gradient().resize(parameters, 0.0);
-            work(rows, piece);
+    ) {
+        let size = piece_rows(rows);
+        self.visit(rows.div_ceil(size).max(1), total_ns, |index, piece| {
+            work(index * size..rows.min((index + 1) * size), piece);
         });
+    }
+
+    /// The sum of the gradients of the last visit, in the order of the pieces; it is in the first one
+    /// then.
+    pub(super) fn gradient(&mut self) -> &[f32] {
+        let pieces = self.memory[..self.count].iter_mut();
         let mut gradients: Vec<&mut [f32]> = pieces
-            .iter_mut()
             .map(|piece| piece.gradient().as_mut_slice())
             .collect();
         add_up(&mut gradients);
-        pieces
+        gradients.swap_remove(0)
     }
 }

@@ -1,25 +1,8 @@
 //! The gradient steps of DQN.
 
 use super::pieces::{Pieces, WithGradient};
-use super::{Trained, UpdateError, check, choice, one_or_each, optimizer::clip};
+use super::{Trained, Transitions, UpdateError, check, choice, optimizer::clip};
 use crate::nn::{Net, Tape};
-
-/// Transitions, row after row.
-#[derive(Debug, Clone, Copy)]
-pub struct QBatch<'a> {
-    /// Observations.
-    pub observations: &'a [f32],
-    /// Observations after the action.
-    pub next_observations: &'a [f32],
-    /// Choices, as whole numbers.
-    pub actions: &'a [f32],
-    /// Rewards.
-    pub rewards: &'a [f32],
-    /// 1 where the episode ended.
-    pub dones: &'a [f32],
-    /// Discount factor of each row, or one for all.
-    pub discounts: &'a [f32],
-}
 
 /// The numbers of the objective.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -67,14 +50,6 @@ fn huber(error: f32) -> (f32, f32) {
     (error.abs() - 0.5, error.signum())
 }
 
-impl QBatch<'_> {
-    /// What the network should say of the action of a row.
-    fn goal(&self, row: usize, next_values: &[f32]) -> f32 {
-        let discount = one_or_each(self.discounts, row);
-        self.rewards[row] + discount * (1.0 - self.dones[row]) * largest(next_values)
-    }
-}
-
 impl QUpdate {
     /// A network whose parameters lie in a vector of `size` numbers.
     ///
@@ -91,16 +66,8 @@ impl QUpdate {
         })
     }
 
-    fn check(&self, batch: &QBatch<'_>) -> Result<(), UpdateError> {
-        let rows = batch.rewards.len();
-        let numbers = rows * self.net.inputs();
-        check("observations", batch.observations.len(), numbers)?;
-        check("next observations", batch.next_observations.len(), numbers)?;
-        check("actions", batch.actions.len(), rows)?;
-        check("dones", batch.dones.len(), rows)?;
-        if batch.discounts.len() != 1 {
-            check("discounts", batch.discounts.len(), rows)?;
-        }
+    fn check(&self, batch: &Transitions<'_>) -> Result<(), UpdateError> {
+        batch.check(self.net.inputs(), 1)?;
         let options = self.net.outputs();
         batch
             .actions
@@ -114,7 +81,7 @@ impl QUpdate {
     /// [`UpdateError`] if the data do not fit; nothing has changed then.
     pub fn step(
         &mut self,
-        batch: &QBatch<'_>,
+        batch: &Transitions<'_>,
         settings: &QSettings,
         target: &[f32],
         trained: &mut Trained<'_>,
@@ -122,14 +89,15 @@ impl QUpdate {
         trained.check("the vector of parameters", self.size)?;
         check("the target's parameters", target.len(), self.size)?;
         self.check(batch)?;
-        let rows = batch.rewards.len();
+        let rows = batch.rows();
         let cost = 4 * rows * self.net.row_ns();
         let parameters: &[f32] = trained.parameters;
         let mut memory = std::mem::take(&mut self.pieces);
-        let pieces = memory.fill(rows, self.size, cost, |rows, piece| {
+        memory.visit_rows(rows, cost, |rows, piece| {
             self.piece(piece, batch, rows, [parameters, target]);
         });
-        let loss = pieces.iter().map(|piece| piece.loss).sum::<f64>() / rows as f64;
+        let losses = memory.visited().iter().map(|piece| piece.loss);
+        let loss = losses.sum::<f64>() / rows as f64;
         let gradient = memory.gradient();
         trained.step(gradient, clip(gradient, settings.max_grad_norm));
         self.pieces = memory;
@@ -139,10 +107,11 @@ impl QUpdate {
     fn piece(
         &self,
         piece: &mut Piece,
-        batch: &QBatch<'_>,
+        batch: &Transitions<'_>,
         rows: std::ops::Range<usize>,
         [parameters, target]: [&[f32]; 2],
     ) {
+        piece.clear_gradient(self.size);
         piece.loss = 0.0;
         let (inputs, outputs) = (self.net.inputs(), self.net.outputs());
         let of_rows = rows.start * inputs..rows.end * inputs;
@@ -154,12 +123,12 @@ impl QUpdate {
         piece.by_outputs.resize(values.len(), 0.0);
         for (index, row) in rows.enumerate() {
             let of_row = index * outputs..(index + 1) * outputs;
-            let goal = batch.goal(row, &next_values[of_row.clone()]);
+            let goal = batch.goal(row, largest(&next_values[of_row.clone()]));
             let action = batch.actions[row] as usize;
             let error = values[of_row.start + action] - goal;
             let (loss, slope) = huber(error);
             piece.loss += f64::from(loss);
-            piece.by_outputs[of_row.start + action] = slope / batch.rewards.len() as f32;
+            piece.by_outputs[of_row.start + action] = slope / batch.rows() as f32;
         }
         let Piece {
             tape,

@@ -1,10 +1,11 @@
 //! Actions that are draws from normal distributions after tanh
 //! (Haarnoja et al. 2018, appendix C, <https://arxiv.org/abs/1801.01290>).
 
-/// Bounds of the logarithm of a deviation, and what keeps the logarithm of `1 - tanh^2` finite.
-const LOG_STD: [f32; 2] = [-20.0, 2.0];
+use super::distribution::HALF_LOG_2_PI;
+use crate::actor::LOG_STD;
+
+/// Keeps the logarithm of `1 - tanh^2` finite.
 const MARGIN: f32 = 1e-6;
-const HALF_LOG_2_PI: f32 = 0.918_938_5;
 
 /// Actions and their log-likelihoods from rows of means and log-deviations.
 pub(super) fn squash(
@@ -21,7 +22,7 @@ pub(super) fn squash(
         let (means, log_stds) = row.split_at(dim);
         let mut log_prob = 0.0;
         for ((&mean, &log_std), &noise) in means.iter().zip(log_stds).zip(noise) {
-            let log_std = log_std.clamp(LOG_STD[0], LOG_STD[1]);
+            let log_std = log_std.clamp(LOG_STD.0, LOG_STD.1);
             // Not the fast one of `nn`: where it is a bit below 1, the slope is not 0.
             let action = (mean + log_std.exp() * noise).tanh();
             log_prob -= 0.5 * noise * noise + log_std + HALF_LOG_2_PI;
@@ -54,7 +55,7 @@ pub(super) fn through_squash(
                 weight * 2.0 * action * slope / (slope + MARGIN) + by_actions[place] * slope;
             by_means[i] = by_draw;
             let log_std = outputs[dim + i];
-            if (LOG_STD[0]..=LOG_STD[1]).contains(&log_std) {
+            if (LOG_STD.0..=LOG_STD.1).contains(&log_std) {
                 by_log_stds[i] = by_draw * noise[place] * log_std.exp() - weight;
             }
         }
