@@ -15,6 +15,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_baselines3.common._sums import repeated, sum_rows
+
 __all__ = [
     "Conv2d",
     "Flatten",
@@ -197,7 +199,7 @@ def _(
     primals: tuple[mx.array, mx.array, mx.array], cotangent: mx.array, _: mx.array
 ) -> tuple[mx.array, mx.array, mx.array]:
     x, weight, _ = primals
-    return cotangent @ weight, cotangent.T @ x, cotangent.sum(axis=0)
+    return cotangent @ weight, cotangent.T @ x, sum_rows(cotangent)
 
 
 class Linear(nn.Linear):
@@ -257,7 +259,9 @@ class Conv2d(Module):
         :return: (batch, out_channels, height', width')
         """
         out = mx.conv2d(x.transpose(0, 2, 3, 1), self.weight.transpose(0, 2, 3, 1), self.stride, self.padding)
-        return (out + self.bias).transpose(0, 3, 1, 2)
+        # A bias is added to every pixel of every image: the sum of its gradient is a long one.
+        pixels = out.reshape(-1, out.shape[-1])
+        return (pixels + repeated(self.bias, pixels)).reshape(out.shape).transpose(0, 3, 1, 2)
 
 
 def orthogonal(shape: tuple[int, ...], gain: float = 1.0) -> mx.array:

@@ -19,7 +19,13 @@ from mlx_baselines3.common._replay_batches import FLUSH_BYTES
 from mlx_baselines3.common.layers import named_parameters, set_named_parameters
 from mlx_baselines3.common.mlx_interop import to_numpy
 from mlx_baselines3.common.parameter_optimizer import Arrays, ParameterOptimizer
-from mlx_baselines3.common.update import bound, clip_by_global_norm, is_finite, random_state_kept, total
+from mlx_baselines3.common.update import (
+    bound,
+    clip_by_global_norm,
+    is_finite,
+    random_state_kept,
+    sum_of_arrays,
+)
 from mlx_baselines3.common.utils import polyak_average
 
 __all__ = ["GradientStep", "OffPolicyUpdate", "StepFunction", "follow", "off_policy_error"]
@@ -292,7 +298,7 @@ class OffPolicyUpdate:
             name: rest | (self._layout(name).unpack(state["packed"][name]) if name in state["packed"] else {})
             for name, rest in state["rest"].items()
         }
-        sums = {name: total(state["packed"][name]) for name in state["packed"]}
+        sums = {name: sum_of_arrays(state["packed"][name]) for name in state["packed"]}
         mx.eval(arrays, state["optimizers"], sums, [row for _, row in rows], mx.random.state)
         metrics = self._metrics(rows)
         wrong = [f"the parameters of {name}" for name, value in sums.items() if not is_finite(value)]

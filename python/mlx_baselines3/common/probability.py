@@ -4,6 +4,8 @@ import math
 
 import mlx.core as mx
 
+from mlx_baselines3.common._sums import repeated
+
 __all__ = ["Bernoulli", "Categorical", "Normal"]
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
@@ -43,12 +45,17 @@ class Normal:
         :param value: points, the shape of ``loc``
         :return: log density of each point
         """
-        z = (value - self.loc) / self.scale
-        return -0.5 * mx.square(z) - mx.log(self.scale) - _HALF_LOG_TWO_PI
+        z = (value - self.loc) / self._of_rows(self.scale)
+        return -0.5 * mx.square(z) - self._of_rows(mx.log(self.scale)) - _HALF_LOG_TWO_PI
 
     def entropy(self) -> mx.array:
         """:return: ``1/2 + log(2 pi) / 2 + log sigma`` for each Gaussian"""
-        return mx.broadcast_to(0.5 + _HALF_LOG_TWO_PI + mx.log(self.scale), self.loc.shape)
+        entropy = self._of_rows(0.5 + _HALF_LOG_TWO_PI + mx.log(self.scale))
+        return mx.broadcast_to(entropy, self.loc.shape)
+
+    def _of_rows(self, of_columns: mx.array) -> mx.array:
+        """A number of each column for all rows, with a gradient that many rows do not spoil."""
+        return repeated(of_columns, self.loc) if of_columns.ndim == 1 and self.loc.ndim == 2 else of_columns
 
     def sample(self, noise: mx.array | None = None) -> mx.array:
         """

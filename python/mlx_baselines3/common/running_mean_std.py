@@ -44,7 +44,11 @@ class RunningMeanStd:
 
         :param arr: samples ``(batch, *shape)``
         """
-        self.update_from_moments(np.mean(arr, axis=0), np.var(arr, axis=0), arr.shape[0])
+        # NumPy adds float32 rows one after the other. SB3's bits for as many environments as it can have;
+        # for thousands, sums that do not lose the last digits.
+        wide = np.float64 if len(arr) > 1024 else None
+        mean, var = (np.asarray(moment(arr, axis=0, dtype=wide)) for moment in (np.mean, np.var))
+        self.update_from_moments(mean, var, arr.shape[0])
 
     def update_from_moments(self, batch_mean: np.ndarray, batch_var: np.ndarray, batch_count: float) -> None:
         """

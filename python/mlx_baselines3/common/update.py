@@ -12,6 +12,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_map
 
+from mlx_baselines3.common._sums import total
 from mlx_baselines3.common.layers import named_parameters, set_named_parameters
 from mlx_baselines3.common.mlx_interop import to_numpy
 from mlx_baselines3.common.parameter_optimizer import Arrays, ParameterOptimizer
@@ -24,7 +25,7 @@ __all__ = [
     "is_finite",
     "not_finite_error",
     "random_state_kept",
-    "total",
+    "sum_of_arrays",
 ]
 
 Metrics = Arrays
@@ -41,13 +42,13 @@ def clip_by_global_norm(gradients: Arrays, max_norm: mx.array) -> Arrays:
     :param max_norm: scalar
     :return: the scaled gradients
     """
-    squares = [(g * g).sum() for g in gradients.values()]
+    squares = [total(g * g) for g in gradients.values()]
     norm = mx.sqrt(sum(squares[1:], squares[0]))
     scale = mx.minimum(max_norm / (norm + 1e-6), 1.0)
     return {name: g * scale for name, g in gradients.items()}
 
 
-def total(arrays: Arrays) -> mx.array:
+def sum_of_arrays(arrays: Arrays) -> mx.array:
     """
     :param arrays: name -> array
     :return: their sum, a scalar: nan or infinite if one number is
@@ -176,7 +177,7 @@ class UpdateStep:
             then as they were at :meth:`begin`
         """
         arrays = self.optimizer.unpack(state.parameters) | state.buffers
-        in_all = total(state.parameters)
+        in_all = sum_of_arrays(state.parameters)
         mx.eval(arrays, state.optimizer, in_all)
         if not is_finite(in_all) or (losses is not None and not np.isfinite(losses).all()):
             wrong = [name for name in self.optimizer.names if not mx.isfinite(arrays[name]).all().item()]

@@ -5,6 +5,8 @@ Pure functions of arrays; ``(batch, 1)`` unless said otherwise.
 
 import mlx.core as mx
 
+from mlx_baselines3.common._sums import mean
+
 __all__ = ["huber_loss", "q_of_actions", "td_target"]
 
 
@@ -43,4 +45,4 @@ def huber_loss(q_values: mx.array, targets: mx.array) -> mx.array:
     :return: scalar
     """
     distance = mx.abs(q_values - targets)
-    return mx.where(distance < 1, 0.5 * mx.square(distance), distance - 0.5).mean()
+    return mean(mx.where(distance < 1, 0.5 * mx.square(distance), distance - 0.5))

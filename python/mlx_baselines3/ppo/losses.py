@@ -5,6 +5,9 @@ Pure functions of arrays; ``(batch,)`` unless said otherwise.
 
 import mlx.core as mx
 
+from mlx_baselines3.common._sums import mean, total
+from mlx_baselines3.common.losses import entropy_loss, normalize, value_loss
+
 __all__ = [
     "approximate_kl",
     "clip_fraction",
@@ -14,20 +17,6 @@ __all__ = [
     "policy_loss",
     "value_loss",
 ]
-
-
-def normalize(advantages: mx.array) -> mx.array:
-    """
-    ``(A - mean(A)) / (std(A) + 1e-8)`` with the unbiased standard deviation.
-
-    :param advantages: A
-    :return: the normalised advantages; one alone is left as it is, it has no deviation
-    """
-    if advantages.size == 1:
-        return advantages
-    centred = advantages - advantages.mean()
-    std = mx.sqrt(mx.square(centred).sum() / (advantages.size - 1))
-    return centred / (std + 1e-8)
 
 
 def policy_loss(ratio: mx.array, advantages: mx.array, clip_range: mx.array) -> mx.array:
@@ -42,7 +31,7 @@ def policy_loss(ratio: mx.array, advantages: mx.array, clip_range: mx.array) -> 
     """
     clipped = mx.clip(ratio, 1 - clip_range, 1 + clip_range)
     # The sign goes into the divisor: one operation less, and one kernel less to compile.
-    return mx.minimum(advantages * ratio, advantages * clipped).sum() / -ratio.size
+    return total(mx.minimum(advantages * ratio, advantages * clipped)) / -ratio.size
 
 
 def clipped_values(values: mx.array, old_values: mx.array, clip_range_vf: mx.array) -> mx.array:
@@ -58,28 +47,6 @@ def clipped_values(values: mx.array, old_values: mx.array, clip_range_vf: mx.arr
     return old_values + mx.clip(values - old_values, -clip_range_vf, clip_range_vf)
 
 
-def value_loss(values: mx.array, returns: mx.array) -> mx.array:
-    """
-    ``mean((R - V)^2)``
-
-    :param values: V
-    :param returns: R, the TD(lambda) targets
-    :return: scalar
-    """
-    return mx.square(returns - values).sum() / values.size
-
-
-def entropy_loss(entropy: mx.array | None, log_prob: mx.array) -> mx.array:
-    """
-    ``-mean(H)``; where the entropy has no closed form, its estimate ``H = -log pi(a|s)``.
-
-    :param entropy: H, or None
-    :param log_prob: log pi(a|s)
-    :return: scalar
-    """
-    return log_prob.mean() if entropy is None else entropy.sum() / -entropy.size
-
-
 def approximate_kl(ratio: mx.array, log_ratio: mx.array) -> mx.array:
     """
     ``mean((r - 1) - log r)``, an unbiased estimate of the divergence of the new policy from the old
@@ -89,7 +56,7 @@ def approximate_kl(ratio: mx.array, log_ratio: mx.array) -> mx.array:
     :param log_ratio: log r
     :return: scalar
     """
-    return ((ratio - 1) - log_ratio).mean()
+    return mean((ratio - 1) - log_ratio)
 
 
 def clip_fraction(ratio: mx.array, clip_range: mx.array) -> mx.array:
@@ -100,4 +67,4 @@ def clip_fraction(ratio: mx.array, clip_range: mx.array) -> mx.array:
     :param clip_range: epsilon, scalar
     :return: scalar
     """
-    return (mx.abs(ratio - 1) > clip_range).astype(mx.float32).mean()
+    return mean((mx.abs(ratio - 1) > clip_range).astype(mx.float32))

@@ -8,17 +8,10 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
+from mlx_baselines3.common._sums import mean
+from mlx_baselines3.common.losses import smallest, squared_errors
+
 __all__ = ["actor_loss", "critic_loss", "ent_coef_loss", "smallest", "soft_target"]
-
-
-def smallest(q_values: Sequence[mx.array]) -> mx.array:
-    """
-    ``min_i Q_i(s, a)``, which is optimistic less often than any one critic (section 6).
-
-    :param q_values: one array per critic
-    :return: the smallest value of each row
-    """
-    return mx.concatenate(list(q_values), axis=1).min(axis=1, keepdims=True)
 
 
 def soft_target(
@@ -51,8 +44,7 @@ def critic_loss(q_values: Sequence[mx.array], target: mx.array) -> mx.array:
     :param target: y
     :return: scalar
     """
-    errors = mx.concatenate(list(q_values), axis=1) - target
-    return 0.5 * mx.square(errors).mean(axis=0).sum()
+    return squared_errors(q_values, target, 0.5)
 
 
 def actor_loss(log_prob: mx.array, q_values: mx.array, ent_coef: mx.array) -> mx.array:
@@ -64,7 +56,7 @@ def actor_loss(log_prob: mx.array, q_values: mx.array, ent_coef: mx.array) -> mx
     :param ent_coef: alpha, scalar
     :return: scalar
     """
-    return (ent_coef * log_prob - q_values).mean()
+    return mean(ent_coef * log_prob - q_values)
 
 
 def ent_coef_loss(log_ent_coef: mx.array, log_prob: mx.array, target_entropy: mx.array) -> mx.array:
@@ -77,4 +69,4 @@ def ent_coef_loss(log_ent_coef: mx.array, log_prob: mx.array, target_entropy: mx
     :param target_entropy: H, scalar
     :return: scalar
     """
-    return -(log_ent_coef * mx.stop_gradient(log_prob + target_entropy)).mean()
+    return -mean(log_ent_coef * mx.stop_gradient(log_prob + target_entropy))

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
+from mlx_baselines3.common._sums import mean
+from mlx_baselines3.common.losses import smallest, squared_errors
+
 __all__ = ["actor_loss", "critic_loss", "smallest", "smoothed", "td_target"]
 
 
@@ -24,16 +27,6 @@ def smoothed(actions: mx.array, noise: mx.array, std: mx.array, limit: mx.array)
     :return: (batch, action_dim) actions in [-1, 1]
     """
     return mx.clip(actions + mx.clip(std * noise, -limit, limit), -1.0, 1.0)
-
-
-def smallest(q_values: Sequence[mx.array]) -> mx.array:
-    """
-    ``min_i Q_i(s, a)``, clipped double Q-learning (section 4.2).
-
-    :param q_values: one array per critic
-    :return: the smallest value of each row
-    """
-    return mx.concatenate(list(q_values), axis=1).min(axis=1, keepdims=True)
 
 
 def td_target(rewards: mx.array, dones: mx.array, discounts: mx.array, next_q_values: mx.array) -> mx.array:
@@ -57,7 +50,7 @@ def critic_loss(q_values: Sequence[mx.array], target: mx.array) -> mx.array:
     :param target: y
     :return: scalar
     """
-    return mx.square(mx.concatenate(list(q_values), axis=1) - target).mean(axis=0).sum()
+    return squared_errors(q_values, target)
 
 
 def actor_loss(q_values: mx.array) -> mx.array:
@@ -68,4 +61,4 @@ def actor_loss(q_values: mx.array) -> mx.array:
     :param q_values: the first critic's value of the actor's action
     :return: scalar
     """
-    return -q_values.mean()
+    return -mean(q_values)

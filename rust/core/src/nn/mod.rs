@@ -13,6 +13,7 @@ use crate::threads;
 
 pub use activation::{Activation, exp, sigmoid, tanh};
 pub use dense::{Dense, NnError};
+pub(crate) use net::SUM_ROWS;
 pub use net::{Layer, Net, Part, Tape};
 
 /// Layers one after the other.

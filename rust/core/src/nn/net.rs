@@ -8,6 +8,9 @@ use pulp::Arch;
 use super::product::{Matrix, multiply};
 use super::{Activation, NnError};
 
+/// How many rows one `f32` sum takes up: one that takes up tens of thousands of them loses their last digits.
+pub(crate) const SUM_ROWS: usize = 256;
+
 /// Outputs of a layer with weights of their own: most layers have one such part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {
@@ -92,7 +95,7 @@ impl Layer {
             let turned = Matrix::new(of_part, rows, part.outputs, self.outputs).turned();
             let size = part.outputs * self.inputs;
             let weights = &mut gradient[part.weights..part.weights + size];
-            multiply(turned, x, weights, self.inputs, true);
+            add_product(turned, x, weights);
             if let Some(bias) = part.bias {
                 let bias = &mut gradient[bias..bias + part.outputs];
                 add_rows(of_part, self.outputs, bias);
@@ -125,11 +128,40 @@ fn add_to_rows(rows: &mut [f32], stride: usize, row: &[f32]) {
     });
 }
 
+/// Adds `a b` to `out`, row after row, in two levels, see [`SUM_ROWS`].
+fn add_product(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
+    // `gemm` multiplies blocks and adds these up, but a vector and a matrix in one level.
+    let vector = a.rows() == 1 || b.columns() == 1;
+    if !vector || b.rows() <= SUM_ROWS {
+        return multiply(a, b, out, b.columns(), true);
+    }
+    let mut of_block = vec![0.0; out.len()];
+    for (a, b) in a.blocks(b, SUM_ROWS) {
+        multiply(a, b, &mut of_block, b.columns(), false);
+        out.iter_mut()
+            .zip(&of_block)
+            .for_each(|(out, &add)| *out += add);
+    }
+}
+
 /// Adds the first numbers of each row of `stride` numbers to `sum`.
+///
+/// In two levels, see [`SUM_ROWS`].
 fn add_rows(rows: &[f32], stride: usize, sum: &mut [f32]) {
+    const LANES: usize = 64;
     Arch::new().dispatch(|| {
-        for row in rows.chunks(stride) {
-            sum.iter_mut().zip(row).for_each(|(sum, &add)| *sum += add);
+        for block in rows.chunks(SUM_ROWS * stride) {
+            for (index, sum) in sum.chunks_mut(LANES).enumerate() {
+                let mut of_block = [0.0_f32; LANES];
+                for row in block.chunks(stride) {
+                    let row = &row[index * LANES..];
+                    let lanes = of_block[..sum.len()].iter_mut().zip(row);
+                    lanes.for_each(|(sum, &add)| *sum += add);
+                }
+                sum.iter_mut()
+                    .zip(&of_block)
+                    .for_each(|(sum, &add)| *sum += add);
+            }
         }
     });
 }

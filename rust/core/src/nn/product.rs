@@ -40,6 +40,43 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// How many rows it has.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// How many columns it has.
+    #[must_use]
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// The columns of this matrix and the rows of `other` that belong together, `size` at a time:
+    /// the sum of the products of all pairs is the product.
+    pub fn blocks(self, other: Self, size: usize) -> impl Iterator<Item = (Self, Self)> {
+        let size = size.max(1);
+        (0..self.columns).step_by(size).map(move |start| {
+            let count = size.min(self.columns - start);
+            let (left, right) = (
+                &self.data[start * self.column_stride..],
+                &other.data[start * other.row_stride..],
+            );
+            (
+                Self {
+                    data: left,
+                    columns: count,
+                    ..self
+                },
+                Self {
+                    data: right,
+                    rows: count,
+                    ..other
+                },
+            )
+        })
+    }
+
     /// The same numbers, rows as columns.
     #[must_use]
     pub fn turned(self) -> Self {
@@ -111,6 +148,20 @@ mod tests {
         let mut turned = [1.0; 9];
         multiply(b.turned(), a.turned(), &mut turned, 3, true);
         assert_eq!(turned, [2.0, 4.0, 6.0, 3.0, 5.0, 7.0, 9.0, 19.0, 29.0]);
+    }
+
+    #[test]
+    fn a_product_in_blocks() {
+        // [[1, 2, 3], [4, 5, 6]] times the column (1, 10, 100).
+        let (a, b) = ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [1.0, 10.0, 100.0]);
+        let (a, b) = (Matrix::new(&a, 2, 3, 3), Matrix::new(&b, 3, 1, 1));
+        for size in [1, 2, 3, 4] {
+            let mut out = [0.0; 2];
+            for (a, b) in a.blocks(b, size) {
+                multiply(a, b, &mut out, 1, true);
+            }
+            assert_eq!(out, [321.0, 654.0]);
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Likelihoods and entropies of actions, and their derivatives.
 
+use std::ops::Range;
+
 use super::{UpdateError, choice};
 
 /// What the outputs of a policy network are, by their place.
@@ -45,6 +47,14 @@ impl Distribution {
         match self {
             Self::Gaussian { size, log_std } => log_std + size,
             _ => 0,
+        }
+    }
+
+    /// Where the parameters that are not outputs of a network lie: the logarithms of the deviations.
+    pub(super) fn own_parameters(&self) -> Range<usize> {
+        match self {
+            Self::Gaussian { size, log_std } => *log_std..log_std + size,
+            _ => 0..0,
         }
     }
 
@@ -98,7 +108,8 @@ impl Distribution {
     }
 
     /// Turns the outputs, as [`measure`](Self::measure) left them, into the gradient of
-    /// `by_log_prob * log-likelihood + by_entropy * entropy`, and adds to that of the parameters.
+    /// `by_log_prob * log-likelihood + by_entropy * entropy`, and adds to `gradient`, that of its
+    /// [own parameters](Self::own_parameters).
     pub(super) fn differentiate(
         &self,
         parameters: &[f32],
@@ -128,9 +139,7 @@ impl Distribution {
                 }
             }
             Self::Gaussian { size, log_std } => {
-                let range = *log_std..log_std + size;
-                let (log_std, gradient) = (&parameters[range.clone()], &mut gradient[range]);
-                let deviations = log_std.iter().zip(gradient);
+                let deviations = parameters[*log_std..log_std + size].iter().zip(gradient);
                 for ((x, &action), (&log_std, gradient)) in
                     outputs.iter_mut().zip(action).zip(deviations)
                 {
@@ -220,7 +229,8 @@ mod tests {
             let mut slopes = outputs.clone();
             let mut gradient = [0.0; 3];
             distribution.measure(&PARAMETERS, &mut slopes, &action);
-            distribution.differentiate(&PARAMETERS, &mut slopes, &action, weights, &mut gradient);
+            let of_own = &mut gradient[distribution.own_parameters()];
+            distribution.differentiate(&PARAMETERS, &mut slopes, &action, weights, of_own);
             let check = |got: f32, up: f32, down: f32| {
                 let expected = (up - down) / (2.0 * STEP);
                 assert!(

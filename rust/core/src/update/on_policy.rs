@@ -2,7 +2,7 @@
 
 use super::pieces::{Pieces, WithGradient};
 use super::{Distribution, Trained, UpdateError, check, optimizer::clip};
-use crate::nn::{Net, Tape};
+use crate::nn::{Net, SUM_ROWS, Tape};
 
 /// A rollout, row after row; the rows of one environment need not lie together.
 #[derive(Debug, Clone, Copy)]
@@ -91,6 +91,7 @@ struct Piece {
     critic: Tape,
     by_outputs: Vec<f32>,
     by_values: Vec<f32>,
+    by_own: Vec<f32>,
     gradient: Vec<f32>,
     sums: OnPolicyMetrics,
 }
@@ -273,16 +274,28 @@ impl OnPolicyUpdate {
         let width = self.distribution.outputs();
         let actions = piece.actions.chunks_exact(action_dim);
         let all = piece.by_outputs.chunks_exact_mut(width).zip(actions);
-        for ((outputs, action), (&row, &value)) in all.zip(rows.iter().zip(values.iter())) {
+        let own = self.distribution.own_parameters();
+        piece.by_own.clear();
+        piece.by_own.resize(own.len(), 0.0);
+        let rows_and_values = rows.iter().zip(values.iter());
+        for (index, ((outputs, action), (&row, &value))) in all.zip(rows_and_values).enumerate() {
+            if index.is_multiple_of(SUM_ROWS) {
+                add_up_block(&mut piece.gradient[own.clone()], &mut piece.by_own);
+            }
             let (log_prob, entropy) = self.distribution.measure(parameters, outputs, action);
             let (by_log_prob, by_value) = batch.row(row as usize, log_prob, value, &mut piece.sums);
             piece.sums.entropy_loss -= f64::from(entropy);
             let weights = [by_log_prob, -batch.settings.ent_coef / batch.size];
-            let gradient = &mut piece.gradient;
-            self.distribution
-                .differentiate(parameters, outputs, action, weights, gradient);
+            self.distribution.differentiate(
+                parameters,
+                outputs,
+                action,
+                weights,
+                &mut piece.by_own,
+            );
             piece.by_values.push(by_value);
         }
+        add_up_block(&mut piece.gradient[own], &mut piece.by_own);
         let Piece {
             actor,
             critic,
@@ -295,6 +308,13 @@ impl OnPolicyUpdate {
             .backward(parameters, obs, actor, by_outputs, Some(gradient), false);
         self.critic
             .backward(parameters, obs, critic, by_values, Some(gradient), false);
+    }
+}
+
+/// Adds the sum of a block of rows to that of all, and begins anew.
+fn add_up_block(sum: &mut [f32], of_block: &mut [f32]) {
+    for (sum, of_block) in sum.iter_mut().zip(of_block) {
+        *sum += std::mem::take(of_block);
     }
 }
 
