@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common.vec_env._subproc_worker import Failure, Layout, run_worker
+from mlx_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper as CloudpickleWrapper
 from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from mlx_baselines3.common.vec_env.util import dict_to_obs, no_images, obs_space_info
 
