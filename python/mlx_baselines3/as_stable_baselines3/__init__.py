@@ -23,8 +23,6 @@ import importlib.abc
 import importlib.machinery
 import importlib.metadata
 import importlib.util
-import os
-import runpy
 import sys
 import types
 import warnings
@@ -142,13 +140,13 @@ def _find_contrib() -> importlib.machinery.ModuleSpec:
     spec = _find_elsewhere(_CONTRIB)
     if spec is None:
         raise ModuleNotFoundError(
-            "sb3_contrib is not installed, and mlx_baselines3, which stands for stable_baselines3 here, has none "
-            "of its algorithms (TQC, QRDQN, RecurrentPPO, MaskablePPO, TRPO, ARS, CrossQ).",
+            "sb3_contrib is not installed, and mlx_baselines3, which stands for stable_baselines3 here, has "
+            "none of its algorithms (TQC, QRDQN, RecurrentPPO, MaskablePPO, TRPO, ARS, CrossQ).",
             name=_CONTRIB,
         )
     warnings.warn(
         f"sb3_contrib ({spec.origin}) is written for torch, but in this process mlx_baselines3 stands for "
-        "stable_baselines3: its algorithms will not work.",
+        "stable_baselines3: its algorithms will not work. What is not made of torch may.",
         stacklevel=2,
     )
     return spec
@@ -197,21 +195,4 @@ def deactivate() -> None:
         del sys.modules[name]
 
 
-def _run(arguments: list[str]) -> None:
-    if arguments in ([], ["-m"]):
-        sys.exit("usage: python -m mlx_baselines3.as_stable_baselines3 (program.py | -m module) [arguments]")
-    if arguments[0] == "-m":
-        sys.argv = arguments[1:]
-        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = arguments
-        sys.path.insert(0, os.path.dirname(os.path.abspath(arguments[0])))
-        runpy.run_path(arguments[0], run_name="__main__")
-
-
-if __name__ == "__main__":
-    # `python -m` runs this file under another name, and there is to be one alias only: the module's own.
-    importlib.import_module("mlx_baselines3.as_stable_baselines3")
-    _run(sys.argv[1:])
-else:
-    activate()
+activate()
