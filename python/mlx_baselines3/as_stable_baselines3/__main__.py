@@ -22,8 +22,11 @@ def _load(arguments: list[str]) -> tuple[types.CodeType, str, str | None]:
         sys.exit("usage: python -m mlx_baselines3.as_stable_baselines3 (program.py | -m module) [arguments]")
     if arguments[0] != "-m":
         path = arguments[0]
-        with io.open_code(os.path.abspath(path)) as file:
-            return compile(file.read(), path, "exec"), path, None
+        try:
+            with io.open_code(os.path.abspath(path)) as file:
+                return compile(file.read(), path, "exec"), path, None
+        except OSError as error:
+            sys.exit(f"{sys.executable}: cannot open {path}: {error.strerror}")
     name = arguments[1]
     spec = importlib.util.find_spec(name)
     if spec is not None and spec.submodule_search_locations is not None:
