@@ -1,6 +1,7 @@
 """Every name that can be imported from a module of SB3 can be imported from the same module here."""
 
 import abc
+import ast
 import collections.abc
 import importlib
 import json
@@ -124,6 +125,36 @@ def test_star_imports_give_what_sb3_gives(module):
         }
     assert expected - given.keys() == set()
     assert all(not name.startswith("__") for name in given)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("common.base_class", "Logger"),
+        ("common.buffers", "RolloutBufferSamples"),
+        ("common.buffers", "VecNormalize"),
+        ("common.buffers", "psutil"),
+        ("common.callbacks", "evaluate_policy"),
+        ("common.callbacks", "tqdm"),
+        ("common.off_policy_algorithm", "HerReplayBuffer"),
+        ("common.on_policy_algorithm", "obs_as_tensor"),
+        ("common.policies", "BaseFeaturesExtractor"),
+        ("common.policies", "obs_as_tensor"),
+        ("sac.sac", "polyak_update"),
+        ("td3.policies", "get_actor_critic_arch"),
+    ],
+)
+def test_type_checkers_see_the_name_as_exported(module, name):
+    """In ``__all__``, or imported as itself: strict checkers take anything else for the module's own affair."""
+    here = importlib.import_module(f"mlx_baselines3.{module}")
+    assert here.__file__ is not None
+    imports = [
+        alias
+        for node in ast.walk(ast.parse(pathlib.Path(here.__file__).read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    ]
+    assert name in getattr(here, "__all__", ()) or any(one.name == one.asname == name for one in imports)
 
 
 def test_the_package_exports_sb3s_names_and_no_others():
