@@ -145,7 +145,7 @@ def test_star_imports_give_what_sb3_gives(module):
     ],
 )
 def test_type_checkers_see_the_name_as_exported(module, name):
-    """In ``__all__``, or imported as itself: strict checkers take anything else for the module's own affair."""
+    """In ``__all__``, or imported as itself: nothing else is exported, to strict checkers."""
     here = importlib.import_module(f"mlx_baselines3.{module}")
     assert here.__file__ is not None
     imports = [
