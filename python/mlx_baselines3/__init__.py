@@ -8,7 +8,7 @@ from mlx_baselines3 import _backend
 # fast matrix product must be in place first.
 _backend.prepare()
 
-from mlx_baselines3._native import __version__  # noqa: E402
+from mlx_baselines3._native import __version__ as __version__  # noqa: E402
 from mlx_baselines3.a2c import A2C  # noqa: E402
 from mlx_baselines3.common.utils import get_system_info  # noqa: E402
 from mlx_baselines3.ddpg import DDPG  # noqa: E402
@@ -18,16 +18,15 @@ from mlx_baselines3.ppo import PPO  # noqa: E402
 from mlx_baselines3.sac import SAC  # noqa: E402
 from mlx_baselines3.td3 import TD3  # noqa: E402
 
+# SB3's own list: `__version__` in it would overwrite that of a module that imports everything by "*".
 __all__ = [
     "A2C",
     "DDPG",
     "DQN",
-    "HER",
     "PPO",
     "SAC",
     "TD3",
     "HerReplayBuffer",
-    "__version__",
     "get_system_info",
 ]
 

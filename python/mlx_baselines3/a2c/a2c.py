@@ -18,6 +18,7 @@ from mlx_baselines3.common.policies import (
     MultiInputActorCriticPolicy,
 )
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from mlx_baselines3.common.utils import explained_variance as explained_variance
 
 SelfA2C = TypeVar("SelfA2C", bound="A2C")
 

@@ -27,10 +27,10 @@ from mlx_baselines3.common.vec_env import VecNormalize
 if TYPE_CHECKING:
     from mlx_baselines3.common.base_class import BaseAlgorithm
 
-__all__ = ["export_sb3", "export_vec_normalize"]
+__all__ = ["SB3_VERSION", "export_sb3", "export_vec_normalize"]
 
-# Whose layout is written.
-_SB3_VERSION = "2.9.2"
+# Whose layout is written, and whose interface the package has.
+SB3_VERSION = "2.9.2"
 _SWITCHES: dict[str, Any] = {"maximize": False, "foreach": None, "differentiable": False}
 # Of each optimizer: torch's names of its running averages, its numbers, and the rest of what torch keeps.
 # The first that an optimizer is an instance of counts, so subclasses come first.
@@ -95,7 +95,7 @@ def export_sb3(
         "data": json.dumps(data, indent=4).encode(),
         "pytorch_variables.pth": _torch_file.dumps(arrays),
         **{f"{name}.pth": _torch_file.dumps(_state(model, name)) for name in objects},
-        "_stable_baselines3_version": _SB3_VERSION.encode(),
+        "_stable_baselines3_version": SB3_VERSION.encode(),
         "system_info.txt": get_system_info(print_info=False)[1].encode(),
     }
     if isinstance(path, (str, pathlib.Path)):

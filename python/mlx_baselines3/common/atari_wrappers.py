@@ -1,13 +1,20 @@
 """The preprocessing of Atari games used since the Nature DQN paper."""
 
-from typing import Any, SupportsFloat
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-ResetReturn = tuple[np.ndarray, dict[str, Any]]
-StepReturn = tuple[np.ndarray, SupportsFloat, bool, bool, dict[str, Any]]
+from mlx_baselines3.common._lazy_names import lazy_names
+from mlx_baselines3.common.type_aliases import AtariResetReturn as AtariResetReturn
+from mlx_baselines3.common.type_aliases import AtariStepReturn as AtariStepReturn
+
+if TYPE_CHECKING:
+    import cv2 as cv2
+else:
+    __getattr__ = lazy_names(globals(), optional={"cv2": "cv2"})
+
 # ALE environments offer more than gym.Env declares (`ale`, `get_action_meanings`).
 AtariEnv = Any
 
@@ -31,11 +38,11 @@ class StickyActionEnv(gym.Wrapper[np.ndarray, int, np.ndarray, int]):
         assert _action_meanings(env)[0] == "NOOP", f"action 0 must be NOOP, got {_action_meanings(env)}"
         self._sticky_action = 0
 
-    def reset(self, **kwargs: Any) -> ResetReturn:
+    def reset(self, **kwargs: Any) -> AtariResetReturn:
         self._sticky_action = 0
         return self.env.reset(**kwargs)
 
-    def step(self, action: int) -> StepReturn:
+    def step(self, action: int) -> AtariStepReturn:
         if self.np_random.random() >= self.action_repeat_probability:
             self._sticky_action = action
         return self.env.step(self._sticky_action)
@@ -56,7 +63,7 @@ class NoopResetEnv(gym.Wrapper[np.ndarray, int, np.ndarray, int]):
         self.noop_action = 0
         assert _action_meanings(env)[0] == "NOOP", f"action 0 must be NOOP, got {_action_meanings(env)}"
 
-    def reset(self, **kwargs: Any) -> ResetReturn:
+    def reset(self, **kwargs: Any) -> AtariResetReturn:
         obs, info = self.env.reset(**kwargs)
         if self.override_num_noops is not None:
             noops = self.override_num_noops
@@ -83,7 +90,7 @@ class FireResetEnv(gym.Wrapper[np.ndarray, int, np.ndarray, int]):
         assert meanings[1] == "FIRE", f"action 1 must be FIRE, got {meanings}"
         assert len(meanings) >= 3, f"at least three actions are needed, got {meanings}"
 
-    def reset(self, **kwargs: Any) -> ResetReturn:
+    def reset(self, **kwargs: Any) -> AtariResetReturn:
         self.env.reset(**kwargs)
         obs = np.zeros(0)
         for action in (1, 2):
@@ -112,7 +119,7 @@ class EpisodicLifeEnv(gym.Wrapper[np.ndarray, int, np.ndarray, int]):
         game: AtariEnv = self.env.unwrapped
         return int(game.ale.lives())
 
-    def step(self, action: int) -> StepReturn:
+    def step(self, action: int) -> AtariStepReturn:
         obs, reward, terminated, truncated, info = self.env.step(action)
         self.was_real_done = terminated or truncated
         lives = self._count_lives()
@@ -122,7 +129,7 @@ class EpisodicLifeEnv(gym.Wrapper[np.ndarray, int, np.ndarray, int]):
         self.lives = lives
         return obs, reward, terminated, truncated, info
 
-    def reset(self, **kwargs: Any) -> ResetReturn:
+    def reset(self, **kwargs: Any) -> AtariResetReturn:
         """
         Restart the game if it is over, otherwise go on with the next life.
 
@@ -156,7 +163,7 @@ class MaxAndSkipEnv(gym.Wrapper[np.ndarray, int, np.ndarray, int]):
         self._obs_buffer = np.zeros((2, *space.shape), dtype=space.dtype)
         self._skip = skip
 
-    def step(self, action: int) -> StepReturn:
+    def step(self, action: int) -> AtariStepReturn:
         """
         Take an action ``skip`` times, fewer if the episode ends.
 

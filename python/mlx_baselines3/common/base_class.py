@@ -4,7 +4,7 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -13,22 +13,43 @@ from gymnasium import spaces
 from mlx_baselines3.common import utils
 from mlx_baselines3.common._compile_notice import CompileNotice
 from mlx_baselines3.common._device_choice import choose_device
+from mlx_baselines3.common._lazy_names import lazy_names
 from mlx_baselines3.common._saving import Saving
 from mlx_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
 from mlx_baselines3.common.env_setup import check_spaces, maybe_make_env, wrap_env
+from mlx_baselines3.common.env_util import is_wrapped as is_wrapped
+from mlx_baselines3.common.logger import Logger as Logger
+from mlx_baselines3.common.monitor import Monitor as Monitor
 from mlx_baselines3.common.noise import ActionNoise
 from mlx_baselines3.common.policies import BasePolicy
+from mlx_baselines3.common.preprocessing import check_for_nested_spaces as check_for_nested_spaces
+from mlx_baselines3.common.preprocessing import is_image_space as is_image_space
+from mlx_baselines3.common.preprocessing import is_image_space_channels_first as is_image_space_channels_first
+from mlx_baselines3.common.save_util import load_from_zip_file as load_from_zip_file
+from mlx_baselines3.common.save_util import recursive_getattr as recursive_getattr
+from mlx_baselines3.common.save_util import recursive_setattr as recursive_setattr
+from mlx_baselines3.common.save_util import save_to_zip_file as save_to_zip_file
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from mlx_baselines3.common.type_aliases import TensorDict as TensorDict
+from mlx_baselines3.common.utils import FloatSchedule as FloatSchedule
 from mlx_baselines3.common.utils import (
     check_for_correct_spaces,
     get_device,
     set_random_seed,
 )
+from mlx_baselines3.common.utils import get_system_info as get_system_info
+from mlx_baselines3.common.utils import update_learning_rate as update_learning_rate
+from mlx_baselines3.common.vec_env import DummyVecEnv as DummyVecEnv
 from mlx_baselines3.common.vec_env import (
     VecEnv,
     VecNormalize,
     unwrap_vec_normalize,
 )
+from mlx_baselines3.common.vec_env import VecTransposeImage as VecTransposeImage
+from mlx_baselines3.common.vec_env import is_vecenv_wrapped as is_vecenv_wrapped
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(globals(), "gym")
 
 SelfBaseAlgorithm = TypeVar("SelfBaseAlgorithm", bound="BaseAlgorithm")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,20 +20,39 @@ from mlx_baselines3.common._eval_callback import (
     StopTrainingOnNoModelImprovement,
     StopTrainingOnRewardThreshold,
 )
+from mlx_baselines3.common._lazy_names import lazy_names
+from mlx_baselines3.common.evaluation import evaluate_policy
+from mlx_baselines3.common.logger import Logger
+from mlx_baselines3.common.vec_env import DummyVecEnv, VecEnv, sync_envs_normalization
+
+if TYPE_CHECKING:
+    from tqdm import TqdmExperimentalWarning as TqdmExperimentalWarning
+    from tqdm.rich import tqdm as tqdm
+else:
+    __getattr__ = lazy_names(
+        globals(),
+        "gym",
+        optional={"tqdm": "tqdm.rich:tqdm", "TqdmExperimentalWarning": "tqdm:TqdmExperimentalWarning"},
+    )
 
 __all__ = [
     "BaseCallback",
     "CallbackList",
     "CheckpointCallback",
     "ConvertCallback",
+    "DummyVecEnv",
     "EvalCallback",
     "EventCallback",
     "EveryNTimesteps",
     "LogEveryNTimesteps",
+    "Logger",
     "ProgressBarCallback",
     "StopTrainingOnMaxEpisodes",
     "StopTrainingOnNoModelImprovement",
     "StopTrainingOnRewardThreshold",
+    "VecEnv",
+    "evaluate_policy",
+    "sync_envs_normalization",
 ]
 
 

@@ -1,16 +1,20 @@
 """Probability distributions over actions, one kind for each kind of action space."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from gymnasium import spaces
 
+from mlx_baselines3.common._lazy_names import lazy_names
 from mlx_baselines3.common.distribution_base import Distribution, TanhBijector, sum_independent_dims
 from mlx_baselines3.common.layers import Linear
 from mlx_baselines3.common.preprocessing import get_action_dim
 from mlx_baselines3.common.probability import Bernoulli, Categorical, Normal
 from mlx_baselines3.common.state_dependent_noise import StateDependentNoiseDistribution
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(globals(), "np")
 
 __all__ = [
     "BernoulliDistribution",
@@ -21,6 +25,7 @@ __all__ = [
     "SquashedDiagGaussianDistribution",
     "StateDependentNoiseDistribution",
     "TanhBijector",
+    "get_action_dim",
     "kl_divergence",
     "make_proba_distribution",
     "sum_independent_dims",

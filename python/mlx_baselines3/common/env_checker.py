@@ -16,6 +16,7 @@ from mlx_baselines3.common._space_checks import (
     check_unsupported_observation,
 )
 from mlx_baselines3.common.preprocessing import check_for_nested_spaces
+from mlx_baselines3.common.preprocessing import is_image_space_channels_first as is_image_space_channels_first
 from mlx_baselines3.common.vec_env import DummyVecEnv, VecCheckNan
 
 _GOAL_KEYS = ("achieved_goal", "desired_goal")

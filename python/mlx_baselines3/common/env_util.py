@@ -11,6 +11,7 @@ import gymnasium as gym
 from mlx_baselines3.common.atari_wrappers import AtariWrapper
 from mlx_baselines3.common.monitor import Monitor
 from mlx_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from mlx_baselines3.common.vec_env import SubprocVecEnv as SubprocVecEnv
 from mlx_baselines3.common.vec_env.patch_gym import _patch_env
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from mlx_baselines3.common import type_aliases as type_aliases
 from mlx_baselines3.common.monitor import Monitor
 from mlx_baselines3.common.type_aliases import PolicyPredictor
 from mlx_baselines3.common.vec_env import (

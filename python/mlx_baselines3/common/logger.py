@@ -10,6 +10,7 @@ import tempfile
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+from mlx_baselines3.common._lazy_names import lazy_names
 from mlx_baselines3.common._log_formats import (
     CSVOutputFormat,
     HumanOutputFormat,
@@ -26,10 +27,13 @@ from mlx_baselines3.common._log_values import (
     Video,
     host_values,
 )
-from mlx_baselines3.common._tensorboard import TensorBoardOutputFormat
+from mlx_baselines3.common._tensorboard import SummaryWriter, TensorBoardOutputFormat
 
 if TYPE_CHECKING:
     import pandas
+    from tqdm import tqdm as tqdm
+else:
+    __getattr__ = lazy_names(globals(), "np", optional={"tqdm": "tqdm:tqdm"})
 
 __all__ = [
     "DEBUG",
@@ -47,6 +51,7 @@ __all__ = [
     "KVWriter",
     "Logger",
     "SeqWriter",
+    "SummaryWriter",
     "TensorBoardOutputFormat",
     "Video",
     "configure",

@@ -3,13 +3,15 @@
 import io
 import pathlib
 import warnings
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import mlx.core as mx
 from gymnasium import spaces
 
+from mlx_baselines3.common._lazy_names import lazy_names
 from mlx_baselines3.common._off_policy_collection import _Session
 from mlx_baselines3.common._off_policy_steps import OffPolicySteps
+from mlx_baselines3.common.base_class import BaseAlgorithm as BaseAlgorithm
 from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from mlx_baselines3.common.callbacks import BaseCallback
 from mlx_baselines3.common.native_actor import NotMirrored, native_actor
@@ -24,6 +26,17 @@ from mlx_baselines3.common.type_aliases import (
     TrainFreq,
     TrainFrequencyUnit,
 )
+from mlx_baselines3.common.type_aliases import RolloutReturn as RolloutReturn
+from mlx_baselines3.common.utils import safe_mean as safe_mean
+from mlx_baselines3.common.utils import should_collect_more_steps as should_collect_more_steps
+from mlx_baselines3.common.vec_env import VecEnv as VecEnv
+
+if TYPE_CHECKING:
+    from mlx_baselines3.her.her_replay_buffer import HerReplayBuffer as HerReplayBuffer
+else:
+    __getattr__ = lazy_names(
+        globals(), "np", names={"HerReplayBuffer": "mlx_baselines3.her.her_replay_buffer:HerReplayBuffer"}
+    )
 
 SelfOffPolicyAlgorithm = TypeVar("SelfOffPolicyAlgorithm", bound="OffPolicyAlgorithm")
 

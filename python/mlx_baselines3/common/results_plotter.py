@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlx_baselines3.common._lazy_names import lazy_names
 from mlx_baselines3.common.monitor import load_results
 
 if TYPE_CHECKING:
     import pandas as pd
+else:
+    __getattr__ = lazy_names(globals(), optional={"pd": "pandas", "plt": "matplotlib.pyplot"})
 
 X_TIMESTEPS = "timesteps"
 X_EPISODES = "episodes"

@@ -24,7 +24,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -37,13 +37,21 @@ from mlx_baselines3.common._archive import (
     write_entries,
 )
 from mlx_baselines3.common._file_paths import open_path, open_path_pathlib, open_path_str
+from mlx_baselines3.common._lazy_names import lazy_names
 from mlx_baselines3.common._model_data import data_to_json, json_to_data
 from mlx_baselines3.common._tensor_trees import dump_tree, load_tree
+from mlx_baselines3.common.type_aliases import TensorDict
 from mlx_baselines3.common.utils import get_device, get_system_info
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(globals(), "cloudpickle sb3")
 
 __all__ = [
     "ModelFileError",
+    "TensorDict",
     "data_to_json",
+    "get_device",
+    "get_system_info",
     "is_json_serializable",
     "json_to_data",
     "load_from_pkl",

@@ -12,6 +12,7 @@ from mlx_baselines3.common.activations import Tanh, make_activation
 from mlx_baselines3.common.layers import Conv2d, Flatten, Linear, Module, ModuleDict, Sequential
 from mlx_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
 from mlx_baselines3.common.type_aliases import TensorDict
+from mlx_baselines3.common.utils import get_device
 
 __all__ = [
     "BaseFeaturesExtractor",
@@ -19,8 +20,12 @@ __all__ = [
     "FlattenExtractor",
     "MlpExtractor",
     "NatureCNN",
+    "TensorDict",
     "create_mlp",
     "get_actor_critic_arch",
+    "get_device",
+    "get_flattened_obs_dim",
+    "is_image_space",
 ]
 
 

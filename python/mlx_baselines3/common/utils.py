@@ -11,13 +11,14 @@ import warnings
 from collections import deque
 from collections.abc import Iterable
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3.common._lazy_names import lazy_names
 from mlx_baselines3.common._observation_checks import (
     is_vectorized_box_observation,
     is_vectorized_dict_observation,
@@ -29,15 +30,27 @@ from mlx_baselines3.common._observation_checks import (
 )
 from mlx_baselines3.common._parameters import get_parameters_by_name, polyak_average, polyak_update
 from mlx_baselines3.common._system_info import get_system_info
+from mlx_baselines3.common._tensorboard import SummaryWriter
 from mlx_baselines3.common.logger import Logger, configure
 from mlx_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict, TrainFreq, TrainFrequencyUnit
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(globals(), "cloudpickle gym sb3")
 
 __all__ = [
     "ConstantSchedule",
     "FloatSchedule",
+    "GymEnv",
     "LinearSchedule",
+    "Logger",
+    "Schedule",
+    "SummaryWriter",
+    "TensorDict",
+    "TrainFreq",
+    "TrainFrequencyUnit",
     "check_for_correct_spaces",
     "check_shape_equal",
+    "configure",
     "configure_logger",
     "constant_fn",
     "explained_variance",

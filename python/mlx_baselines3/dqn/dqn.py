@@ -17,6 +17,7 @@ from mlx_baselines3.common.parameter_optimizer import Arrays
 from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.common.utils import LinearSchedule, get_parameters_by_name
+from mlx_baselines3.common.utils import polyak_update as polyak_update
 from mlx_baselines3.dqn import losses
 from mlx_baselines3.dqn.policies import CnnPolicy, DQNPolicy, MlpPolicy, MultiInputPolicy, QNetwork
 

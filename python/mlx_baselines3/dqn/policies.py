@@ -28,7 +28,21 @@ from mlx_baselines3.common.torch_layers import (
 )
 from mlx_baselines3.common.type_aliases import PyTorchObs, Schedule
 
-__all__ = ["CnnPolicy", "DQNPolicy", "MlpPolicy", "MultiInputPolicy", "QNetwork"]
+__all__ = [
+    "BaseFeaturesExtractor",
+    "BasePolicy",
+    "CnnPolicy",
+    "CombinedExtractor",
+    "DQNPolicy",
+    "FlattenExtractor",
+    "MlpPolicy",
+    "MultiInputPolicy",
+    "NatureCNN",
+    "PyTorchObs",
+    "QNetwork",
+    "Schedule",
+    "create_mlp",
+]
 
 
 class QNetwork(GivenExtractorPolicy):

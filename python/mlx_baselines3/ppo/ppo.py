@@ -19,6 +19,7 @@ from mlx_baselines3.common.policies import (
 )
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.common.utils import FloatSchedule
+from mlx_baselines3.common.utils import explained_variance as explained_variance
 from mlx_baselines3.ppo import losses
 
 SelfPPO = TypeVar("SelfPPO", bound="PPO")

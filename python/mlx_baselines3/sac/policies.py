@@ -24,6 +24,7 @@ from mlx_baselines3.common.native_actor import (
     check_unchanged,
     perceptron,
 )
+from mlx_baselines3.common.policies import BasePolicy, ContinuousCritic
 from mlx_baselines3.common.preprocessing import get_action_dim
 from mlx_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
@@ -31,10 +32,32 @@ from mlx_baselines3.common.torch_layers import (
     FlattenExtractor,
     NatureCNN,
     create_mlp,
+    get_actor_critic_arch,
 )
 from mlx_baselines3.common.type_aliases import PyTorchObs, Schedule
 
-__all__ = ["LOG_STD_MAX", "LOG_STD_MIN", "Actor", "CnnPolicy", "MlpPolicy", "MultiInputPolicy", "SACPolicy"]
+__all__ = [
+    "LOG_STD_MAX",
+    "LOG_STD_MIN",
+    "Actor",
+    "BaseFeaturesExtractor",
+    "BasePolicy",
+    "CnnPolicy",
+    "CombinedExtractor",
+    "ContinuousCritic",
+    "FlattenExtractor",
+    "MlpPolicy",
+    "MultiInputPolicy",
+    "NatureCNN",
+    "PyTorchObs",
+    "SACPolicy",
+    "Schedule",
+    "SquashedDiagGaussianDistribution",
+    "StateDependentNoiseDistribution",
+    "create_mlp",
+    "get_action_dim",
+    "get_actor_critic_arch",
+]
 
 # Bounds of the log standard deviation, as in the authors' own code.
 LOG_STD_MAX = 2

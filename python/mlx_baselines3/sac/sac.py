@@ -20,6 +20,8 @@ from mlx_baselines3.common.off_policy_update import GradientStep
 from mlx_baselines3.common.parameter_optimizer import Arrays, ParameterOptimizer
 from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from mlx_baselines3.common.utils import get_parameters_by_name as get_parameters_by_name
+from mlx_baselines3.common.utils import polyak_update as polyak_update
 from mlx_baselines3.sac import losses
 from mlx_baselines3.sac.policies import Actor, CnnPolicy, MlpPolicy, MultiInputPolicy, SACPolicy
 

@@ -17,6 +17,7 @@ from mlx_baselines3.common.native_actor import (
     check_unchanged,
     perceptron,
 )
+from mlx_baselines3.common.policies import BasePolicy, ContinuousCritic
 from mlx_baselines3.common.preprocessing import get_action_dim
 from mlx_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
@@ -24,10 +25,28 @@ from mlx_baselines3.common.torch_layers import (
     FlattenExtractor,
     NatureCNN,
     create_mlp,
+    get_actor_critic_arch,
 )
 from mlx_baselines3.common.type_aliases import PyTorchObs, Schedule
 
-__all__ = ["Actor", "CnnPolicy", "MlpPolicy", "MultiInputPolicy", "TD3Policy"]
+__all__ = [
+    "Actor",
+    "BaseFeaturesExtractor",
+    "BasePolicy",
+    "CnnPolicy",
+    "CombinedExtractor",
+    "ContinuousCritic",
+    "FlattenExtractor",
+    "MlpPolicy",
+    "MultiInputPolicy",
+    "NatureCNN",
+    "PyTorchObs",
+    "Schedule",
+    "TD3Policy",
+    "create_mlp",
+    "get_action_dim",
+    "get_actor_critic_arch",
+]
 
 
 class Actor(ContinuousActor):

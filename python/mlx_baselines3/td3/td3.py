@@ -1,12 +1,13 @@
 """Twin Delayed Deep Deterministic Policy Gradient."""
 
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import mlx.core as mx
 from gymnasium import spaces
 
 from mlx_baselines3.common._blueprint import check_unchanged
 from mlx_baselines3.common._device_choice import on_own_device
+from mlx_baselines3.common._lazy_names import lazy_names
 from mlx_baselines3.common._off_policy_steps import OffPolicySteps
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.critics import ContinuousCritic
@@ -17,8 +18,13 @@ from mlx_baselines3.common.parameter_optimizer import Arrays
 from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.preprocessing import get_action_dim
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from mlx_baselines3.common.utils import get_parameters_by_name as get_parameters_by_name
+from mlx_baselines3.common.utils import polyak_update as polyak_update
 from mlx_baselines3.td3 import losses
 from mlx_baselines3.td3.policies import Actor, CnnPolicy, MlpPolicy, MultiInputPolicy, TD3Policy
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(globals(), "np")
 
 SelfTD3 = TypeVar("SelfTD3", bound="TD3")
 

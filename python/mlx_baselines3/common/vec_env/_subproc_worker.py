@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import threading
 import traceback
+import warnings
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from multiprocessing.shared_memory import SharedMemory
@@ -139,7 +140,7 @@ def _exit_with_parent() -> None:
     os._exit(1)
 
 
-def run_worker(remote: Connection, env_fn: bytes) -> None:
+def run_worker(remote: Connection, env_fn: bytes, as_stable_baselines3: bool = False) -> None:
     """
     Make an environment, send its spaces, then answer commands until told to close.
 
@@ -147,9 +148,16 @@ def run_worker(remote: Connection, env_fn: bytes) -> None:
 
     :param remote: the worker's end of the pipe; ``(command, arguments)`` in, results or ``Failure`` out
     :param env_fn: pickled function that makes the environment
+    :param as_stable_baselines3: first make ``stable_baselines3`` stand for this package, as it does in the
+        parent: the environment's module may import it
     """
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
+        if as_stable_baselines3:
+            # what there was to warn of, the parent has warned of
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                import mlx_baselines3.as_stable_baselines3  # noqa: F401
         worker = _Worker(env_fn)
         remote.send((worker.env.observation_space, worker.env.action_space))
         while True:

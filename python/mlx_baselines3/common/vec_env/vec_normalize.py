@@ -3,15 +3,21 @@
 import inspect
 import pickle
 from copy import deepcopy
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3.common._lazy_names import lazy_names
 from mlx_baselines3.common.preprocessing import is_image_space
 from mlx_baselines3.common.running_mean_std import RunningMeanStd
 from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvStepReturn, VecEnvWrapper
 from mlx_baselines3.common.vec_env.util import copy_value
+
+if TYPE_CHECKING:
+    from mlx_baselines3.common import utils as utils
+else:
+    __getattr__ = lazy_names(globals(), names={"utils": "mlx_baselines3.common.utils"})
 
 Obs = np.ndarray | dict[str, np.ndarray]
 
