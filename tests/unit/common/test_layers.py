@@ -141,6 +141,43 @@ def test_sequential_names_and_indices():
     assert Sequential()(x) is x
 
 
+class Double(nn.Module):
+    """A module of MLX that defines what torch's do, `forward`, and no `__call__`."""
+
+    def forward(self, x):
+        return 2 * x
+
+
+class Halves(nn.Module):
+    """A network between features and heads, written so, too."""
+
+    latent_dim_pi = latent_dim_vf = 2
+
+    def forward(self, features):
+        return self.forward_actor(features), self.forward_critic(features)
+
+    def forward_actor(self, features):
+        return features[:, :2]
+
+    def forward_critic(self, features):
+        return features[:, 2:]
+
+
+class HalvesPolicy(ActorCriticPolicy):
+    def _build_mlp_extractor(self):
+        self.mlp_extractor = Halves()
+
+
+def test_modules_of_mlx_may_define_forward_alone():
+    net = Sequential(nn.Linear(4, 3), Double(), nn.ReLU())
+    x = mx.random.normal((5, 4))
+    np.testing.assert_array_equal(net(x), nn.relu(2 * net[0](x)))
+    policy = HalvesPolicy(OBSERVATIONS, spaces.Discrete(2), lambda _: 1e-3)
+    _, values, _ = policy(x)
+    np.testing.assert_allclose(values, policy.value_net(x[:, 2:]), rtol=1e-6)
+    np.testing.assert_allclose(values, policy.predict_values(x), rtol=1e-6)
+
+
 def test_module_dict_keeps_the_order():
     modules = ModuleDict({"b": nn.Linear(1, 1), "a": nn.Linear(1, 2)})
     assert [name for name, _ in modules.named_items()] == ["b", "a"]
