@@ -9,17 +9,17 @@ import numpy as np
 
 from mlx_baselines3.common.monitor import load_results
 
-_MISSING = "{0} is required for plotting. Install it with `pip install {0}` or `pip install '{1}[extra]'`."
+_MISSING = "{0} is required for plotting: `pip install {0}` or `pip install 'mlx-baselines3[extra]'`."
 
 # As in SB3, a program without them learns so where it imports this module, not after hours of training.
 try:
     import pandas as pd
 except ImportError as error:
-    raise ImportError(_MISSING.format("pandas", "mlx-baselines3")) from error
+    raise ImportError(_MISSING.format("pandas")) from error
 try:
     from matplotlib import pyplot as plt
 except ImportError as error:
-    raise ImportError(_MISSING.format("matplotlib", "mlx-baselines3")) from error
+    raise ImportError(_MISSING.format("matplotlib")) from error
 
 X_TIMESTEPS = "timesteps"
 X_EPISODES = "episodes"

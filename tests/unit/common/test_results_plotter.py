@@ -93,10 +93,8 @@ def test_what_is_missing_is_named_where_it_is_imported(missing, tmp_path):
     program = WITHOUT.format(missing=missing, folder=write_monitor(tmp_path / "run", [1]))
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert process.returncode == 1
-    said = process.stderr.splitlines()[-1]
-    assert said.startswith(
-        f"ImportError: {missing} is required for plotting. Install it with `pip install {missing}`"
-    )
+    sentence = f"ImportError: {missing} is required for plotting: `pip install {missing}`"
+    assert process.stderr.splitlines()[-1].startswith(sentence)
     expected = "pandas is required for loading results" if missing == "pandas" else ""
     assert process.stdout.startswith(expected)
     assert bool(process.stdout) is bool(expected)
