@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from mlx_baselines3 import A2C
+from mlx_baselines3.common.envs import FakeImageEnv
 from mlx_baselines3.common.layers import (
     Conv2d,
     Flatten,
@@ -72,6 +74,23 @@ def test_shared_extractor_has_three_names_but_one_array():
         == policy.vf_features_extractor.scale.tolist()
         == [3.0] * 4
     )
+
+
+def test_a_deleted_name_is_gone_and_the_file_is_read_as_an_old_one(tmp_path):
+    """SB3 before 1.7 had one name for the extractor; without the second one a model is as of then."""
+    kwargs = {"features_extractor_kwargs": {"features_dim": 4}}
+    model = A2C("CnnPolicy", FakeImageEnv(screen_height=36, screen_width=36), policy_kwargs=kwargs)
+    names = list(model.policy.state_dict())
+    del model.policy.pi_features_extractor
+    kept = [name for name in names if not name.startswith("pi_features_extractor.")]
+    assert list(model.policy.state_dict()) == kept
+    assert len(kept) == len(names) - 8
+    model.save(tmp_path / "old")
+    with pytest.warns(UserWarning, match="before 1.7.0"):
+        loaded = A2C.load(tmp_path / "old")
+    assert list(loaded.policy.state_dict()) == names
+    for name, array in model.policy.state_dict().items():
+        np.testing.assert_array_equal(loaded.policy.state_dict()[name], array)
 
 
 def test_unshared_extractors_are_two():
