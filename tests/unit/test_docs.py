@@ -1,4 +1,4 @@
-"""The snippets of docs/ run, and do what the page says."""
+"""The snippets of docs/ do what the page says. test_docs_blocks.py runs the blocks of all pages."""
 
 import inspect
 import pathlib
@@ -54,13 +54,6 @@ def _titles():
     }
 
 
-def test_the_first_snippet_of_the_page():
-    (code,) = [
-        c for codes in BLOCKS.values() for c in codes if c.startswith("from mlx_baselines3 import PPO")
-    ]
-    exec(code, {})
-
-
 @pytest.mark.parametrize("title", SAYS)
 def test_before_is_found_and_after_is_fine(title):
     before, after = (policy_of(names_of(code)) for code in BLOCKS[title])
@@ -109,19 +102,6 @@ def test_the_timings_run(capsys, monkeypatch):
     monkeypatch.setitem(TOOLS["main"].__globals__, "ROUNDS", 1)
     TOOLS["main"]()
     assert len(re.findall(r"before \d+ us, after \d+ us, ratio \d+\.\d", capsys.readouterr().out)) == 3
-
-
-MIGRATION = TOOLS["snippets"]((DOCS / "migration.md").read_text())
-
-
-@pytest.mark.parametrize(
-    "code",
-    [code for codes in MIGRATION.values() for code in codes],
-    ids=lambda code: code.split("\n")[0][:40],
-)
-@pytest.mark.usefixtures("uncompiled")
-def test_snippets_of_the_migration_page(code):
-    exec(code, {})
 
 
 def test_the_migration_page_names_what_differs():

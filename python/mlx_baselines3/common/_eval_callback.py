@@ -15,10 +15,22 @@ from mlx_baselines3.common.env_setup import measured
 from mlx_baselines3.common.evaluation import evaluate_policy
 from mlx_baselines3.common.vec_env import (
     DummyVecEnv,
+    NativeVecEnv,
     VecEnv,
     is_vector_env,
     sync_envs_normalization,
 )
+
+
+def _are_alike(training_env: VecEnv, eval_env: VecEnv) -> bool:
+    """
+    :return: whether the environments are of the same type; a NativeVecEnv is what an id string becomes here
+        and stands for the DummyVecEnv that SB3 makes of one
+    """
+    plain = (DummyVecEnv, NativeVecEnv)
+    if isinstance(eval_env, plain) and isinstance(training_env, plain):
+        return True
+    return isinstance(training_env, type(eval_env))
 
 
 def _table(rows: Sequence[Sequence[Any]]) -> np.ndarray:
@@ -94,7 +106,7 @@ class EvalCallback(EventCallback):
         self._is_success_buffer: list[bool] = []
 
     def _init_callback(self) -> None:
-        if not isinstance(self.training_env, type(self.eval_env)):
+        if not _are_alike(self.training_env, self.eval_env):
             warnings.warn(
                 f"Training and eval env are not of the same type: {self.training_env} != {self.eval_env}",
                 stacklevel=3,

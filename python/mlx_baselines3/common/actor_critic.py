@@ -19,7 +19,7 @@ from mlx_baselines3.common.distributions import (
     StateDependentNoiseDistribution,
     make_proba_distribution,
 )
-from mlx_baselines3.common.layers import Linear, named_parameters
+from mlx_baselines3.common.layers import Linear, call, named_parameters
 from mlx_baselines3.common.native_actor import (
     Blueprint,
     Layer,
@@ -244,7 +244,7 @@ class ActorCriticPolicy(BasePolicy):
     def _latents(self, obs: PyTorchObs) -> tuple[mx.array, mx.array]:
         features = self.extract_features(obs)
         if self.share_features_extractor:
-            return self.mlp_extractor(features)
+            return call(self.mlp_extractor, features)
         pi_features, vf_features = features
         return self.mlp_extractor.forward_actor(pi_features), self.mlp_extractor.forward_critic(vf_features)
 

@@ -133,6 +133,11 @@ class BaseModel(Module):
             parameters.update({alias + k.removeprefix(name): v for k, v in shared.items()})
         return parameters
 
+    def __delattr__(self, key: str) -> None:
+        # A second name that is gone is none of state_dict's either, as in SB3.
+        vars(self).get("_parameter_aliases", {}).pop(key, None)
+        super().__delattr__(key)
+
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
         """
         Replace arrays by name; none if anything is wrong.

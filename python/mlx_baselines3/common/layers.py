@@ -24,6 +24,7 @@ __all__ = [
     "Module",
     "ModuleDict",
     "Sequential",
+    "call",
     "is_exactly",
     "named_parameters",
     "orthogonal",
@@ -110,6 +111,19 @@ class Module(nn.Module):
         object.__setattr__(self, name, module)
 
 
+def call(module: Any, *inputs: Any) -> Any:
+    """
+    Call a module, also one that follows torch's convention on top of :class:`mlx.nn.Module`.
+
+    :param module: a function, or a module with ``__call__`` or ``forward``
+    :param inputs: what it takes
+    :return: what it gives
+    """
+    if isinstance(module, nn.Module) and not callable(module) and hasattr(module, "forward"):
+        return module.forward(*inputs)
+    return module(*inputs)
+
+
 class Sequential(Module):
     """
     Modules called one after the other; layer ``i``'s parameters are named ``"{i}.…"`` as in SB3.
@@ -129,7 +143,7 @@ class Sequential(Module):
         :return: output of the last layer (``x`` itself if there are no layers)
         """
         for layer in self.layers():
-            x = layer(x)
+            x = call(layer, x)
         return x
 
     def layers(self) -> Iterator[Callable[[mx.array], mx.array]]:

@@ -243,7 +243,8 @@ def load_results(path: str) -> "pandas.DataFrame":
         import pandas
     except ImportError as error:
         raise ImportError(
-            "pandas is needed to load results. Install it with `pip install 'mlx-baselines3[extra]'`."
+            "pandas is required for loading results. Install it with `pip install pandas` or "
+            "`pip install 'mlx-baselines3[extra]'`."
         ) from error
     monitor_files = get_monitor_files(path)
     if len(monitor_files) == 0:

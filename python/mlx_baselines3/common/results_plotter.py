@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from mlx_baselines3.common._lazy_names import lazy_names
 from mlx_baselines3.common.monitor import load_results
 
-if TYPE_CHECKING:
+_MISSING = "{0} is required for plotting: `pip install {0}`."
+
+# As in SB3, a program without them learns so where it imports this module, not after hours of training.
+try:
     import pandas as pd
-else:
-    __getattr__ = lazy_names(globals(), optional={"pd": "pandas", "plt": "matplotlib.pyplot"})
+except ImportError as error:
+    raise ImportError(_MISSING.format("pandas")) from error
+try:
+    from matplotlib import pyplot as plt
+except ImportError as error:
+    raise ImportError(_MISSING.format("matplotlib")) from error
 
 X_TIMESTEPS = "timesteps"
 X_EPISODES = "episodes"
@@ -81,14 +87,7 @@ def plot_curves(
     :param x_axis: label of the horizontal axis
     :param title: title
     :param figsize: width and height in inches
-    :raises ImportError: matplotlib is not installed
     """
-    try:
-        from matplotlib import pyplot as plt
-    except ImportError as error:
-        raise ImportError(
-            "Plotting needs matplotlib, which is not installed: `pip install 'mlx-baselines3[extra]'`."
-        ) from error
     plt.figure(title, figsize=figsize)
     for x, y in xy_list:
         plt.scatter(x, y, s=2)
@@ -116,7 +115,6 @@ def plot_results(
     :param x_axis: ``"timesteps"``, ``"episodes"`` or ``"walltime_hrs"``
     :param task_name: title
     :param figsize: width and height in inches
-    :raises ImportError: pandas or matplotlib is not installed
     """
     curves = []
     for folder in dirs:

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from mlx_baselines3.common import callbacks as cb
 from mlx_baselines3.common.logger import KVWriter, Logger
 from mlx_baselines3.common.monitor import Monitor
-from mlx_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from mlx_baselines3.common.vec_env import DummyVecEnv, NativeVecEnv, VecNormalize
 
 
 class ScriptedEnv(gym.Env):
@@ -350,6 +350,15 @@ class TestEval:
         evaluation = VecNormalize(DummyVecEnv([lambda: Monitor(ScriptedEnv())]), training=False)
         Model(train).learn(2, cb.EvalCallback(evaluation, eval_freq=2, verbose=0))
         assert evaluation.obs_rms.mean.tolist() == [4.0]
+
+    def test_a_native_environment_is_of_the_type_of_a_dummy_vec_env(self):
+        """SB3 makes a DummyVecEnv of an id string and of an environment: no warning there, none here."""
+        native = NativeVecEnv("CartPole-v1")
+        dummy = DummyVecEnv([lambda: Monitor(gym.make("CartPole-v1"))])
+        for training, evaluation in [(native, dummy), (dummy, native)]:
+            cb.EvalCallback(evaluation).init_callback(Model(training))
+        with pytest.warns(UserWarning, match="not of the same type"):
+            cb.EvalCallback(native).init_callback(Model(VecNormalize(dummy)))
 
     def test_unlike_wrappers_warn_and_fail_with_the_reason(self):
         train = VecNormalize(DummyVecEnv([lambda: Monitor(ScriptedEnv())]))

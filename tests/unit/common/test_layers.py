@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from mlx_baselines3 import A2C
+from mlx_baselines3.common.envs import FakeImageEnv
 from mlx_baselines3.common.layers import (
     Conv2d,
     Flatten,
@@ -72,6 +74,23 @@ def test_shared_extractor_has_three_names_but_one_array():
         == policy.vf_features_extractor.scale.tolist()
         == [3.0] * 4
     )
+
+
+def test_a_deleted_name_is_gone_and_the_file_is_read_as_an_old_one(tmp_path):
+    """SB3 before 1.7 had one name for the extractor; without the second one a model is as of then."""
+    kwargs = {"features_extractor_kwargs": {"features_dim": 4}}
+    model = A2C("CnnPolicy", FakeImageEnv(screen_height=36, screen_width=36), policy_kwargs=kwargs)
+    names = list(model.policy.state_dict())
+    del model.policy.pi_features_extractor
+    kept = [name for name in names if not name.startswith("pi_features_extractor.")]
+    assert list(model.policy.state_dict()) == kept
+    assert len(kept) == len(names) - 8
+    model.save(tmp_path / "old")
+    with pytest.warns(UserWarning, match="before 1.7.0"):
+        loaded = A2C.load(tmp_path / "old")
+    assert list(loaded.policy.state_dict()) == names
+    for name, array in model.policy.state_dict().items():
+        np.testing.assert_array_equal(loaded.policy.state_dict()[name], array)
 
 
 def test_unshared_extractors_are_two():
@@ -139,6 +158,43 @@ def test_sequential_names_and_indices():
     expected = expected @ np.array(net[2].weight).T + np.array(net[2].bias)
     np.testing.assert_allclose(np.array(net(x)), expected, rtol=1e-5)
     assert Sequential()(x) is x
+
+
+class Double(nn.Module):
+    """A module of MLX that defines what torch's do, `forward`, and no `__call__`."""
+
+    def forward(self, x):
+        return 2 * x
+
+
+class Halves(nn.Module):
+    """A network between features and heads, written so, too."""
+
+    latent_dim_pi = latent_dim_vf = 2
+
+    def forward(self, features):
+        return self.forward_actor(features), self.forward_critic(features)
+
+    def forward_actor(self, features):
+        return features[:, :2]
+
+    def forward_critic(self, features):
+        return features[:, 2:]
+
+
+class HalvesPolicy(ActorCriticPolicy):
+    def _build_mlp_extractor(self):
+        self.mlp_extractor = Halves()
+
+
+def test_modules_of_mlx_may_define_forward_alone():
+    net = Sequential(nn.Linear(4, 3), Double(), nn.ReLU())
+    x = mx.random.normal((5, 4))
+    np.testing.assert_array_equal(net(x), nn.relu(2 * net[0](x)))
+    policy = HalvesPolicy(OBSERVATIONS, spaces.Discrete(2), lambda _: 1e-3)
+    _, values, _ = policy(x)
+    np.testing.assert_allclose(values, policy.value_net(x[:, 2:]), rtol=1e-6)
+    np.testing.assert_allclose(values, policy.predict_values(x), rtol=1e-6)
 
 
 def test_module_dict_keeps_the_order():

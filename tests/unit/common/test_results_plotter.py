@@ -1,5 +1,8 @@
 """Learning curves."""
 
+import subprocess
+import sys
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -69,3 +72,29 @@ def test_plot_results_leaves_out_later_episodes(tmp_path):
     (points,) = plt.gca().collections
     assert points.get_offsets()[:, 1].tolist() == [0.0, 1.0, 2.0, 3.0]
     plt.close("all")
+
+
+WITHOUT = """
+import sys
+sys.modules[{missing!r}] = None
+from mlx_baselines3 import PPO
+from mlx_baselines3.common.monitor import Monitor, load_results
+try:
+    load_results({folder!r})
+except ImportError as error:
+    print(error)
+import mlx_baselines3.common.results_plotter
+"""
+
+
+@pytest.mark.parametrize("missing", ["pandas", "matplotlib"])
+def test_what_is_missing_is_named_where_it_is_imported(missing, tmp_path):
+    """As in SB3: the package works without them, plotting fails at its import, `load_results` when called."""
+    program = WITHOUT.format(missing=missing, folder=write_monitor(tmp_path / "run", [1]))
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert process.returncode == 1
+    sentence = f"ImportError: {missing} is required for plotting: `pip install {missing}`"
+    assert process.stderr.splitlines()[-1].startswith(sentence)
+    expected = "pandas is required for loading results" if missing == "pandas" else ""
+    assert process.stdout.startswith(expected)
+    assert bool(process.stdout) is bool(expected)
