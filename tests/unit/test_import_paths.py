@@ -116,7 +116,7 @@ def test_star_imports_give_what_sb3_gives(module):
     if module in ALL:
         expected = set(ALL[module])
     else:
-        # a star gives only what is in the module already: no modules under their abbreviations, no upward import
+        # a star gives what is in the module already: no modules under abbreviations, no upward import
         expected = {
             name
             for where, name, origin in WANTED
