@@ -160,6 +160,14 @@ class ActorCriticPolicy(BasePolicy):
         else:
             self.vf_features_extractor = self.make_features_extractor()
 
+    def __setattr__(self, key: str, value: Any) -> None:
+        super().__setattr__(key, value)
+        if key == "features_extractor" and "pi_features_extractor" in vars(self):
+            # The other names of an extractor that is replaced mean the new one.
+            for alias in ("pi_features_extractor", "vf_features_extractor"):
+                if alias in vars(self):
+                    self.set_alias(alias, value)
+
     def _get_constructor_parameters(self) -> dict[str, Any]:
         sde_kwargs = self.dist_kwargs or {}
         return {
@@ -348,10 +356,10 @@ def _actor_critic_blueprint(policy: ActorCriticPolicy) -> Blueprint:
     check_unchanged(mlp, MlpExtractor, ("__call__", "forward", "forward_actor", "forward_critic"))
     check_observations(policy.observation_space)
     return Blueprint(
-        layers=(*perceptron(mlp.policy_net.layers()), Layer((policy.action_net,))),
+        layers=(*perceptron(mlp.policy_net), Layer((policy.action_net,))),
         head=head,
         options=tuple(dist.action_dims) if isinstance(dist, MultiCategoricalDistribution) else (),
         log_std=policy.log_std if noise or head == "gaussian" else None,
-        critic=(*perceptron(mlp.value_net.layers()), Layer((policy.value_net,))),
+        critic=(*perceptron(mlp.value_net), Layer((policy.value_net,))),
         noise=noise,
     )

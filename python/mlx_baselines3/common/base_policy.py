@@ -16,6 +16,7 @@ from gymnasium import spaces
 from mlx_baselines3.common.layers import Conv2d, Module, named_parameters, orthogonal, set_named_parameters
 from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
 from mlx_baselines3.common.native_actor import predict_natively
+from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer, nothing_to_train
 from mlx_baselines3.common.preprocessing import is_image_space, maybe_transpose, preprocess_obs
 from mlx_baselines3.common.save_util import load_from_zip_file, save_to_zip_file
 from mlx_baselines3.common.torch_layers import (
@@ -71,6 +72,30 @@ class BaseModel(Module):
         self.features_extractor_kwargs = dict(features_extractor_kwargs or {})
         if not normalize_images and issubclass(features_extractor_class, (NatureCNN, CombinedExtractor)):
             self.features_extractor_kwargs["normalized_image"] = True
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        if key == "optimizer":
+            if isinstance(value, optim.Optimizer):
+                value = self._optimizer_of(value)
+            elif not isinstance(value, ParameterOptimizer):
+                raise TypeError(
+                    f"The optimizer of a {type(self).__name__} must be one of mlx.optimizers, got {value!r}."
+                )
+        super().__setattr__(key, value)
+
+    def _optimizer_of(self, optimizer: optim.Optimizer) -> ParameterOptimizer:
+        """:return: a user's optimizer together with the parameters that it is for"""
+        return ParameterOptimizer.around(self, optimizer)
+
+    def settle_optimizers(self) -> None:
+        """
+        Let the optimizer take notice of what was frozen, thawed or replaced since the last update.
+
+        :raises RuntimeError: if everything is frozen
+        """
+        self.optimizer.follow(self)
+        if not self.optimizer.names:
+            raise nothing_to_train("the policy")
 
     def _update_features_extractor(
         self, net_kwargs: dict[str, Any], features_extractor: BaseFeaturesExtractor | None = None

@@ -128,6 +128,15 @@ class OffPolicyAlgorithm(OffPolicySteps):
         if sde_support:
             self.policy_kwargs["use_sde"] = self.use_sde
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "policy" and "_update_step" in vars(self):
+            # Another policy than the one of `_setup_model`: its networks are trained, too.
+            self._create_aliases()
+
+    def _create_aliases(self) -> None:
+        """Make the policy's networks attributes of the algorithm; each algorithm has its own."""
+
     def _convert_train_freq(self) -> None:
         """
         Make a :class:`TrainFreq` of ``train_freq``.

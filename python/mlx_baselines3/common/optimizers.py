@@ -1,7 +1,7 @@
 """What :mod:`mlx.optimizers` lacks, and the translation of torch's optimizer arguments."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -10,8 +10,10 @@ import numpy as np
 
 __all__ = [
     "Adam",
+    "ParameterGroup",
     "RMSpropTFLike",
     "check_learning_rate",
+    "corrects_bias",
     "from_torch_state",
     "is_elementwise",
     "make_optimizer",
@@ -155,6 +157,50 @@ def is_elementwise(optimizer: optim.Optimizer) -> bool:
     :return: True if it treats every number alone; subclasses by the user are not assumed to
     """
     return type(optimizer) in _ELEMENTWISE
+
+
+def corrects_bias(optimizer: optim.Optimizer) -> bool:
+    """
+    :param optimizer: any MLX optimizer
+    :return: whether its step depends on how many there were before; assumed of a user's own
+    """
+    if is_elementwise(optimizer):
+        return bool(getattr(optimizer, "bias_correction", False))
+    return True
+
+
+class ParameterGroup(Mapping[str, Any]):
+    """
+    What torch's optimizers call a parameter group: the numbers of an optimizer under torch's names. Only
+    ``lr`` can be set; the model's schedule sets it anew before each update, as in SB3.
+
+    :param optimizer: the optimizer with its parameters
+    """
+
+    _NAMES = ("betas", "eps", "alpha", "momentum", "weight_decay", "centered")
+
+    def __init__(self, optimizer: Any):
+        self._optimizer = optimizer
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "lr":
+            return self._optimizer.learning_rate.item()
+        if key == "params":
+            return list(self._optimizer.names)
+        if key in self._NAMES and hasattr(self._optimizer.bare, key):
+            return getattr(self._optimizer.bare, key)
+        raise KeyError(key)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key != "lr":
+            raise KeyError(f"Only 'lr' of a parameter group can be set, got {key!r}.")
+        self._optimizer.learning_rate = check_learning_rate(float(value))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["lr", "params", *(key for key in self._NAMES if hasattr(self._optimizer.bare, key))])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
 
 
 def make_optimizer(

@@ -53,7 +53,7 @@ def total(arrays: Arrays) -> mx.array:
     :return: their sum, a scalar: nan or infinite if one number is
     """
     sums = [array.sum() for array in arrays.values()]
-    return sum(sums[1:], sums[0])
+    return sum(sums[1:], sums[0]) if sums else mx.array(0.0)
 
 
 def is_finite(scalar: mx.array) -> bool:

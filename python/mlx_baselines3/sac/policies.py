@@ -366,5 +366,5 @@ def _sac_blueprint(policy: SACPolicy) -> Blueprint:
         (actor.log_std, nn.Linear),
     )
     check_observations(policy.observation_space)
-    layers = (*perceptron(actor.latent_pi.layers()), Layer((actor.mu, actor.log_std)))
+    layers = (*perceptron(actor.latent_pi), Layer((actor.mu, actor.log_std)))
     return Blueprint(layers, "squashed_gaussian")
