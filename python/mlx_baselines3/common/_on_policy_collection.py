@@ -13,6 +13,7 @@ from gymnasium import spaces
 
 from mlx_baselines3.common._callback_base import BaseCallback, steps_until_needed
 from mlx_baselines3.common._dead_steps import dead_mask
+from mlx_baselines3.common._integer_observations import check_integers
 from mlx_baselines3.common.base_class import BaseAlgorithm
 from mlx_baselines3.common.buffers import RolloutBuffer
 from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
@@ -117,6 +118,7 @@ class OnPolicyCollection(BaseAlgorithm):
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
         callback.on_rollout_start()
+        check_integers(new_obs, self.observation_space, "environment")
         actor = self._native_actor(rollout_buffer)
         if actor is not None:
             return self._collect_natively(actor, env, callback, rollout_buffer, n_rollout_steps)
@@ -131,6 +133,7 @@ class OnPolicyCollection(BaseAlgorithm):
             actions = to_numpy(actions)
             clipped_actions = self._to_env_actions(actions)
             new_obs, rewards, dones, infos = env.step(clipped_actions)
+            check_integers(new_obs, self.observation_space, "environment")
             self.num_timesteps += env.num_envs
 
             # Callbacks find SB3's names in these locals.

@@ -15,6 +15,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.nn.layers.base import Module
 
+from mlx_baselines3.common._integer_observations import not_readable
 from mlx_baselines3.common._replay_batches import FLUSH_BYTES
 from mlx_baselines3.common._structure import is_same, structure
 from mlx_baselines3.common.layers import named_parameters, set_named_parameters
@@ -364,7 +365,8 @@ class OffPolicyUpdate:
         own = {name: named_parameters(network) for name, network in self.networks.items()}
         try:
             step = GradientStep(self.networks, self.optimizers, self.targets, state)
-            metrics = self.step(step, batch, settings, variant)
+            with not_readable():
+                metrics = self.step(step, batch, settings, variant)
             new_state = step.state()
         finally:
             for name, arrays in own.items():

@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common._dead_steps import warn_of_own_minibatches
+from mlx_baselines3.common._integer_observations import check_integers
 from mlx_baselines3.common._on_policy_collection import OnPolicyCollection
 from mlx_baselines3.common._structure import is_same, structure
 from mlx_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
@@ -164,6 +165,7 @@ class OnPolicyAlgorithm(OnPolicyCollection):
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.reshape(-1).astype(np.int32)
         observations: Any = flattened.pop("observations")
+        check_integers(observations, self.observation_space)
         if isinstance(observations, dict):
             observations = {key: to_mlx(value) for key, value in observations.items()}
         else:

@@ -12,6 +12,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_map
 
+from mlx_baselines3.common._integer_observations import not_readable
 from mlx_baselines3.common.layers import named_parameters, set_named_parameters
 from mlx_baselines3.common.mlx_interop import to_numpy
 from mlx_baselines3.common.parameter_optimizer import Arrays, ParameterOptimizer
@@ -246,7 +247,7 @@ class UpdateStep:
         batch = tree_map(lambda rows: rows[indices], data)
 
         def loss(leaves: Arrays) -> tuple[mx.array, Metrics, Arrays]:
-            with bound(self.module, leaves | old.buffers):
+            with bound(self.module, leaves | old.buffers), not_readable():
                 value, metrics = self.loss(batch, settings)
                 arrays = named_parameters(self.module)
                 return value, metrics, {name: arrays[name] for name in old.buffers}
