@@ -410,7 +410,9 @@ class BasePolicy(BaseModel, ABC):
         assert isinstance(self.action_space, spaces.Box), (
             f"Only actions of a Box space have bounds to {verb} to, not those of {self.action_space}."
         )
-        return self.action_space.low, self.action_space.high
+        # The difference of two small integers may be none of their own kind.
+        kind = np.result_type(self.action_space.dtype, np.float32)
+        return self.action_space.low.astype(kind), self.action_space.high.astype(kind)
 
     def __deepcopy__(self: SelfBaseModel, memo: dict[int, Any]) -> SelfBaseModel:
         # A module is a dict with attributes beside it; copy both, aliases included.
