@@ -6,10 +6,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from onnx.reference import ReferenceEvaluator
 
 from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3, HerReplayBuffer
 from mlx_baselines3.common.buffers import DictReplayBuffer, DictRolloutBuffer, ReplayBuffer, RolloutBuffer
 from mlx_baselines3.common.envs import BitFlippingEnv
+from mlx_baselines3.common.export import export_onnx
 from mlx_baselines3.common.vec_env import DummyVecEnv
 
 SPACES = [
@@ -130,3 +132,17 @@ def test_n_steps_with_hindsight(cls):
     env = BitFlippingEnv(n_bits=3, continuous=cls is SAC)
     with pytest.warns(UserWarning, match=r"`n_steps=2` is ignored because .*`HerReplayBuffer`"):
         cls("MultiInputPolicy", env, n_steps=2, replay_buffer_class=HerReplayBuffer, buffer_size=100)
+
+
+@pytest.mark.parametrize("cls", [PPO, SAC])
+def test_exported_models_give_the_same_fractions(cls, tmp_path):
+    env = Recording(SPACES[0])
+    model = cls("MlpPolicy", env, seed=0, **({"n_steps": 8, "batch_size": 8} if cls is PPO else {}))
+    export_onnx(model, tmp_path / "model.onnx")
+    evaluator = ReferenceEvaluator(str(tmp_path / "model.onnx"))
+    observations = np.random.default_rng(0).uniform(-1, 1, (5, 2)).astype(np.float32)
+    (actions,) = evaluator.run(None, {evaluator.input_names[0]: observations})
+    expected, _ = model.predict(observations, deterministic=True)
+    assert np.any(expected != np.round(expected))
+    assert actions.dtype == expected.dtype
+    np.testing.assert_allclose(actions, expected, rtol=1e-4, atol=1e-4)
