@@ -20,6 +20,10 @@ from mlx_baselines3.common.state_dependent_noise import StateDependentNoiseDistr
 _PLAIN = {nn.Identity: "identity", Tanh: "tanh", nn.Tanh: "tanh", nn.ReLU: "relu", nn.SiLU: "silu"}
 
 
+# Methods of a distribution that decide which action is taken.
+DRAWING = ("proba_distribution", "get_actions", "sample", "mode", "actions_from_params")
+
+
 class NotMirrored(Exception):
     """A policy that only MLX can run. The message completes "because"."""
 

@@ -21,6 +21,7 @@ from mlx_baselines3.common.distributions import (
 )
 from mlx_baselines3.common.layers import Linear, named_parameters
 from mlx_baselines3.common.native_actor import (
+    DRAWING,
     Blueprint,
     Layer,
     NotMirrored,
@@ -344,7 +345,7 @@ def _actor_critic_blueprint(policy: ActorCriticPolicy) -> Blueprint:
     if noise is not None and noise.bijector is not None:
         head = f"squashed_{head}"
     check_unchanged(policy, ActorCriticPolicy, _DECISIVE)
-    check_unchanged(dist, type(dist), ("proba_distribution", "log_prob"))
+    check_unchanged(dist, type(dist), (*DRAWING, "log_prob"))
     mlp = policy.mlp_extractor
     check_parts(
         (policy.pi_features_extractor, FlattenExtractor),

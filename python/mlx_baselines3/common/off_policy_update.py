@@ -231,6 +231,8 @@ class OffPolicyUpdate:
         metrics are scalars too. ``variant`` is the caller's, and compiled in: what a step does may depend
         on it, for instance whether the actor learns too
     :param targets: name of a target network -> name of the network it follows
+    :param compiled: False runs the steps as they are: slower, but what they draw from generators other than
+        MLX's is drawn anew in each
     :raises ValueError: if a target network does not have the names and shapes of its source
     """
 
@@ -240,7 +242,9 @@ class OffPolicyUpdate:
         optimizers: Mapping[str, ParameterOptimizer],
         step: StepFunction,
         targets: Mapping[str, str] | None = None,
+        compiled: bool = True,
     ):
+        self.compiled = compiled
         self.networks = dict(networks)
         self.optimizers = dict(optimizers)
         self.targets = dict(targets or {})
@@ -352,6 +356,8 @@ class OffPolicyUpdate:
         return {name: np.array(values) for name, values in columns.items()}
 
     def _function(self, variant: Hashable) -> Callable[..., Any]:
+        if not self.compiled:
+            return partial(self._pure, variant)
         if variant not in self._compiled:
             random_state = mx.random.state
             self._compiled[variant] = mx.compile(

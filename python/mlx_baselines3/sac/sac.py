@@ -282,7 +282,9 @@ class SAC(OffPolicyAlgorithm):
         dist = self.actor.action_dist
         if not isinstance(dist, SquashedDiagGaussianDistribution):
             return  # The policy's blueprint has the words for it.
-        check_unchanged(dist, SquashedDiagGaussianDistribution, ("log_prob", "log_prob_from_params"))
+        check_unchanged(
+            dist, SquashedDiagGaussianDistribution, ("log_prob", "log_prob_from_params", "sample")
+        )
         if dist.epsilon != SquashedDiagGaussianDistribution(1).epsilon:
             raise NotMirrored(f"the squashed distribution's epsilon is {dist.epsilon}")
 
