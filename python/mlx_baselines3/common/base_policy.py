@@ -4,7 +4,6 @@ import copy
 import io
 import pathlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -157,32 +156,6 @@ class BaseModel(Module):
             shared = {k: v for k, v in parameters.items() if k.startswith(f"{name}.")}
             parameters.update({alias + k.removeprefix(name): v for k, v in shared.items()})
         return parameters
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
-        """
-        Replace arrays by name; none if anything is wrong.
-
-        :param state_dict: name -> array (MLX or NumPy)
-        :param strict: every array must be given, and nothing else
-        :raises RuntimeError: if names are missing or unknown (only when ``strict``) or a shape differs
-        """
-        own = self.state_dict()
-        problems = []
-        if strict and (missing := own.keys() - state_dict.keys()):
-            problems.append(f"Missing key(s) in state_dict: {', '.join(sorted(missing))}.")
-        if strict and (unknown := state_dict.keys() - own.keys()):
-            problems.append(f"Unexpected key(s) in state_dict: {', '.join(sorted(unknown))}.")
-        known = {name: to_mlx(value) for name, value in state_dict.items() if name in own}
-        problems += [
-            f"size mismatch for {name}: the value has shape {value.shape}, the network {own[name].shape}."
-            for name, value in known.items()
-            if value.shape != own[name].shape
-        ]
-        if problems:
-            raise RuntimeError(f"Cannot load the state of {type(self).__name__}: " + " ".join(problems))
-        parameters = named_parameters(self)
-        placed = ((self._own_name(name), value) for name, value in known.items())
-        set_named_parameters(self, {name: value.astype(parameters[name].dtype) for name, value in placed})
 
     def _own_name(self, name: str) -> str:
         for alias, target in self._parameter_aliases.items():

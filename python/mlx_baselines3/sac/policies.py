@@ -223,8 +223,10 @@ class Actor(ContinuousActor):
         distribution = copy.copy(self.action_dist)
         if isinstance(distribution, StateDependentNoiseDistribution):
             if noise is not None:
-                own = takes_noise(distribution, "sample_weights")
-                distribution.sample_weights(log_std, **({"noise": noise[None]} if own else {}))
+                if takes_noise(distribution, "sample_weights"):
+                    distribution.sample_weights(log_std, noise=noise[None])
+                else:
+                    distribution.sample_weights(log_std)
         elif noise is not None and takes_noise(distribution, "sample", "log_prob_from_params"):
             return distribution.log_prob_from_params(mean_actions, log_std, noise=noise)
         return distribution.log_prob_from_params(mean_actions, log_std, **kwargs)
