@@ -232,10 +232,7 @@ class BaseModel(Module):
         :return: True for a batch
         """
         if isinstance(observation, dict):
-            return any(
-                is_vectorized_observation(maybe_transpose(obs, space), space)
-                for obs, space in self._with_spaces(observation)
-            )
+            return self._dict_batch(observation)[1]
         return is_vectorized_observation(
             maybe_transpose(observation, self.observation_space), self.observation_space
         )
@@ -246,6 +243,37 @@ class BaseModel(Module):
         )
         return [(obs, self.observation_space.spaces[key]) for key, obs in observation.items()]
 
+    def _dict_batch(self, observation: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], bool]:
+        """
+        :param observation: one observation or a batch
+        :return: a batch, and whether it was one already
+        :raises ValueError: a shape fits neither, or the keys have different numbers of rows
+        """
+        batches, odd = {}, {}
+        rows: set[int] = set()
+        for key, (obs, space) in zip(observation, self._with_spaces(observation), strict=True):
+            try:
+                batches[key], is_batch = _as_batch(obs, space)
+            except ValueError as error:
+                batches[key], odd[key] = np.asarray(obs), (error, space)
+            else:
+                rows |= {len(batches[key])} if is_batch else set()
+        for key, (refusal, space) in odd.items():
+            # Where the others say how many rows there are, an axis of length one too many does no harm.
+            array, shape = batches[key], space.shape or ()
+            if (
+                len(rows) != 1
+                or array.ndim == 0
+                or {len(array)} != rows
+                or _lengths(array.shape[1:]) != _lengths(shape)
+            ):
+                raise refusal
+            batches[key] = array.reshape(-1, *shape)
+        if len({len(batch) for batch in batches.values()}) > 1:
+            lengths = ", ".join(f"{key!r} has {len(batch)}" for key, batch in batches.items())
+            raise ValueError(f"The keys of the observation differ in their number of rows: {lengths}.")
+        return batches, bool(rows)
+
     def obs_to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[PyTorchObs, bool]:
         """
         Make a batch for the network out of what a user hands to ``predict``.
@@ -255,11 +283,7 @@ class BaseModel(Module):
         :raises ValueError: if the shape fits neither one observation nor a batch
         """
         if isinstance(observation, dict):
-            batches = {}
-            vectorized = False
-            for key, (obs, space) in zip(observation, self._with_spaces(observation), strict=True):
-                batches[key], is_batch = _as_batch(obs, space)
-                vectorized = vectorized or is_batch
+            batches, vectorized = self._dict_batch(observation)
             return obs_as_tensor(batches, self.device), vectorized
         batch, vectorized = _as_batch(observation, self.observation_space)
         return obs_as_tensor(batch, self.device), vectorized
@@ -271,6 +295,11 @@ def _as_batch(observation: np.ndarray, space: spaces.Space[Any]) -> tuple[np.nda
     observation = np.asarray(observation)
     vectorized = is_vectorized_observation(observation, space)
     return observation.reshape((-1, *(space.shape or ()))), vectorized
+
+
+def _lengths(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes that are longer than one."""
+    return tuple(length for length in shape if length != 1)
 
 
 def _refuse_reset_answer(observation: Any) -> None:

@@ -1,4 +1,4 @@
-"""``state_dict``, ``load_state_dict`` and ``named_parameters`` of every part of a policy, as torch has them."""
+"""State dictionaries and named parameters of every part of a policy, as torch has them."""
 
 import mlx.core as mx
 import numpy as np
@@ -30,7 +30,7 @@ SMALL = {"net_arch": [8, 8]}
 def make(cls, seed):
     env = "CartPole-v1" if cls in (PPO, DQN) else "Pendulum-v1"
     kwargs = {"n_steps": 16, "batch_size": 16} if cls is PPO else {"buffer_size": 10}
-    return cls("MlpPolicy", env, seed=seed, policy_kwargs=SMALL, **kwargs)
+    return cls("MlpPolicy", env, seed=seed, policy_kwargs=dict(SMALL), **kwargs)
 
 
 def part(model, path):
