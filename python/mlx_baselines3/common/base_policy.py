@@ -15,6 +15,7 @@ from gymnasium import spaces
 from mlx_baselines3.common.layers import Conv2d, Module, named_parameters, orthogonal, set_named_parameters
 from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
 from mlx_baselines3.common.native_actor import predict_natively
+from mlx_baselines3.common.optimizers import mlx_kwargs
 from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer, nothing_to_train
 from mlx_baselines3.common.preprocessing import is_image_space, maybe_transpose, preprocess_obs
 from mlx_baselines3.common.save_util import load_from_zip_file, save_to_zip_file
@@ -66,7 +67,8 @@ class BaseModel(Module):
         self.features_extractor = features_extractor
         self.normalize_images = normalize_images
         self.optimizer_class = optimizer_class
-        self.optimizer_kwargs = dict(optimizer_kwargs or {})
+        # For those who make another optimizer of the two.
+        self.optimizer_kwargs = mlx_kwargs(optimizer_class, optimizer_kwargs or {})
         self.features_extractor_class = features_extractor_class
         self.features_extractor_kwargs = dict(features_extractor_kwargs or {})
         if not normalize_images and issubclass(features_extractor_class, (NatureCNN, CombinedExtractor)):

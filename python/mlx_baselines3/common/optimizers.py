@@ -17,6 +17,7 @@ __all__ = [
     "from_torch_state",
     "is_elementwise",
     "make_optimizer",
+    "mlx_kwargs",
 ]
 
 
@@ -203,6 +204,21 @@ class ParameterGroup(Mapping[str, Any]):
         return len(list(iter(self)))
 
 
+def mlx_kwargs(optimizer_class: type[optim.Optimizer], optimizer_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    :param optimizer_class: for instance ``mlx.optimizers.Adam``
+    :param optimizer_kwargs: the arguments that torch's class would take, except for the learning rate
+    :return: what makes MLX's class do the same: Adam corrects its bias unless told not to, and a
+        ``weight_decay`` of 0 is dropped where the class has no such argument
+    """
+    corrected = optimizer_class in (optim.Adam, optim.AdamW)
+    kwargs = {**({"bias_correction": True} if corrected else {}), **optimizer_kwargs}
+    decaying = (optim.AdamW, optim.Lion, optim.SGD, RMSpropTFLike)
+    if optimizer_class not in decaying and not kwargs.get("weight_decay", 1):
+        del kwargs["weight_decay"]
+    return kwargs
+
+
 def make_optimizer(
     optimizer_class: type[optim.Optimizer], learning_rate: float, optimizer_kwargs: dict[str, Any]
 ) -> optim.Optimizer:
@@ -216,13 +232,8 @@ def make_optimizer(
     :return: the optimizer
     :raises ValueError: if torch's argument has no twin, or the learning rate is negative or not finite
     """
-    kwargs = dict(optimizer_kwargs)
+    kwargs = mlx_kwargs(optimizer_class, optimizer_kwargs)
     check_learning_rate(learning_rate)
-    if optimizer_class in (optim.Adam, optim.AdamW):
-        kwargs.setdefault("bias_correction", True)
-    decaying = (optim.AdamW, optim.Lion, optim.SGD, RMSpropTFLike)
-    if optimizer_class not in decaying and not kwargs.get("weight_decay", 1):
-        del kwargs["weight_decay"]
     try:
         return (Adam if optimizer_class is optim.Adam else optimizer_class)(learning_rate, **kwargs)
     except TypeError as error:

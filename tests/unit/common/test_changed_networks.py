@@ -388,3 +388,14 @@ def test_parameter_groups(make):
         group["eps"] = 0.5
     with pytest.raises(KeyError):
         group["momentum"]
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_a_second_optimizer_of_the_policys_class_is_torchs(make, cls):
+    """MLX's Adam corrects no bias unless it is told to; torch's, and that of the model, do."""
+    policy = make(cls, "native").policy
+    again = policy.optimizer_class(learning_rate=1e-3, **policy.optimizer_kwargs)
+    owner = getattr(policy, "actor", policy)
+    corrects = getattr(owner.optimizer.bare, "bias_correction", None)
+    assert getattr(again, "bias_correction", None) == corrects
+    assert corrects is (None if cls is A2C else True)
