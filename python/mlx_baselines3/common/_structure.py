@@ -16,14 +16,20 @@ def structure(*parts: Any) -> list[Any]:
     :return: the parts themselves, all modules inside of the networks with the distributions that they use,
         and the layouts of the optimizers: a step that was made of other objects computes something else
     """
-    found: list[Any] = []
+    optimizers = [part for part in parts if isinstance(part, ParameterOptimizer)]
+    # They have just looked through their networks.
+    known = {id(optimizer.modules[0]) for optimizer in optimizers if optimizer.modules}
+    found = list(parts)
     for part in parts:
-        found.append(part)
-        if isinstance(part, nn.Module):
+        if isinstance(part, nn.Module) and id(part) not in known:
             _add_modules(part, found)
-        elif isinstance(part, ParameterOptimizer):
-            found += [part.bare, part.parts]
-    return found
+    for optimizer in optimizers:
+        found += [optimizer.bare, optimizer.parts, *optimizer.modules]
+    return found + [own["action_dist"] for part in found if "action_dist" in (own := _vars(part))]
+
+
+def _vars(part: Any) -> dict[str, Any]:
+    return vars(part) if isinstance(part, nn.Module) else {}
 
 
 def _add_modules(module: nn.Module, found: list[Any]) -> None:
@@ -32,8 +38,6 @@ def _add_modules(module: nn.Module, found: list[Any]) -> None:
         value = stack.pop()
         if isinstance(value, nn.Module):
             found.append(value)
-            if "action_dist" in (own := vars(value)):
-                found.append(own["action_dist"])
         children = value.values() if isinstance(value, dict) else value
         stack += [child for child in children if isinstance(child, (dict, list, tuple))]
 

@@ -26,6 +26,8 @@ from mlx_baselines3.common.optimizers import (
 __all__ = ["Arrays", "ParameterOptimizer", "nothing_to_train", "trainable_names"]
 
 Arrays = dict[str, mx.array]
+# Name -> an array and the module that holds it.
+Found = dict[str, tuple[mx.array, nn.Module]]
 SelfOptimizer = TypeVar("SelfOptimizer", bound="ParameterOptimizer")
 
 # A tensor inside a flat vector starts on a 16-byte boundary: CUDA's TF32 products need it.
@@ -41,7 +43,7 @@ def trainable_names(module: nn.Module) -> list[str]:
     :param module: any MLX module
     :return: names of the arrays that the optimizer may change, in SB3's order
     """
-    return list(_trained(module))
+    return list(_trained(module)[0])
 
 
 def nothing_to_train(what: str) -> RuntimeError:
@@ -55,21 +57,24 @@ def nothing_to_train(what: str) -> RuntimeError:
     )
 
 
-def _trained(module: nn.Module) -> dict[str, tuple[mx.array, nn.Module]]:
-    """The arrays that are not frozen, by name, each with the module that holds it; in SB3's order."""
-    found: dict[str, tuple[mx.array, nn.Module]] = {}
-    _walk_trained(module, module, "", found)
-    return found
+def _trained(module: nn.Module) -> tuple[Found, list[nn.Module]]:
+    """
+    :return: the arrays that are not frozen, by name, each with the module that holds it, in SB3's order; and
+        all modules
+    """
+    found: Found = {}
+    modules: list[nn.Module] = []
+    _walk_trained(module, module, "", found, modules)
+    return found, modules
 
 
-def _walk_trained(
-    value: Any, owner: nn.Module, prefix: str, found: dict[str, tuple[mx.array, nn.Module]]
-) -> None:
+def _walk_trained(value: Any, owner: nn.Module, prefix: str, found: Found, modules: list[nn.Module]) -> None:
     # In the order of `named_parameters`, without what MLX's `trainable_parameters` leaves out.
     children: list[tuple[str, Any]] = []
     frozen: Any = ()
     if isinstance(value, nn.Module):
         owner, frozen = value, value._no_grad
+        modules.append(value)
     for key, child in value.items() if isinstance(value, dict) else enumerate(value):
         if key in frozen:
             continue
@@ -80,7 +85,7 @@ def _walk_trained(
             children.append((str(key), child))
     for key, child in children:
         if not key.startswith("_"):
-            _walk_trained(child, owner, f"{prefix}{key}.", found)
+            _walk_trained(child, owner, f"{prefix}{key}.", found, modules)
 
 
 class ParameterOptimizer:
@@ -137,8 +142,9 @@ class ParameterOptimizer:
             bare.state = {key: value for key, value in bare.state.items() if isinstance(value, mx.array)}
         self._lay_out({name: array for name, (array, _) in found.items()}, kept)
 
-    def _followed(self, module: nn.Module) -> dict[str, tuple[mx.array, nn.Module]]:
-        found = _trained(module)
+    def _followed(self, module: nn.Module) -> Found:
+        # The network and all modules in it, as of the last look.
+        found, self.modules = _trained(module)
         return found if self._only is None else {k: v for k, v in found.items() if k in self._only}
 
     def _lay_out(self, arrays: Arrays, kept: Mapping[str, Any]) -> None:
@@ -229,7 +235,7 @@ class ParameterOptimizer:
     def __getstate__(self) -> dict[str, Any]:
         self._catch_up()
         # The modules are the network's; without them it is believed to have stayed the same.
-        return {**self.__dict__, "_owners": {}}
+        return {**self.__dict__, "_owners": {}, "modules": []}
 
     @property
     def optimizer(self) -> optim.Optimizer:
