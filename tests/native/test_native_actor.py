@@ -14,6 +14,7 @@ from gymnasium import spaces
 
 from mlx_baselines3 import DDPG, DQN, PPO, SAC, TD3, _native
 from mlx_baselines3.common import base_policy
+from mlx_baselines3.common.layers import Sequential
 from mlx_baselines3.common.mlx_interop import to_numpy
 from mlx_baselines3.common.native_actor import NativeActor, NotMirrored, native_actor, perceptron
 from mlx_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
@@ -263,14 +264,14 @@ def test_what_is_not_mirrored_is_inferred_by_mlx() -> None:
 
 def test_layers_are_read_in_order() -> None:
     first, second = nn.Linear(2, 3), nn.Linear(3, 1)
-    layers = perceptron([first, nn.Identity(), nn.ELU(0.5), second, nn.LeakyReLU(0.2)])
+    layers = perceptron(Sequential(first, nn.Identity(), nn.ELU(0.5), second, nn.LeakyReLU(0.2)))
     assert [layer[1:] for layer in layers] == [("elu", 0.5), ("leaky_relu", 0.2)]
     with pytest.raises(NotMirrored, match="a ReLU does not follow a linear layer"):
-        perceptron([nn.ReLU(), first])
+        perceptron(Sequential(nn.ReLU(), first))
     with pytest.raises(NotMirrored, match="a ReLU does not follow"):
-        perceptron([first, nn.Tanh(), nn.ReLU()])
+        perceptron(Sequential(first, nn.Tanh(), nn.ReLU()))
     with pytest.raises(NotMirrored, match="no native GELU"):
-        perceptron([first, nn.GELU("fast")])
+        perceptron(Sequential(first, nn.GELU("fast")))
 
 
 def test_bad_input_is_named() -> None:

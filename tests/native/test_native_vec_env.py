@@ -18,7 +18,7 @@ from gymnasium.wrappers import TimeLimit
 
 from mlx_baselines3.common.env_util import make_vec_env
 from mlx_baselines3.common.monitor import Monitor
-from mlx_baselines3.common.vec_env import VecNormalize
+from mlx_baselines3.common.vec_env import VecFrameStack, VecNormalize
 from mlx_baselines3.common.vec_env.native_vec_env import NativeVecEnv
 
 IDS = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0"]
@@ -392,3 +392,17 @@ def test_two_threads_on_one_batch_get_an_error_not_a_crash() -> None:
     assert (50_000, 6) in outcomes
     assert all(outcome == (50_000, 6) or "borrowed" in outcome for outcome in outcomes)
     assert env.step(actions)[0].shape == (50_000, 6)
+
+
+@pytest.mark.parametrize("wrapper", [lambda env: env, VecNormalize, VecFrameStack])
+def test_what_dummy_vec_env_keeps_in_python_is_named(wrapper):
+    """``envs[0]`` is common in programs for SB3; the message says what there is instead."""
+    made = NativeVecEnv("CartPole-v1", 2)
+    env = wrapper(made) if wrapper is not VecFrameStack else VecFrameStack(made, 2)
+    for name in ("envs", "buf_obs", "buf_infos"):
+        assert not hasattr(env, name)
+        with pytest.raises(AttributeError, match=rf"no attribute '{name}': .*get_attr\(\).*NATIVE_ENVS=0"):
+            getattr(env, name)
+    with pytest.raises(AttributeError, match=r"no attribute 'nonsense'$"):
+        _ = env.nonsense
+    copy.deepcopy(made)

@@ -143,6 +143,7 @@ class A2C(OnPolicyAlgorithm):
     def train(self) -> None:
         """Update the policy with the rollout that was just collected: one gradient step on all of it."""
         self.policy.set_training_mode(True)
+        self.policy.settle_optimizers()
         self._update_learning_rate(self.policy.optimizer)
         settings = {"ent_coef": self.ent_coef, "vf_coef": self.vf_coef, "max_grad_norm": self.max_grad_norm}
         (metrics,) = self._take_steps(A2C, settings, None, 1)

@@ -12,12 +12,16 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common.activations import Tanh
-from mlx_baselines3.common.layers import is_exactly
+from mlx_baselines3.common.layers import Sequential, is_exactly
 from mlx_baselines3.common.mlx_interop import to_numpy
 from mlx_baselines3.common.preprocessing import is_image_space
 from mlx_baselines3.common.state_dependent_noise import StateDependentNoiseDistribution
 
 _PLAIN = {nn.Identity: "identity", Tanh: "tanh", nn.Tanh: "tanh", nn.ReLU: "relu", nn.SiLU: "silu"}
+
+
+# Methods of a distribution that decide which action is taken.
+DRAWING = ("proba_distribution", "get_actions", "sample", "mode", "actions_from_params")
 
 
 class NotMirrored(Exception):
@@ -122,16 +126,19 @@ def _activation(module: nn.Module) -> tuple[str, float]:
     raise NotMirrored(f"there is no native {kind.__name__} layer")
 
 
-def perceptron(modules: Iterable[Any]) -> list[Layer]:
+def perceptron(network: Any) -> list[Layer]:
     """
     Read a sequence of linear layers and activations.
 
-    :param modules: the modules in order
+    :param network: a :class:`~mlx_baselines3.common.layers.Sequential`
     :return: the layers, each with the activation after it
-    :raises NotMirrored: another module is among them, or an activation where no linear layer is before it
+    :raises NotMirrored: it is none, another module is in it, or an activation where no linear layer is
+        before it
     """
+    check_parts((network, Sequential))
+    check_unchanged(network, Sequential, ("__call__", "forward"))
     layers: list[Layer] = []
-    for module in modules:
+    for module in network.layers():
         if is_exactly(module, nn.Linear):
             layers.append(Layer((module,)))
             continue

@@ -37,7 +37,11 @@ def _rule(optimizer: ParameterOptimizer) -> dict[str, Any]:
     check_unchanged(optimizer, ParameterOptimizer, ("apply",))
     bare = optimizer.bare
     kind = type(bare)
-    if kind is Adam:
+    if optimizer.missed:
+        raise NotMirrored("some parameters were frozen for a time")
+    if bare._schedulers:
+        raise NotMirrored("the optimizer has a schedule of its own")
+    if kind in (Adam, optim.Adam):
         rule = {"rule": "adam", "smoothing": tuple(bare.betas), "bias_correction": bare.bias_correction}
     elif kind is optim.RMSprop:
         rule = {"rule": "rmsprop", "smoothing": (bare.alpha, 0.0), "bias_correction": False}

@@ -15,6 +15,7 @@ from gymnasium import spaces
 
 from mlx_baselines3.common._callback_base import NEVER, ConvertCallback, steps_until_needed
 from mlx_baselines3.common._dead_steps import Transition, ended_episodes, without_dead_steps
+from mlx_baselines3.common._integer_observations import check_integers
 from mlx_baselines3.common._native_exploration import Explored, Explorer, fills, noise_ahead
 from mlx_baselines3.common.base_class import BaseAlgorithm
 from mlx_baselines3.common.buffers import ReplayBuffer
@@ -83,6 +84,7 @@ class OffPolicyCollection(BaseAlgorithm):
         if session.explorer is None:
             self.policy.set_training_mode(False)
         _check_train_freq(env, train_freq)
+        check_integers(self._last_obs, self.observation_space, "environment")
         num_collected_steps, num_collected_episodes = 0, 0
         if self.use_sde:
             self.actor.reset_noise(env.num_envs)
@@ -95,6 +97,7 @@ class OffPolicyCollection(BaseAlgorithm):
             if stretch is None:
                 actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
                 new_obs, rewards, dones, infos = env.step(actions)
+                check_integers(new_obs, self.observation_space, "environment")
             else:
                 num_collected_episodes += self._pass_steps(stretch, callback, action_noise, log_interval)
                 num_collected_steps += stretch.n_steps - 1

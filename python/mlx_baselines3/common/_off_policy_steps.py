@@ -9,6 +9,7 @@ import numpy as np
 from mlx_baselines3.common._off_policy_collection import OffPolicyCollection
 from mlx_baselines3.common._replay_batches import replay_arrays, replay_batches
 from mlx_baselines3.common.buffers import ReplayBuffer
+from mlx_baselines3.common.distribution_base import is_users_own
 from mlx_baselines3.common.native_actor import blueprint, check_unchanged
 from mlx_baselines3.common.native_off_policy_update import NativeActorCriticUpdate
 from mlx_baselines3.common.native_update import NativeChoice
@@ -127,6 +128,8 @@ class OffPolicySteps(OffPolicyCollection):
             update, known = self._update_step
             if known == static and update.is_for(networks, optimizers):
                 return update
-        update = OffPolicyUpdate(networks, optimizers, step, targets)
+        dist = getattr(getattr(self, "actor", None), "action_dist", None)
+        compiled = dist is None or not is_users_own(dist)
+        update = OffPolicyUpdate(networks, optimizers, step, targets, compiled)
         self._update_step = (update, static)
         return update

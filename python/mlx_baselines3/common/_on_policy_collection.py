@@ -13,6 +13,7 @@ from gymnasium import spaces
 
 from mlx_baselines3.common._callback_base import BaseCallback, steps_until_needed
 from mlx_baselines3.common._dead_steps import dead_mask
+from mlx_baselines3.common._integer_observations import check_integers
 from mlx_baselines3.common.base_class import BaseAlgorithm
 from mlx_baselines3.common.buffers import RolloutBuffer
 from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
@@ -36,19 +37,50 @@ class _Steps(NamedTuple):
     What one or more steps gave.
 
     :param n_steps: number of steps
-    :param seen: observations before the last step
+    :param seen: observations before the last step, and whether they begin an episode
     :param last: its actions, clipped actions, new observations, rewards, dones and infos
     :param earlier_episodes: Monitor's entries of the episodes that ended before the last step
-    :param cuts: the episodes that the time limit ended
-    :param dead: step and environment of the steps that only reset
+    :param cuts: the episodes that the time limit ended before the last step
     """
 
     n_steps: int
-    seen: np.ndarray
+    seen: tuple[np.ndarray, np.ndarray]
     last: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]
     earlier_episodes: list[dict[str, Any]]
     cuts: list[_Cut]
-    dead: list[tuple[int, int]]
+
+
+class _Gathered:
+    """What is known of a rollout besides the buffer's rows, to be filled in when it is complete."""
+
+    def __init__(self) -> None:
+        self.cuts: list[_Cut] = []
+        # Step and environment of the steps that only reset.
+        self.dead: list[tuple[int, int]] = []
+        # Step, and the values and likelihoods that a callback has put in place of the networks' own.
+        self.given: list[tuple[int, np.ndarray, np.ndarray]] = []
+
+    def add_ends(self, step: int, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
+        """Note how episodes ended, as the infos say after the callback has seen them."""
+        for i in np.flatnonzero(dones).tolist():
+            if "autoreset_step" in infos[i]:
+                self.dead.append((step, i))
+            last_obs = infos[i].get("terminal_observation")
+            if last_obs is not None and infos[i].get("TimeLimit.truncated", False):
+                self.cuts.append(_Cut(step, i, last_obs))
+
+    def add_given(self, step: int, before: list[np.ndarray], after: list[Any]) -> None:
+        """
+        Note the estimates of a step at which a callback has changed something in place: those of the
+        buffer's rows would be others.
+
+        :param step: the step
+        :param before: copies of the values, likelihoods, observations and actions
+        :param after: the same as the callback leaves them
+        """
+        if not all(map(np.array_equal, before, after)):
+            values, log_probs = map(to_numpy, after[:2])
+            self.given.append((step, values.reshape(-1), log_probs.reshape(-1)))
 
 
 class OnPolicyCollection(BaseAlgorithm):
@@ -86,6 +118,7 @@ class OnPolicyCollection(BaseAlgorithm):
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
         callback.on_rollout_start()
+        check_integers(new_obs, self.observation_space, "environment")
         actor = self._native_actor(rollout_buffer)
         if actor is not None:
             return self._collect_natively(actor, env, callback, rollout_buffer, n_rollout_steps)
@@ -100,6 +133,7 @@ class OnPolicyCollection(BaseAlgorithm):
             actions = to_numpy(actions)
             clipped_actions = self._to_env_actions(actions)
             new_obs, rewards, dones, infos = env.step(clipped_actions)
+            check_integers(new_obs, self.observation_space, "environment")
             self.num_timesteps += env.num_envs
 
             # Callbacks find SB3's names in these locals.
@@ -173,8 +207,7 @@ class OnPolicyCollection(BaseAlgorithm):
     ) -> bool:
         """As :meth:`collect_rollouts`, with actions from the native actor."""
         n_steps = 0
-        cuts: list[_Cut] = []
-        dead: list[tuple[int, int]] = []
+        gathered = _Gathered()
         actor.reseed()
         actor.explore(env.num_envs, self.sde_sample_freq)
         # The fused loop clips actions; it does not stretch squashed ones to the bounds.
@@ -184,37 +217,59 @@ class OnPolicyCollection(BaseAlgorithm):
                 actor.refresh()
             quiet = min(steps_until_needed(callback), n_rollout_steps - n_steps)
             if core is None:
-                steps = self._step(actor, env, n_steps)
+                steps = self._step(actor, env)
             else:
                 steps = self._fused_steps(actor, core, rollout_buffer, n_steps, quiet)
             actions, clipped_actions, new_obs, rewards, dones, infos = steps.last
             self._account(env, callback, steps)
             actor.share_noise()
+            before: list[np.ndarray] = []
             if steps.n_steps == quiet:
-                obs_tensor = obs_as_tensor(steps.seen, self.device)
+                obs_tensor = obs_as_tensor(steps.seen[0], self.device)
                 # What the buffer gets after the rollout, for those who look at it now.
-                estimates = self._estimates(actor, actor.critic(), steps.seen, actions)
+                estimates = self._estimates(actor, actor.critic(), steps.seen[0], actions)
                 values, log_probs = map(to_mlx, estimates)
+                before = [*estimates, steps.seen[0].copy(), actions.copy()]
 
             # Callbacks find SB3's names in these locals.
             callback.update_locals(locals())
-            if not callback.on_step():
+            goes_on, seen = self._ask(callback, steps)
+            if not goes_on:
                 return False
 
             self._update_info_buffer(infos, dones)
             n_steps += steps.n_steps
-            cuts += steps.cuts
-            dead += steps.dead
-            self._store(rollout_buffer, steps, core is not None)
+            gathered.cuts += steps.cuts
+            gathered.add_ends(n_steps - 1, dones, infos)
+            if before:
+                gathered.add_given(n_steps - 1, before, [values, log_probs, seen[0], actions])
+            self._store(rollout_buffer, steps, seen, core is not None)
             self._last_obs = new_obs
             self._last_episode_starts = dones
 
-        rollout_buffer.dead_steps = dead_mask(dead, (n_rollout_steps, env.num_envs))
-        values = self._complete(actor, rollout_buffer, cuts, new_obs)
+        rollout_buffer.dead_steps = dead_mask(gathered.dead, (n_rollout_steps, env.num_envs))
+        values = self._complete(actor, rollout_buffer, gathered, new_obs)
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    def _ask(self, callback: BaseCallback, steps: _Steps) -> tuple[bool, tuple[Any, Any]]:
+        """
+        Call the callback, to which the last observation is the one before the step, as in SB3.
+
+        :return: whether to go on; and the observations before the step and whether they begin an episode, as
+            the callback leaves them
+        """
+        after = steps.last[2], steps.last[4]
+        self._last_obs, self._last_episode_starts = steps.seen
+        try:
+            goes_on = callback.on_step()
+            seen = self._last_obs, self._last_episode_starts
+        finally:
+            # Whatever ends the rollout here, the next one goes on where the environments are.
+            self._last_obs, self._last_episode_starts = after
+        return goes_on, seen
 
     def _account(self, env: VecEnv, callback: BaseCallback, steps: _Steps) -> None:
         """Count the steps; what ended before the last one is in the statistics when the callback runs."""
@@ -224,7 +279,7 @@ class OnPolicyCollection(BaseAlgorithm):
             callback._pass_steps(steps.n_steps - 1)
         self.num_timesteps += env.num_envs
 
-    def _step(self, actor: NativeActor, env: VecEnv, n_steps: int) -> _Steps:
+    def _step(self, actor: NativeActor, env: VecEnv) -> _Steps:
         """One step of environments of any kind."""
         assert isinstance(self._last_obs, np.ndarray)
         try:
@@ -239,15 +294,9 @@ class OnPolicyCollection(BaseAlgorithm):
         clipped_actions = self._to_env_actions(actions)
         new_obs, rewards, dones, infos = env.step(clipped_actions)
         assert isinstance(new_obs, np.ndarray)
-        ended = np.flatnonzero(dones).tolist()
-        cuts = [
-            _Cut(n_steps, i, infos[i]["terminal_observation"])
-            for i in ended
-            if infos[i].get("TimeLimit.truncated", False) and infos[i].get("terminal_observation") is not None
-        ]
-        dead = [(n_steps, i) for i in ended if "autoreset_step" in infos[i]]
+        assert self._last_episode_starts is not None
         last = (actions, clipped_actions, new_obs, rewards, dones, infos)
-        return _Steps(1, self._last_obs, last, [], cuts, dead)
+        return _Steps(1, (self._last_obs, self._last_episode_starts), last, [], [])
 
     def _fused_steps(
         self, actor: NativeActor, core: Any, buffer: RolloutBuffer, start: int, count: int
@@ -267,21 +316,19 @@ class OnPolicyCollection(BaseAlgorithm):
         rewards = buffer.rewards[newest].copy()
         ends = (actions, self._to_env_actions(actions), done.new_obs, rewards, done.dones, done.infos)
         earlier = [entry for step, _, entry in done.episodes if step < count - 1]
-        cuts = [_Cut(start + step, env, obs) for step, env, obs in done.timeouts]
-        # Environments in Rust reset within the last step of an episode.
-        return _Steps(count, buffer.observations[newest].copy(), ends, earlier, cuts, [])
+        cuts = [_Cut(start + step, env, obs) for step, env, obs in done.timeouts if step < count - 1]
+        seen = buffer.observations[newest].copy(), buffer.episode_starts[newest].astype(bool)
+        return _Steps(count, seen, ends, earlier, cuts)
 
-    def _store(self, buffer: RolloutBuffer, steps: _Steps, fused: bool) -> None:
-        if fused:  # the rows are written already
-            buffer.pos += steps.n_steps
-            buffer.full = buffer.pos == buffer.buffer_size
-            return
+    def _store(self, buffer: RolloutBuffer, steps: _Steps, seen: tuple[Any, Any], fused: bool) -> None:
+        """Store the last step as the callback has left it, the observations before it included."""
         actions, _, _, rewards, *_ = steps.last
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.reshape(-1, 1)
         later = np.zeros(1, np.float32)
-        assert self._last_episode_starts is not None
-        buffer.add(steps.seen, actions, rewards, self._last_episode_starts, later, later)
+        if fused:  # the rows are written already
+            buffer.pos += steps.n_steps - 1
+        buffer.add(seen[0], actions, rewards, seen[1], later, later)
 
     def _estimates(
         self, actor: NativeActor, critic: NativeActor, observations: np.ndarray, actions: np.ndarray
@@ -299,14 +346,14 @@ class OnPolicyCollection(BaseAlgorithm):
         return values, to_numpy(dist.log_prob(taken))
 
     def _complete(
-        self, actor: NativeActor, buffer: RolloutBuffer, cuts: list[_Cut], new_obs: np.ndarray
+        self, actor: NativeActor, buffer: RolloutBuffer, gathered: _Gathered, new_obs: np.ndarray
     ) -> mx.array:
         """
         Fill in values and log-probabilities, add the value of what came after a time limit to the rewards.
 
         :param actor: the policy's twin
         :param buffer: the rollout
-        :param cuts: the episodes that were cut
+        :param gathered: the episodes that were cut, and what callbacks have changed
         :param new_obs: (n_envs, ...) observations after the last step
         :return: (n_envs, 1) their values
         """
@@ -316,8 +363,10 @@ class OnPolicyCollection(BaseAlgorithm):
         values, log_probs = self._estimates(actor, critic, observations, actions)
         buffer.values[...] = values.reshape(buffer.values.shape)
         buffer.log_probs[...] = log_probs.reshape(buffer.log_probs.shape)
-        if cuts:
-            rows, envs, ends = zip(*cuts, strict=True)
+        for step, given_values, given_log_probs in gathered.given:
+            buffer.values[step], buffer.log_probs[step] = given_values, given_log_probs
+        if gathered.cuts:
+            rows, envs, ends = zip(*gathered.cuts, strict=True)
             end_values = critic.outputs(np.stack(ends))[:, 0]
             buffer.rewards[list(rows), list(envs)] += self.gamma * end_values
         return to_mlx(critic.outputs(new_obs))

@@ -164,17 +164,23 @@ def _finish(graph: Graph, value: str, policy: Any) -> None:
     space = policy.action_space
     if isinstance(space, spaces.Box):
         shape = graph.constant(np.array([-1, *space.shape]))
-        value = graph.cast(graph.add("Reshape", value, shape), space.dtype)
-        low, high = (np.asarray(bound, space.dtype) for bound in (space.low, space.high))
+        dtype = _box_dtype(space)
+        value = graph.cast(graph.add("Reshape", value, shape), dtype)
+        low, high = (np.asarray(bound, dtype) for bound in (space.low, space.high))
         if policy.squash_output:
-            half = graph.constant(np.asarray(0.5 * (high - low), space.dtype))
-            one = graph.constant(np.ones((), space.dtype))
+            half = graph.constant(np.asarray(0.5 * (high - low), dtype))
+            one = graph.constant(np.ones((), dtype))
             value = graph.add("Mul", graph.add("Add", value, one), half)
             value = graph.add("Add", value, graph.constant(low))
         else:
             value = graph.add("Max", value, graph.constant(low))
             value = graph.add("Min", value, graph.constant(high))
     graph.nodes[-1].output[0] = "actions"
+
+
+def _box_dtype(space: spaces.Box) -> Any:
+    """What predict() gives: fractions also where the space holds integers."""
+    return space.dtype if space.dtype.kind == "f" else np.result_type(space.dtype, np.float32)
 
 
 def _file(graph: Graph, parts: dict[str, spaces.Space[Any]], action_space: spaces.Space[Any]) -> Any:
@@ -187,7 +193,9 @@ def _file(graph: Graph, parts: dict[str, spaces.Space[Any]], action_space: space
 
     inputs = [tensor(name, space.dtype, space.shape or ()) for name, space in parts.items()]
     # predict() gives coins as float32.
-    dtype = {spaces.Box: action_space.dtype, spaces.MultiBinary: np.float32}.get(type(action_space), np.int64)
+    dtype: Any = np.float32 if isinstance(action_space, spaces.MultiBinary) else np.int64
+    if isinstance(action_space, spaces.Box):
+        dtype = _box_dtype(action_space)
     output = tensor("actions", dtype, action_space.shape or ())
     made = helper.make_graph(graph.nodes, "policy", inputs, [output], graph.constants)
     from mlx_baselines3 import __version__

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3.common._integer_observations import check_integers, holds_integers
 from mlx_baselines3.common.buffers._fields import arrays_of, stack
 from mlx_baselines3.common.parameter_optimizer import Arrays
 from mlx_baselines3.common.preprocessing import get_obs_shape
@@ -29,10 +30,10 @@ def replay_batches(buffer: Any, count: int, batch_size: int, env: Any = None) ->
     """
     if not hasattr(buffer, "sample_many"):
         for _ in range(count):
-            yield _fields(buffer.sample(batch_size, env=env))
+            yield _fields(buffer, buffer.sample(batch_size, env=env))
         return
     for at_once in _portions(buffer, count, batch_size):
-        samples = _fields(buffer.sample_many(at_once, batch_size, env=env))
+        samples = _fields(buffer, buffer.sample_many(at_once, batch_size, env=env))
         for i in range(at_once):
             yield {name: _row(value, i) for name, value in samples.items()}
 
@@ -51,10 +52,10 @@ def replay_arrays(buffer: Any, count: int, batch_size: int, env: Any = None) -> 
     """
     for at_once in _portions(buffer, count, batch_size):
         if hasattr(buffer, "sample_arrays"):
-            yield _fields(buffer.sample_arrays(at_once, batch_size, env=env))
+            yield _fields(buffer, buffer.sample_arrays(at_once, batch_size, env=env))
         else:
             batches = [buffer.sample(batch_size, env=env) for _ in range(at_once)]
-            yield _fields(arrays_of(stack(batches)))
+            yield _fields(buffer, arrays_of(stack(batches)))
 
 
 def _portions(buffer: Any, count: int, batch_size: int) -> list[int]:
@@ -69,7 +70,15 @@ def _observation_bytes(space: spaces.Space[Any]) -> int:
     return int(np.prod(np.array(get_obs_shape(space)))) * np.dtype(space.dtype).itemsize
 
 
-def _fields(samples: Any) -> dict[str, Any]:
+def _fields(buffer: Any, samples: Any) -> dict[str, Any]:
+    """
+    :raises RuntimeError: an observation is outside of a Discrete or MultiDiscrete space
+    """
+    space = buffer.observation_space
+    if holds_integers(space):
+        # The step that learns from them is compiled, and cannot look at them.
+        for obs in (samples.observations, samples.next_observations):
+            check_integers(obs, space, "transition")
     return {name: value for name, value in samples._asdict().items() if value is not None}
 
 

@@ -170,13 +170,18 @@ def _optimizer_state(name: str, owner: Any, foreign: int) -> dict[str, Any]:
     if step > 0 and not (kind is optim.SGD and optimizer.momentum == 0):
         states = {
             foreign + index: {
-                "step": step if kind is RMSpropTFLike else np.float32(step),
+                "step": _steps(arrays, key) if kind is RMSpropTFLike else np.float32(_steps(arrays, key)),
                 **{slots[slot]: arrays[f"{slot}.{key}"] for slot in slots if f"{slot}.{key}" in arrays},
             }
-            for index, key in enumerate(owner.names)
+            for index, key in enumerate(owner.known_names)
         }
-    group["params"] = list(range(foreign + len(owner.names)))
+    group["params"] = list(range(foreign + len(owner.known_names)))
     return {"state": states, "param_groups": [group]}
+
+
+def _steps(arrays: Mapping[str, Any], name: str) -> int:
+    """torch counts the steps of each parameter by itself."""
+    return int(np.asarray(arrays["step"])) - int(np.asarray(arrays.get(f"missed.{name}", 0)))
 
 
 def _plain(number: Any) -> Any:

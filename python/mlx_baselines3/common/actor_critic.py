@@ -21,6 +21,7 @@ from mlx_baselines3.common.distributions import (
 )
 from mlx_baselines3.common.layers import Linear, call, named_parameters
 from mlx_baselines3.common.native_actor import (
+    DRAWING,
     Blueprint,
     Layer,
     NotMirrored,
@@ -159,6 +160,14 @@ class ActorCriticPolicy(BasePolicy):
             self._parameter_aliases["vf_features_extractor"] = "features_extractor"
         else:
             self.vf_features_extractor = self.make_features_extractor()
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        super().__setattr__(key, value)
+        if key == "features_extractor" and "pi_features_extractor" in vars(self):
+            # The other names of an extractor that is replaced mean the new one.
+            for alias in ("pi_features_extractor", "vf_features_extractor"):
+                if alias in vars(self):
+                    self.set_alias(alias, value)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         sde_kwargs = self.dist_kwargs or {}
@@ -336,7 +345,7 @@ def _actor_critic_blueprint(policy: ActorCriticPolicy) -> Blueprint:
     if noise is not None and noise.bijector is not None:
         head = f"squashed_{head}"
     check_unchanged(policy, ActorCriticPolicy, _DECISIVE)
-    check_unchanged(dist, type(dist), ("proba_distribution", "log_prob"))
+    check_unchanged(dist, type(dist), (*DRAWING, "log_prob"))
     mlp = policy.mlp_extractor
     check_parts(
         (policy.pi_features_extractor, FlattenExtractor),
@@ -348,10 +357,10 @@ def _actor_critic_blueprint(policy: ActorCriticPolicy) -> Blueprint:
     check_unchanged(mlp, MlpExtractor, ("__call__", "forward", "forward_actor", "forward_critic"))
     check_observations(policy.observation_space)
     return Blueprint(
-        layers=(*perceptron(mlp.policy_net.layers()), Layer((policy.action_net,))),
+        layers=(*perceptron(mlp.policy_net), Layer((policy.action_net,))),
         head=head,
         options=tuple(dist.action_dims) if isinstance(dist, MultiCategoricalDistribution) else (),
         log_std=policy.log_std if noise or head == "gaussian" else None,
-        critic=(*perceptron(mlp.value_net.layers()), Layer((policy.value_net,))),
+        critic=(*perceptron(mlp.value_net), Layer((policy.value_net,))),
         noise=noise,
     )

@@ -4,7 +4,6 @@ import copy
 import io
 import pathlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -16,6 +15,8 @@ from gymnasium import spaces
 from mlx_baselines3.common.layers import Conv2d, Module, named_parameters, orthogonal, set_named_parameters
 from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
 from mlx_baselines3.common.native_actor import predict_natively
+from mlx_baselines3.common.optimizers import mlx_kwargs
+from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer, nothing_to_train
 from mlx_baselines3.common.preprocessing import is_image_space, maybe_transpose, preprocess_obs
 from mlx_baselines3.common.save_util import load_from_zip_file, save_to_zip_file
 from mlx_baselines3.common.torch_layers import (
@@ -66,11 +67,36 @@ class BaseModel(Module):
         self.features_extractor = features_extractor
         self.normalize_images = normalize_images
         self.optimizer_class = optimizer_class
-        self.optimizer_kwargs = dict(optimizer_kwargs or {})
+        # For those who make another optimizer of the two.
+        self.optimizer_kwargs = mlx_kwargs(optimizer_class, optimizer_kwargs or {})
         self.features_extractor_class = features_extractor_class
         self.features_extractor_kwargs = dict(features_extractor_kwargs or {})
         if not normalize_images and issubclass(features_extractor_class, (NatureCNN, CombinedExtractor)):
             self.features_extractor_kwargs["normalized_image"] = True
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        if key == "optimizer":
+            if isinstance(value, optim.Optimizer):
+                value = self._optimizer_of(value)
+            elif not isinstance(value, ParameterOptimizer):
+                raise TypeError(
+                    f"The optimizer of a {type(self).__name__} must be one of mlx.optimizers, got {value!r}."
+                )
+        super().__setattr__(key, value)
+
+    def _optimizer_of(self, optimizer: optim.Optimizer) -> ParameterOptimizer:
+        """:return: a user's optimizer together with the parameters that it is for"""
+        return ParameterOptimizer.around(self, optimizer)
+
+    def settle_optimizers(self) -> None:
+        """
+        Let the optimizer take notice of what was frozen, thawed or replaced since the last update.
+
+        :raises RuntimeError: if everything is frozen
+        """
+        self.optimizer.follow(self)
+        if not self.optimizer.names:
+            raise nothing_to_train("the policy")
 
     def _update_features_extractor(
         self, net_kwargs: dict[str, Any], features_extractor: BaseFeaturesExtractor | None = None
@@ -137,32 +163,6 @@ class BaseModel(Module):
         # A second name that is gone is none of state_dict's either, as in SB3.
         vars(self).get("_parameter_aliases", {}).pop(key, None)
         super().__delattr__(key)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
-        """
-        Replace arrays by name; none if anything is wrong.
-
-        :param state_dict: name -> array (MLX or NumPy)
-        :param strict: every array must be given, and nothing else
-        :raises RuntimeError: if names are missing or unknown (only when ``strict``) or a shape differs
-        """
-        own = self.state_dict()
-        problems = []
-        if strict and (missing := own.keys() - state_dict.keys()):
-            problems.append(f"Missing key(s) in state_dict: {', '.join(sorted(missing))}.")
-        if strict and (unknown := state_dict.keys() - own.keys()):
-            problems.append(f"Unexpected key(s) in state_dict: {', '.join(sorted(unknown))}.")
-        known = {name: to_mlx(value) for name, value in state_dict.items() if name in own}
-        problems += [
-            f"size mismatch for {name}: the value has shape {value.shape}, the network {own[name].shape}."
-            for name, value in known.items()
-            if value.shape != own[name].shape
-        ]
-        if problems:
-            raise RuntimeError(f"Cannot load the state of {type(self).__name__}: " + " ".join(problems))
-        parameters = named_parameters(self)
-        placed = ((self._own_name(name), value) for name, value in known.items())
-        set_named_parameters(self, {name: value.astype(parameters[name].dtype) for name, value in placed})
 
     def _own_name(self, name: str) -> str:
         for alias, target in self._parameter_aliases.items():
@@ -239,10 +239,7 @@ class BaseModel(Module):
         :return: True for a batch
         """
         if isinstance(observation, dict):
-            return any(
-                is_vectorized_observation(maybe_transpose(obs, space), space)
-                for obs, space in self._with_spaces(observation)
-            )
+            return self._dict_batch(observation)[1]
         return is_vectorized_observation(
             maybe_transpose(observation, self.observation_space), self.observation_space
         )
@@ -253,6 +250,37 @@ class BaseModel(Module):
         )
         return [(obs, self.observation_space.spaces[key]) for key, obs in observation.items()]
 
+    def _dict_batch(self, observation: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], bool]:
+        """
+        :param observation: one observation or a batch
+        :return: a batch, and whether it was one already
+        :raises ValueError: a shape fits neither, or the keys have different numbers of rows
+        """
+        batches, odd = {}, {}
+        rows: set[int] = set()
+        for key, (obs, space) in zip(observation, self._with_spaces(observation), strict=True):
+            try:
+                batches[key], is_batch = _as_batch(obs, space)
+            except ValueError as error:
+                batches[key], odd[key] = np.asarray(obs), (error, space)
+            else:
+                rows |= {len(batches[key])} if is_batch else set()
+        for key, (refusal, space) in odd.items():
+            # Where the others say how many rows there are, an axis of length one too many does no harm.
+            array, shape = batches[key], space.shape or ()
+            if (
+                len(rows) != 1
+                or array.ndim == 0
+                or {len(array)} != rows
+                or _lengths(array.shape[1:]) != _lengths(shape)
+            ):
+                raise refusal
+            batches[key] = array.reshape(-1, *shape)
+        if len({len(batch) for batch in batches.values()}) > 1:
+            lengths = ", ".join(f"{key!r} has {len(batch)}" for key, batch in batches.items())
+            raise ValueError(f"The keys of the observation differ in their number of rows: {lengths}.")
+        return batches, bool(rows)
+
     def obs_to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[PyTorchObs, bool]:
         """
         Make a batch for the network out of what a user hands to ``predict``.
@@ -262,11 +290,7 @@ class BaseModel(Module):
         :raises ValueError: if the shape fits neither one observation nor a batch
         """
         if isinstance(observation, dict):
-            batches = {}
-            vectorized = False
-            for key, (obs, space) in zip(observation, self._with_spaces(observation), strict=True):
-                batches[key], is_batch = _as_batch(obs, space)
-                vectorized = vectorized or is_batch
+            batches, vectorized = self._dict_batch(observation)
             return obs_as_tensor(batches, self.device), vectorized
         batch, vectorized = _as_batch(observation, self.observation_space)
         return obs_as_tensor(batch, self.device), vectorized
@@ -278,6 +302,11 @@ def _as_batch(observation: np.ndarray, space: spaces.Space[Any]) -> tuple[np.nda
     observation = np.asarray(observation)
     vectorized = is_vectorized_observation(observation, space)
     return observation.reshape((-1, *(space.shape or ()))), vectorized
+
+
+def _lengths(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes that are longer than one."""
+    return tuple(length for length in shape if length != 1)
 
 
 def _refuse_reset_answer(observation: Any) -> None:
@@ -390,7 +419,9 @@ class BasePolicy(BaseModel, ABC):
         assert isinstance(self.action_space, spaces.Box), (
             f"Only actions of a Box space have bounds to {verb} to, not those of {self.action_space}."
         )
-        return self.action_space.low, self.action_space.high
+        # The difference of two small integers may be none of their own kind.
+        kind = np.result_type(self.action_space.dtype, np.float32)
+        return self.action_space.low.astype(kind), self.action_space.high.astype(kind)
 
     def __deepcopy__(self: SelfBaseModel, memo: dict[int, Any]) -> SelfBaseModel:
         # A module is a dict with attributes beside it; copy both, aliases included.

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from mlx_baselines3.common.base_policy import BaseModel, BasePolicy
 from mlx_baselines3.common.given_extractor import GivenExtractorPolicy
 from mlx_baselines3.common.layers import Sequential, named_parameters, set_named_parameters
-from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
+from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer, nothing_to_train
 from mlx_baselines3.common.preprocessing import get_action_dim
 from mlx_baselines3.common.streams import beside
 from mlx_baselines3.common.torch_layers import (
@@ -68,6 +68,11 @@ class ContinuousCritic(BaseModel):
         input_dim = features_dim + get_action_dim(action_space)
         for i in range(n_critics):
             setattr(self, f"qf{i}", Sequential(*create_mlp(input_dim, 1, net_arch, activation_fn)))
+
+    def _optimizer_of(self, optimizer: optim.Optimizer) -> ParameterOptimizer:
+        # Here, and not above, because the class below is for this one.
+        kind = BorrowerOptimizer if self.share_features_extractor else ParameterOptimizer
+        return kind.around(self, optimizer)
 
     @property
     def q_networks(self) -> list[Sequential]:
@@ -154,7 +159,7 @@ class BorrowerOptimizer(ParameterOptimizer):
         """
         if groups := state_dict.get("param_groups"):
             numbers = groups[0]["params"]
-            group = {**groups[0], "params": numbers[len(numbers) - len(self.names) :]}
+            group = {**groups[0], "params": numbers[len(numbers) - len(self.known_names) :]}
             state_dict = {**state_dict, "param_groups": [group]}
         super().load_state_dict(state_dict)
 
@@ -243,9 +248,24 @@ class ContinuousPolicy(BasePolicy):
         """
         raise NotImplementedError(f"{type(self).__name__} does not say what networks it has.")
 
-    def _make_optimizers(self, lr_schedule: Schedule) -> None:
+    def settle_optimizers(self) -> None:
+        """Let the optimizers take notice of what was frozen, thawed or replaced since the last update."""
+        if (
+            self.share_features_extractor
+            and self.critic.features_extractor is not self.actor.features_extractor
+        ):
+            self._share_extractor("critic", lender="actor")
+        self._make_optimizers(lambda _: 0.0, only_missing=True)
+        self.actor.optimizer.follow(self.actor)
+        self.critic.optimizer.follow(self.critic)
+        if not self.critic.optimizer.names:
+            raise nothing_to_train("the critics")
+
+    def _make_optimizers(self, lr_schedule: Schedule, only_missing: bool = False) -> None:
         critics = BorrowerOptimizer if self.share_features_extractor else ParameterOptimizer
         for network, kind in ((self.actor, ParameterOptimizer), (self.critic, critics)):
+            if only_missing and isinstance(getattr(network, "optimizer", None), ParameterOptimizer):
+                continue
             network.optimizer = kind(network, self.optimizer_class, lr_schedule(1), self.optimizer_kwargs)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:

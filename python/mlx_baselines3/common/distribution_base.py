@@ -1,11 +1,12 @@
 """What every action distribution has, and the tanh that squashes two of them."""
 
+import inspect
 from abc import ABC, abstractmethod
 from typing import Any, TypeVar
 
 import mlx.core as mx
 
-__all__ = ["Distribution", "TanhBijector", "sum_independent_dims"]
+__all__ = ["Distribution", "TanhBijector", "is_users_own", "sum_independent_dims", "takes_noise"]
 
 SelfDistribution = TypeVar("SelfDistribution", bound="Distribution")
 
@@ -72,6 +73,23 @@ class Distribution(ABC):
 
         :return: (batch, ...) actions and (batch,) log likelihood
         """
+
+
+def is_users_own(dist: Distribution) -> bool:
+    """
+    :param dist: any distribution
+    :return: whether its class is none of this package: it may draw from any generator
+    """
+    return not type(dist).__module__.startswith("mlx_baselines3.")
+
+
+def takes_noise(dist: Distribution, *methods: str) -> bool:
+    """
+    :param dist: any distribution
+    :param methods: names of methods
+    :return: whether all of them take ``noise``, as this package's do and SB3's do not
+    """
+    return all("noise" in inspect.signature(getattr(dist, name)).parameters for name in methods)
 
 
 def sum_independent_dims(tensor: mx.array) -> mx.array:

@@ -161,7 +161,9 @@ class SquashedDiagGaussianDistribution(DiagGaussianDistribution):
         :param noise: (batch, action_dim) standard normals; drawn from MLX's generator if not given
         :return: (batch, action_dim) squashed samples and their (batch,) log likelihood
         """
-        actions = self.proba_distribution(mean_actions, log_std).sample(noise)
+        self.proba_distribution(mean_actions, log_std)
+        # A subclass's `sample` may be SB3's, without arguments.
+        actions = self.sample() if noise is None else self.sample(noise)
         return actions, self.log_prob(actions, self.gaussian_actions)
 
 

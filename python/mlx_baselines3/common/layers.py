@@ -15,6 +15,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_baselines3.common._named_arrays import named_parameters, set_named_parameters
+from mlx_baselines3.common._state_dict import StateDict
 from mlx_baselines3.common._sums import repeated, sum_rows
 
 __all__ = [
@@ -42,7 +44,7 @@ def _holds_parameters(value: Any) -> bool:
     return False
 
 
-class Module(nn.Module):
+class Module(StateDict, nn.Module):
     """
     An :class:`mlx.nn.Module` that behaves as a program written for SB3 expects.
 
@@ -216,7 +218,7 @@ def _(
     return cotangent @ weight, cotangent.T @ x, sum_rows(cotangent)
 
 
-class Linear(nn.Linear):
+class Linear(StateDict, nn.Linear):
     """
     :class:`mlx.nn.Linear` whose gradient takes five operations in place of nine: the gradient of the weight
     comes out of the product as the weight lies, and that of the bias is a sum and nothing else.
@@ -297,51 +299,3 @@ def orthogonal(shape: tuple[int, ...], gain: float = 1.0) -> mx.array:
     if rows < columns:
         q = q.T
     return mx.array((gain * q).reshape(shape).astype(np.float32))
-
-
-def _walk(value: Any, prefix: str, found: dict[str, mx.array]) -> None:
-    children: list[tuple[str, Any]] = []
-    # A module's own arrays come before those of its children, the order in which SB3's
-    # optimizers number the parameters.
-    for key, child in value.items() if isinstance(value, dict) else enumerate(value):
-        if isinstance(child, mx.array):
-            if not (name := str(key)).startswith("_"):
-                found[prefix + name] = child
-        elif isinstance(child, (dict, list, tuple)) and child:
-            children.append((str(key), child))
-    for key, child in children:
-        if not key.startswith("_"):
-            _walk(child, f"{prefix}{key}.", found)
-
-
-def named_parameters(module: nn.Module) -> dict[str, mx.array]:
-    """
-    All arrays of a module by their dotted name, in SB3's order.
-
-    :param module: any MLX module
-    :return: for instance ``{"mlp_extractor.policy_net.0.weight": …}``
-    """
-    found: dict[str, mx.array] = {}
-    _walk(module, "", found)
-    return found
-
-
-def set_named_parameters(module: nn.Module, parameters: Mapping[str, mx.array]) -> None:
-    """
-    Put arrays in the places that :func:`named_parameters` names. Shapes are not checked.
-
-    :param module: the module to change
-    :param parameters: name -> array, any subset of the names
-    :raises KeyError: if the module has no such place
-    """
-    for name, array in parameters.items():
-        *path, leaf = name.split(".")
-        owner: Any = module
-        for key in path:
-            owner = owner[int(key)] if isinstance(owner, (list, tuple)) else dict.__getitem__(owner, key)
-        if isinstance(owner, list):
-            owner[int(leaf)] = array
-        elif leaf in owner:
-            dict.__setitem__(owner, leaf, array)
-        else:
-            raise KeyError(name)

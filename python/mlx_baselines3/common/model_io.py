@@ -203,7 +203,7 @@ def _put_parameters(model: BaseAlgorithm, params: dict[str, Any], device: mx.Dev
     except ValueError as error:
         said = str(error)
         groups = params.get("policy.optimizer", {}).get("param_groups")
-        count = len(getattr(getattr(model.policy, "optimizer", None), "names", ()))
+        count = len(getattr(getattr(model.policy, "optimizer", None), "known_names", ()))
         if not groups or len(groups[0]["params"]) != 2 * count:
             raise
         # The target network's parameters were listed too, without a state.

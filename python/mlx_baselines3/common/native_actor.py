@@ -15,6 +15,7 @@ import numpy as np
 
 from mlx_baselines3 import _native
 from mlx_baselines3.common._blueprint import (
+    DRAWING,
     Blueprint,
     Layer,
     NotMirrored,
@@ -28,6 +29,7 @@ from mlx_baselines3.common.mlx_interop import to_mlx
 from mlx_baselines3.common.utils import is_vectorized_observation
 
 __all__ = [
+    "DRAWING",
     "Blueprint",
     "Layer",
     "NativeActor",

@@ -109,7 +109,7 @@ def _critic_plans(critic: Any, vector: TrainedVector) -> list[list[Any]]:
     methods = ("__call__", "forward", "q1_forward", "q_networks", "extract_features")
     check_unchanged(critic, ContinuousCritic, methods)
     check_parts((critic.features_extractor, FlattenExtractor))
-    return [vector.layer_plans(perceptron(net.layers())) for net in critic.q_networks]
+    return [vector.layer_plans(perceptron(net)) for net in critic.q_networks]
 
 
 class NativeActorCriticUpdate:

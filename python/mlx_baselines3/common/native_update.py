@@ -7,7 +7,6 @@ steps, which compute everything that has no native form: GPUs, convolutions, gSD
 own decides about a step.
 """
 
-import operator
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ from mlx.nn.layers.base import Module
 from mlx_baselines3 import _native
 from mlx_baselines3.common._blueprint import Blueprint, NotMirrored, check_unchanged
 from mlx_baselines3.common._native_vectors import TrainedVector, flat, rule_name
+from mlx_baselines3.common._structure import is_same, structure
 from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
 from mlx_baselines3.common.update import not_finite_error
 
@@ -39,7 +39,7 @@ class NativeChoice:
     """What a model's gradient steps are made of: found out once for the same networks and optimizers."""
 
     def __init__(self) -> None:
-        self._parts: tuple[Any, ...] = ()
+        self._parts: list[Any] = []
         self._rules: list[str] = []
         self._update: Any = None
 
@@ -58,15 +58,15 @@ class NativeChoice:
         if model.device.type != mx.cpu or _are_mlx():
             return None
         rules = [rule_name(part) for part in parts if isinstance(part, ParameterOptimizer)]
-        same = len(parts) == len(self._parts) and all(map(operator.is_, parts, self._parts))
-        if not same or rules != self._rules:
+        made_of = structure(*parts)
+        if not is_same(made_of, self._parts) or rules != self._rules:
             try:
                 self._update = make()
             except NotMirrored as reason:
                 self._update = None
                 if model.verbose >= 1:
                     print(f"MLX computes the gradient steps, because {reason}.")
-            self._parts, self._rules = parts, rules
+            self._parts, self._rules = made_of, rules
         update: Update | None = self._update
         return update
 

@@ -141,6 +141,15 @@ class OffPolicyAlgorithm(OffPolicySteps):
         if sde_support:
             self.policy_kwargs["use_sde"] = self.use_sde
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "policy" and "_update_step" in vars(self):
+            # Another policy than the one of `_setup_model`: its networks are trained, too.
+            self._create_aliases()
+
+    def _create_aliases(self) -> None:
+        """Make the policy's networks attributes of the algorithm; each algorithm has its own."""
+
     def _convert_train_freq(self) -> None:
         """
         Make a :class:`TrainFreq` of ``train_freq``.
@@ -172,6 +181,7 @@ class OffPolicyAlgorithm(OffPolicySteps):
                 f"batch_size={self.batch_size} is larger than buffer_size={self.buffer_size}: a batch "
                 "holds some transitions several times."
             )
+        self._warn_of_ignored_steps()
         if self.replay_buffer_class is None:
             self.replay_buffer_class = self._default_replay_buffer_class()
         if self.replay_buffer is None:
@@ -197,6 +207,20 @@ class OffPolicyAlgorithm(OffPolicySteps):
         self.replay_buffer.device = self.device
         self._update_step = None
         self._native_choice = NativeChoice()
+
+    def _warn_of_ignored_steps(self) -> None:
+        kind, n_steps = self.replay_buffer_class, self.n_steps
+        # The class of a loaded model is the one that was chosen for its n_steps.
+        if kind is None or n_steps <= 1 or self.replay_buffer_kwargs.get("n_steps") == n_steps:
+            return
+        warnings.warn(
+            f"`n_steps={n_steps}` is ignored because a custom `replay_buffer_class` (`{kind.__name__}`) was "
+            "passed: n-step returns are only set up automatically when `replay_buffer_class` is `None`. "
+            "To use n-step returns with a custom replay buffer, configure it explicitly, e.g. "
+            f'`replay_buffer_kwargs={{"n_steps": {n_steps}, "gamma": {self.gamma}}}`.',
+            UserWarning,
+            stacklevel=4,
+        )
 
     def _default_replay_buffer_class(self) -> type[ReplayBuffer]:
         if isinstance(self.observation_space, spaces.Dict):

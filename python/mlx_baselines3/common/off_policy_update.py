@@ -15,7 +15,9 @@ import mlx.core as mx
 import numpy as np
 from mlx.nn.layers.base import Module
 
+from mlx_baselines3.common._integer_observations import not_readable
 from mlx_baselines3.common._replay_batches import FLUSH_BYTES
+from mlx_baselines3.common._structure import is_same, structure
 from mlx_baselines3.common.layers import named_parameters, set_named_parameters
 from mlx_baselines3.common.mlx_interop import to_numpy
 from mlx_baselines3.common.parameter_optimizer import Arrays, ParameterOptimizer
@@ -65,7 +67,8 @@ def _sources(source: Module, target: Module) -> Arrays:
     if odd:
         raise ValueError(
             f"A target network must have the names and shapes of its {type(source).__name__}; "
-            f"these are missing on one side or differ in shape: {', '.join(odd[:5])}"
+            f"these are missing on one side or differ in shape: {', '.join(odd[:5])}. Whoever replaces a "
+            "module by one of another form does so in the target network, too."
         )
     return found
 
@@ -161,6 +164,8 @@ class GradientStep:
                 return value, extras, _replaced(before, self._named())
 
         packed = self._packed[name]
+        if not packed:  # all frozen
+            return loss()
         (value, extras, statistics), gradients = mx.value_and_grad(of)(optimizer.unpack(packed))
         for owner, arrays in statistics.items():
             set_named_parameters(self._networks[owner], arrays)
@@ -204,10 +209,6 @@ class GradientStep:
         return {name: named_parameters(network) for name, network in self._networks.items()}
 
 
-def _identities(objects: Mapping[str, Any]) -> dict[str, int]:
-    return {name: id(value) for name, value in objects.items()}
-
-
 def _replaced(before: dict[str, Arrays], after: dict[str, Arrays]) -> dict[str, Arrays]:
     """The arrays that a forward pass put somewhere: running statistics."""
     return {
@@ -236,6 +237,8 @@ class OffPolicyUpdate:
         metrics are scalars too. ``variant`` is the caller's, and compiled in: what a step does may depend
         on it, for instance whether the actor learns too
     :param targets: name of a target network -> name of the network it follows
+    :param compiled: False runs the steps as they are: slower, but what they draw from generators other than
+        MLX's is drawn anew in each
     :raises ValueError: if a target network does not have the names and shapes of its source
     """
 
@@ -245,7 +248,9 @@ class OffPolicyUpdate:
         optimizers: Mapping[str, ParameterOptimizer],
         step: StepFunction,
         targets: Mapping[str, str] | None = None,
+        compiled: bool = True,
     ):
+        self.compiled = compiled
         self.networks = dict(networks)
         self.optimizers = dict(optimizers)
         self.targets = dict(targets or {})
@@ -254,6 +259,13 @@ class OffPolicyUpdate:
         self._metric_names: dict[Hashable, list[str]] = {}
         for target, source in self.targets.items():
             _sources(networks[source], networks[target])
+        self._made_of = self._structure(networks, optimizers)
+
+    @staticmethod
+    def _structure(
+        networks: Mapping[str, Module], optimizers: Mapping[str, ParameterOptimizer]
+    ) -> tuple[list[str], list[Any]]:
+        return [*networks, *optimizers], structure(*networks.values(), *optimizers.values())
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compiled": {}}
@@ -262,11 +274,10 @@ class OffPolicyUpdate:
         """
         :param networks: networks by name
         :param optimizers: optimizers by name
-        :return: whether these are the very objects of this update
+        :return: whether these are the very objects of this update, made of the same modules as then
         """
-        return _identities(networks) == _identities(self.networks) and (
-            _identities(optimizers) == _identities(self.optimizers)
-        )
+        names, parts = self._structure(networks, optimizers)
+        return names == self._made_of[0] and is_same(parts, self._made_of[1])
 
     def begin(self) -> dict[str, Any]:
         """:return: all arrays: packed ones (trained, or targets of those), the rest, optimizer states"""
@@ -351,6 +362,8 @@ class OffPolicyUpdate:
         return {name: np.array(values) for name, values in columns.items()}
 
     def _function(self, variant: Hashable) -> Callable[..., Any]:
+        if not self.compiled:
+            return partial(self._pure, variant)
         if variant not in self._compiled:
             random_state = mx.random.state
             self._compiled[variant] = mx.compile(
@@ -364,7 +377,8 @@ class OffPolicyUpdate:
         own = {name: named_parameters(network) for name, network in self.networks.items()}
         try:
             step = GradientStep(self.networks, self.optimizers, self.targets, state)
-            metrics = self.step(step, batch, settings, variant)
+            with not_readable():
+                metrics = self.step(step, batch, settings, variant)
             new_state = step.state()
         finally:
             for name, arrays in own.items():

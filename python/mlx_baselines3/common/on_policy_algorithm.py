@@ -11,7 +11,9 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common._dead_steps import warn_of_own_minibatches
+from mlx_baselines3.common._integer_observations import check_integers
 from mlx_baselines3.common._on_policy_collection import OnPolicyCollection
+from mlx_baselines3.common._structure import is_same, structure
 from mlx_baselines3.common.base_class import BaseAlgorithm as BaseAlgorithm
 from mlx_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from mlx_baselines3.common.callbacks import BaseCallback as BaseCallback
@@ -141,7 +143,7 @@ class OnPolicyAlgorithm(OnPolicyCollection):
         rows = self.n_steps * self.n_envs
         self.policy = self._settle_device(policy, min(getattr(self, "batch_size", rows), rows))
         self.rollout_buffer.device = self.device
-        self._update_step: tuple[tuple[Any, ...], UpdateStep] | None = None
+        self._update_step: tuple[list[Any], tuple[Any, ...], UpdateStep] | None = None
         self._native_choice = NativeChoice()
         self._maybe_recommend_cpu()
 
@@ -167,6 +169,7 @@ class OnPolicyAlgorithm(OnPolicyCollection):
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.reshape(-1).astype(np.int32)
         observations: Any = flattened.pop("observations")
+        check_integers(observations, self.observation_space)
         if isinstance(observations, dict):
             observations = {key: to_mlx(value) for key, value in observations.items()}
         else:
@@ -255,10 +258,12 @@ class OnPolicyAlgorithm(OnPolicyCollection):
         :param static: whatever else the loss depends on besides its arguments
         """
         self._compile_notice.announce()
-        key = (id(self.policy), id(self.policy.optimizer), *static)
-        if self._update_step is None or self._update_step[0] != key:
-            self._update_step = (key, UpdateStep(self.policy, self.policy.optimizer, loss))
-        step = self._update_step[1]
+        made_of = structure(self.policy, self.policy.optimizer)
+        known = self._update_step
+        if known is None or not is_same(known[0], made_of) or known[1] != static:
+            known = (made_of, static, UpdateStep(self.policy, self.policy.optimizer, loss))
+        self._update_step = known
+        step = known[2]
         # Dead steps leave the last minibatch another size in every rollout.
         dead = getattr(self.rollout_buffer, "dead_steps", None)
         step.compiled_sizes = None if dead is None else {getattr(self, "batch_size", 0)}

@@ -1,7 +1,7 @@
 """What :mod:`mlx.optimizers` lacks, and the translation of torch's optimizer arguments."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -10,11 +10,14 @@ import numpy as np
 
 __all__ = [
     "Adam",
+    "ParameterGroup",
     "RMSpropTFLike",
     "check_learning_rate",
+    "corrects_bias",
     "from_torch_state",
     "is_elementwise",
     "make_optimizer",
+    "mlx_kwargs",
 ]
 
 
@@ -157,6 +160,65 @@ def is_elementwise(optimizer: optim.Optimizer) -> bool:
     return type(optimizer) in _ELEMENTWISE
 
 
+def corrects_bias(optimizer: optim.Optimizer) -> bool:
+    """
+    :param optimizer: any MLX optimizer
+    :return: whether its step depends on how many there were before; assumed of a user's own
+    """
+    if is_elementwise(optimizer):
+        return bool(getattr(optimizer, "bias_correction", False))
+    return True
+
+
+class ParameterGroup(Mapping[str, Any]):
+    """
+    What torch's optimizers call a parameter group: the numbers of an optimizer under torch's names. Only
+    ``lr`` can be set; the model's schedule sets it anew before each update, as in SB3.
+
+    :param optimizer: the optimizer with its parameters
+    """
+
+    _NAMES = ("betas", "eps", "alpha", "momentum", "weight_decay", "centered")
+
+    def __init__(self, optimizer: Any):
+        self._optimizer = optimizer
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "lr":
+            return self._optimizer.learning_rate.item()
+        if key == "params":
+            return list(self._optimizer.names)
+        if key in self._NAMES and hasattr(self._optimizer.bare, key):
+            return getattr(self._optimizer.bare, key)
+        raise KeyError(key)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key != "lr":
+            raise KeyError(f"Only 'lr' of a parameter group can be set, got {key!r}.")
+        self._optimizer.learning_rate = check_learning_rate(float(value))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["lr", "params", *(key for key in self._NAMES if hasattr(self._optimizer.bare, key))])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+def mlx_kwargs(optimizer_class: type[optim.Optimizer], optimizer_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    :param optimizer_class: for instance ``mlx.optimizers.Adam``
+    :param optimizer_kwargs: the arguments that torch's class would take, except for the learning rate
+    :return: what makes MLX's class do the same: Adam corrects its bias unless told not to, and a
+        ``weight_decay`` of 0 is dropped where the class has no such argument
+    """
+    corrected = optimizer_class in (optim.Adam, optim.AdamW)
+    kwargs = {**({"bias_correction": True} if corrected else {}), **optimizer_kwargs}
+    decaying = (optim.AdamW, optim.Lion, optim.SGD, RMSpropTFLike)
+    if optimizer_class not in decaying and not kwargs.get("weight_decay", 1):
+        del kwargs["weight_decay"]
+    return kwargs
+
+
 def make_optimizer(
     optimizer_class: type[optim.Optimizer], learning_rate: float, optimizer_kwargs: dict[str, Any]
 ) -> optim.Optimizer:
@@ -170,13 +232,8 @@ def make_optimizer(
     :return: the optimizer
     :raises ValueError: if torch's argument has no twin, or the learning rate is negative or not finite
     """
-    kwargs = dict(optimizer_kwargs)
+    kwargs = mlx_kwargs(optimizer_class, optimizer_kwargs)
     check_learning_rate(learning_rate)
-    if optimizer_class in (optim.Adam, optim.AdamW):
-        kwargs.setdefault("bias_correction", True)
-    decaying = (optim.AdamW, optim.Lion, optim.SGD, RMSpropTFLike)
-    if optimizer_class not in decaying and not kwargs.get("weight_decay", 1):
-        del kwargs["weight_decay"]
     try:
         return (Adam if optimizer_class is optim.Adam else optimizer_class)(learning_rate, **kwargs)
     except TypeError as error:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3.common._integer_observations import are_readable, check_integers, first_values
+
 if TYPE_CHECKING:
     import mlx.core as mx
 
@@ -80,7 +82,8 @@ def preprocess_obs(
     """
     Turn a batch of observations into float32 for a network: images in [0, 1], integers as one-hot codes.
 
-    An integer outside of its space gives a code of zeros, as the check would have to wait for the device.
+    An integer outside of its space gives a code of zeros where a step is being compiled, which cannot look at
+    numbers: the algorithms check what they hand to such steps.
 
     :param obs: batch of observations, the batch axis first; a dict of them for a Dict space
     :param observation_space: the space of one observation
@@ -88,6 +91,7 @@ def preprocess_obs(
     :return: float32 arrays: ``(batch, *shape)`` for Box and MultiBinary, ``(batch, n)`` for Discrete,
         ``(batch, sum(nvec))`` for MultiDiscrete
     :raises NotImplementedError: for any other space
+    :raises RuntimeError: an integer is outside of its space
     """
     import mlx.core as mx
 
@@ -104,15 +108,37 @@ def preprocess_obs(
     if isinstance(observation_space, spaces.Box):
         scaled = normalize_images and is_image_space(observation_space)
         return obs.astype(mx.float32) / 255.0 if scaled else obs.astype(mx.float32)
-    if isinstance(observation_space, spaces.Discrete):
-        first = int(observation_space.start)
-        values = mx.arange(first, first + int(observation_space.n))
-        return (obs[..., None] == values).astype(mx.float32)
-    if isinstance(observation_space, spaces.MultiDiscrete):
-        return _one_hot_columns(obs, observation_space)
+    if isinstance(observation_space, spaces.Discrete | spaces.MultiDiscrete):
+        return _one_hot(obs, observation_space)
     if isinstance(observation_space, spaces.MultiBinary):
         return obs.astype(mx.float32)
     raise NotImplementedError(f"Preprocessing not implemented for {observation_space}")
+
+
+def _one_hot(obs: "mx.array", space: spaces.Discrete | spaces.MultiDiscrete) -> "mx.array":
+    """
+    :param obs: numbers ``(batch,)``, or ``(batch, n_columns)`` for MultiDiscrete
+    :param space: the space of one row
+    :return: float32 codes
+    :raises RuntimeError: a number is outside of the space
+    """
+    import mlx.core as mx
+
+    if are_readable():
+        try:
+            numbers = np.asarray(obs)
+        except (ValueError, RuntimeError):
+            # MLX's two refusals inside of a function that a user compiles.
+            pass
+        else:
+            check_integers(numbers, space)
+    if mx.issubdtype(obs.dtype, mx.floating):
+        obs = obs.astype(mx.int32)
+    if isinstance(space, spaces.MultiDiscrete):
+        return _one_hot_columns(obs, space)
+    first = int(space.start)
+    values = mx.arange(first, first + int(space.n))
+    return (obs[..., None] == values).astype(mx.float32)
 
 
 def _one_hot_columns(obs: "mx.array", space: spaces.MultiDiscrete) -> "mx.array":
@@ -125,9 +151,7 @@ def _one_hot_columns(obs: "mx.array", space: spaces.MultiDiscrete) -> "mx.array"
     """
     import mlx.core as mx
 
-    sizes = [int(size) for size in space.nvec]
-    # Gymnasium before 1.0 has no start for MultiDiscrete.
-    starts = [int(start) for start in getattr(space, "start", np.zeros(len(sizes)))]
+    starts, sizes = (numbers.tolist() for numbers in first_values(space))
     columns = mx.array(np.repeat(np.arange(len(sizes)), sizes))
     values = mx.array(np.concatenate([np.arange(a, a + n) for a, n in zip(starts, sizes, strict=True)]))
     rows = obs.reshape(obs.shape[0], len(sizes))

@@ -6,6 +6,7 @@ from typing import Any
 import gymnasium as gym
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common.activations import Tanh, make_activation
@@ -123,6 +124,26 @@ class NatureCNN(BaseFeaturesExtractor):
         return self.linear(self.cnn(observations))
 
 
+def _checked_units(net_arch: Any) -> list[int]:
+    """
+    :param net_arch: units of hidden layers
+    :return: the same as plain integers
+    :raises TypeError: it is no list of whole numbers
+    :raises ValueError: a layer would have no units
+    """
+    expected = "expected a list with the units of each hidden layer, whole numbers of at least 1"
+    if not isinstance(net_arch, (list, tuple)):
+        raise TypeError(f"net_arch is {net_arch!r}: {expected}.")
+    for units in net_arch:
+        if not isinstance(units, (int, np.integer)) or isinstance(units, bool):
+            raise TypeError(f"net_arch={net_arch!r} holds {units!r}: {expected}.")
+        if units < 1:
+            raise ValueError(
+                f"net_arch={net_arch!r} holds {units}: {expected}. No hidden layer at all is `net_arch=[]`."
+            )
+    return [int(units) for units in net_arch]
+
+
 def create_mlp(
     input_dim: int,
     output_dim: int,
@@ -146,7 +167,10 @@ def create_mlp(
     :param post_linear_modules: classes of modules between each hidden linear layer and its activation,
         called with the layer's output size
     :return: the layers in order
+    :raises TypeError: ``net_arch`` is no list of whole numbers
+    :raises ValueError: a layer would have no units
     """
+    net_arch = _checked_units(net_arch)
     pre, post = pre_linear_modules or [], post_linear_modules or []
     modules: list[nn.Module] = []
     for units in net_arch:
@@ -182,12 +206,10 @@ class MlpExtractor(Module):
         device: mx.Device | str = "auto",
     ) -> None:
         super().__init__()
-        if isinstance(net_arch, dict):
-            pi_arch, vf_arch = net_arch.get("pi", []), net_arch.get("vf", [])
-        else:
-            pi_arch = vf_arch = net_arch
-        self.policy_net = Sequential(*create_mlp(feature_dim, 0, list(pi_arch), activation_fn))
-        self.value_net = Sequential(*create_mlp(feature_dim, 0, list(vf_arch), activation_fn))
+        arches = net_arch if isinstance(net_arch, dict) else {"pi": net_arch, "vf": net_arch}
+        pi_arch, vf_arch = (_checked_units(arches.get(key, [])) for key in ("pi", "vf"))
+        self.policy_net = Sequential(*create_mlp(feature_dim, 0, pi_arch, activation_fn))
+        self.value_net = Sequential(*create_mlp(feature_dim, 0, vf_arch, activation_fn))
         self.latent_dim_pi = pi_arch[-1] if pi_arch else feature_dim
         self.latent_dim_vf = vf_arch[-1] if vf_arch else feature_dim
 

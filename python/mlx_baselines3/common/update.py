@@ -12,6 +12,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_map
 
+from mlx_baselines3.common._integer_observations import not_readable
 from mlx_baselines3.common._sums import total
 from mlx_baselines3.common.layers import named_parameters, set_named_parameters
 from mlx_baselines3.common.mlx_interop import to_numpy
@@ -54,7 +55,7 @@ def sum_of_arrays(arrays: Arrays) -> mx.array:
     :return: their sum, a scalar: nan or infinite if one number is
     """
     sums = [array.sum() for array in arrays.values()]
-    return sum(sums[1:], sums[0])
+    return sum(sums[1:], sums[0]) if sums else mx.array(0.0)
 
 
 def is_finite(scalar: mx.array) -> bool:
@@ -247,7 +248,7 @@ class UpdateStep:
         batch = tree_map(lambda rows: rows[indices], data)
 
         def loss(leaves: Arrays) -> tuple[mx.array, Metrics, Arrays]:
-            with bound(self.module, leaves | old.buffers):
+            with bound(self.module, leaves | old.buffers), not_readable():
                 value, metrics = self.loss(batch, settings)
                 arrays = named_parameters(self.module)
                 return value, metrics, {name: arrays[name] for name in old.buffers}

@@ -210,6 +210,8 @@ class DQN(OffPolicyAlgorithm):
         if gradient_steps < 1:
             return
         self.policy.set_training_mode(True)
+        self._create_aliases()
+        self.policy.settle_optimizers()
         self._update_learning_rate(self.policy.optimizer)
         settings = {"gamma": self.gamma, "max_grad_norm": self.max_grad_norm}
         networks = {"q_net": self.q_net, "q_net_target": self.q_net_target}

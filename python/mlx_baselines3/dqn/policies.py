@@ -18,7 +18,7 @@ from mlx_baselines3.common.native_actor import (
     check_unchanged,
     perceptron,
 )
-from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
+from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer, nothing_to_train
 from mlx_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -173,6 +173,15 @@ class DQNPolicy(BasePolicy):
             self.q_net, self.optimizer_class, lr_schedule(1), self.optimizer_kwargs
         )
 
+    def _optimizer_of(self, optimizer: optim.Optimizer) -> ParameterOptimizer:
+        return ParameterOptimizer.around(self.q_net, optimizer)
+
+    def settle_optimizers(self) -> None:
+        """Let the optimizer take notice of what was frozen, thawed or replaced since the last update."""
+        self.optimizer.follow(self.q_net)
+        if not self.optimizer.names:
+            raise nothing_to_train("the Q network")
+
     def make_q_net(self) -> QNetwork:
         """:return: a new network with a features extractor of its own"""
         q_net = QNetwork(**self._update_features_extractor(self.net_args)).to(self.device)
@@ -235,4 +244,4 @@ def _dqn_blueprint(policy: DQNPolicy) -> Blueprint:
     check_parts((q_net.features_extractor, FlattenExtractor))
     check_observations(policy.observation_space)
     # DQN decides about exploring before it asks the policy.
-    return Blueprint(tuple(perceptron(q_net.q_net.layers())), "epsilon_greedy")
+    return Blueprint(tuple(perceptron(q_net.q_net)), "epsilon_greedy")

@@ -213,6 +213,7 @@ class PPO(OnPolicyAlgorithm):
     def train(self) -> None:
         """Update the policy with the rollout that was just collected."""
         self.policy.set_training_mode(True)
+        self.policy.settle_optimizers()
         self._update_learning_rate(self.policy.optimizer)
         settings = self._settings()
         epochs = self._take_steps(PPO, settings, self.batch_size, self.n_epochs)

@@ -9,12 +9,14 @@ import mlx.optimizers as optim
 from gymnasium import spaces
 
 from mlx_baselines3.common.critics import ContinuousActor, ContinuousPolicy
+from mlx_baselines3.common.distribution_base import takes_noise
 from mlx_baselines3.common.distributions import (
     SquashedDiagGaussianDistribution,
     StateDependentNoiseDistribution,
 )
 from mlx_baselines3.common.layers import Linear, Module, Sequential
 from mlx_baselines3.common.native_actor import (
+    DRAWING,
     Blueprint,
     Layer,
     NotMirrored,
@@ -242,12 +244,15 @@ class Actor(ContinuousActor):
         # A distribution remembers its arrays. Those of a step that is being compiled must not
         # outlive it, hence the copy.
         distribution = copy.copy(self.action_dist)
-        if noise is None:
-            return distribution.log_prob_from_params(mean_actions, log_std, **kwargs)
         if isinstance(distribution, StateDependentNoiseDistribution):
-            distribution.sample_weights(log_std, noise=noise[None])
-            return distribution.log_prob_from_params(mean_actions, log_std, **kwargs)
-        return distribution.log_prob_from_params(mean_actions, log_std, noise=noise)
+            if noise is not None:
+                if takes_noise(distribution, "sample_weights"):
+                    distribution.sample_weights(log_std, noise=noise[None])
+                else:
+                    distribution.sample_weights(log_std)
+        elif noise is not None and takes_noise(distribution, "sample", "log_prob_from_params"):
+            return distribution.log_prob_from_params(mean_actions, log_std, noise=noise)
+        return distribution.log_prob_from_params(mean_actions, log_std, **kwargs)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> mx.array:
         return self(observation, deterministic)
@@ -388,6 +393,7 @@ def _sac_blueprint(policy: SACPolicy) -> Blueprint:
         (actor.mu, nn.Linear),
         (actor.log_std, nn.Linear),
     )
+    check_unchanged(actor.action_dist, SquashedDiagGaussianDistribution, DRAWING)
     check_observations(policy.observation_space)
-    layers = (*perceptron(actor.latent_pi.layers()), Layer((actor.mu, actor.log_std)))
+    layers = (*perceptron(actor.latent_pi), Layer((actor.mu, actor.log_std)))
     return Blueprint(layers, "squashed_gaussian")

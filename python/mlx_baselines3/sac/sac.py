@@ -181,6 +181,14 @@ class SAC(OffPolicyAlgorithm):
         self.critic = self.policy.critic
         self.critic_target = self.policy.critic_target
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "ent_coef_optimizer" and isinstance(value, optim.Optimizer):
+            assert self._entropy_coefficient is not None, (
+                f"ent_coef={self.ent_coef!r} is not learned: make the model with ent_coef='auto'."
+            )
+            value = ParameterOptimizer.around(self._entropy_coefficient, value)
+        super().__setattr__(name, value)
+
     @property
     def log_ent_coef(self) -> mx.array | None:
         """:return: (1,) logarithm of the learned weight of the entropy, or None if it is not learned"""
@@ -276,7 +284,9 @@ class SAC(OffPolicyAlgorithm):
         dist = self.actor.action_dist
         if not isinstance(dist, SquashedDiagGaussianDistribution):
             return  # The policy's blueprint has the words for it.
-        check_unchanged(dist, SquashedDiagGaussianDistribution, ("log_prob", "log_prob_from_params"))
+        check_unchanged(
+            dist, SquashedDiagGaussianDistribution, ("log_prob", "log_prob_from_params", "sample")
+        )
         if dist.epsilon != SquashedDiagGaussianDistribution(1).epsilon:
             raise NotMirrored(f"the squashed distribution's epsilon is {dist.epsilon}")
 
@@ -291,6 +301,8 @@ class SAC(OffPolicyAlgorithm):
         if gradient_steps < 1:
             return
         self.policy.set_training_mode(True)
+        self._create_aliases()
+        self.policy.settle_optimizers()
         optimizers = [self.actor.optimizer, self.critic.optimizer]
         settings = {"gamma": self.gamma, "tau": self.tau, "target_entropy": self.target_entropy}
         if self.ent_coef_optimizer is None:

@@ -218,4 +218,4 @@ def _td3_blueprint(policy: TD3Policy) -> Blueprint:
     check_unchanged(actor, Actor, ("__call__", "forward", "_predict", "extract_features"))
     check_parts((actor.features_extractor, FlattenExtractor))
     check_observations(policy.observation_space)
-    return Blueprint(tuple(perceptron(actor.mu.layers())), "deterministic")
+    return Blueprint(tuple(perceptron(actor.mu)), "deterministic")

@@ -211,6 +211,8 @@ class TD3(OffPolicyAlgorithm):
         if gradient_steps < 1:
             return
         self.policy.set_training_mode(True)
+        self._create_aliases()
+        self.policy.settle_optimizers()
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
         settings = {
             "gamma": self.gamma,

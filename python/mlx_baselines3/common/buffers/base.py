@@ -35,6 +35,17 @@ def as_bytes(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
+def action_dtype(action_space: spaces.Space[Any]) -> Any:
+    """
+    :param action_space: the action space
+    :return: the dtype in which a buffer stores actions: the space's, but float32 for a Box of integers, whose
+        policy draws fractions. Truncated, they would be other actions than those that were taken
+    """
+    if isinstance(action_space, spaces.Box) and action_space.dtype.kind in "iub":
+        return np.dtype(np.float32)
+    return action_space.dtype
+
+
 class BaseBuffer(ABC):
     """
     What rollout and replay buffers share: sizes, the cursor and the memory.

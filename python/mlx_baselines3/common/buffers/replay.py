@@ -17,7 +17,7 @@ from mlx_baselines3.common.buffers._fields import not_cut
 from mlx_baselines3.common.buffers._rows import check_batch_size, fit_action, fit_scalar
 from mlx_baselines3.common.buffers._sampling import SampledBuffer
 from mlx_baselines3.common.buffers._scratch import Scratch, ScratchPool
-from mlx_baselines3.common.buffers.base import as_bytes
+from mlx_baselines3.common.buffers.base import action_dtype, as_bytes
 
 if TYPE_CHECKING:
     from mlx_baselines3.common.vec_env import VecNormalize
@@ -68,7 +68,7 @@ class ReplayBuffer(SampledBuffer):
         columns = {
             **self._observation_columns("observations"),
             **({} if optimize_memory_usage else self._observation_columns("next_observations")),
-            "actions": ((self.action_dim,), self._maybe_cast_dtype(action_space.dtype)),
+            "actions": ((self.action_dim,), self._maybe_cast_dtype(action_dtype(action_space))),
             **dict.fromkeys(("rewards", "dones", "timeouts"), ((), np.float32)),
         }
         row = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in columns.values())

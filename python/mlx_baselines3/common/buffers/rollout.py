@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from mlx_baselines3 import _native
 from mlx_baselines3.common.buffers._rows import check_batch_size, fit_action, fit_scalar
-from mlx_baselines3.common.buffers.base import BaseBuffer
+from mlx_baselines3.common.buffers.base import BaseBuffer, action_dtype
 from mlx_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class RolloutBuffer(BaseBuffer):
         self._allocate(
             {
                 **self._observation_columns("observations"),
-                "actions": ((self.action_dim,), self.action_space.dtype),
+                "actions": ((self.action_dim,), action_dtype(self.action_space)),
                 **dict.fromkeys(_SCALARS, ((), np.float32)),
             }
         )

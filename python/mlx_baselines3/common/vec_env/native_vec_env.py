@@ -33,6 +33,8 @@ _HISTORY = {
     "rewards", "episode_returns", "episode_lengths", "episode_times", "total_steps",
     "get_total_steps", "get_episode_rewards", "get_episode_lengths", "get_episode_times",
 }  # fmt: skip
+# What DummyVecEnv keeps in Python, and programs reach for.
+_OF_DUMMY = {"envs", "buf_obs", "buf_dones", "buf_rews", "buf_infos", "actions", "keys"}
 
 
 class NativeVecEnv(VecEnv):
@@ -101,6 +103,17 @@ class NativeVecEnv(VecEnv):
         if seed is not None:
             self.seed(seed)
             self.action_space.seed(seed)
+
+    def __getattr__(self, name: str) -> Any:
+        message = f"{type(self).__name__!r} object has no attribute {name!r}"
+        if name in _OF_DUMMY:
+            message += (
+                ": there are no Python objects behind environments that are stepped in Rust. get_attr(), "
+                "set_attr() and env_method() read, change and call what they have. For Gymnasium's own "
+                f"objects make the environments with DummyVecEnv([lambda: gymnasium.make({self.env_id!r})]), "
+                "or set the environment variable MLX_BASELINES3_NATIVE_ENVS=0."
+            )
+        raise AttributeError(message, name=name, obj=self)
 
     @staticmethod
     def supports(env_id: str) -> bool:
