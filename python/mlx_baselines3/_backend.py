@@ -1,6 +1,6 @@
 """
-What must happen before MLX is imported: lend it a fast BLAS on Linux, and say in one sentence why
-it cannot be imported where it cannot.
+What must happen before MLX is imported: lend it a fast BLAS on Linux, ask it for full float32 products on
+GPUs, and say in one sentence why it cannot be imported where it cannot.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from mlx_baselines3 import _tf32
 
 __all__ = ["BlasState", "blas_state", "prepare", "threads_count"]
 
@@ -63,15 +65,18 @@ _state: BlasState | None = None
 
 def prepare() -> None:
     """
-    Bridge the BLAS and import MLX. Only the first call of a process does anything.
+    Bridge the BLAS, switch TF32 off and import MLX. Only the first call of a process does anything.
 
     :raises ImportError: MLX, or its backend, is missing or broken; the message has the command that mends it
     """
     global _state
     if _state is not None:
         return
+    asked = _tf32.switch_off()
     if sys.modules.get("mlx.core") is not None:
         _state = _too_late()
+        if asked:
+            _tf32.say_whether_it_took_effect()
         return
     _check_library()
     state = _bridge()
