@@ -61,6 +61,8 @@ class BaseModel(Module):
         self._device = mx.default_device()
         # Second names of child modules, as in SB3's state_dict: alias -> name.
         self._parameter_aliases: dict[str, str] = {}
+        # Child modules that belong to another network, which lists, trains and saves them.
+        self._borrowed: tuple[str, ...] = ()
         self.observation_space = observation_space
         self.action_space = action_space
         self.features_extractor = features_extractor
@@ -127,7 +129,7 @@ class BaseModel(Module):
 
     def state_dict(self) -> dict[str, mx.array]:
         """:return: every array of the network by SB3's name, shared modules under each of their names"""
-        parameters = named_parameters(self)
+        parameters = self._named_parameters()
         for alias, name in self._parameter_aliases.items():
             shared = {k: v for k, v in parameters.items() if k.startswith(f"{name}.")}
             parameters.update({alias + k.removeprefix(name): v for k, v in shared.items()})
@@ -155,9 +157,56 @@ class BaseModel(Module):
         ]
         if problems:
             raise RuntimeError(f"Cannot load the state of {type(self).__name__}: " + " ".join(problems))
-        parameters = named_parameters(self)
+        parameters = self._named_parameters()
         placed = ((self._own_name(name), value) for name, value in known.items())
-        set_named_parameters(self, {name: value.astype(parameters[name].dtype) for name, value in placed})
+        self._set_named_parameters({name: value.astype(parameters[name].dtype) for name, value in placed})
+
+    def borrow(self, name: str, module: nn.Module) -> None:
+        """
+        Use a module of another network, as critics use their actor's features extractor. It is among the
+        parameters of both, but only the other network's optimizer and file have it.
+
+        :param name: the attribute
+        :param module: the module
+        """
+        self.set_alias(name, module)
+        self._borrowed = (*self._borrowed, name)
+
+    def parameters(self) -> dict[str, Any]:
+        """:return: a tree of all arrays, those of borrowed modules first, as in a network that has its own"""
+        return {**{name: getattr(self, name).parameters() for name in self._borrowed}, **super().parameters()}
+
+    def update(self, parameters: dict[str, Any], strict: bool = True) -> "BaseModel":
+        """
+        Replace arrays, those of borrowed modules too.
+
+        :param parameters: a tree as :meth:`parameters` gives it, or a part of it
+        :param strict: names that the network does not have are an error
+        :return: this network
+        :raises ValueError: a name is unknown, and ``strict``
+        """
+        rest = dict(parameters)
+        for name in self._borrowed:
+            if name in rest:
+                getattr(self, name).update(rest.pop(name), strict=strict)
+        super().update(rest, strict=strict)
+        return self
+
+    def _named_parameters(self) -> dict[str, mx.array]:
+        borrowed = {
+            f"{name}.{part}": array
+            for name in self._borrowed
+            for part, array in named_parameters(getattr(self, name)).items()
+        }
+        return {**borrowed, **named_parameters(self)}
+
+    def _set_named_parameters(self, parameters: Mapping[str, mx.array]) -> None:
+        own = dict(parameters)
+        for name in self._borrowed:
+            theirs = {key: own.pop(key) for key in parameters if key.startswith(f"{name}.")}
+            module = getattr(self, name)
+            set_named_parameters(module, {k.removeprefix(f"{name}."): v for k, v in theirs.items()})
+        set_named_parameters(self, own)
 
     def _own_name(self, name: str) -> str:
         for alias, target in self._parameter_aliases.items():
@@ -202,7 +251,7 @@ class BaseModel(Module):
         :param vector: (number of parameters,), in the order of :meth:`parameters_to_vector`
         :raises ValueError: if the length differs
         """
-        parameters = named_parameters(self)
+        parameters = self._named_parameters()
         total = sum(array.size for array in parameters.values())
         if len(vector) != total:
             raise ValueError(f"The vector has {len(vector)} numbers, the network has {total} parameters.")
@@ -212,11 +261,11 @@ class BaseModel(Module):
                 array.shape
             )
             start += array.size
-        set_named_parameters(self, new)
+        self._set_named_parameters(new)
 
     def parameters_to_vector(self) -> np.ndarray:
         """:return: (number of parameters,) float32, all parameters one after the other"""
-        return np.concatenate([to_numpy(array).ravel() for array in named_parameters(self).values()])
+        return np.concatenate([to_numpy(array).ravel() for array in self._named_parameters().values()])
 
     def set_training_mode(self, mode: bool) -> None:
         """
