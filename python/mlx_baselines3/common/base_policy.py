@@ -13,6 +13,7 @@ import mlx.optimizers as optim
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3.common._layer_hints import explained, refuse_torch
 from mlx_baselines3.common.layers import Conv2d, Module, named_parameters, orthogonal, set_named_parameters
 from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
 from mlx_baselines3.common.native_actor import predict_natively
@@ -26,6 +27,8 @@ from mlx_baselines3.common.torch_layers import (
 )
 from mlx_baselines3.common.type_aliases import PyTorchObs
 from mlx_baselines3.common.utils import get_device, is_vectorized_observation, obs_as_tensor
+
+_EXTRACTOR_BASE = "mlx_baselines3.common.torch_layers.BaseFeaturesExtractor"
 
 SelfBaseModel = TypeVar("SelfBaseModel", bound="BaseModel")
 
@@ -58,6 +61,8 @@ class BaseModel(Module):
         optimizer_kwargs: dict[str, Any] | None = None,
     ):
         super().__init__()
+        refuse_torch(optimizer_class, "optimizer_class", "mlx.optimizers.Optimizer")
+        refuse_torch(features_extractor_class, "features_extractor_class", _EXTRACTOR_BASE)
         self._device = mx.default_device()
         # Second names of child modules, as in SB3's state_dict: alias -> name.
         self._parameter_aliases: dict[str, str] = {}
@@ -92,7 +97,8 @@ class BaseModel(Module):
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """:return: a new features extractor of the class given at construction"""
-        return self.features_extractor_class(self.observation_space, **self.features_extractor_kwargs)
+        with explained():
+            return self.features_extractor_class(self.observation_space, **self.features_extractor_kwargs)
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> mx.array:
         """
@@ -100,9 +106,9 @@ class BaseModel(Module):
         :param features_extractor: the module to use
         :return: (batch, features_dim)
         """
-        return features_extractor(
-            preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
-        )
+        batch = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
+        with explained():
+            return features_extractor(batch)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         """:return: the arguments that make an equal network, without its weights"""
