@@ -1,6 +1,7 @@
 """
 What must happen before MLX is imported: lend it a fast BLAS on Linux, ask it for full float32 products on
-GPUs, and say in one sentence why it cannot be imported where it cannot.
+GPUs, keep its kernels apart from other users', and say in one sentence why it cannot be imported where it
+cannot.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mlx_baselines3 import _tf32
+from mlx_baselines3 import _kernel_cache, _tf32
 
 __all__ = ["BlasState", "blas_state", "prepare", "threads_count"]
 
@@ -65,13 +66,15 @@ _state: BlasState | None = None
 
 def prepare() -> None:
     """
-    Bridge the BLAS, switch TF32 off and import MLX. Only the first call of a process does anything.
+    Bridge the BLAS, switch TF32 off, choose the folder for kernels and import MLX. Only the first call of a
+    process does anything.
 
     :raises ImportError: MLX, or its backend, is missing or broken; the message has the command that mends it
     """
     global _state
     if _state is not None:
         return
+    _kernel_cache.keep_to_own_kernels()
     asked = _tf32.switch_off()
     if sys.modules.get("mlx.core") is not None:
         _state = _too_late()
