@@ -248,7 +248,7 @@ def _remedy() -> str:
 
 
 def _keep_one(backends: list[str]) -> str:
-    """To uninstall one removes the others' libmlx.so, too, and pip installs none again that it has on record."""
+    """Uninstalling one removes the other's libmlx.so, too, and pip reinstalls none that it has on record."""
     choices = " or ".join(f"pip install 'mlx[{_BACKENDS[name]}]'" for name in backends)
     return f"pip uninstall -y {' '.join(backends)}, then {choices}"
 
