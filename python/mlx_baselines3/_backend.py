@@ -1,6 +1,7 @@
 """
-What must happen before MLX is imported: lend it a fast BLAS on Linux, and say in one sentence why
-it cannot be imported where it cannot.
+What must happen before MLX is imported: lend it a fast BLAS on Linux, ask it for full float32 products on
+GPUs, keep its kernels apart from other users', and say in one sentence why it cannot be imported where it
+cannot.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mlx_baselines3 import _kernel_cache, _tf32
+
 __all__ = ["BlasState", "blas_state", "prepare", "threads_count"]
 
 _ON_LINUX = sys.platform.startswith("linux")
-# The distributions that bring libmlx.so, and the extra of this package that asks for each.
+# The distributions that bring libmlx.so, and the extra of `mlx` that asks for each in its own version.
 _BACKENDS = {"mlx-cpu": "cpu", "mlx-cuda-12": "cuda12", "mlx-cuda-13": "cuda13"}
-_INSTALL = "pip install 'mlx-baselines3[cpu]' (or [cuda12], [cuda13])"
+_INSTALL = "pip install 'mlx[cpu]' (or 'mlx[cuda12]', 'mlx[cuda13]')"
 
 
 @dataclass(frozen=True)
@@ -63,15 +66,20 @@ _state: BlasState | None = None
 
 def prepare() -> None:
     """
-    Bridge the BLAS and import MLX. Only the first call of a process does anything.
+    Bridge the BLAS, switch TF32 off, choose the folder for kernels and import MLX. Only the first call of a
+    process does anything.
 
     :raises ImportError: MLX, or its backend, is missing or broken; the message has the command that mends it
     """
     global _state
     if _state is not None:
         return
+    _kernel_cache.keep_to_own_kernels()
+    asked = _tf32.switch_off()
     if sys.modules.get("mlx.core") is not None:
         _state = _too_late()
+        if asked:
+            _tf32.say_whether_it_took_effect()
         return
     _check_library()
     state = _bridge()
@@ -216,23 +224,33 @@ def _too_late() -> BlasState:
 
 
 def _installed_backends() -> list[str]:
-    found = []
-    for name in _BACKENDS:
-        try:
-            metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-        found.append(name)
-    return found
+    return [name for name in _BACKENDS if _installed_version(name) is not None]
+
+
+def _installed_version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _remedy() -> str:
     if not _ON_LINUX:
         return "pip install --force-reinstall mlx mlx-metal"
     backends = _installed_backends()
-    if len(backends) == 1:
-        return f"pip install --force-reinstall {backends[0]}"
+    if len(backends) > 1:
+        return _keep_one(backends)
+    version = _installed_version("mlx")
+    if backends and version is not None:
+        # Another version than MLX's own would not fit it.
+        return f"pip install --force-reinstall {backends[0]}=={version}"
     return _INSTALL
+
+
+def _keep_one(backends: list[str]) -> str:
+    """Uninstalling one removes the other's libmlx.so, too, and pip reinstalls none that it has on record."""
+    choices = " or ".join(f"pip install 'mlx[{_BACKENDS[name]}]'" for name in backends)
+    return f"pip uninstall -y {' '.join(backends)}, then {choices}"
 
 
 def _import_mlx() -> None:
@@ -285,10 +303,9 @@ def _elf_size(library: Path) -> int:
 def _warn_of_two_backends() -> None:
     backends = _installed_backends() if _ON_LINUX else []
     if len(backends) > 1:
-        keep = _BACKENDS[backends[-1]]
         warnings.warn(
-            f"{' and '.join(backends)} are both installed, and each overwrote the other's libmlx.so. "
-            f"Keep one: pip uninstall -y {' '.join(backends)}, then pip install 'mlx-baselines3[{keep}]'.",
+            f"{' and '.join(backends)} are installed together, and each overwrote the other's libmlx.so. "
+            f"Keep one: {_keep_one(backends)}.",
             UserWarning,
             stacklevel=4,
         )

@@ -57,6 +57,7 @@ def fake_mlx(folder, core):
     return folder
 
 
+BOTH = "pip uninstall -y mlx-cpu mlx-cuda-12, then pip install 'mlx[cpu]' or pip install 'mlx[cuda12]'"
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="about Linux wheels")
 
 
@@ -67,7 +68,7 @@ def test_no_mlx_at_all(hide):
     code = "guard._ON_LINUX = True\nguard._installed_backends = lambda: []\nguard.prepare()"
     last = sentence(python(code, start=hide + ALONE))
     assert last.startswith("ImportError: mlx_baselines3 needs MLX, which cannot be imported (")
-    assert last.endswith("mend it with: pip install 'mlx-baselines3[cpu]' (or [cuda12], [cuda13])")
+    assert last.endswith("mend it with: pip install 'mlx[cpu]' (or 'mlx[cuda12]', 'mlx[cuda13]')")
 
 
 @LINUX
@@ -75,14 +76,26 @@ def test_mlx_without_a_backend(tmp_path):
     fake_mlx(tmp_path, "raise ImportError('libmlx.so: cannot open shared object file')")
     last = sentence(python("guard._installed_backends = lambda: []\nguard.prepare()", tmp_path))
     assert "libmlx.so: cannot open shared object file" in last
-    assert "pip install 'mlx-baselines3[cpu]' (or [cuda12], [cuda13])" in last
+    assert "pip install 'mlx[cpu]' (or 'mlx[cuda12]', 'mlx[cuda13]')" in last
 
 
 @LINUX
 def test_a_broken_backend_is_installed_again(tmp_path):
     fake_mlx(tmp_path, "raise ImportError('undefined symbol')")
-    last = sentence(python("guard._installed_backends = lambda: ['mlx-cpu']\nguard.prepare()", tmp_path))
-    assert last.endswith("mend it with: pip install --force-reinstall mlx-cpu")
+    versions = "guard._installed_version = {'mlx': '0.31.1', 'mlx-cpu': '0.32.4'}.get\nguard.prepare()"
+    last = sentence(python(versions, tmp_path))
+    # The backend of MLX's own version, not the newest.
+    assert last.endswith("mend it with: pip install --force-reinstall mlx-cpu==0.31.1")
+
+
+@LINUX
+def test_two_backends_that_broke_each_other_are_both_removed_first(tmp_path):
+    """pip would find either installed already, and do nothing."""
+    fake_mlx(tmp_path, "raise ImportError('libnccl.so.2: cannot open shared object file')")
+    last = sentence(
+        python("guard._installed_backends = lambda: ['mlx-cpu', 'mlx-cuda-12']\nguard.prepare()", tmp_path)
+    )
+    assert last.endswith(f"mend it with: {BOTH}")
 
 
 def test_on_a_mac(tmp_path):
@@ -111,8 +124,8 @@ def test_two_backends_are_one_warning():
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("UserWarning") == 1
-    assert "mlx-cpu and mlx-cuda-12 are both installed" in done.stderr
-    assert "pip uninstall -y mlx-cpu mlx-cuda-12, then pip install 'mlx-baselines3[cuda12]'" in done.stderr
+    assert "mlx-cpu and mlx-cuda-12 are installed together" in done.stderr
+    assert f"Keep one: {BOTH}." in done.stderr
 
 
 def test_backends_are_found_by_their_distributions(tmp_path):

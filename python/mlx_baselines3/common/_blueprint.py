@@ -1,7 +1,7 @@
 """How a policy computes its actions, read from its modules: what acts in Rust, and may learn there."""
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any, NamedTuple
@@ -12,10 +12,13 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common.activations import Tanh
-from mlx_baselines3.common.layers import Sequential, is_exactly
+from mlx_baselines3.common.layers import Flatten, Sequential, is_exactly
 from mlx_baselines3.common.mlx_interop import to_numpy
 from mlx_baselines3.common.preprocessing import is_image_space
 from mlx_baselines3.common.state_dependent_noise import StateDependentNoiseDistribution
+from mlx_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
+
+Observations = np.ndarray | dict[str, np.ndarray]
 
 _PLAIN = {nn.Identity: "identity", Tanh: "tanh", nn.Tanh: "tanh", nn.ReLU: "relu", nn.SiLU: "silu"}
 
@@ -55,6 +58,7 @@ class Blueprint:
     :param log_std: logarithms of the standard deviations (``gaussian`` and ``state_dependent``)
     :param critic: the network of the values of the observations, if there is one
     :param noise: whose ``get_std`` turns ``log_std`` into standard deviations (``state_dependent``)
+    :param keys: those of Dict observations, which the network sees side by side in this order
     """
 
     layers: tuple[Layer, ...]
@@ -63,6 +67,7 @@ class Blueprint:
     log_std: mx.array | None = None
     critic: tuple[Layer, ...] = ()
     noise: StateDependentNoiseDistribution | None = None
+    keys: tuple[str, ...] = ()
 
     def standard_deviations(self) -> np.ndarray:
         """:return: the standard deviations, row after row; none for a head that has none"""
@@ -174,12 +179,41 @@ def check_parts(*parts: tuple[Any, type]) -> None:
             raise NotMirrored(f"the policy has a {type(part).__name__}")
 
 
-def check_observations(space: spaces.Space[Any]) -> None:
+def observed_keys(space: spaces.Space[Any], *extractors: Any) -> tuple[str, ...]:
     """
     :param space: an observation space
+    :param extractors: what a policy makes features with
+    :return: the keys of a Dict whose vectors are put side by side in this order; none for a Box
     :raises NotMirrored: an observation is not an array of numbers that a network takes as they are
     """
+    kind = CombinedExtractor if isinstance(space, spaces.Dict) else FlattenExtractor
+    check_parts(*((extractor, kind) for extractor in extractors))
+    if not isinstance(space, spaces.Dict):
+        _check_vector(space, "the observation space is")
+        return ()
+    for key, part in space.spaces.items():
+        _check_vector(part, f"the observation {key!r} is")
+    for extractor in extractors:
+        check_parts(*((part, Flatten) for _, part in extractor.extractors.named_items()))
+    return tuple(space.spaces)
+
+
+def _check_vector(space: spaces.Space[Any], what: str) -> None:
     if not isinstance(space, spaces.Box):
-        raise NotMirrored(f"the observation space is a {type(space).__name__} and not a Box")
+        raise NotMirrored(f"{what} a {type(space).__name__} and not a Box")
     if is_image_space(space):
         raise NotMirrored("the observations are images")
+
+
+def side_by_side(observations: Any, keys: Sequence[str], batch_axes: int = 1) -> np.ndarray:
+    """
+    :param observations: an array, or one for each key
+    :param keys: those of a Dict in their order; none for an array
+    :param batch_axes: how many axes come before those of an observation
+    :return: the array as it is; or (..., numbers) float32, the flattened observations of a Dict in a row
+    """
+    if not keys:
+        return np.asarray(observations)
+    arrays = (np.asarray(observations[key]) for key in keys)
+    rows = [np.asarray(array, np.float32).reshape(*array.shape[:batch_axes], -1) for array in arrays]
+    return np.concatenate(rows, axis=-1)

@@ -1,12 +1,12 @@
 """Say it when MLX compiles kernels: an update then takes seconds instead of milliseconds."""
 
 import os
-import pathlib
 import shutil
 import sys
-import tempfile
 import threading
 from types import TracebackType
+
+from mlx_baselines3._kernel_cache import kernel_folder
 
 __all__ = ["CompileNotice", "kernel_folder"]
 
@@ -14,11 +14,6 @@ __all__ = ["CompileNotice", "kernel_folder"]
 _PATIENCE = 1.0
 # A kind of gradient step may come late: TD3's actor moves in every second one.
 _UPDATES = 3
-
-
-def kernel_folder() -> pathlib.Path:
-    """:return: where MLX keeps the kernels that it compiled for the CPU; it may not exist yet"""
-    return pathlib.Path(tempfile.gettempdir(), "mlx")
 
 
 def _kernels() -> int:

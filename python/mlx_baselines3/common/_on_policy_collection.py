@@ -11,11 +11,12 @@ import mlx.core as mx
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3.common._blueprint import Observations, side_by_side
 from mlx_baselines3.common._callback_base import BaseCallback, steps_until_needed
 from mlx_baselines3.common._dead_steps import dead_mask
 from mlx_baselines3.common._integer_observations import check_integers
 from mlx_baselines3.common.base_class import BaseAlgorithm
-from mlx_baselines3.common.buffers import RolloutBuffer
+from mlx_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
 from mlx_baselines3.common.native_actor import NativeActor, NotMirrored, native_actor
 from mlx_baselines3.common.policies import ActorCriticPolicy
@@ -29,7 +30,7 @@ class _Cut(NamedTuple):
 
     step: int
     env: int
-    obs: np.ndarray
+    obs: Observations
 
 
 class _Steps(NamedTuple):
@@ -44,8 +45,8 @@ class _Steps(NamedTuple):
     """
 
     n_steps: int
-    seen: tuple[np.ndarray, np.ndarray]
-    last: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]
+    seen: tuple[Observations, np.ndarray]
+    last: tuple[np.ndarray, np.ndarray, Observations, np.ndarray, np.ndarray, list[dict[str, Any]]]
     earlier_episodes: list[dict[str, Any]]
     cuts: list[_Cut]
 
@@ -187,7 +188,7 @@ class OnPolicyCollection(BaseAlgorithm):
     def _native_actor(self, rollout_buffer: RolloutBuffer) -> NativeActor | None:
         """The policy's twin with the present weights; None, and once a line that says why, if it has none."""
         try:
-            if type(rollout_buffer) is not RolloutBuffer:
+            if type(rollout_buffer) not in (RolloutBuffer, DictRolloutBuffer):
                 raise NotMirrored(f"the rollout buffer is a {type(rollout_buffer).__name__}")
             return native_actor(self.policy)
         except NotMirrored as reason:
@@ -229,7 +230,7 @@ class OnPolicyCollection(BaseAlgorithm):
                 # What the buffer gets after the rollout, for those who look at it now.
                 estimates = self._estimates(actor, actor.critic(), steps.seen[0], actions)
                 values, log_probs = map(to_mlx, estimates)
-                before = [*estimates, steps.seen[0].copy(), actions.copy()]
+                before = [*estimates, side_by_side(steps.seen[0], actor.keys).copy(), actions.copy()]
 
             # Callbacks find SB3's names in these locals.
             callback.update_locals(locals())
@@ -242,7 +243,8 @@ class OnPolicyCollection(BaseAlgorithm):
             gathered.cuts += steps.cuts
             gathered.add_ends(n_steps - 1, dones, infos)
             if before:
-                gathered.add_given(n_steps - 1, before, [values, log_probs, seen[0], actions])
+                now = [values, log_probs, side_by_side(seen[0], actor.keys), actions]
+                gathered.add_given(n_steps - 1, before, now)
             self._store(rollout_buffer, steps, seen, core is not None)
             self._last_obs = new_obs
             self._last_episode_starts = dones
@@ -281,11 +283,11 @@ class OnPolicyCollection(BaseAlgorithm):
 
     def _step(self, actor: NativeActor, env: VecEnv) -> _Steps:
         """One step of environments of any kind."""
-        assert isinstance(self._last_obs, np.ndarray)
+        assert self._last_obs is not None
         try:
             actions = actor.act(self._last_obs).reshape(-1, *(self.action_space.shape or ()))
         except ValueError as error:
-            if np.isfinite(self._last_obs).all():
+            if np.isfinite(side_by_side(self._last_obs, actor.keys)).all():
                 raise
             raise FloatingPointError(
                 f"The environments gave an observation that is nan or infinite: {self._last_obs}. Wrap "
@@ -293,7 +295,8 @@ class OnPolicyCollection(BaseAlgorithm):
             ) from error
         clipped_actions = self._to_env_actions(actions)
         new_obs, rewards, dones, infos = env.step(clipped_actions)
-        assert isinstance(new_obs, np.ndarray)
+        # No policy has observations that are tuples.
+        assert not isinstance(new_obs, tuple)
         assert self._last_episode_starts is not None
         last = (actions, clipped_actions, new_obs, rewards, dones, infos)
         return _Steps(1, (self._last_obs, self._last_episode_starts), last, [], [])
@@ -331,7 +334,7 @@ class OnPolicyCollection(BaseAlgorithm):
         buffer.add(seen[0], actions, rewards, seen[1], later, later)
 
     def _estimates(
-        self, actor: NativeActor, critic: NativeActor, observations: np.ndarray, actions: np.ndarray
+        self, actor: NativeActor, critic: NativeActor, observations: Observations, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """(batch, 1) values and (batch,) log-probabilities."""
         values = critic.outputs(observations)
@@ -346,7 +349,7 @@ class OnPolicyCollection(BaseAlgorithm):
         return values, to_numpy(dist.log_prob(taken))
 
     def _complete(
-        self, actor: NativeActor, buffer: RolloutBuffer, gathered: _Gathered, new_obs: np.ndarray
+        self, actor: NativeActor, buffer: RolloutBuffer, gathered: _Gathered, new_obs: Observations
     ) -> mx.array:
         """
         Fill in values and log-probabilities, add the value of what came after a time limit to the rewards.
@@ -357,7 +360,8 @@ class OnPolicyCollection(BaseAlgorithm):
         :param new_obs: (n_envs, ...) observations after the last step
         :return: (n_envs, 1) their values
         """
-        observations = buffer.observations.reshape(-1, *(self.observation_space.shape or ()))
+        observations = side_by_side(buffer.observations, actor.keys, batch_axes=2)
+        observations = observations.reshape(-1, observations[0, 0].size)
         actions = buffer.actions.reshape(-1, *(self.action_space.shape or ()))
         critic = actor.critic()
         values, log_probs = self._estimates(actor, critic, observations, actions)
@@ -367,6 +371,7 @@ class OnPolicyCollection(BaseAlgorithm):
             buffer.values[step], buffer.log_probs[step] = given_values, given_log_probs
         if gathered.cuts:
             rows, envs, ends = zip(*gathered.cuts, strict=True)
-            end_values = critic.outputs(np.stack(ends))[:, 0]
+            rows_at_ends = [side_by_side(end, actor.keys, batch_axes=0).reshape(-1) for end in ends]
+            end_values = critic.outputs(np.stack(rows_at_ends))[:, 0]
             buffer.rewards[list(rows), list(envs)] += self.gamma * end_values
         return to_mlx(critic.outputs(new_obs))

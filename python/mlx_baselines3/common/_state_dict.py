@@ -56,8 +56,11 @@ class StateDict:
             raise RuntimeError(f"Cannot load the state of {type(self).__name__}: " + " ".join(problems))
         # Copies: an array that two networks hold could be changed in place through either.
         new = {self._own_name(name): mx.array(value.astype(own[name].dtype)) for name, value in known.items()}
-        set_named_parameters(self, new)
+        self._set_named_parameters(new)
         return IncompatibleKeys(missing, unknown)
+
+    def _set_named_parameters(self, parameters: Mapping[str, mx.array]) -> None:
+        set_named_parameters(self, parameters)
 
     def _own_name(self, name: str) -> str:
         """:return: the name under which the module keeps the array that ``state_dict`` calls ``name``"""

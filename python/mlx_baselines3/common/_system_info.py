@@ -12,6 +12,8 @@ import gymnasium as gym
 import mlx.core as mx
 import numpy as np
 
+from mlx_baselines3 import _tf32
+
 
 def _installed(distribution: str) -> str | None:
     try:
@@ -60,6 +62,7 @@ def get_system_info(print_info: bool = True) -> tuple[dict[str, str], str]:
         "MLX": _installed("mlx") or "unknown",
         "MLX backend": f"{backend}, default device {mx.default_device()}",
         "GPU Enabled": str(backend != "CPU"),
+        "TF32": _tf32.describe(has_gpu=backend != "CPU"),
         "BLAS": blas,
         "Numpy": np.__version__,
         "Cloudpickle": cloudpickle.__version__,

@@ -10,6 +10,8 @@ import sys
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_baselines3.common._layer_hints import refuse_torch
+
 __all__ = ["Tanh", "make_activation", "rational_tanh"]
 
 # tanh(x) = x P(x^2) / Q(x^2) on [0, 9.02], fitted by iteratively reweighted least squares to the
@@ -74,5 +76,7 @@ def make_activation(activation_fn: type[nn.Module]) -> nn.Module:
     """
     :param activation_fn: class of an activation, as a user names it
     :return: an instance; ``mlx.nn.Tanh`` becomes :class:`Tanh`
+    :raises TypeError: it is a class of torch's
     """
+    refuse_torch(activation_fn, "activation_fn")
     return Tanh() if activation_fn is nn.Tanh else activation_fn()

@@ -26,9 +26,9 @@ from mlx_baselines3.common.native_actor import (
     Layer,
     NotMirrored,
     blueprint,
-    check_observations,
     check_parts,
     check_unchanged,
+    observed_keys,
     perceptron,
 )
 from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
@@ -347,15 +347,13 @@ def _actor_critic_blueprint(policy: ActorCriticPolicy) -> Blueprint:
     check_unchanged(policy, ActorCriticPolicy, _DECISIVE)
     check_unchanged(dist, type(dist), (*DRAWING, "log_prob"))
     mlp = policy.mlp_extractor
+    extractors = (policy.pi_features_extractor, policy.vf_features_extractor)
     check_parts(
-        (policy.pi_features_extractor, FlattenExtractor),
-        (policy.vf_features_extractor, FlattenExtractor),
         (mlp, MlpExtractor),
         (policy.action_net, nn.Linear),
         (policy.value_net, nn.Linear),
     )
     check_unchanged(mlp, MlpExtractor, ("__call__", "forward", "forward_actor", "forward_critic"))
-    check_observations(policy.observation_space)
     return Blueprint(
         layers=(*perceptron(mlp.policy_net), Layer((policy.action_net,))),
         head=head,
@@ -363,4 +361,5 @@ def _actor_critic_blueprint(policy: ActorCriticPolicy) -> Blueprint:
         log_std=policy.log_std if noise or head == "gaussian" else None,
         critic=(*perceptron(mlp.value_net), Layer((policy.value_net,))),
         noise=noise,
+        keys=observed_keys(policy.observation_space, *extractors),
     )

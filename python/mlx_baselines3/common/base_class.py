@@ -13,6 +13,7 @@ from gymnasium import spaces
 from mlx_baselines3.common import utils
 from mlx_baselines3.common._compile_notice import CompileNotice
 from mlx_baselines3.common._device_choice import choose_device
+from mlx_baselines3.common._layer_hints import refuse_torch
 from mlx_baselines3.common._lazy_names import lazy_names
 from mlx_baselines3.common._saving import Saving
 from mlx_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
@@ -101,6 +102,7 @@ class BaseAlgorithm(Saving, ABC):
         sde_sample_freq: int = -1,
         supported_action_spaces: tuple[type[spaces.Space[Any]], ...] | None = None,
     ) -> None:
+        refuse_torch(policy, "policy", "mlx_baselines3.common.policies.BasePolicy")
         self.policy_class = self._get_policy_from_name(policy) if isinstance(policy, str) else policy
         self.device = get_device(device)
         self._compile_notice = CompileNotice(verbose)

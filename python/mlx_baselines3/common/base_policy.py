@@ -4,6 +4,7 @@ import copy
 import io
 import pathlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -12,6 +13,7 @@ import mlx.optimizers as optim
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3.common._layer_hints import explained, refuse_torch
 from mlx_baselines3.common.layers import Conv2d, Module, named_parameters, orthogonal, set_named_parameters
 from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
 from mlx_baselines3.common.native_actor import predict_natively
@@ -27,6 +29,8 @@ from mlx_baselines3.common.torch_layers import (
 )
 from mlx_baselines3.common.type_aliases import PyTorchObs
 from mlx_baselines3.common.utils import get_device, is_vectorized_observation, obs_as_tensor
+
+_EXTRACTOR_BASE = "mlx_baselines3.common.torch_layers.BaseFeaturesExtractor"
 
 SelfBaseModel = TypeVar("SelfBaseModel", bound="BaseModel")
 
@@ -59,9 +63,13 @@ class BaseModel(Module):
         optimizer_kwargs: dict[str, Any] | None = None,
     ):
         super().__init__()
+        refuse_torch(optimizer_class, "optimizer_class", "mlx.optimizers.Optimizer")
+        refuse_torch(features_extractor_class, "features_extractor_class", _EXTRACTOR_BASE)
         self._device = mx.default_device()
         # Second names of child modules, as in SB3's state_dict: alias -> name.
         self._parameter_aliases: dict[str, str] = {}
+        # Child modules that belong to another network, which lists, trains and saves them.
+        self._borrowed: tuple[str, ...] = ()
         self.observation_space = observation_space
         self.action_space = action_space
         self.features_extractor = features_extractor
@@ -116,7 +124,8 @@ class BaseModel(Module):
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """:return: a new features extractor of the class given at construction"""
-        return self.features_extractor_class(self.observation_space, **self.features_extractor_kwargs)
+        with explained():
+            return self.features_extractor_class(self.observation_space, **self.features_extractor_kwargs)
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> mx.array:
         """
@@ -124,9 +133,9 @@ class BaseModel(Module):
         :param features_extractor: the module to use
         :return: (batch, features_dim)
         """
-        return features_extractor(
-            preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
-        )
+        batch = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
+        with explained():
+            return features_extractor(batch)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         """:return: the arguments that make an equal network, without its weights"""
@@ -153,7 +162,7 @@ class BaseModel(Module):
 
     def state_dict(self) -> dict[str, mx.array]:
         """:return: every array of the network by SB3's name, shared modules under each of their names"""
-        parameters = named_parameters(self)
+        parameters = self._named_parameters()
         for alias, name in self._parameter_aliases.items():
             shared = {k: v for k, v in parameters.items() if k.startswith(f"{name}.")}
             parameters.update({alias + k.removeprefix(name): v for k, v in shared.items()})
@@ -163,6 +172,53 @@ class BaseModel(Module):
         # A second name that is gone is none of state_dict's either, as in SB3.
         vars(self).get("_parameter_aliases", {}).pop(key, None)
         super().__delattr__(key)
+
+    def borrow(self, name: str, module: nn.Module) -> None:
+        """
+        Use a module of another network, as critics use their actor's features extractor. It is among the
+        parameters of both, but only the other network's optimizer and file have it.
+
+        :param name: the attribute
+        :param module: the module
+        """
+        self.set_alias(name, module)
+        self._borrowed = (*self._borrowed, name)
+
+    def parameters(self) -> dict[str, Any]:
+        """:return: a tree of all arrays, those of borrowed modules first, as in a network that has its own"""
+        return {**{name: getattr(self, name).parameters() for name in self._borrowed}, **super().parameters()}
+
+    def update(self, parameters: dict[str, Any], strict: bool = True) -> "BaseModel":
+        """
+        Replace arrays, those of borrowed modules too.
+
+        :param parameters: a tree as :meth:`parameters` gives it, or a part of it
+        :param strict: names that the network does not have are an error
+        :return: this network
+        :raises ValueError: a name is unknown, and ``strict``
+        """
+        rest = dict(parameters)
+        for name in self._borrowed:
+            if name in rest:
+                getattr(self, name).update(rest.pop(name), strict=strict)
+        super().update(rest, strict=strict)
+        return self
+
+    def _named_parameters(self) -> dict[str, mx.array]:
+        borrowed = {
+            f"{name}.{part}": array
+            for name in self._borrowed
+            for part, array in named_parameters(getattr(self, name)).items()
+        }
+        return {**borrowed, **named_parameters(self)}
+
+    def _set_named_parameters(self, parameters: Mapping[str, mx.array]) -> None:
+        own = dict(parameters)
+        for name in self._borrowed:
+            theirs = {key: own.pop(key) for key in parameters if key.startswith(f"{name}.")}
+            module = getattr(self, name)
+            set_named_parameters(module, {k.removeprefix(f"{name}."): v for k, v in theirs.items()})
+        set_named_parameters(self, own)
 
     def _own_name(self, name: str) -> str:
         for alias, target in self._parameter_aliases.items():
@@ -207,7 +263,7 @@ class BaseModel(Module):
         :param vector: (number of parameters,), in the order of :meth:`parameters_to_vector`
         :raises ValueError: if the length differs
         """
-        parameters = named_parameters(self)
+        parameters = self._named_parameters()
         total = sum(array.size for array in parameters.values())
         if len(vector) != total:
             raise ValueError(f"The vector has {len(vector)} numbers, the network has {total} parameters.")
@@ -217,11 +273,11 @@ class BaseModel(Module):
                 array.shape
             )
             start += array.size
-        set_named_parameters(self, new)
+        self._set_named_parameters(new)
 
     def parameters_to_vector(self) -> np.ndarray:
         """:return: (number of parameters,) float32, all parameters one after the other"""
-        return np.concatenate([to_numpy(array).ravel() for array in named_parameters(self).values()])
+        return np.concatenate([to_numpy(array).ravel() for array in self._named_parameters().values()])
 
     def set_training_mode(self, mode: bool) -> None:
         """

@@ -294,7 +294,7 @@ class ContinuousPolicy(BasePolicy):
         :param lender: name of the network that has it
         """
         extractor = getattr(self, lender).features_extractor
-        getattr(self, borrower).set_alias("features_extractor", extractor)
+        getattr(self, borrower).borrow("features_extractor", extractor)
         self._parameter_aliases[f"{borrower}.features_extractor"] = f"{lender}.features_extractor"
 
     def _copy_network(self, source: str, target: str) -> None:

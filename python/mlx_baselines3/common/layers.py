@@ -15,11 +15,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_baselines3.common._layer_hints import refuse_torch
 from mlx_baselines3.common._named_arrays import named_parameters, set_named_parameters
 from mlx_baselines3.common._state_dict import StateDict
 from mlx_baselines3.common._sums import repeated, sum_rows
 
 __all__ = [
+    "ChannelsLast",
     "Conv2d",
     "Flatten",
     "Linear",
@@ -32,6 +34,12 @@ __all__ = [
     "orthogonal",
     "set_named_parameters",
 ]
+
+
+def _refuse_torch_layer(value: Any, what: str) -> None:
+    # Other objects of torch's, such as a device, may lie in an attribute.
+    if any(kind.__module__.startswith("torch.nn") for kind in type(value).__mro__):
+        refuse_torch(value, what)
 
 
 def _holds_parameters(value: Any) -> bool:
@@ -84,6 +92,8 @@ class Module(StateDict, nn.Module):
         raise NotImplementedError(f"{type(self).__name__} defines neither `forward` nor `__call__`.")
 
     def __setattr__(self, key: str, value: Any) -> None:
+        if type(value).__module__ != "builtins" and not isinstance(value, mx.array):
+            _refuse_torch_layer(value, f"{type(self).__name__}.{key}")
         if isinstance(value, (dict, list, tuple)) and not _holds_parameters(value):
             self.pop(key, None)
             object.__setattr__(self, key, value)
@@ -135,6 +145,7 @@ class Sequential(Module):
 
     def __init__(self, *layers: Callable[[mx.array], mx.array]):
         super().__init__()
+        _check_channels(layers)
         self._length = len(layers)
         for i, layer in enumerate(layers):
             setattr(self, str(i), layer)
@@ -172,6 +183,7 @@ class ModuleDict(Module):
         super().__init__()
         self._names = tuple(modules)
         for name, module in modules.items():
+            _refuse_torch_layer(module, f"ModuleDict[{name!r}]")
             self[name] = module
 
     def named_items(self) -> Iterator[tuple[str, nn.Module]]:
@@ -278,6 +290,52 @@ class Conv2d(Module):
         # A bias is added to every pixel of every image: the sum of its gradient is a long one.
         pixels = out.reshape(-1, out.shape[-1])
         return (pixels + repeated(self.bias, pixels)).reshape(out.shape).transpose(0, 3, 1, 2)
+
+
+class ChannelsLast(Module):
+    """
+    A layer of MLX's that takes images with their channels last, among layers that have them first, such as
+    ``ChannelsLast(nn.MaxPool2d(2))`` after a :class:`Conv2d`.
+
+    :param layer: the layer
+    """
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: mx.array) -> mx.array:
+        """
+        :param x: (batch, channels, height, width)
+        :return: (batch, channels', height', width')
+        """
+        return self.layer(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
+# Layers of MLX's that would take the width of a channel-first image for its channels.
+_TAKE_CHANNELS_LAST = tuple(
+    getattr(nn, name)
+    for name in (
+        "AvgPool2d", "BatchNorm", "Conv2d", "ConvTranspose2d", "Dropout2d", "GroupNorm", "InstanceNorm",
+        "MaxPool2d", "Upsample",
+    )
+    if hasattr(nn, name)
+)  # fmt: skip
+
+
+def _check_channels(layers: tuple[Any, ...]) -> None:
+    """MLX would pool or normalise the wrong axes without a word."""
+    images = False
+    for layer in layers:
+        if images and isinstance(layer, _TAKE_CHANNELS_LAST):
+            name = type(layer).__name__
+            own = "mlx_baselines3.common.layers."
+            instead = f"{own}Conv2d" if name == "Conv2d" else f"{own}ChannelsLast(mlx.nn.{name}(...))"
+            raise ValueError(
+                f"mlx.nn.{name} takes images with their channels last, but {own}Conv2d before it gives them "
+                f"first, as in SB3: use {instead}."
+            )
+        images = isinstance(layer, Conv2d | ChannelsLast) or (images and not isinstance(layer, Flatten))
 
 
 def orthogonal(shape: tuple[int, ...], gain: float = 1.0) -> mx.array:

@@ -19,11 +19,13 @@ from mlx_baselines3.common._blueprint import (
     Blueprint,
     Layer,
     NotMirrored,
+    Observations,
     blueprint,
-    check_observations,
     check_parts,
     check_unchanged,
+    observed_keys,
     perceptron,
+    side_by_side,
 )
 from mlx_baselines3.common.mlx_interop import to_mlx
 from mlx_baselines3.common.utils import is_vectorized_observation
@@ -36,11 +38,11 @@ __all__ = [
     "NotMirrored",
     "Stretch",
     "blueprint",
-    "check_observations",
     "check_parts",
     "check_unchanged",
     "native_actor",
     "native_actor_or_none",
+    "observed_keys",
     "perceptron",
     "predict_natively",
 ]
@@ -88,6 +90,8 @@ class NativeActor:
         self._plan = plan
         self._arrays: list[mx.array] = []
         self._mlx_state: bytes | None = None
+        # Of Dict observations, in the order of the network's inputs.
+        self.keys = plan.keys
         self._discrete = head in ("categorical", "multi_categorical", "epsilon_greedy")
         self.has_matrices = plan.noise is not None
         self._draws = head not in ("deterministic", "epsilon_greedy")
@@ -140,36 +144,42 @@ class NativeActor:
         :return: its :meth:`outputs` are (batch, 1) values
         :raises ValueError: the policy has none
         """
-        plan = Blueprint(self._plan.critic, "deterministic")
+        plan = Blueprint(self._plan.critic, "deterministic", keys=self._plan.keys)
         if self._critic is None or not self._critic.fits(plan):
             self._critic = NativeActor(plan)
         self._critic.refresh(plan)
         return self._critic
 
-    def outputs(self, obs: np.ndarray) -> np.ndarray:
+    def _rows(self, obs: Observations) -> np.ndarray:
+        array = side_by_side(obs, self.keys) if isinstance(obs, dict) else obs
+        return np.ascontiguousarray(array, np.float32).reshape(len(array), -1)
+
+    def outputs(self, obs: Observations) -> np.ndarray:
         """
-        :param obs: (batch, ...) observations
+        :param obs: (batch, ...) observations, for a Dict space a dictionary of them
         :return: (batch, outputs) what the network gives: logits, means or values
         """
         with self._lock:
-            return self._core.outputs(_rows(obs))
+            return self._core.outputs(self._rows(obs))
 
-    def log_probs(self, obs: np.ndarray, actions: np.ndarray) -> np.ndarray | None:
+    def log_probs(self, obs: Observations, actions: np.ndarray) -> np.ndarray | None:
         """
-        :param obs: (batch, ...) observations
+        :param obs: (batch, ...) observations, for a Dict space a dictionary of them
         :param actions: (batch, ...) an action for each
         :return: (batch,) their log-likelihoods; None with gSDE or for a head that has none
         """
         with self._lock:
-            return self._core.log_probs(_rows(obs), np.ascontiguousarray(actions, np.float32).reshape(-1))
+            return self._core.log_probs(
+                self._rows(obs), np.ascontiguousarray(actions, np.float32).reshape(-1)
+            )
 
-    def features(self, obs: np.ndarray) -> np.ndarray:
+    def features(self, obs: Observations) -> np.ndarray:
         """
-        :param obs: (batch, ...) observations
+        :param obs: (batch, ...) observations, for a Dict space a dictionary of them
         :return: (batch, features) what the last layer takes
         """
         with self._lock:
-            return self._core.features(_rows(obs))
+            return self._core.features(self._rows(obs))
 
     def explore(self, n_envs: int, every: int) -> None:
         """
@@ -226,15 +236,15 @@ class NativeActor:
         if self._draws and not self.is_seeded:
             self.reseed()
 
-    def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
+    def act(self, obs: Observations, deterministic: bool = False) -> np.ndarray:
         """
-        :param obs: (batch, ...) observations
+        :param obs: (batch, ...) observations, for a Dict space a dictionary of them
         :param deterministic: the most likely actions instead of random ones
         :return: (batch, action_dim) actions before clipping: int64 choices or float32 numbers
         :raises ValueError: the policy's output is not finite (choices and coins), or the observations
             have another size than the policy was made for
         """
-        rows = _rows(obs)
+        rows = self._rows(obs)
         with self._lock:
             if not deterministic:
                 self._follow_mlx()
@@ -291,10 +301,6 @@ class NativeActor:
             return _native.explore(envs, self._core, obs, plan, columns, cursor)
 
 
-def _rows(obs: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(obs, np.float32).reshape(len(obs), -1)
-
-
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
 
@@ -347,15 +353,24 @@ def predict_natively(policy: Any, observation: Any, deterministic: bool) -> tupl
         only MLX can tell
     :raises ValueError: the shape of the observation fits neither one nor a batch
     """
-    if isinstance(observation, dict):
-        return None
     actor = native_actor_or_none(policy)
-    if actor is None:
+    if actor is None or isinstance(observation, dict) != bool(actor.keys):
         return None
     if actor.has_matrices and not deterministic:
         # The noise is that of the last `reset_noise`, which MLX's distribution keeps.
         return None
     space = policy.observation_space
+    if not actor.keys:
+        rows, is_batch = _as_rows(observation, space)
+        return actor.act(rows, deterministic), is_batch
+    if observation.keys() != space.spaces.keys():
+        return None
+    batches = {key: _as_rows(observation[key], space[key]) for key in actor.keys}
+    parts = {key: rows for key, (rows, _) in batches.items()}
+    return actor.act(parts, deterministic), any(is_batch for _, is_batch in batches.values())
+
+
+def _as_rows(observation: Any, space: Any) -> tuple[np.ndarray, bool]:
     array = np.asarray(observation)
     is_batch = is_vectorized_observation(array, space)
-    return actor.act(array.reshape(-1, *space.shape), deterministic), is_batch
+    return array.reshape(-1, *space.shape), is_batch

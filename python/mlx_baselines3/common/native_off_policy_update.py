@@ -8,13 +8,19 @@ import numpy as np
 from mlx.nn.layers.base import Module
 
 from mlx_baselines3 import _native
-from mlx_baselines3.common._blueprint import Blueprint, NotMirrored, check_parts, check_unchanged, perceptron
+from mlx_baselines3.common._blueprint import (
+    Blueprint,
+    NotMirrored,
+    check_unchanged,
+    observed_keys,
+    perceptron,
+    side_by_side,
+)
 from mlx_baselines3.common._native_vectors import ParameterVector, TrainedVector, flat
 from mlx_baselines3.common.critics import ContinuousCritic
 from mlx_baselines3.common.mlx_interop import to_numpy
 from mlx_baselines3.common.off_policy_update import off_policy_error
 from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
-from mlx_baselines3.common.torch_layers import FlattenExtractor
 
 __all__ = ["NativeActorCriticUpdate", "NativeQUpdate"]
 
@@ -26,11 +32,12 @@ ArrayBatches = Mapping[str, np.ndarray]
 Metrics = dict[str, np.ndarray]
 
 
-def _fields(batches: ArrayBatches, gamma: float) -> dict[str, np.ndarray]:
+def _fields(batches: ArrayBatches, gamma: float, keys: Sequence[str]) -> dict[str, np.ndarray]:
     """What Rust takes of the batches of some gradient steps, one after the other."""
     # One discount for each step, or the n-step returns' own for each row.
     discounts = np.full(len(batches["rewards"]), gamma, np.float32)
-    return {name: flat({"discounts": discounts, **batches}[name]) for name in _FIELDS}
+    seen = {name: side_by_side(batches[name], keys, batch_axes=2) for name in _FIELDS[:2]}
+    return {name: flat({"discounts": discounts, **batches, **seen}[name]) for name in _FIELDS}
 
 
 def _store(vectors: Mapping[str, ParameterVector], metrics: Metrics) -> None:
@@ -77,6 +84,7 @@ class NativeQUpdate:
     def __init__(self, q_net: Module, q_net_target: Module, optimizer: ParameterOptimizer, plan: Blueprint):
         self._vector = TrainedVector(q_net, optimizer)
         self._target = _slow_copy(q_net_target, q_net, optimizer)
+        self._keys = plan.keys
         self._core = _native.QUpdate(self._vector.layer_plans(plan.layers), optimizer.size)
 
     def run(self, batches: Iterable[ArrayBatches], settings: Mapping[str, float]) -> Metrics:
@@ -93,7 +101,7 @@ class NativeQUpdate:
         self._target.load()
         losses: list[float] = []
         for some in batches:
-            fields, count = _fields(some, settings["gamma"]), len(some["rewards"])
+            fields, count = _fields(some, settings["gamma"], self._keys), len(some["rewards"])
             trained, target = self._vector.argument(), self._target.values
             new, steps = self._core.run(fields, count, settings["max_grad_norm"], target, trained)
             self._vector.went_on(steps)
@@ -108,7 +116,7 @@ def _critic_plans(critic: Any, vector: TrainedVector) -> list[list[Any]]:
         raise NotMirrored(f"the critic is a {type(critic).__name__}")
     methods = ("__call__", "forward", "q1_forward", "q_networks", "extract_features")
     check_unchanged(critic, ContinuousCritic, methods)
-    check_parts((critic.features_extractor, FlattenExtractor))
+    observed_keys(critic.observation_space, critic.features_extractor)
     return [vector.layer_plans(perceptron(net)) for net in critic.q_networks]
 
 
@@ -136,6 +144,7 @@ class NativeActorCriticUpdate:
             if f"{name}_target" in networks
         }
         self._squashed = plan.head == "squashed_gaussian"
+        self._keys = plan.keys
         actor, critic = self._trained["actor"], self._trained["critic"]
         self._core = _native.ActorCriticUpdate(
             actor.layer_plans(plan.layers),
@@ -177,7 +186,7 @@ class NativeActorCriticUpdate:
         for some in batches:
             at = slice(len(rows), len(rows) + len(some["rewards"]))
             fields = {
-                "transitions": _fields(some, settings["gamma"]),
+                "transitions": _fields(some, settings["gamma"], self._keys),
                 "noise": flat(now[at]),
                 "next_noise": flat(later[at]),
             }

@@ -16,7 +16,7 @@ import numpy as np
 from mlx.nn.layers.base import Module
 
 from mlx_baselines3 import _native
-from mlx_baselines3.common._blueprint import Blueprint, NotMirrored, check_unchanged
+from mlx_baselines3.common._blueprint import Blueprint, NotMirrored, check_unchanged, side_by_side
 from mlx_baselines3.common._native_vectors import TrainedVector, flat, rule_name
 from mlx_baselines3.common._structure import is_same, structure
 from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
@@ -94,6 +94,7 @@ class NativeOnPolicyUpdate:
         dist = policy.action_dist
         check_unchanged(dist, type(dist), ("entropy",))
         self._vector = TrainedVector(policy, optimizer)
+        self._keys = plan.keys
         head = _HEADS[plan.head]
         outputs = sum(linear.weight.shape[0] for linear in plan.layers[-1].linears)
         self._core = _native.OnPolicyUpdate(
@@ -126,7 +127,8 @@ class NativeOnPolicyUpdate:
         :raises ValueError: the rollout does not fit the networks; nothing has changed then
         """
         names = ("observations", "actions", "values", "log_probs", "advantages", "returns")
-        columns = {name: flat(rollout[name]) for name in names}
+        columns = {name: flat(rollout[name]) for name in names[1:]}
+        columns["observations"] = flat(side_by_side(rollout["observations"], self._keys))
         keys = ("clip_range", "clip_range_vf", "ent_coef", "vf_coef", "max_grad_norm", "target_kl")
         numbers = {**{key: settings.get(key) for key in keys}, "normalize": bool(normalize)}
         policy_loss = "policy_gradient_loss" if "clip_range" in settings else "policy_loss"

@@ -242,7 +242,7 @@ class OnPolicyAlgorithm(OnPolicyCollection):
     def _native_update(self, base: type["OnPolicyAlgorithm"]) -> NativeOnPolicyUpdate:
         """:raises NotMirrored: the loss, the minibatches or the policy are not those that Rust knows"""
         check_unchanged(self, base, ("_loss", "_epochs", "_compiled_step"))
-        if type(self.rollout_buffer) is not RolloutBuffer:
+        if type(self.rollout_buffer) not in (RolloutBuffer, DictRolloutBuffer):
             raise NotMirrored(f"the rollout buffer is a {type(self.rollout_buffer).__name__}")
         return NativeOnPolicyUpdate(self.policy, self.policy.optimizer, blueprint(self.policy))
 

@@ -8,6 +8,8 @@ import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
 
+from mlx_baselines3.common._layer_hints import refuse_torch
+
 __all__ = [
     "Adam",
     "ParameterGroup",
@@ -231,7 +233,9 @@ def make_optimizer(
         has no such argument, and Adam corrects its bias, as torch's does, unless told not to
     :return: the optimizer
     :raises ValueError: if torch's argument has no twin, or the learning rate is negative or not finite
+    :raises TypeError: the class is torch's
     """
+    refuse_torch(optimizer_class, "optimizer_class", "mlx.optimizers.Optimizer")
     kwargs = mlx_kwargs(optimizer_class, optimizer_kwargs)
     check_learning_rate(learning_rate)
     try:

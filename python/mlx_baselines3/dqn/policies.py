@@ -13,9 +13,8 @@ from mlx_baselines3.common.layers import Sequential, named_parameters
 from mlx_baselines3.common.native_actor import (
     Blueprint,
     blueprint,
-    check_observations,
-    check_parts,
     check_unchanged,
+    observed_keys,
     perceptron,
 )
 from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer, nothing_to_train
@@ -241,7 +240,6 @@ def _dqn_blueprint(policy: DQNPolicy) -> Blueprint:
     q_net = policy.q_net
     check_unchanged(policy, DQNPolicy, ("__call__", "forward", "_predict", "obs_to_tensor"))
     check_unchanged(q_net, QNetwork, ("__call__", "forward", "_predict", "extract_features"))
-    check_parts((q_net.features_extractor, FlattenExtractor))
-    check_observations(policy.observation_space)
+    keys = observed_keys(policy.observation_space, q_net.features_extractor)
     # DQN decides about exploring before it asks the policy.
-    return Blueprint(tuple(perceptron(q_net.q_net)), "epsilon_greedy")
+    return Blueprint(tuple(perceptron(q_net.q_net)), "epsilon_greedy", keys=keys)

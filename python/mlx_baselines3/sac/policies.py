@@ -21,9 +21,9 @@ from mlx_baselines3.common.native_actor import (
     Layer,
     NotMirrored,
     blueprint,
-    check_observations,
     check_parts,
     check_unchanged,
+    observed_keys,
     perceptron,
 )
 from mlx_baselines3.common.policies import BasePolicy, ContinuousCritic
@@ -388,12 +388,11 @@ def _sac_blueprint(policy: SACPolicy) -> Blueprint:
     methods = ("__call__", "forward", "_predict", "get_action_dist_params", "extract_features")
     check_unchanged(actor, Actor, methods)
     check_parts(
-        (actor.features_extractor, FlattenExtractor),
         (actor.action_dist, SquashedDiagGaussianDistribution),
         (actor.mu, nn.Linear),
         (actor.log_std, nn.Linear),
     )
     check_unchanged(actor.action_dist, SquashedDiagGaussianDistribution, DRAWING)
-    check_observations(policy.observation_space)
+    keys = observed_keys(policy.observation_space, actor.features_extractor)
     layers = (*perceptron(actor.latent_pi), Layer((actor.mu, actor.log_std)))
-    return Blueprint(layers, "squashed_gaussian")
+    return Blueprint(layers, "squashed_gaussian", keys=keys)

@@ -12,9 +12,8 @@ from mlx_baselines3.common.layers import Sequential
 from mlx_baselines3.common.native_actor import (
     Blueprint,
     blueprint,
-    check_observations,
-    check_parts,
     check_unchanged,
+    observed_keys,
     perceptron,
 )
 from mlx_baselines3.common.policies import BasePolicy, ContinuousCritic
@@ -216,6 +215,5 @@ def _td3_blueprint(policy: TD3Policy) -> Blueprint:
     actor = policy.actor
     check_unchanged(policy, TD3Policy, ("__call__", "forward", "_predict", "obs_to_tensor"))
     check_unchanged(actor, Actor, ("__call__", "forward", "_predict", "extract_features"))
-    check_parts((actor.features_extractor, FlattenExtractor))
-    check_observations(policy.observation_space)
-    return Blueprint(tuple(perceptron(actor.mu)), "deterministic")
+    keys = observed_keys(policy.observation_space, actor.features_extractor)
+    return Blueprint(tuple(perceptron(actor.mu)), "deterministic", keys=keys)

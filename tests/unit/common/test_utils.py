@@ -336,7 +336,7 @@ def test_system_info(capsys):
     assert list(info)[:5] == ["OS", "Python", "MLX-Baselines3", "Rust core", "MLX"]
     assert info["Numpy"] == np.__version__
     assert info["Rust core"] == mlx_baselines3.__version__
-    assert {"BLAS", "MLX backend", "GPU Enabled", "Gymnasium", "Cloudpickle"} <= info.keys()
+    assert {"BLAS", "MLX backend", "GPU Enabled", "TF32", "Gymnasium", "Cloudpickle"} <= info.keys()
     assert f"- Numpy: {np.__version__}\n" in text
     assert utils.get_system_info(print_info=False)[1].count("\n") == len(info)
     assert capsys.readouterr().out == ""

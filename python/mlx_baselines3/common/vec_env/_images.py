@@ -1,4 +1,4 @@
-"""Rendered frames: laid out side by side, shown in a window."""
+"""Rendered frames laid out side by side."""
 
 from collections.abc import Sequence
 
@@ -20,21 +20,3 @@ def tile_images(images_nhwc: Sequence[np.ndarray]) -> np.ndarray:
     cells[:n_images] = images
     grid = cells.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
     return np.asarray(grid.reshape(rows * height, columns * width, channels))
-
-
-def show_image(image: np.ndarray) -> None:
-    """
-    Show an image in an OpenCV window.
-
-    :param image: RGB image ``(H, W, 3)``
-    :raises ImportError: if OpenCV is missing
-    """
-    try:
-        import cv2
-    except ImportError as error:
-        raise ImportError(
-            "opencv-python is needed to show `rgb_array` frames in a window. Install it with "
-            "`pip install opencv-python`, or make the environments with render_mode='human'."
-        ) from error
-    cv2.imshow("vecenv", image[:, :, ::-1])
-    cv2.waitKey(1)

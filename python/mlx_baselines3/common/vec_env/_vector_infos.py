@@ -1,20 +1,29 @@
 """From Gymnasium's and EnvPool's infos, one dictionary of arrays, to one dictionary for each environment."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 
-def split_infos(infos: Mapping[str, Any], n_envs: int) -> list[dict[str, Any]]:
+def split_infos(infos: Mapping[str, Any] | Sequence[Any], n_envs: int) -> list[dict[str, Any]]:
     """
     Give every environment its own info. Gymnasium marks by an array ``_key`` of booleans who has a ``key``;
-    without one, as in EnvPool, all have it. What is no array of one entry for each belongs to all.
+    without one, as in EnvPool, all have it. What is no array of one entry for each belongs to all. SuperSuit
+    has a list of dictionaries already.
 
-    :param infos: name -> ``(n_envs, ...)`` array, list or tuple, or a dictionary of them
+    :param infos: name -> ``(n_envs, ...)`` array, list or tuple, or a dictionary of them; or ``n_envs``
+        dictionaries
     :param n_envs: number of environments
     :return: one dictionary for each
     """
+    if not isinstance(infos, Mapping):
+        given = list(infos)
+        if len(given) == n_envs and all(isinstance(info, Mapping) for info in given):
+            # Copies, because several environments may share one empty dictionary.
+            return [dict(info) for info in given]
+        # A reset of SuperSuit's processes gives a list for each process, numbered anew in each.
+        return [{} for _ in range(n_envs)]
     parts: list[dict[str, Any]] = [{} for _ in range(n_envs)]
     for key, value in infos.items():
         if key.startswith("_") and key[1:] in infos:

@@ -12,8 +12,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from mlx_baselines3.common.vec_env._images import show_image
 from mlx_baselines3.common.vec_env._images import tile_images as tile_images
+from mlx_baselines3.common.vec_env._window import show_image
 
 VecEnvIndices = int | Iterable[int] | None
 """Which environments of a ``VecEnv`` a call is about; ``None`` means all of them."""

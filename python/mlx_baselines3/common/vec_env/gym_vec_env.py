@@ -1,4 +1,4 @@
-"""Environments that are born as a vector, Gymnasium's and EnvPool's, behind the interface of ``VecEnv``."""
+"""Vectors of environments by Gymnasium, EnvPool and SuperSuit behind the interface of ``VecEnv``."""
 
 import warnings
 from collections.abc import Sequence
@@ -23,20 +23,37 @@ def is_vector_env(env: Any) -> bool:
     Say whether an environment is a vector of environments, but no ``VecEnv``.
 
     :param env: anything
-    :return: True for a ``gymnasium.vector.VectorEnv`` and for an EnvPool
+    :return: True for a ``gymnasium.vector.VectorEnv``, an EnvPool and a vector of SuperSuit's
     """
     # gymnasium.Wrapper answers for what it wraps, and in version 0.29 it warns about that.
     if isinstance(env, VecEnv | gym.Wrapper):
         return False
     # Gymnasium 0.29 has two classes of vector environments that know nothing of each other.
-    return all(hasattr(env, name) for name in ("single_action_space", "step", "num_envs")) or _is_envpool(env)
+    names = ("single_action_space", "step", "num_envs")
+    return all(hasattr(env, name) for name in names) or _is_envpool(env) or _is_supersuit(env)
+
+
+def _is_supersuit(env: Any) -> bool:
+    """
+    SuperSuit's vectors have no ``single_action_space``: ``action_space`` is that of one agent. Their infos
+    are a list of dicts, and they reset within the step in which all agents of a game have ended.
+    """
+    parts = ("reset", "step", "num_envs", "observation_space", "action_space")
+    # A single environment may count itself, and Gymnasium 0.29's vectors are derived from its Env.
+    single = isinstance(env, gym.Env) and not isinstance(env, gym.vector.VectorEnv)
+    return (
+        all(hasattr(env, name) for name in parts)
+        and not hasattr(env, "single_action_space")
+        and not (single or isinstance(env, VecEnv) or _is_envpool(env))
+    )
 
 
 def as_vec_env(env: Any) -> VecEnv:
     """
     Make a ``VecEnv`` of a vector of environments.
 
-    :param env: a ``VecEnv``, which is handed back as it is, a ``gymnasium.vector.VectorEnv`` or an EnvPool
+    :param env: a ``VecEnv``, which is handed back as it is, a ``gymnasium.vector.VectorEnv``, an EnvPool or a
+        vector of SuperSuit's
     :return: the ``VecEnv``
     :raises TypeError: if it is none of these
     """
@@ -59,10 +76,12 @@ def _reset_mode(env: Any, reset_mask: bool) -> str:
     :param env: the vector of environments
     :param reset_mask: it is known to reset whom it is asked to
     :return: when a new episode begins: in the same "step" as the old one ends, in the "next" one, or when
-        it is "asked" for
+        it is "asked" for; "supersuit" is as "step", with the last observation under SB3's name
     """
     if _is_envpool(env):
         return "asked"
+    if _is_supersuit(env):
+        return "supersuit"
     mode = env.metadata.get("autoreset_mode")
     if mode is None:
         # Before they said so: Gymnasium 0.29 reset in the same step, 1.0 in the next.
@@ -80,7 +99,8 @@ def _reset_mode(env: Any, reset_mask: bool) -> str:
 
 class GymVecEnv(VecEnv):
     """
-    A ``gymnasium.vector.VectorEnv`` or an EnvPool as a ``VecEnv``, with any autoreset mode.
+    A ``gymnasium.vector.VectorEnv``, an EnvPool or a vector of SuperSuit's as a ``VecEnv``, with any
+    autoreset mode.
 
     Where Gymnasium's ``SyncVectorEnv`` and ``AsyncVectorEnv``, an EnvPool or a vector environment of the mode
     ``DISABLED`` has ended an episode, it is asked to reset at once. Others of the mode ``NEXT_STEP`` reset in
@@ -104,10 +124,12 @@ class GymVecEnv(VecEnv):
             self._check_envpool()
         self._mode = _reset_mode(env, reset_mask)
         num_envs = int(env.config["num_envs"]) if self._envpool else env.num_envs
+        # EnvPool and SuperSuit call the spaces of one environment so.
+        single = self._envpool or self._mode == "supersuit"
         super().__init__(
             num_envs,
-            env.observation_space if self._envpool else env.single_observation_space,
-            env.action_space if self._envpool else env.single_action_space,
+            env.observation_space if single else env.single_observation_space,
+            env.action_space if single else env.single_action_space,
         )
         self.metadata = {**self.metadata, **(getattr(env, "metadata", None) or {})}
         # Which environments will spend the next step on resetting, and how their episodes ended.
@@ -150,14 +172,24 @@ class GymVecEnv(VecEnv):
                 )
             obs, infos = self.env.reset()
         else:
-            seeds = self._seeds if seeded else None
-            obs, infos = self.env.reset(seed=seeds, **({"options": dict(options)} if options else {}))
+            given = {"options": dict(options)} if options else {}
+            obs, infos = self.env.reset(seed=self._seed_of_all(), **given)
         self._obs = _copy(obs)
         self.reset_infos = split_infos(infos, self.num_envs)
         self._dead[:] = False
         self._reset_seeds()
         self._reset_options()
         return self._obs
+
+    def _seed_of_all(self) -> int | list[int | None] | None:
+        """
+        What ``reset(seed=...)`` of the vector gets. Gymnasium's contract is one integer; that Sync- and
+        AsyncVectorEnv take a list besides, and count on from an integer, is their own.
+        """
+        first = self._seeds[0]
+        if first is None or self._seeds != [first + index for index in range(self.num_envs)]:
+            return self._seeds if any(seed is not None for seed in self._seeds) else None
+        return int(first)
 
     def step_async(self, actions: np.ndarray) -> None:
         if len(actions) != self.num_envs:
@@ -177,6 +209,10 @@ class GymVecEnv(VecEnv):
             info["TimeLimit.truncated"] = bool(truncated[index] and not terminated[index])
         if self._mode == "step":
             self._unpack_final(dones, infos)
+        elif self._mode == "supersuit":
+            # Where the game goes on without an agent, nothing was reset.
+            for index in np.flatnonzero(dones).tolist():
+                infos[index].setdefault("terminal_observation", _row(obs, index))
         elif self._mode == "asked":
             self._ask_for_reset(obs, dones, infos)
         elif dones.all() and not self._dead.any():
@@ -250,18 +286,20 @@ class GymVecEnv(VecEnv):
             return no_images(self)
         if self._envpool:
             return list(self.env.render(env_ids=np.arange(self.num_envs)))
-        return list(self.env.call("render") if hasattr(self.env, "call") else self.env.render())
+        images = self.env.call("render") if hasattr(self.env, "call") else self.env.render()
+        # SuperSuit's game has one image for all its agents.
+        return [images] if isinstance(images, np.ndarray) and images.ndim == 3 else list(images)
 
     def _members(self) -> Any:
         """The single environments, where they live in this process."""
-        return getattr(self.env.unwrapped, "envs", None)
+        return getattr(_innermost(self.env), "envs", None)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         chosen = list(self._get_indices(indices))
         members = self._members()
         if members is not None:
             return [members[index].get_wrapper_attr(attr_name) for index in chosen]
-        if isinstance(self.env.unwrapped, AsyncVectorEnv):
+        if isinstance(_innermost(self.env), AsyncVectorEnv):
             values = self.env.unwrapped.get_attr(attr_name)
             return [values[index] for index in chosen]
         # A vector environment that steps all of them at once has one value for all.
@@ -274,7 +312,7 @@ class GymVecEnv(VecEnv):
                 setattr(members[index], attr_name, value)
             return
         self._refuse_some(indices, "set an attribute of")
-        if isinstance(self.env.unwrapped, AsyncVectorEnv):
+        if isinstance(_innermost(self.env), AsyncVectorEnv):
             self.env.unwrapped.set_attr(attr_name, [value] * self.num_envs)
         else:
             setattr(self.env, attr_name, value)
@@ -287,7 +325,7 @@ class GymVecEnv(VecEnv):
             chosen = [members[index] for index in self._get_indices(indices)]
             return [env.get_wrapper_attr(method_name)(*method_args, **method_kwargs) for env in chosen]
         self._refuse_some(indices, "call a method of")
-        if isinstance(self.env.unwrapped, AsyncVectorEnv):
+        if isinstance(_innermost(self.env), AsyncVectorEnv):
             return list(self.env.unwrapped.call(method_name, *method_args, **method_kwargs))
         return [getattr(self.env, method_name)(*method_args, **method_kwargs)] * self.num_envs
 

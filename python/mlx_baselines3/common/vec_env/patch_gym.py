@@ -34,11 +34,19 @@ def _patch_env(env: Any) -> "gymnasium.Env[Any, Any]":
 
     :param env: a Gymnasium environment (returned as it is) or an OpenAI Gym one (wrapped by shimmy)
     :return: a Gymnasium environment
-    :raises ValueError: if it is neither
+    :raises ValueError: if it is neither, for instance PettingZoo's
     :raises ImportError: if shimmy is needed and missing
     """
     if isinstance(env, gymnasium.Env):
         return env
+    if hasattr(env, "possible_agents"):
+        raise ValueError(
+            f"The environment is of type {type(env)}, PettingZoo's, and has several agents. SuperSuit makes "
+            "a vector environment of it, with one entry for each agent: "
+            "`supersuit.pettingzoo_env_to_vec_env_v1(parallel_env)`; before that, "
+            "`pettingzoo.utils.conversions.aec_to_parallel(env)` makes a parallel environment of one whose "
+            "agents take turns."
+        )
     gym = _loaded_gym()
     if gym is None or not isinstance(env, gym.Env):
         raise ValueError(
@@ -65,7 +73,7 @@ def _convert_space(space: Any) -> "gymnasium.Space[Any]":
 
     :param space: a Gymnasium space (returned as it is) or an OpenAI Gym one
     :return: a Gymnasium space
-    :raises ValueError: if it is neither
+    :raises ValueError: if it is neither, for instance PettingZoo's
     :raises ImportError: if shimmy is needed and missing
     """
     if isinstance(space, gymnasium.Space):
