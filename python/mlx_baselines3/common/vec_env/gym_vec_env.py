@@ -286,9 +286,10 @@ class GymVecEnv(VecEnv):
             return no_images(self)
         if self._envpool:
             return list(self.env.render(env_ids=np.arange(self.num_envs)))
-        images = self.env.call("render") if hasattr(self.env, "call") else self.env.render()
-        # SuperSuit's game has one image for all its agents.
-        return [images] if isinstance(images, np.ndarray) and images.ndim == 3 else list(images)
+        if self._mode == "supersuit":
+            # One image for all agents of a game.
+            return [self.env.render()]
+        return list(self.env.call("render") if hasattr(self.env, "call") else self.env.render())
 
     def _members(self) -> Any:
         """The single environments, where they live in this process."""
