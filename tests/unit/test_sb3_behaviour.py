@@ -301,3 +301,11 @@ def test_the_dict_of_policy_kwargs_serves_load_as_well(tmp_path):
 def test_her_is_no_algorithm():
     with pytest.raises(ImportError, match=r"HerReplayBuffer.*documentation"):
         HER("MlpPolicy", Steps())
+
+
+def test_the_advice_to_take_the_cpu_starts_with_sb3s_words():
+    model = PPO("MlpPolicy", "Pendulum-v1")
+    # A device may be named where there is none.
+    model.device = mx.Device(mx.gpu, 0)
+    with pytest.warns(UserWarning, match="You are trying to run PPO on the GPU"):
+        model._maybe_recommend_cpu()

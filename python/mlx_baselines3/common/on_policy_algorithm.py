@@ -156,7 +156,7 @@ class OnPolicyAlgorithm(OnPolicyCollection):
         name = self.policy_class.__name__
         if self.device.type != mx.cpu and name == mlp_class_name and not self._chooses_device:
             warnings.warn(
-                f"You are running {type(self).__name__} with {name} on the GPU. A network this small is "
+                f"You are trying to run {type(self).__name__} on the GPU. {name} is a small network, "
                 "usually faster on the CPU: pass `device='cpu'`.",
                 UserWarning,
                 stacklevel=4,
