@@ -13,6 +13,7 @@ from gymnasium import spaces
 from mlx_baselines3.common import utils
 from mlx_baselines3.common._compile_notice import CompileNotice
 from mlx_baselines3.common._device_choice import choose_device
+from mlx_baselines3.common._evaluated import ModelCall
 from mlx_baselines3.common._saving import Saving
 from mlx_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
 from mlx_baselines3.common.env_setup import check_spaces, maybe_make_env, wrap_env
@@ -304,7 +305,8 @@ class BaseAlgorithm(Saving, ABC):
         if seed is None:
             return
         self._resumed = None
-        set_random_seed(seed)
+        with ModelCall(self):
+            set_random_seed(seed)
         self.action_space.seed(seed)
         if self.env is not None:
             self.env.seed(seed)

@@ -13,6 +13,7 @@ import mlx.optimizers as optim
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3.common._threads import GeneratorPlace, computing, tracing, use_mlx
 from mlx_baselines3.common.layers import Conv2d, Module, named_parameters, orthogonal, set_named_parameters
 from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
 from mlx_baselines3.common.native_actor import predict_natively
@@ -57,6 +58,7 @@ class BaseModel(Module):
         optimizer_class: type[optim.Optimizer] = optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ):
+        use_mlx()
         super().__init__()
         self._device = mx.default_device()
         # Second names of child modules, as in SB3's state_dict: alias -> name.
@@ -157,7 +159,9 @@ class BaseModel(Module):
             raise RuntimeError(f"Cannot load the state of {type(self).__name__}: " + " ".join(problems))
         parameters = named_parameters(self)
         placed = ((self._own_name(name), value) for name, value in known.items())
-        set_named_parameters(self, {name: value.astype(parameters[name].dtype) for name, value in placed})
+        new = {name: value.astype(parameters[name].dtype) for name, value in placed}
+        mx.eval(new)
+        set_named_parameters(self, new)
 
     def _own_name(self, name: str) -> str:
         for alias, target in self._parameter_aliases.items():
@@ -212,6 +216,7 @@ class BaseModel(Module):
                 array.shape
             )
             start += array.size
+        mx.eval(new)
         set_named_parameters(self, new)
 
     def parameters_to_vector(self) -> np.ndarray:
@@ -298,6 +303,7 @@ class BasePolicy(BaseModel, ABC):
     def __init__(self, *args: Any, squash_output: bool = False, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._squash_output = squash_output
+        self._generator_place = GeneratorPlace()
 
     @staticmethod
     def _dummy_schedule(progress_remaining: float) -> float:
@@ -351,12 +357,13 @@ class BasePolicy(BaseModel, ABC):
         """
         self.set_training_mode(False)
         _refuse_reset_answer(observation)
-        answer = predict_natively(self, observation, deterministic)
-        if answer is None:
-            with mx.stream(self.device):
-                batch, vectorized = self.obs_to_tensor(observation)
-                answer = to_numpy(self._predict(batch, deterministic=deterministic)), vectorized
-        raw, vectorized = answer
+        place = self._generator_place
+        draws = not deterministic and place.enter()
+        try:
+            raw, vectorized = self._choose(observation, deterministic)
+        finally:
+            if draws:
+                place.leave(always=False)
         actions = raw.reshape((-1, *(self.action_space.shape or ())))
         if isinstance(self.action_space, spaces.Box):
             if self.squash_output:
@@ -364,6 +371,20 @@ class BasePolicy(BaseModel, ABC):
             else:
                 actions = np.clip(actions, self.action_space.low, self.action_space.high)
         return (actions if vectorized else actions.squeeze(axis=0)), state
+
+    def _choose(
+        self, observation: np.ndarray | dict[str, np.ndarray], deterministic: bool
+    ) -> tuple[np.ndarray, bool]:
+        """:return: (batch, action_dim) actions before clipping, and whether the observation was a batch"""
+        answer = predict_natively(self, observation, deterministic)
+        if answer is not None:
+            return answer
+        with computing(), mx.stream(self.device):
+            batch, vectorized = self.obs_to_tensor(observation)
+            # Another thread may be tracing an update of the same networks.
+            with tracing:
+                actions = self._predict(batch, deterministic=deterministic)
+            return to_numpy(actions), vectorized
 
     def scale_action(self, action: np.ndarray) -> np.ndarray:
         """

@@ -16,6 +16,7 @@ import numpy as np
 from mlx.nn.layers.base import Module
 
 from mlx_baselines3.common._replay_batches import FLUSH_BYTES
+from mlx_baselines3.common._threads import CompiledFunctions, tracing
 from mlx_baselines3.common.layers import named_parameters, set_named_parameters
 from mlx_baselines3.common.mlx_interop import to_numpy
 from mlx_baselines3.common.parameter_optimizer import Arrays, ParameterOptimizer
@@ -244,13 +245,10 @@ class OffPolicyUpdate:
         self.optimizers = dict(optimizers)
         self.targets = dict(targets or {})
         self.step = step
-        self._compiled: dict[Hashable, Callable[..., Any]] = {}
+        self._compiled = CompiledFunctions()
         self._metric_names: dict[Hashable, list[str]] = {}
         for target, source in self.targets.items():
             _sources(networks[source], networks[target])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_compiled": {}}
 
     def is_for(self, networks: Mapping[str, Module], optimizers: Mapping[str, ParameterOptimizer]) -> bool:
         """
@@ -329,7 +327,8 @@ class OffPolicyUpdate:
         waiting = 0
         with random_state_kept():
             for batch, variant in zip(batches, repeat(None) if variants is None else variants, strict=False):
-                state, row = self._function(variant)(state, batch, scalars)
+                with tracing:
+                    state, row = self._function(variant)(state, batch, scalars)
                 rows.append((variant, row))
                 waiting += _bytes(batch)
                 if waiting > FLUSH_BYTES:
@@ -345,12 +344,13 @@ class OffPolicyUpdate:
         return {name: np.array(values) for name, values in columns.items()}
 
     def _function(self, variant: Hashable) -> Callable[..., Any]:
-        if variant not in self._compiled:
+        functions = self._compiled.by_name
+        if variant not in functions:
             random_state = mx.random.state
-            self._compiled[variant] = mx.compile(
+            functions[variant] = mx.compile(
                 partial(self._pure, variant), inputs=random_state, outputs=random_state
             )
-        return self._compiled[variant]
+        return functions[variant]
 
     def _pure(
         self, variant: Hashable, state: dict[str, Any], batch: Arrays, settings: Arrays

@@ -85,7 +85,10 @@ class ParameterOptimizer:
 
     def _catch_up(self) -> None:
         if self._deferred is not None:
-            self.bare.state = self._deferred()
+            state = self._deferred()
+            # What is still to be computed could not be computed in another thread.
+            mx.eval(state)
+            self.bare.state = state
             self._deferred = None
 
     def defer_state(self, source: Callable[[], dict[str, Any]]) -> None:
@@ -235,7 +238,9 @@ class ParameterOptimizer:
                 f"{', '.join(wrong[:5])}{', …' if len(wrong) > 5 else ''} missing, unknown or of another "
                 "shape."
             )
-        self.state = {key: self._loaded(key, value, given) for key, value in self.state.items()}
+        state = {key: self._loaded(key, value, given) for key, value in self.state.items()}
+        mx.eval(state)
+        self.state = state
 
     def _loaded(self, key: str, own: Any, given: Arrays) -> Any:
         """What stands in the state under a key after loading, in the form of what stands there now."""
