@@ -1,7 +1,7 @@
 """What MLX keeps for each thread of Python, and what a fork leaves of it.
 
-MLX's streams and its random generator belong to threads. A model goes from thread to thread all the same: its
-arrays are evaluated where a call ends (see :mod:`_evaluated`), and its random numbers go on in the next thread.
+MLX's streams and its random generator belong to threads. A model goes from thread to thread all the same:
+its arrays are evaluated where a call ends (``_evaluated.py``), and its random numbers go on in the next thread.
 """
 
 import os
@@ -167,8 +167,8 @@ def use_mlx() -> None:
 def _begin_streams() -> None:
     if _process.lost is not None:
         raise RuntimeError(
-            f"MLX cannot be used in this process, which was forked from one that had used it: {_process.lost}. "
-            "Start the process with multiprocessing.get_context('spawn') or 'forkserver' instead of 'fork'. "
+            "MLX cannot be used in this process, which was forked from one that had used it: "
+            f"{_process.lost}. Start the process with multiprocessing.get_context('spawn') or 'forkserver' instead of 'fork'. "
             "Only predict() of policies that the native actor computes works here."
         )
     if _process.forked and threading.get_ident() == threading.main_thread().ident:
