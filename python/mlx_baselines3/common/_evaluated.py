@@ -9,6 +9,7 @@ from gymnasium import spaces
 from mlx.nn.layers.base import Module
 
 from mlx_baselines3.common._threads import GeneratorPlace, computing, inside_call, use_mlx
+from mlx_baselines3.common.distribution_base import Distribution
 from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
 
 __all__ = ["ModelCall", "evaluate"]
@@ -35,14 +36,46 @@ def evaluate(*roots: Any) -> None:
         if found is None or id(found) in seen or isinstance(found, _LEAVES):
             continue
         seen.add(id(found))
-        if isinstance(found, Mapping):
-            waiting += found.values()
-        elif isinstance(found, (list, tuple, set, frozenset)):
-            waiting += found
-        # A function's attributes are not the model's.
-        if hasattr(found, "__dict__") and not hasattr(found, "__code__"):
-            waiting += vars(found).values()
-    mx.eval(arrays)
+        waiting += _inside(found)
+    try:
+        mx.eval(arrays)
+    except (RuntimeError, ValueError) as error:
+        if not _is_elsewhere(error):
+            raise
+        _evaluate_each(arrays)
+
+
+def _inside(found: Any) -> list[Any]:
+    if isinstance(found, Distribution):
+        # The rest is of the last forward pass, which may be another thread's.
+        return [vars(found).get(name) for name in ("exploration_mat", "exploration_matrices")]
+    inside: list[Any] = []
+    if isinstance(found, Mapping):
+        inside += found.values()
+    elif isinstance(found, (list, tuple, set, frozenset)):
+        inside += found
+    # A function's attributes are not the model's.
+    if hasattr(found, "__dict__") and not hasattr(found, "__code__"):
+        inside += vars(found).values()
+    return inside
+
+
+def _is_elsewhere(error: Exception) -> bool:
+    """
+    Whether an array cannot be evaluated because it is a placeholder that a network of the user's kept when
+    it was traced, or is pending in another thread. Both fail where they are used, if they are.
+    """
+    signs = ("without a primitive", "during function transformations", "in current thread")
+    return any(sign in str(error) for sign in signs)
+
+
+def _evaluate_each(arrays: list[mx.array]) -> None:
+    for array in arrays:
+        try:
+            mx.eval(array)
+        except (RuntimeError, ValueError) as error:
+            if not _is_elsewhere(error):
+                raise
 
 
 def _parts(model: Any) -> list[Any]:

@@ -1,7 +1,8 @@
 """What MLX keeps for each thread of Python, and what a fork leaves of it.
 
 MLX's streams and its random generator belong to threads. A model goes from thread to thread all the same:
-its arrays are evaluated where a call ends (``_evaluated.py``), and its random numbers go on in the next thread.
+its arrays are evaluated where a call ends (``_evaluated.py``), and its random numbers go on in the next
+thread.
 """
 
 import os
@@ -168,7 +169,8 @@ def _begin_streams() -> None:
     if _process.lost is not None:
         raise RuntimeError(
             "MLX cannot be used in this process, which was forked from one that had used it: "
-            f"{_process.lost}. Start the process with multiprocessing.get_context('spawn') or 'forkserver' instead of 'fork'. "
+            f"{_process.lost}. Start the process with multiprocessing.get_context('spawn') or 'forkserver' "
+            "instead of 'fork'. "
             "Only predict() of policies that the native actor computes works here."
         )
     if _process.forked and threading.get_ident() == threading.main_thread().ident:
