@@ -145,13 +145,14 @@ def use_generator() -> None:
 
 def _begin_generator() -> None:
     if _PER_THREAD:
-        first = _local.generator_of is None
-        if first and threading.get_ident() != threading.main_thread().ident:
-            _local.end = _ThreadEnd()
-        if _local.from_entropy or (first and random_key() == _key_of_new_threads()):
+        if _local.generator_of is None:
+            if threading.get_ident() != threading.main_thread().ident:
+                _local.end = _ThreadEnd()
+            _local.seen = _key_of_new_threads()
+            _local.from_entropy = random_key() == _local.seen
+        if _local.from_entropy:
             mx.random.seed(int.from_bytes(os.urandom(8), "little"))
-            _local.from_entropy = True
-        _local.seen = random_key()
+            _local.seen = random_key()
     _local.generator_of = _process
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from thread_models import MODELS, VECTORS, Drawn, in_thread, numbers, observation
+from thread_models import ACTIONS, MODELS, VECTORS, Drawn, in_thread, numbers, observation
 
-from mlx_baselines3 import PPO, SAC
+from mlx_baselines3 import PPO, SAC, HerReplayBuffer
 from mlx_baselines3.common import utils
 from mlx_baselines3.common.policies import ActorCriticPolicy
 
@@ -53,6 +53,8 @@ def test_made_here_and_used_in_other_threads(make: Any) -> None:
     loaded = in_thread(lambda: type(model).load(file, env=model.get_env()))
     np.testing.assert_array_equal(loaded.predict(obs, deterministic=True)[0], expected)
     for other in (loaded, copy.deepcopy(loaded), model):
+        if isinstance(getattr(other, "replay_buffer", None), HerReplayBuffer):
+            other.replay_buffer.set_env(other.get_env())
         in_thread(lambda other=other: other.learn(16))
         other.learn(8, reset_num_timesteps=False)
         assert np.isfinite(numbers(other)).all()
@@ -77,9 +79,8 @@ def test_the_numbers_do_not_depend_on_the_threads(make: Any) -> None:
 
 
 def test_made_in_a_thread_and_used_here() -> None:
-    model = in_thread(MODELS["sac"])
-    alone = MODELS["sac"]().learn(16)
-    np.testing.assert_array_equal(numbers(model.learn(16)), numbers(alone))
+    expected = numbers(MODELS["sac"]().learn(16))
+    np.testing.assert_array_equal(numbers(in_thread(MODELS["sac"]).learn(16)), expected)
 
 
 def test_a_checkpoint_of_one_thread_goes_on_in_another(updates: str) -> None:
@@ -93,7 +94,7 @@ def test_a_checkpoint_of_one_thread_goes_on_in_another(updates: str) -> None:
 
 
 def test_calls_between_learns_leave_nothing_pending(updates: str) -> None:
-    model, env = MODELS["sac_sde"](), Drawn(VECTORS, MODELS["sac_sde"]().action_space)
+    model, env = MODELS["sac_sde"](), Drawn(VECTORS, ACTIONS)
     in_thread(lambda: model.learn(8))
 
     def change() -> None:
@@ -188,8 +189,7 @@ def test_unseeded_models_of_new_threads_differ() -> None:
 
 
 def standalone() -> ActorCriticPolicy:
-    env = Drawn(VECTORS, MODELS["sac"]().action_space)
-    return ActorCriticPolicy(env.observation_space, env.action_space, lambda _: 1e-3)
+    return ActorCriticPolicy(VECTORS, ACTIONS, lambda _: 1e-3)
 
 
 @pytest.mark.parametrize("seed", [mx.random.seed, utils.set_random_seed])
@@ -204,7 +204,7 @@ def test_a_seed_given_before_counts_for_models_without_one(seed: Any) -> None:
 
 
 def test_a_seed_given_in_the_thread_of_a_call_counts() -> None:
-    model = PPO("MlpPolicy", Drawn(VECTORS, MODELS["sac"]().action_space), seed=1)
+    model = PPO("MlpPolicy", Drawn(VECTORS, ACTIONS), seed=1)
     obs = observation(model)
 
     def draw() -> np.ndarray:
