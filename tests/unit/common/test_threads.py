@@ -53,7 +53,8 @@ def test_made_here_and_used_in_other_threads(make: Any) -> None:
     loaded = in_thread(lambda: type(model).load(file, env=model.get_env()))
     np.testing.assert_array_equal(loaded.predict(obs, deterministic=True)[0], expected)
     for other in (loaded, copy.deepcopy(loaded), model):
-        if isinstance(getattr(other, "replay_buffer", None), HerReplayBuffer):
+        buffer = getattr(other, "replay_buffer", None)
+        if isinstance(buffer, HerReplayBuffer) and buffer.env is None:
             other.replay_buffer.set_env(other.get_env())
         in_thread(lambda other=other: other.learn(16))
         other.learn(8, reset_num_timesteps=False)
