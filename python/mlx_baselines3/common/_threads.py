@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -28,6 +28,8 @@ __all__ = [
     "use_mlx",
     "with_fork",
 ]
+
+Answer = TypeVar("Answer")
 
 # Older versions of MLX have one generator and one set of streams for all threads.
 _PER_THREAD = hasattr(mx, "clear_streams") and not isinstance(mx.random.state, list)
@@ -220,6 +222,7 @@ class GeneratorPlace:
         self._thread = _local.token
         self._key: bytes | None = None
         self._version = 0
+        self._lock, self._lock_of = threading.RLock(), _process
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "GeneratorPlace":
         clone = GeneratorPlace()
@@ -255,6 +258,30 @@ class GeneratorPlace:
         if always or self._version == _local.version:
             self._thread, self._key = _local.token, _local.seen
             self._version += 1
+
+    def draw(self, draws: bool, work: Callable[[], Answer]) -> Answer:
+        """
+        :param draws: whether the work may draw random numbers
+        :param work: a short call, for instance a prediction
+        :return: what it gives
+        """
+        if not draws or _local.depth > 0:
+            return work()
+        # One after the other: two threads that start from the same key would draw the same numbers.
+        with self._current_lock():
+            kept = self.enter()
+            try:
+                return work()
+            finally:
+                # A `learn` that ended meanwhile in another thread keeps its place.
+                if kept:
+                    self.leave(always=False)
+
+    def _current_lock(self) -> Any:
+        if self._lock_of is not _process:
+            # After a fork: a thread that the child does not have may hold the old one.
+            self._lock, self._lock_of = threading.RLock(), _process
+        return self._lock
 
 
 class CompiledFunctions(threading.local):
@@ -304,12 +331,18 @@ def _release() -> None:
         _held.pop().release()
 
 
+def _has_gpu() -> bool:
+    if hasattr(mx, "is_available"):
+        return bool(mx.is_available(mx.gpu))
+    return bool(mx.default_device().type == mx.gpu)
+
+
 def _why_lost(parent: _Process) -> str | None:
     if parent.lost is not None or not parent.used:
         return parent.lost
     if _active - {_local.token}:
         return "another thread was computing at that moment, and what it had locked stays locked"
-    if sys.platform != "linux" or mx.is_available(mx.gpu):
+    if sys.platform != "linux" or _has_gpu():
         return "a GPU's state cannot be taken over"
     return None
 

@@ -261,6 +261,7 @@ class BaseModel(Module):
         :return: the batch, and whether it was one already
         :raises ValueError: if the shape fits neither one observation nor a batch
         """
+        use_mlx()
         if isinstance(observation, dict):
             batches = {}
             vectorized = False
@@ -357,13 +358,7 @@ class BasePolicy(BaseModel, ABC):
         """
         self.set_training_mode(False)
         _refuse_reset_answer(observation)
-        place = self._generator_place
-        draws = not deterministic and place.enter()
-        try:
-            raw, vectorized = self._choose(observation, deterministic)
-        finally:
-            if draws:
-                place.leave(always=False)
+        raw, vectorized = self._choose(observation, deterministic)
         actions = raw.reshape((-1, *(self.action_space.shape or ())))
         if isinstance(self.action_space, spaces.Box):
             if self.squash_output:
@@ -376,15 +371,21 @@ class BasePolicy(BaseModel, ABC):
         self, observation: np.ndarray | dict[str, np.ndarray], deterministic: bool
     ) -> tuple[np.ndarray, bool]:
         """:return: (batch, action_dim) actions before clipping, and whether the observation was a batch"""
-        answer = predict_natively(self, observation, deterministic)
+        draw = self._generator_place.draw
+        answer = draw(not deterministic, lambda: predict_natively(self, observation, deterministic))
         if answer is not None:
             return answer
-        with computing(), mx.stream(self.device):
-            batch, vectorized = self.obs_to_tensor(observation)
-            # Another thread may be tracing an update of the same networks.
-            with tracing:
-                actions = self._predict(batch, deterministic=deterministic)
+        actions, vectorized = draw(not deterministic, lambda: self._pending(observation, deterministic))
+        with computing():
             return to_numpy(actions), vectorized
+
+    def _pending(
+        self, observation: np.ndarray | dict[str, np.ndarray], deterministic: bool
+    ) -> tuple[mx.array, bool]:
+        # Another thread may be tracing an update of the same networks.
+        with computing(), mx.stream(self.device), tracing:
+            batch, vectorized = self.obs_to_tensor(observation)
+            return self._predict(batch, deterministic=deterministic), vectorized
 
     def scale_action(self, action: np.ndarray) -> np.ndarray:
         """

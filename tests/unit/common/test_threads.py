@@ -147,6 +147,23 @@ def test_four_threads_predict_at_the_same_time(name: str) -> None:
             np.testing.assert_array_equal(answers, expected)
 
 
+@pytest.mark.parametrize("name", ["ppo_box", "sac_dict"])
+def test_threads_draw_different_actions_at_the_same_time(name: str) -> None:
+    model = MODELS[name]()
+    if name == "ppo_box":
+        # Narrow, so that no two actions are clipped to the same bounds.
+        model.policy.log_std = mx.array([-3.0, -3.0])
+    obs, start = observation(model), threading.Barrier(4)
+
+    def draw() -> list[tuple[float, ...]]:
+        start.wait()
+        return [tuple(model.predict(obs)[0].tolist()) for _ in range(25)]
+
+    with ThreadPoolExecutor(4) as pool:
+        drawn = [action for actions in [pool.submit(draw) for _ in range(4)] for action in actions.result()]
+    assert len(set(drawn)) == 100
+
+
 @pytest.mark.parametrize("name", ["ppo", "sac"])
 def test_one_thread_learns_while_others_predict(name: str, updates: str) -> None:
     model = MODELS[name]()

@@ -74,13 +74,11 @@ def test_a_program_ends_well_after_learning_in_threads(name: str, updates: str) 
 
 def test_a_program_of_mlx_alone_that_leaves_its_generator_to_a_thread() -> None:
     """What is done at the end of a thread is enough for MLX: else about a third of such programs fail."""
+    code = "import mlx.core as mx, threading\n" + ENDS.format(
+        work="mx.random.state[0]; mx.clear_streams()", count=8
+    )
     statuses = {
-        subprocess.run(
-            [sys.executable, "-c", f"import mlx.core as mx, threading\n{ENDS.format(work=work, count=8)}"],
-            capture_output=True,
-        ).returncode
-        for work in ("mx.random.state[0]; mx.clear_streams()",)
-        for _ in range(5)
+        subprocess.run([sys.executable, "-c", code], capture_output=True).returncode for _ in range(5)
     }
     assert statuses == {0}
 
