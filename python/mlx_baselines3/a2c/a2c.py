@@ -8,6 +8,7 @@ from gymnasium import spaces
 
 from mlx_baselines3.a2c import losses
 from mlx_baselines3.common._device_choice import on_own_device
+from mlx_baselines3.common._evaluated import ModelCall
 from mlx_baselines3.common.buffers import RolloutBuffer
 from mlx_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from mlx_baselines3.common.parameter_optimizer import Arrays
@@ -119,7 +120,8 @@ class A2C(OnPolicyAlgorithm):
             self.policy_kwargs["optimizer_class"] = optim.RMSprop
             self.policy_kwargs["optimizer_kwargs"] = {"alpha": 0.99, "eps": rms_prop_eps, "weight_decay": 0}
         if _init_setup_model:
-            self._setup_model()
+            with ModelCall(self):
+                self._setup_model()
 
     def _loss(self, batch: Arrays, settings: Arrays) -> tuple[mx.array, Arrays]:
         """The A2C objective on one rollout, with SB3's metrics."""

@@ -15,6 +15,7 @@ from mlx_baselines3.common._blueprint import Observations, side_by_side
 from mlx_baselines3.common._callback_base import BaseCallback, steps_until_needed
 from mlx_baselines3.common._dead_steps import dead_mask
 from mlx_baselines3.common._integer_observations import check_integers
+from mlx_baselines3.common._threads import tracing
 from mlx_baselines3.common.base_class import BaseAlgorithm
 from mlx_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
@@ -128,7 +129,9 @@ class OnPolicyCollection(BaseAlgorithm):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
                 self.policy.reset_noise(env.num_envs)
             obs_tensor = obs_as_tensor(self._last_obs, self.device)
-            actions, values, log_probs = self.policy(obs_tensor)
+            # The distribution is the policy's only one: not while another thread predicts.
+            with tracing:
+                actions, values, log_probs = self.policy(obs_tensor)
             # One evaluation for all three; each is then only copied out.
             mx.eval(actions, values, log_probs)
             actions = to_numpy(actions)
@@ -345,8 +348,10 @@ class OnPolicyCollection(BaseAlgorithm):
         outputs, features = to_mlx(actor.outputs(observations)), to_mlx(actor.features(observations))
         # Distributions are over vectors, whatever the shape of the action space.
         taken = to_mlx(actions.reshape(len(actions), -1))
-        dist = self.policy.action_dist.proba_distribution(outputs, self.policy.log_std, features)
-        return values, to_numpy(dist.log_prob(taken))
+        with tracing:
+            dist = self.policy.action_dist.proba_distribution(outputs, self.policy.log_std, features)
+            log_probs_of_mlx = dist.log_prob(taken)
+        return values, to_numpy(log_probs_of_mlx)
 
     def _complete(
         self, actor: NativeActor, buffer: RolloutBuffer, gathered: _Gathered, new_obs: Observations

@@ -11,6 +11,7 @@ import numpy as np
 
 from mlx_baselines3.common._archive import ModelFileError
 from mlx_baselines3.common._json_codec import Decoder, Encoder, Unencodable
+from mlx_baselines3.common._threads import seeded_by_user
 from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
 from mlx_baselines3.common.native_actor import native_actor_or_none
 from mlx_baselines3.common.state_dependent_noise import StateDependentNoiseDistribution
@@ -49,6 +50,7 @@ def _restore_generators(model: BaseAlgorithm, state: dict[str, Any]) -> None:
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])  # noqa: NPY002
     mx.random.seed(high << 32 | low)
+    seeded_by_user()
     twin = native_actor_or_none(model.policy)
     if twin is not None and state["actor"] is not None:
         own, increment = state["actor"]

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar, cast
 import mlx.core as mx
 
 from mlx_baselines3.common import checkpoint, model_io
+from mlx_baselines3.common._evaluated import ModelCall
 from mlx_baselines3.common._run_state import RunState
 from mlx_baselines3.common._sb3_export import export_sb3
 from mlx_baselines3.common.type_aliases import GymEnv, TensorDict
@@ -20,7 +21,8 @@ class Saving(RunState):
 
     def get_parameters(self) -> dict[str, dict[str, Any]]:
         """:return: object name ("policy", "policy.optimizer", …) -> name -> array"""
-        return model_io.get_parameters(cast(Any, self))
+        with ModelCall(self):
+            return model_io.get_parameters(cast(Any, self))
 
     def set_parameters(
         self,
@@ -37,7 +39,8 @@ class Saving(RunState):
         :raises ValueError: if an object is unknown, or one is missing and ``exact_match``
         :raises RuntimeError: if arrays are missing or unknown, or a shape differs
         """
-        model_io.set_parameters(cast(Any, self), load_path_or_dict, exact_match)
+        with ModelCall(self):
+            model_io.set_parameters(cast(Any, self), load_path_or_dict, exact_match)
 
     @classmethod
     def load(
@@ -115,7 +118,8 @@ class Saving(RunState):
         :param within_learn: from a callback's ``_on_rollout_start``: the next ``learn`` goes on with this one
         :param allow_pickle: see :meth:`save`
         """
-        checkpoint.save_checkpoint(cast(Any, self), path, within_learn, allow_pickle)
+        with ModelCall(self):
+            checkpoint.save_checkpoint(cast(Any, self), path, within_learn, allow_pickle)
 
     @classmethod
     def load_checkpoint(

@@ -56,6 +56,7 @@ class StateDict:
             raise RuntimeError(f"Cannot load the state of {type(self).__name__}: " + " ".join(problems))
         # Copies: an array that two networks hold could be changed in place through either.
         new = {self._own_name(name): mx.array(value.astype(own[name].dtype)) for name, value in known.items()}
+        mx.eval(new)
         self._set_named_parameters(new)
         return IncompatibleKeys(missing, unknown)
 

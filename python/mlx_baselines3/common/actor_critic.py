@@ -9,6 +9,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from gymnasium import spaces
 
+from mlx_baselines3.common._evaluated import evaluate
 from mlx_baselines3.common.base_policy import BasePolicy
 from mlx_baselines3.common.distributions import (
     BernoulliDistribution,
@@ -199,6 +200,7 @@ class ActorCriticPolicy(BasePolicy):
             "reset_noise() is only available with gSDE (use_sde=True)."
         )
         self.action_dist.sample_weights(self.log_std, batch_size=n_envs)
+        evaluate(self.action_dist)
 
     def _build_mlp_extractor(self) -> None:
         """Make ``self.mlp_extractor``; a subclass may put its own network there."""

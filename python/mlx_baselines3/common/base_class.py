@@ -13,9 +13,11 @@ from gymnasium import spaces
 from mlx_baselines3.common import utils
 from mlx_baselines3.common._compile_notice import CompileNotice
 from mlx_baselines3.common._device_choice import choose_device
+from mlx_baselines3.common._evaluated import ModelCall
 from mlx_baselines3.common._layer_hints import refuse_torch
 from mlx_baselines3.common._lazy_names import lazy_names
 from mlx_baselines3.common._saving import Saving
+from mlx_baselines3.common._threads import use_mlx
 from mlx_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
 from mlx_baselines3.common.env_setup import check_spaces, maybe_make_env, wrap_env
 from mlx_baselines3.common.env_util import is_wrapped as is_wrapped
@@ -220,6 +222,7 @@ class BaseAlgorithm(Saving, ABC):
         :return: the count of steps to stop at, and the callback
         """
         assert self.env is not None, "There is no environment to train in: call set_env() first."
+        use_mlx()
         self.start_time = time.time_ns()
         if self.ep_info_buffer is None or reset_num_timesteps:
             self.ep_info_buffer = deque(maxlen=self._stats_window_size)
@@ -327,7 +330,8 @@ class BaseAlgorithm(Saving, ABC):
         if seed is None:
             return
         self._resumed = None
-        set_random_seed(seed)
+        with ModelCall(self):
+            set_random_seed(seed)
         self.action_space.seed(seed)
         if self.env is not None:
             self.env.seed(seed)

@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common._layer_hints import explained, refuse_torch
+from mlx_baselines3.common._threads import GeneratorPlace, computing, tracing, use_mlx
 from mlx_baselines3.common.layers import Conv2d, Module, named_parameters, orthogonal, set_named_parameters
 from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
 from mlx_baselines3.common.native_actor import predict_natively
@@ -62,6 +63,7 @@ class BaseModel(Module):
         optimizer_class: type[optim.Optimizer] = optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ):
+        use_mlx()
         super().__init__()
         refuse_torch(optimizer_class, "optimizer_class", "mlx.optimizers.Optimizer")
         refuse_torch(features_extractor_class, "features_extractor_class", _EXTRACTOR_BASE)
@@ -273,6 +275,7 @@ class BaseModel(Module):
                 array.shape
             )
             start += array.size
+        mx.eval(new)
         self._set_named_parameters(new)
 
     def parameters_to_vector(self) -> np.ndarray:
@@ -345,6 +348,7 @@ class BaseModel(Module):
         :return: the batch, and whether it was one already
         :raises ValueError: if the shape fits neither one observation nor a batch
         """
+        use_mlx()
         if isinstance(observation, dict):
             batches, vectorized = self._dict_batch(observation)
             return obs_as_tensor(batches, self.device), vectorized
@@ -388,6 +392,7 @@ class BasePolicy(BaseModel, ABC):
     def __init__(self, *args: Any, squash_output: bool = False, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._squash_output = squash_output
+        self._generator_place = GeneratorPlace()
 
     @staticmethod
     def _dummy_schedule(progress_remaining: float) -> float:
@@ -441,12 +446,7 @@ class BasePolicy(BaseModel, ABC):
         """
         self.set_training_mode(False)
         _refuse_reset_answer(observation)
-        answer = predict_natively(self, observation, deterministic)
-        if answer is None:
-            with mx.stream(self.device):
-                batch, vectorized = self.obs_to_tensor(observation)
-                answer = to_numpy(self._predict(batch, deterministic=deterministic)), vectorized
-        raw, vectorized = answer
+        raw, vectorized = self._choose(observation, deterministic)
         actions = raw.reshape((-1, *(self.action_space.shape or ())))
         if isinstance(self.action_space, spaces.Box):
             if self.squash_output:
@@ -454,6 +454,26 @@ class BasePolicy(BaseModel, ABC):
             else:
                 actions = np.clip(actions, self.action_space.low, self.action_space.high)
         return (actions if vectorized else actions.squeeze(axis=0)), state
+
+    def _choose(
+        self, observation: np.ndarray | dict[str, np.ndarray], deterministic: bool
+    ) -> tuple[np.ndarray, bool]:
+        """:return: (batch, action_dim) actions before clipping, and whether the observation was a batch"""
+        draw = self._generator_place.draw
+        answer = draw(not deterministic, lambda: predict_natively(self, observation, deterministic))
+        if answer is not None:
+            return answer
+        actions, vectorized = draw(not deterministic, lambda: self._pending(observation, deterministic))
+        with computing():
+            return to_numpy(actions), vectorized
+
+    def _pending(
+        self, observation: np.ndarray | dict[str, np.ndarray], deterministic: bool
+    ) -> tuple[mx.array, bool]:
+        # Another thread may be tracing an update of the same networks.
+        with computing(), mx.stream(self.device), tracing:
+            batch, vectorized = self.obs_to_tensor(observation)
+            return self._predict(batch, deterministic=deterministic), vectorized
 
     def scale_action(self, action: np.ndarray) -> np.ndarray:
         """

@@ -21,6 +21,7 @@ from mlx_baselines3.common import model_io
 from mlx_baselines3.common._archive import ArchiveReader, Content, ModelFileError
 from mlx_baselines3.common._buffer_stream import read_buffer, write_buffer
 from mlx_baselines3.common._env_record import env_record, rebuild, restore_env
+from mlx_baselines3.common._evaluated import ModelCall
 from mlx_baselines3.common._file_paths import open_path
 from mlx_baselines3.common._run_record import RunRecord, run_record
 from mlx_baselines3.common.type_aliases import GymEnv
@@ -106,7 +107,8 @@ def load_checkpoint(
     if model.env is not None and envs is not None and not restore_env(model.env, envs):
         _start_new_episodes(model)
         lost.append(f"the running episodes of {envs['names'][-1].rpartition(':')[2]}, which start anew")
-    record.restore_generators(model)
+    with ModelCall(model):
+        record.restore_generators(model)
     model._resumed = record
     if lost:
         warnings.warn(f"Not part of the checkpoint: {', '.join(map(str, lost))}.", stacklevel=3)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import mlx.core as mx
 
 from mlx_baselines3.common._archive import Content
+from mlx_baselines3.common._evaluated import ModelCall
 from mlx_baselines3.common.base_policy import BasePolicy
 from mlx_baselines3.common.mlx_interop import to_mlx
 from mlx_baselines3.common.save_util import (
@@ -177,14 +178,15 @@ def load(
     )
     model.__dict__.update(data)
     model.__dict__.update(changes)
-    model._setup_model()
-    _put_parameters(model, params, device)
-    for name, value in (variables or {}).items():
-        # SAC has `log_ent_coef` only if the coefficient is tuned.
-        if value is not None:
-            recursive_setattr(model, name, to_mlx(value))
-    if model.use_sde:
-        model.policy.reset_noise()
+    with ModelCall(model):
+        model._setup_model()
+        _put_parameters(model, params, device)
+        for name, value in (variables or {}).items():
+            # SAC has `log_ent_coef` only if the coefficient is tuned.
+            if value is not None:
+                recursive_setattr(model, name, to_mlx(value))
+        if model.use_sde:
+            model.policy.reset_noise()
     return model
 
 

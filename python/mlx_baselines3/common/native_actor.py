@@ -8,6 +8,7 @@ are copied before they are used.
 import operator
 import threading
 import weakref
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -27,6 +28,7 @@ from mlx_baselines3.common._blueprint import (
     perceptron,
     side_by_side,
 )
+from mlx_baselines3.common._threads import random_key, tracing, use_generator, with_fork
 from mlx_baselines3.common.mlx_interop import to_mlx
 from mlx_baselines3.common.utils import is_vectorized_observation
 
@@ -307,11 +309,22 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
 
 def _mlx_random_state() -> bytes:
     """:return: the key of MLX's generator, 8 bytes"""
-    state: Any = mx.random.state
-    return np.asarray(state[0]).tobytes()
+    use_generator()
+    return random_key()
 
 
 _twins: "weakref.WeakKeyDictionary[Any, NativeActor]" = weakref.WeakKeyDictionary()
+
+
+def _locks() -> Iterator[Any]:
+    for twin in list(_twins.values()):
+        yield twin._lock
+        if twin._critic is not None:
+            yield twin._critic._lock
+
+
+# Else a child could wait for a thread that it does not have.
+with_fork(locks=_locks)
 
 
 def native_actor(policy: Any) -> NativeActor:
@@ -322,15 +335,17 @@ def native_actor(policy: Any) -> NativeActor:
     :return: always the same twin for the same policy, unless its layers are replaced
     :raises NotMirrored: only MLX can run the policy; the message says why
     """
-    plan = blueprint(policy)
-    if any(array.dtype != mx.float32 for array in plan.arrays()):
-        raise NotMirrored("its weights are not float32")
-    twin = _twins.get(policy)
-    if twin is None or not twin.fits(plan):
-        twin = _twins[policy] = NativeActor(plan)
-    else:
-        twin.refresh(plan)
-    return twin
+    # Another thread may be tracing an update of the same networks.
+    with tracing:
+        plan = blueprint(policy)
+        if any(array.dtype != mx.float32 for array in plan.arrays()):
+            raise NotMirrored("its weights are not float32")
+        twin = _twins.get(policy)
+        if twin is None or not twin.fits(plan):
+            twin = _twins[policy] = NativeActor(plan)
+        else:
+            twin.refresh(plan)
+        return twin
 
 
 def native_actor_or_none(policy: Any) -> NativeActor | None:

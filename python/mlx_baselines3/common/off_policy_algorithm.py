@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import mlx.core as mx
 from gymnasium import spaces
 
+from mlx_baselines3.common._evaluated import ModelCall
 from mlx_baselines3.common._lazy_names import lazy_names
 from mlx_baselines3.common._off_policy_collection import _Session
 from mlx_baselines3.common._off_policy_steps import OffPolicySteps
@@ -327,7 +328,7 @@ class OffPolicyAlgorithm(OffPolicySteps):
         self._say_why_mlx_infers()
         self._session = _Session()
         try:
-            with mx.stream(self.device):
+            with ModelCall(self), mx.stream(self.device):
                 while self.num_timesteps < total_timesteps:
                     if not self._collect_and_train(callback, log_interval):
                         break

@@ -18,6 +18,7 @@ from mlx.nn.layers.base import Module
 from mlx_baselines3.common._integer_observations import not_readable
 from mlx_baselines3.common._replay_batches import FLUSH_BYTES
 from mlx_baselines3.common._structure import is_same, structure
+from mlx_baselines3.common._threads import CompiledFunctions, tracing
 from mlx_baselines3.common.layers import named_parameters, set_named_parameters
 from mlx_baselines3.common.mlx_interop import to_numpy
 from mlx_baselines3.common.parameter_optimizer import Arrays, ParameterOptimizer
@@ -255,7 +256,7 @@ class OffPolicyUpdate:
         self.optimizers = dict(optimizers)
         self.targets = dict(targets or {})
         self.step = step
-        self._compiled: dict[Hashable, Callable[..., Any]] = {}
+        self._compiled = CompiledFunctions()
         self._metric_names: dict[Hashable, list[str]] = {}
         for target, source in self.targets.items():
             _sources(networks[source], networks[target])
@@ -266,9 +267,6 @@ class OffPolicyUpdate:
         networks: Mapping[str, Module], optimizers: Mapping[str, ParameterOptimizer]
     ) -> tuple[list[str], list[Any]]:
         return [*networks, *optimizers], structure(*networks.values(), *optimizers.values())
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_compiled": {}}
 
     def is_for(self, networks: Mapping[str, Module], optimizers: Mapping[str, ParameterOptimizer]) -> bool:
         """
@@ -346,7 +344,8 @@ class OffPolicyUpdate:
         waiting = 0
         with random_state_kept():
             for batch, variant in zip(batches, repeat(None) if variants is None else variants, strict=False):
-                state, row = self._function(variant)(state, batch, scalars)
+                with tracing:
+                    state, row = self._function(variant)(state, batch, scalars)
                 rows.append((variant, row))
                 waiting += _bytes(batch)
                 if waiting > FLUSH_BYTES:
@@ -364,12 +363,13 @@ class OffPolicyUpdate:
     def _function(self, variant: Hashable) -> Callable[..., Any]:
         if not self.compiled:
             return partial(self._pure, variant)
-        if variant not in self._compiled:
+        functions = self._compiled.by_name
+        if variant not in functions:
             random_state = mx.random.state
-            self._compiled[variant] = mx.compile(
+            functions[variant] = mx.compile(
                 partial(self._pure, variant), inputs=random_state, outputs=random_state
             )
-        return self._compiled[variant]
+        return functions[variant]
 
     def _pure(
         self, variant: Hashable, state: dict[str, Any], batch: Arrays, settings: Arrays

@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common._dead_steps import warn_of_own_minibatches
+from mlx_baselines3.common._evaluated import ModelCall
 from mlx_baselines3.common._integer_observations import check_integers
 from mlx_baselines3.common._on_policy_collection import OnPolicyCollection
 from mlx_baselines3.common._structure import is_same, structure
@@ -114,7 +115,8 @@ class OnPolicyAlgorithm(OnPolicyCollection):
         self.rollout_buffer_class = rollout_buffer_class
         self.rollout_buffer_kwargs = rollout_buffer_kwargs or {}
         if _init_setup_model:
-            self._setup_model()
+            with ModelCall(self):
+                self._setup_model()
 
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
@@ -337,7 +339,7 @@ class OnPolicyAlgorithm(OnPolicyCollection):
         # Not 0 after a checkpoint that was taken inside `learn`.
         iteration = (self.num_timesteps - self._num_timesteps_at_start) // (self.n_steps * self.env.num_envs)
         callback.on_training_start(locals(), globals())
-        with mx.stream(self.device):
+        with ModelCall(self), mx.stream(self.device):
             while self.num_timesteps < total_timesteps:
                 if not self.collect_rollouts(self.env, callback, self.rollout_buffer, self.n_steps):
                     break

@@ -247,7 +247,10 @@ class ParameterOptimizer:
 
     def _catch_up(self) -> None:
         if self._deferred is not None:
-            self.bare.state = self._deferred()
+            state = self._deferred()
+            # What is still to be computed could not be computed in another thread.
+            mx.eval(state)
+            self.bare.state = state
             self._deferred = None
 
     def defer_state(self, source: Callable[[], dict[str, Any]]) -> None:
@@ -438,6 +441,7 @@ class ParameterOptimizer:
                 "shape."
             )
         self._load(given, {name: _count(count) for name, count in missed.items()})
+        mx.eval(self.state, self._parked)
 
     def _load(self, given: Arrays, missed: dict[str, int]) -> None:
         def loaded(name: str, tree: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_baselines3._backend import threads_count
+from mlx_baselines3.common._threads import with_fork
 
 __all__ = ["beside"]
 
@@ -19,6 +20,10 @@ __all__ = ["beside"]
 def _second() -> Any:
     # Each Python thread gets its own of it: MLX's streams cannot be shared between threads.
     return mx.new_thread_local_stream(mx.Device(mx.cpu))
+
+
+# The thread behind the parent's stream is not copied by a fork.
+with_fork(renew=_second.cache_clear)
 
 
 def beside(turn: int) -> AbstractContextManager[Any]:

@@ -14,6 +14,7 @@ from mlx.utils import tree_map
 
 from mlx_baselines3.common._integer_observations import not_readable
 from mlx_baselines3.common._sums import total
+from mlx_baselines3.common._threads import CompiledFunctions, tracing
 from mlx_baselines3.common.layers import named_parameters, set_named_parameters
 from mlx_baselines3.common.mlx_interop import to_numpy
 from mlx_baselines3.common.parameter_optimizer import Arrays, ParameterOptimizer
@@ -156,10 +157,7 @@ class UpdateStep:
         self.metric_names: list[str] = []
         self.may_stop = False
         self.compiled_sizes: set[int] | None = None
-        self._compiled: Callable[..., Any] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_compiled": None}
+        self._compiled = CompiledFunctions()
 
     def begin(self) -> TrainState:
         """:return: the network's and the optimizer's present state"""
@@ -196,12 +194,13 @@ class UpdateStep:
         :param settings: scalars that may change between calls; ``max_grad_norm`` clips the gradient
         :return: the new state, and the metrics in the order of ``metric_names`` (lazy: not computed yet)
         """
-        if self._compiled is None:
+        functions = self._compiled.by_name
+        if not functions:
             random_state = mx.random.state
-            self._compiled = mx.compile(self._step, inputs=random_state, outputs=random_state)
+            functions["step"] = mx.compile(self._step, inputs=random_state, outputs=random_state)
         usual = self.compiled_sizes is None or indices.size in self.compiled_sizes
-        with random_state_kept():
-            run = self._compiled if usual else self._step
+        with tracing, random_state_kept():
+            run = functions["step"] if usual else self._step
             answer, metrics = run(state.arrays(), data, indices, settings)
         return TrainState(**answer), metrics
 

@@ -31,6 +31,7 @@ from mlx_baselines3.common._observation_checks import (
 from mlx_baselines3.common._parameters import get_parameters_by_name, polyak_average, polyak_update
 from mlx_baselines3.common._system_info import get_system_info
 from mlx_baselines3.common._tensorboard import SummaryWriter
+from mlx_baselines3.common._threads import seeded_by_user
 from mlx_baselines3.common.logger import Logger, configure
 from mlx_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict, TrainFreq, TrainFrequencyUnit
 
@@ -89,6 +90,7 @@ def set_random_seed(seed: int, using_cuda: bool = False) -> None:
     np.random.seed(seed)  # noqa: NPY002  the global generator is the one SB3 seeds and draws from
     random.seed(seed)
     mx.random.seed(seed)
+    seeded_by_user()
 
 
 def explained_variance(y_pred: np.ndarray, y_true: np.ndarray) -> float:

@@ -4,6 +4,7 @@ from typing import Any, TypeVar
 
 import mlx.core as mx
 
+from mlx_baselines3.common._evaluated import ModelCall
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.noise import ActionNoise
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -96,7 +97,8 @@ class DDPG(TD3):
         # Not in place: the dictionary is the caller's.
         self.policy_kwargs = {"n_critics": 1, **self.policy_kwargs}
         if _init_setup_model:
-            self._setup_model()
+            with ModelCall(self):
+                self._setup_model()
 
     def learn(
         self: SelfDDPG,

@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common._device_choice import on_own_device
+from mlx_baselines3.common._evaluated import ModelCall
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.native_actor import blueprint, check_unchanged
 from mlx_baselines3.common.native_off_policy_update import NativeQUpdate
@@ -130,7 +131,8 @@ class DQN(OffPolicyAlgorithm):
         # Steps of all environments together; one call of their `step` counts once.
         self._n_calls = 0
         if _init_setup_model:
-            self._setup_model()
+            with ModelCall(self):
+                self._setup_model()
 
     def _setup_model(self) -> None:
         super()._setup_model()

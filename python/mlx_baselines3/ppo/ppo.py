@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common._device_choice import on_own_device
+from mlx_baselines3.common._evaluated import ModelCall
 from mlx_baselines3.common.buffers import RolloutBuffer
 from mlx_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from mlx_baselines3.common.parameter_optimizer import Arrays
@@ -131,7 +132,8 @@ class PPO(OnPolicyAlgorithm):
         self.target_kl = target_kl
         self._check_sizes()
         if _init_setup_model:
-            self._setup_model()
+            with ModelCall(self):
+                self._setup_model()
 
     def _check_sizes(self) -> None:
         if self.normalize_advantage:

@@ -8,6 +8,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from gymnasium import spaces
 
+from mlx_baselines3.common._evaluated import evaluate
 from mlx_baselines3.common.critics import ContinuousActor, ContinuousPolicy
 from mlx_baselines3.common.distribution_base import takes_noise
 from mlx_baselines3.common.distributions import (
@@ -188,7 +189,9 @@ class Actor(ContinuousActor):
         :param batch_size: number of parallel environments, a matrix for each
         :raises AssertionError: without gSDE
         """
-        self._sde("reset_noise").sample_weights(self.log_std, batch_size=batch_size)
+        distribution = self._sde("reset_noise")
+        distribution.sample_weights(self.log_std, batch_size=batch_size)
+        evaluate(distribution)
 
     def get_action_dist_params(
         self, obs: PyTorchObs, features: mx.array | None = None

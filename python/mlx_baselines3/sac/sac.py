@@ -9,6 +9,7 @@ from gymnasium import spaces
 
 from mlx_baselines3.common._blueprint import NotMirrored, check_unchanged
 from mlx_baselines3.common._device_choice import on_own_device
+from mlx_baselines3.common._evaluated import ModelCall
 from mlx_baselines3.common._off_policy_steps import OffPolicySteps
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.critics import ContinuousCritic
@@ -155,7 +156,8 @@ class SAC(OffPolicyAlgorithm):
         self.ent_coef_optimizer: ParameterOptimizer | None = None
         self._entropy_coefficient: EntropyCoefficient | None = None
         if _init_setup_model:
-            self._setup_model()
+            with ModelCall(self):
+                self._setup_model()
 
     def _setup_model(self) -> None:
         super()._setup_model()

@@ -7,6 +7,7 @@ from gymnasium import spaces
 
 from mlx_baselines3.common._blueprint import check_unchanged
 from mlx_baselines3.common._device_choice import on_own_device
+from mlx_baselines3.common._evaluated import ModelCall
 from mlx_baselines3.common._lazy_names import lazy_names
 from mlx_baselines3.common._off_policy_steps import OffPolicySteps
 from mlx_baselines3.common.buffers import ReplayBuffer
@@ -132,7 +133,8 @@ class TD3(OffPolicyAlgorithm):
         self.target_noise_clip = target_noise_clip
         self.target_policy_noise = target_policy_noise
         if _init_setup_model:
-            self._setup_model()
+            with ModelCall(self):
+                self._setup_model()
 
     def _setup_model(self) -> None:
         super()._setup_model()

@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
@@ -64,6 +65,10 @@ class SubprocVecEnv(VecEnv):
         self._release = weakref.finalize(
             self, _shut_down, os.getpid(), self.remotes, self.processes, self._shared, self._memory
         )
+        if start_method == "fork":
+            # Started here, all workers have this one. Else each starts its own, which complains at the end of
+            # shared memory that is gone already.
+            resource_tracker.ensure_running()
         try:
             for env_fn in env_fns:
                 self._start(context, cloudpickle.dumps(env_fn))
