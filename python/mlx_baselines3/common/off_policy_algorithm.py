@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import mlx.core as mx
 from gymnasium import spaces
 
+from mlx_baselines3.common._callback_base import released_on_error
 from mlx_baselines3.common._off_policy_collection import _Session
 from mlx_baselines3.common._off_policy_steps import OffPolicySteps
 from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
@@ -285,18 +286,19 @@ class OffPolicyAlgorithm(OffPolicySteps):
                 f"learning_starts={self.learning_starts} is not passed in {total_timesteps} steps: "
                 "actions are random and nothing is learned."
             )
-        callback.on_training_start(locals(), globals())
         assert self.env is not None
-        self._say_why_mlx_infers()
-        self._session = _Session()
-        try:
-            with mx.stream(self.device):
-                while self.num_timesteps < total_timesteps:
-                    if not self._collect_and_train(callback, log_interval):
-                        break
-        finally:
-            self._session = None
-        callback.on_training_end()
+        with released_on_error(callback):
+            callback.on_training_start(locals(), globals())
+            self._say_why_mlx_infers()
+            self._session = _Session()
+            try:
+                with mx.stream(self.device):
+                    while self.num_timesteps < total_timesteps:
+                        if not self._collect_and_train(callback, log_interval):
+                            break
+            finally:
+                self._session = None
+            callback.on_training_end()
         return self
 
     def _say_why_mlx_infers(self) -> None:

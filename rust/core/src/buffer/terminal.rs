@@ -101,7 +101,7 @@ impl TerminalObs {
         expect(
             "the observation column",
             column.len(),
-            ring.capacity() * seen.len(),
+            ring.capacity().saturating_mul(seen.len()),
         )?;
         expect(
             "the observations",
@@ -112,6 +112,9 @@ impl TerminalObs {
             return Ok(());
         }
         let (row, width) = (ring.pos(), seen.len() / n_envs);
+        if let Some(kept) = self.kept.values().next() {
+            expect("an observation", width * size_of::<T>(), kept.len())?;
+        }
         if !self.kept.is_empty() {
             for env in 0..n_envs {
                 self.kept.remove(&(row * n_envs + env));

@@ -1,6 +1,7 @@
 //! Likelihoods and entropies of actions, and their derivatives.
 
 use super::{UpdateError, choice};
+use crate::nn::total;
 
 /// What the outputs of a policy network are, by their place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +27,7 @@ impl Distribution {
     #[must_use]
     pub fn outputs(&self) -> usize {
         match self {
-            Self::Choices(options) => options.iter().sum(),
+            Self::Choices(options) => total(options.iter().copied()),
             Self::Coins(size) | Self::Gaussian { size, .. } => *size,
         }
     }
@@ -43,7 +44,7 @@ impl Distribution {
     /// How many parameters it needs at least.
     pub(super) fn parameters(&self) -> usize {
         match self {
-            Self::Gaussian { size, log_std } => log_std + size,
+            Self::Gaussian { size, log_std } => log_std.saturating_add(*size),
             _ => 0,
         }
     }

@@ -4,9 +4,10 @@ use mlx_baselines3_core::env::numerics::ReturnSum;
 use mlx_baselines3_core::env::{EnvSpec, Physics};
 use mlx_baselines3_core::rng::Pcg64State;
 use mlx_baselines3_core::vec_env::Snapshot;
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+
+use crate::error::bad;
 
 pub(super) fn to_dict<'py>(
     py: Python<'py>,
@@ -82,7 +83,7 @@ fn rng_from_dict(rng: &Bound<'_, PyDict>) -> PyResult<Pcg64State> {
 fn get<'py>(dict: &Bound<'py, PyDict>, key: &str) -> PyResult<Bound<'py, PyAny>> {
     dict.get_item(key)?.ok_or_else(|| {
         let keys = dict.keys();
-        PyValueError::new_err(format!(
+        bad(format!(
             "the saved environment state has no {key:?}, only {keys}"
         ))
     })
