@@ -90,7 +90,10 @@ impl Storage {
         }
         let width = range.len() / self.rows;
         let start = range.start + row * width;
-        Ok(PyBytes::new(py, &self.block.read(py, start..start + width)))
+        PyBytes::new_with(py, width, |bytes| {
+            self.block.read(py, start..start + width, bytes);
+            Ok(())
+        })
     }
 
     /// Size of the block in bytes.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use mlx_baselines3_core::collect::{
     ActionColumn, Collected, Columns, Present, collect as core_collect,
 };
+use mlx_baselines3_core::vec_env::Episode;
 use mlx_baselines3_macros::guarded;
 use numpy::{
     PyArray1, PyArrayDescrMethods, PyReadonlyArray1, PyReadwriteArray1, PyReadwriteArrayDyn,
@@ -22,12 +23,18 @@ use crate::signals::watched;
 use crate::vec_env::EnvBatch;
 use crate::vec_env::infos::Infos;
 
+/// The step that an episode ended with, its environment, Monitor's entry.
+pub(crate) type Entry<'py> = (usize, usize, Bound<'py, PyDict>);
+
+/// Episodes that are told of without a look at the signals.
+const EPISODES: usize = 1024;
+
 /// Steps taken; what a signal's handler raised after them; Monitor's entries of the episodes that ended,
 /// each with its step and environment; the timeouts; the infos of the last step.
 type Stretch<'py> = (
     usize,
     Option<PyErr>,
-    Vec<(usize, usize, Bound<'py, PyDict>)>,
+    Vec<Entry<'py>>,
     Vec<(usize, usize, Bound<'py, PyArray1<f32>>)>,
     Bound<'py, Infos>,
 );
@@ -130,18 +137,39 @@ fn collect<'py>(
     report(py, &envs, &collected.map_err(py_err)?, raised)
 }
 
+/// An entry of Monitor's for each episode, with its step and environment. Making a million of them takes
+/// seconds: what a signal's handler raises meanwhile goes to `raised`, and then only the last of them are made.
+pub(crate) fn entries<'a, 'py>(
+    py: Python<'py>,
+    envs: &EnvBatch,
+    episodes: impl ExactSizeIterator<Item = (usize, &'a Episode)>,
+    raised: &mut Option<PyErr>,
+) -> PyResult<Vec<Entry<'py>>> {
+    let (mut made, count) = (Vec::new(), episodes.len());
+    for (at, (step, episode)) in episodes.enumerate() {
+        if raised.is_none() && at % EPISODES == EPISODES - 1 {
+            *raised = py.check_signals().err();
+        }
+        if raised.is_none() || count - at <= EPISODES {
+            made.push((step, episode.env, envs.monitor_entry(py, episode)?));
+        }
+    }
+    Ok(made)
+}
+
 fn report<'py>(
     py: Python<'py>,
     envs: &EnvBatch,
     collected: &Collected,
-    raised: Option<PyErr>,
+    mut raised: Option<PyErr>,
 ) -> PyResult<Stretch<'py>> {
-    let (mut episodes, mut timeouts) = (Vec::new(), Vec::new());
-    for end in &collected.finished {
-        let (step, env) = (end.step, end.episode.env);
-        episodes.push((step, env, envs.monitor_entry(py, &end.episode)?));
+    let finished = &collected.finished;
+    let episodes = finished.iter().map(|end| (end.step, &end.episode));
+    let episodes = entries(py, envs, episodes, &mut raised)?;
+    let mut timeouts = Vec::new();
+    for end in finished.iter().filter(|_| raised.is_none()) {
         if let Some(obs) = &end.cut_at {
-            timeouts.push((step, env, array_of(py, obs)?));
+            timeouts.push((end.step, end.episode.env, array_of(py, obs)?));
         }
     }
     let infos = envs.infos(py)?;

@@ -11,11 +11,11 @@ use mlx_baselines3_macros::guarded;
 use numpy::ndarray::{Ix1, Ix2};
 use numpy::{PyReadonlyArray1, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::PyTuple;
 
 use crate::actor::Actor;
 use crate::args::{Many, apart, place};
-use crate::collect::{ActionArray, Actions};
+use crate::collect::{ActionArray, Actions, Entry, entries};
 use crate::error::{bad, py_err};
 use crate::ffi::new_array::NewArray;
 use crate::signals::watched;
@@ -24,12 +24,7 @@ use crate::vec_env::EnvBatch;
 
 /// Steps taken, the error after them, Monitor's entries of the episodes that ended before the last
 /// step (each with its step and environment), and what the last step gave.
-type Outcome<'py> = (
-    usize,
-    Option<PyErr>,
-    Vec<(usize, usize, Bound<'py, PyDict>)>,
-    Bound<'py, PyTuple>,
-);
+type Outcome<'py> = (usize, Option<PyErr>, Vec<Entry<'py>>, Bound<'py, PyTuple>);
 
 type DrawnArray<'py> = Actions<PyReadonlyArrayDyn<'py, i64>, PyReadonlyArrayDyn<'py, f32>>;
 
@@ -236,14 +231,23 @@ fn report<'py>(
     raised: Option<PyErr>,
     end: LastStep<'py>,
 ) -> PyResult<Outcome<'py>> {
-    let error = raised.or_else(|| explored.error.map(py_err));
+    let mut error = raised.or_else(|| explored.error.map(py_err));
     // The infos tell of the last step; an error leaves none that could.
-    let told = explored.steps - usize::from(error.is_none()).min(explored.steps);
-    let mut episodes = Vec::new();
-    for (step, episode) in &explored.episodes {
-        if *step < told {
-            episodes.push((*step, episode.env, envs.monitor_entry(py, episode)?));
-        }
+    let last_told = error.is_none().then(|| explored.steps.saturating_sub(1));
+    let ended = &explored.episodes;
+    let count = last_told.map_or(ended.len(), |last| {
+        ended.partition_point(|end| end.0 < last)
+    });
+    let told = ended[..count]
+        .iter()
+        .map(|(step, episode)| (*step, episode));
+    let mut episodes = entries(py, envs, told, &mut error)?;
+    if error.is_some() && last_told.is_some() {
+        // A signal came just now: the last step is told of like those before it.
+        let rest = ended[count..]
+            .iter()
+            .map(|(step, episode)| (*step, episode));
+        episodes.extend(entries(py, envs, rest, &mut error)?);
     }
     let last = end.finish(py, envs)?;
     Ok((explored.steps, error, episodes, last))

@@ -7,6 +7,7 @@ use mlx_baselines3_core::vec_env::Snapshot;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::args::Many;
 use crate::error::bad;
 
 pub(super) fn to_dict<'py>(
@@ -48,7 +49,7 @@ pub(super) fn from_dict(spec: &EnvSpec, state: &Bound<'_, PyDict>) -> PyResult<S
     let rng = get(state, "rng")?;
     Ok(Snapshot {
         physics: Physics {
-            state: get(state, "state")?.extract()?,
+            state: get(state, "state")?.extract::<Many<f64>>()?.0,
             single: get(state, "single")?.extract()?,
             last_action: get(state, "last_action")?.extract()?,
         },
