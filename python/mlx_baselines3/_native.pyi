@@ -1,9 +1,10 @@
 """
 What the Rust extension offers to the package. Nothing here is public.
 
-Any function raises :class:`MemoryError` for sizes that there is no memory for, :class:`ValueError` for arrays
-that are not C-contiguous or that share memory with one that is written, and :class:`RuntimeError` for a mistake
-of its own. Long ones run Python's signal handlers about ten times a second, and end with what those raise.
+Any function raises :class:`MemoryError` for sizes that there is no memory for, :class:`ValueError` for
+arrays that are not C-contiguous or share memory with one that is written, and :class:`RuntimeError` for a
+mistake of its own. Long ones run Python's signal handlers about ten times a second, and end with what those
+raise.
 """
 
 import sys
@@ -510,7 +511,8 @@ def collect(
     :param rewards: written, ``(n_steps, n_envs)``
     :param episode_starts: written, 0 or 1, ``(n_steps, n_envs)``
     :return: steps taken; what a signal's handler raised after them; (step, environment, Monitor's entry) of
-        each finished episode; (step, environment, last observation) of each that the time limit alone ended; the infos of the last step
+        each finished episode; (step, environment, last observation) of each that the time limit alone ended;
+        the infos of the last step
     :raises ValueError: policy, environments and columns do not fit, or an action is not valid
     :raises RuntimeError: closed, or not reset
     """
@@ -541,8 +543,8 @@ def explore(
         actions (floats scaled to [-1, 1]), rewards, dones, timeouts unless they do not count
     :param cursor: number of rows, the row that is written next, whether all rows hold data
     :return: steps taken; the error of the one after them, or what a signal's handler raised; (step,
-        environment, Monitor's entry) of each episode that ended before the last step; the last step's actions, the same as stored, observations,
-        rewards, dones and infos
+        environment, Monitor's entry) of each episode that ended before the last step; the last step's
+        actions, the same as stored, observations, rewards, dones and infos
     :raises ValueError: the parts do not fit each other; nothing has happened
     :raises RuntimeError: the environments are closed
     """

@@ -3,13 +3,13 @@ Call everything in ``_native`` with arguments that are right, and with some that
 ``python tests/fuzz/fuzz_native.py --count 1000000 --jobs 2``.
 
 Each call must return or raise an ``Exception``. It is a failure if the process ends, if a call raises a
-``BaseException`` or says that there was a panic, or if it takes longer than a minute. The calls are made in child
-processes with little memory; one seed gives one series of calls, and a failure names the seed, the call and its
-arguments: ``--seed SEED --children 1`` makes the calls of one child again. Every fourth child makes its calls from
-three threads at once, where the order is the system's.
+``BaseException`` or says that there was a panic, or if calls take longer than a minute. They are made in child
+processes with little memory; one seed gives one series of calls, and a failure names the seed, the call and
+its arguments: ``--seed SEED --count COUNT``, with the numbers that it names, makes that child's calls again.
+Every fourth child makes its calls from three threads at once, where the order is the system's.
 
-``blas_install`` is left out: its arguments are addresses of machine code, and no check can tell a function from
-other bytes. ``_backend.py`` takes them from the symbols of a library that it has opened.
+``blas_install`` is left out: its arguments are addresses of machine code, and no check can tell a function
+from other bytes. ``_backend.py`` takes them from the symbols of a library that it has opened.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import pathlib
 import resource
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +40,8 @@ CALLS_OF_A_CHILD = 4000
 def folder() -> pathlib.Path:
     """Where the package lies, without importing it: that would start MLX in every child."""
     package = importlib.util.find_spec("mlx_baselines3")
-    assert package is not None and package.submodule_search_locations is not None
+    assert package is not None
+    assert package.submodule_search_locations is not None
     return pathlib.Path(next(iter(package.submodule_search_locations)))
 
 
@@ -47,7 +49,8 @@ def load_native() -> Any:
     """The extension by itself."""
     (path,) = folder().glob("_native*.so")
     spec = importlib.util.spec_from_file_location("_native", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     # What is pickled names it so.
@@ -191,8 +194,6 @@ def main() -> int:
     if missing:
         print("no calls are made of", sorted(missing))
         return 1
-    import tempfile
-
     start, failures = time.monotonic(), 0
     with tempfile.TemporaryDirectory() as notes, ThreadPoolExecutor(args.jobs) as pool:
         counts = [min(CALLS_OF_A_CHILD, args.count - at) for at in range(0, args.count, CALLS_OF_A_CHILD)]

@@ -1,4 +1,4 @@
-"""Calls of ``_native``: for every function and method of its stub arguments that are right, and ways to spoil them."""
+"""Calls of ``_native``: right arguments for every function and method of its stub, and ways to spoil them."""
 
 import copy
 import gc
@@ -481,15 +481,13 @@ class Fuzzer:
         infos = self.some("infos")
         name = self.rng.choice([name for name in dir(list) if name not in ("__class__", "__init_subclass__")])
         number, item = self.rng.choice([0, 1, -1]), {"a": 1}
-        arguments = {
-            **dict.fromkeys(("append", "remove", "count", "index", "__contains__"), [item]),
-            **dict.fromkeys(("extend", "__add__", "__iadd__", "__eq__", "__lt__"), [[item]]),
-            **dict.fromkeys(
-                ("pop", "__getitem__", "__delitem__", "__mul__", "__imul__", "__rmul__"), [number]
-            ),
-            "insert": [number, item],
-            "__setitem__": [number, self.rng.choice([item, infos])],
-        }.get(name, [])
+        kinds: list[tuple[str, list[Any]]] = [
+            ("append remove count index __contains__", [item]),
+            ("extend __add__ __iadd__ __eq__ __lt__", [[item]]),
+            ("pop __getitem__ __delitem__ __mul__ __imul__ __rmul__", [number]),
+            ("insert __setitem__", [number, self.rng.choice([item, infos])]),
+        ]
+        arguments: list[Any] = next((right for names, right in kinds if name in names.split()), [])
         if name in ("__mul__", "__imul__", "__rmul__") or len(infos) > 50:
             self.pool["infos"].clear()
         getattr(infos, name)(*self.args(*arguments))

@@ -113,8 +113,8 @@ def exploration() -> dict[str, Any]:
     model.train_freq = 8
     model._convert_train_freq()
     before = weights(model)
-    model.learn(400, reset_num_timesteps=False)
-    facts["goes on"] = buffer.pos == rows + 100 and not same(before, weights(model))
+    model.learn(384, reset_num_timesteps=False)
+    facts["goes on"] = buffer.pos == rows + 96 and not same(before, weights(model))
     return facts
 
 
@@ -123,7 +123,15 @@ def filled(model: BaseAlgorithm) -> BaseAlgorithm:
     model.set_logger(configure(None, []))
     rng = np.random.default_rng(0)
     buffer = getattr(model, "rollout_buffer", None) or model.replay_buffer
-    for name in ("observations", "next_observations", "rewards", "values", "log_probs", "advantages", "returns"):
+    for name in (
+        "observations",
+        "next_observations",
+        "rewards",
+        "values",
+        "log_probs",
+        "advantages",
+        "returns",
+    ):
         if isinstance(column := getattr(buffer, name, None), np.ndarray):
             column[...] = rng.standard_normal(column.shape)
     if buffer.actions.dtype == np.float32:
@@ -133,7 +141,9 @@ def filled(model: BaseAlgorithm) -> BaseAlgorithm:
     return model
 
 
-def update(make: Callable[[], BaseAlgorithm], few: Callable[[BaseAlgorithm], Any], **many: int) -> dict[str, Any]:
+def update(
+    make: Callable[[], BaseAlgorithm], few: Callable[[BaseAlgorithm], Any], **many: int
+) -> dict[str, Any]:
     """
     One ``train()`` that would take long.
 

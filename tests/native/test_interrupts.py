@@ -40,36 +40,41 @@ def interrupt() -> None:
     time.sleep(0)
 
 
-def test_an_interrupt_waits_for_the_end_of_a_change():
-    done = []
-    with pytest.raises(KeyboardInterrupt), interrupts_deferred():
+def change(done: list[str]) -> None:
+    with interrupts_deferred():
         interrupt()
         done.append("first")
         with interrupts_deferred():
             interrupt()
             done.append("second")
-    assert done == ["first", "second"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_an_interrupt_passes_where_it_is_allowed():
-    done = []
-    with pytest.raises(KeyboardInterrupt), interrupts_deferred():
+def compute_and_change(done: list[str]) -> None:
+    with interrupts_deferred():
         with interrupts_allowed():
             interrupt()
             done.append("computed")
         done.append("changed")
-    assert done == []
 
 
-def test_an_interrupt_that_waits_comes_as_soon_as_it_may():
-    done = []
-    with pytest.raises(KeyboardInterrupt), interrupts_deferred():
+def change_and_compute(done: list[str]) -> None:
+    with interrupts_deferred():
         interrupt()
         done.append("changed")
         with interrupts_allowed():
             done.append("computed")
-    assert done == ["changed"]
+
+
+@pytest.mark.parametrize(
+    ("work", "expected"),
+    [(change, ["first", "second"]), (compute_and_change, []), (change_and_compute, ["changed"])],
+)
+def test_an_interrupt_waits_for_the_end_of_a_change_and_for_nothing_else(work, expected):
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        work(done)
+    assert done == expected
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_handler_that_is_set_meanwhile_stays():

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -20,7 +19,6 @@ from mlx_baselines3 import A2C, DQN, PPO, SAC, _native
 from mlx_baselines3.common.vec_env import NativeVecEnv
 
 FLAGS = {"weak_scalars": True, "pow_squares": False, "fused_uniform": False, "compensated_sum": False}
-ROWS = np.zeros(8, np.float32)
 
 
 def made(n_envs: int) -> _native.EnvBatch:
@@ -70,10 +68,11 @@ def test_batches_of_too_many_transitions(number, memory):
     model.learn(12)
     model.batch_size = number
     with pytest.raises((MemoryError, ValueError)) as error:
-        model.learn(30)
+        model.learn(30, reset_num_timesteps=False)
     assert str(number) in str(error.value)
 
 
+@pytest.mark.filterwarnings("ignore:This system does not have apparently enough memory")
 @pytest.mark.parametrize("number", [10**15, 10**19, 2**64, 0, -1, float("nan"), True])
 @pytest.mark.parametrize("name", ["buffer_size", "n_steps", "n_envs"])
 def test_buffers_of_too_many_rows(name, number):
@@ -100,14 +99,14 @@ def test_networks_of_too_many_units(number):
 def test_updates_refuse_what_would_overflow():
     with pytest.raises(ValueError, match=r"expected 18446744073709551615|has 8 numbers"):
         q_update(2**62)
+    batch = dict.fromkeys(("observations", "next_observations"), np.zeros(8, np.float32))
+    batch |= {name: np.zeros(2, np.float32) for name in ("actions", "rewards", "dones", "discounts")}
+    trained = {name: np.zeros(8, np.float32) for name in ("parameters", "means", "squares")}
+    trained |= {"learning_rate": 0.1, "rule": "adam", "smoothing": (0.9, 0.99), "eps": 1e-8}
+    trained |= {"before": None, "steps": 0, "bias_correction": True}
+    target = np.zeros(8, np.float32)
     with pytest.raises(ValueError, match="cannot be 1000000000000 batches"):
-        batch = dict.fromkeys(("observations", "next_observations"), np.zeros(8, np.float32))
-        batch |= {name: np.zeros(2, np.float32) for name in ("actions", "rewards", "dones", "discounts")}
-        names = ("parameters", "means", "squares")
-        trained = {name: np.zeros(8, np.float32) for name in names} | {"before": None, "steps": 0}
-        trained |= {"learning_rate": 0.1, "rule": "adam", "smoothing": (0.9, 0.99), "eps": 1e-8}
-        trained["bias_correction"] = True
-        q_update(2).run(batch, 10**12, 1.0, np.zeros(8, np.float32), trained)
+        q_update(2).run(batch, 10**12, 1.0, target, trained)
 
 
 def test_an_array_that_is_written_is_no_other_argument():
@@ -194,7 +193,6 @@ def test_a_number_of_threads_that_is_none(value):
 
 def test_too_few_threads_to_be_had_are_no_error():
     code = """
-import resource
 import numpy as np
 from mlx_baselines3 import _native
 from mlx_baselines3.common.vec_env import NativeVecEnv
@@ -205,14 +203,11 @@ def last(n_threads):
     envs.reset()
     return [envs.step(np.arange(3000) % 3)[0] for _ in range(3)][-1]
 
-alone = last(1)
-# Not memory for the stacks of 1000 threads.
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, -1))
-assert (last(1000) == alone).all()
+assert (last(64) == last(1)).all()
 print("the same")
 """
-    done = run(code)
+    # Stacks that no system gives.
+    done = run(code, RUST_MIN_STACK=str(2**47))
     assert done.returncode == 0, done.stderr
     assert "the same" in done.stdout
 
@@ -226,7 +221,10 @@ def test_a_time_limit_that_is_none(limit):
 
 
 ACTIONS = {
-    "Discrete": ["CartPole-v1", [np.array([2, 0]), np.array([-1, 0]), np.array([0.5, 1.0]), np.array([True, False])]],
+    "Discrete": [
+        "CartPole-v1",
+        [np.array([2, 0]), np.array([-1, 0]), np.array([0.5, 1.0]), np.array([True, False])],
+    ],
     "Box": ["Pendulum-v1", [np.array([[np.nan], [0]]), np.array([[np.inf], [0]]), np.array([["a"], ["b"]])]],
 }
 
@@ -268,13 +266,3 @@ def test_infos_outlive_their_environments():
 def test_seeds_out_of_range(seed):
     with pytest.raises((ValueError, OverflowError, TypeError)):
         actor(3).seed(seed)
-
-
-def test_environments_say_which_seed_is_none():
-    envs = NativeVecEnv("CartPole-v1", 2)
-    for seed in (-1, 2**128 + 5):
-        try:
-            envs.seed(seed)
-            envs.reset()
-        except (ValueError, gym.error.Error) as error:
-            assert str(seed) in str(error)

@@ -15,6 +15,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_baselines3.common._memory import check_widths
+
 __all__ = [
     "Conv2d",
     "Flatten",
@@ -204,7 +206,17 @@ class Linear(nn.Linear):
     """
     :class:`mlx.nn.Linear` whose gradient takes five operations in place of nine: the gradient of the weight
     comes out of the product as the weight lies, and that of the bias is a sum and nothing else.
+
+    :param input_dims: numbers that it takes
+    :param output_dims: numbers that it gives
+    :param bias: whether it adds a bias
+    :raises ValueError: more than an array of MLX can have along an axis
+    :raises MemoryError: there is no memory to train so many weights
     """
+
+    def __init__(self, input_dims: int, output_dims: int, bias: bool = True):
+        check_widths(input_dims, output_dims)
+        super().__init__(input_dims, output_dims, bias)
 
     def __call__(self, x: mx.array) -> mx.array:
         """
