@@ -3,9 +3,9 @@ Call everything in ``_native`` with arguments that are right, and with some that
 ``python tests/fuzz/fuzz_native.py --count 1000000 --jobs 2``.
 
 Each call must return or raise an ``Exception``. It is a failure if the process ends, if a call raises a
-``BaseException`` or says that there was a panic, or if calls take longer than a minute. They are made in child
-processes with little memory; one seed gives one series of calls, and a failure names the seed, the call and
-its arguments: ``--seed SEED --count COUNT``, with the numbers that it names, makes that child's calls again.
+``BaseException`` or says that there was a panic, or if calls take longer than a minute. They are made in
+child processes with little memory. One seed gives one series of calls, and a failure names the seed, the
+call and its arguments: ``--seed SEED --count COUNT``, with its numbers, makes that child's calls again.
 Every fourth child makes its calls from three threads at once, where the order is the system's.
 
 ``blas_install`` is left out: its arguments are addresses of machine code, and no check can tell a function
