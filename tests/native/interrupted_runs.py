@@ -19,8 +19,8 @@ from mlx_baselines3.common.mlx_interop import to_numpy
 from mlx_baselines3.common.vec_env import NativeVecEnv
 
 WIDE = {"net_arch": [256, 256]}
-# Seconds from the start of what is to be interrupted to Ctrl-C. Batches are drawn first, and MLX's graphs take
-# some to be put together.
+# Seconds from the start of what is to be interrupted to Ctrl-C. Batches are drawn first, and MLX's graphs
+# take some to be put together.
 AFTER = {"rollout": 1.0, "exploration": 1.0, "bar": 1.0, "PPO": 1.0}.get(" ".join(sys.argv[1:]), 5.0)
 
 

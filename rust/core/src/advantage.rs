@@ -190,6 +190,28 @@ mod tests {
     }
 
     #[test]
+    fn it_stops_when_it_is_asked_to() {
+        let (rows, one) = (vec![0.0; 4 * STRETCH], [0.0]);
+        let seen = Trajectory {
+            rewards: &rows,
+            values: &rows,
+            episode_starts: &rows,
+            last_values: &one,
+            dones: &one,
+        };
+        let (mut advantages, mut returns) = (rows.clone(), rows.clone());
+        let mut asked = 0;
+        let mut ask = || {
+            asked += 1;
+            asked == 2
+        };
+        let mut watch = Watch::every(std::time::Duration::ZERO, &mut ask);
+        let stopped = gae(&seen, 0.9, 0.9, &mut advantages, &mut returns, &mut watch);
+        assert_eq!(stopped, Err(AdvantageError::Interrupted(Interrupted)));
+        assert_eq!(asked, 2);
+    }
+
+    #[test]
     fn wrong_lengths_are_named_and_nothing_is_written() {
         let four = [0.0; 4];
         let mut seen = Trajectory {

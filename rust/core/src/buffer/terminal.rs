@@ -106,7 +106,7 @@ impl TerminalObs {
         expect(
             "the observations",
             seen.len(),
-            seen.len().next_multiple_of(n_envs.max(1)),
+            seen.len().checked_next_multiple_of(n_envs).unwrap_or(0),
         )?;
         if seen.is_empty() {
             return Ok(());
