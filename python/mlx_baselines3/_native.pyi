@@ -1,4 +1,11 @@
-"""What the Rust extension offers to the package. Nothing here is public."""
+"""
+What the Rust extension offers to the package. Nothing here is public.
+
+Any function raises :class:`MemoryError` for sizes that there is no memory for, :class:`ValueError` for
+arrays that are not C-contiguous or share memory with one that is written, and :class:`RuntimeError` for a
+mistake of its own. Long ones run Python's signal handlers about ten times a second, and end with what those
+raise.
+"""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -135,7 +142,8 @@ def randint(low: int, high: int, count: int) -> _I64 | None:
     :param low: the smallest number
     :param high: one more than the largest
     :param count: how many
-    :return: the numbers, ``(count,)``, or None if only NumPy can draw them; nothing was drawn then
+    :return: the numbers, ``(count,)``, or None if there are many or only NumPy can draw them; nothing was
+        drawn then
     """
 
 def sample_batches(
@@ -483,12 +491,15 @@ def collect(
     rewards: NDArray[np.float32],
     episode_starts: NDArray[np.float32],
 ) -> tuple[
+    int,
+    BaseException | None,
     list[tuple[int, int, dict[str, Any]]],
     list[tuple[int, int, NDArray[np.float32]]],
     list[dict[str, Any]],
 ]:
     """
-    Step environments with samples of an actor until C-contiguous columns are full.
+    Step environments with samples of an actor until C-contiguous columns are full, or a signal's handler
+    raises an exception.
 
     :param envs: environments
     :param actor: the policy
@@ -499,8 +510,9 @@ def collect(
     :param actions: written as the policy gave them, ``(n_steps, n_envs, width)``
     :param rewards: written, ``(n_steps, n_envs)``
     :param episode_starts: written, 0 or 1, ``(n_steps, n_envs)``
-    :return: (step, environment, Monitor's entry) of each finished episode; (step, environment, last
-        observation) of each that the time limit alone ended; the infos of the last step
+    :return: steps taken; what a signal's handler raised after them; (step, environment, Monitor's entry) of
+        each finished episode; (step, environment, last observation) of each that the time limit alone ended;
+        the infos of the last step
     :raises ValueError: policy, environments and columns do not fit, or an action is not valid
     :raises RuntimeError: closed, or not reset
     """
@@ -514,7 +526,7 @@ def explore(
     cursor: tuple[int, int, bool],
 ) -> tuple[
     int,
-    Exception | None,
+    BaseException | None,
     list[tuple[int, int, dict[str, Any]]],
     tuple[_I64 | _F32, _I64 | _F32, _F32, _F32, NDArray[np.bool_], list[dict[str, Any]]],
 ]:
@@ -530,9 +542,9 @@ def explore(
     :param columns: observations, next observations or what keeps those that the next row does not hold,
         actions (floats scaled to [-1, 1]), rewards, dones, timeouts unless they do not count
     :param cursor: number of rows, the row that is written next, whether all rows hold data
-    :return: steps taken; the error of the one after them; (step, environment, Monitor's entry) of each
-        episode that ended before the last step; the last step's actions, the same as stored, observations,
-        rewards, dones and infos
+    :return: steps taken; the error of the one after them, or what a signal's handler raised; (step,
+        environment, Monitor's entry) of each episode that ended before the last step; the last step's
+        actions, the same as stored, observations, rewards, dones and infos
     :raises ValueError: the parts do not fit each other; nothing has happened
     :raises RuntimeError: the environments are closed
     """
@@ -548,7 +560,7 @@ def threads_count() -> int:
 def set_threads(count: int | None) -> None:
     """
     :param count: the number of threads from here on; None asks the environment variable again
-    :raises ValueError: it is 0
+    :raises ValueError: it is not from 1 to 1024
     """
 
 # The BLAS bridge, on Linux only

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mlx_baselines3.common.logger import Logger
@@ -153,6 +154,9 @@ class BaseCallback(ABC):
     def _on_training_end(self) -> None:
         """Act when the training ends."""
 
+    def _release(self) -> None:
+        """Called instead of :meth:`on_training_end` if an exception ends the training: close what is open."""
+
     def on_rollout_end(self) -> None:
         """Called after each rollout, before the update."""
         self._on_rollout_end()
@@ -177,6 +181,20 @@ class BaseCallback(ABC):
         """
 
 
+@contextmanager
+def released_on_error(callback: BaseCallback) -> Iterator[None]:
+    """
+    For the whole of a training.
+
+    :param callback: closes what it has open if any exception ends the block, Ctrl-C included
+    """
+    try:
+        yield
+    except BaseException:
+        callback._release()
+        raise
+
+
 class EventCallback(BaseCallback):
     """
     Triggers another callback when something happens.
@@ -199,6 +217,10 @@ class EventCallback(BaseCallback):
     def _on_training_start(self) -> None:
         if self.callback is not None:
             self.callback.on_training_start(self.locals, self.globals)
+
+    def _release(self) -> None:
+        if self.callback is not None:
+            self.callback._release()
 
     def _on_event(self) -> bool:
         return True if self.callback is None else self.callback.on_step()
@@ -258,6 +280,10 @@ class CallbackList(BaseCallback):
     def _on_training_end(self) -> None:
         for callback in self.callbacks:
             callback.on_training_end()
+
+    def _release(self) -> None:
+        for callback in self.callbacks:
+            callback._release()
 
     def update_child_locals(self, locals_: dict[str, Any]) -> None:
         for callback in self.callbacks:

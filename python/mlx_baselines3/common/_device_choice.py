@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_baselines3.common._evaluated import ModelCall
+from mlx_baselines3.common._interrupts import interrupts_deferred
 from mlx_baselines3.common.layers import named_parameters
 
 __all__ = ["DeviceChoice", "choose_device", "on_own_device"]
@@ -58,7 +59,8 @@ def on_own_device(method: Method) -> Method:
 
     @wraps(method)
     def on_device(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with ModelCall(self), mx.stream(self.device):
+        # Ctrl-C waits while numbers, counters and log change; what computes lets it through.
+        with interrupts_deferred(), ModelCall(self), mx.stream(self.device):
             return method(self, *args, **kwargs)
 
     return cast(Method, on_device)

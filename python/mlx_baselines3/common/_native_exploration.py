@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3 import _native
+from mlx_baselines3.common._interrupts import interrupts_allowed
 from mlx_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from mlx_baselines3.common.native_actor import NativeActor
 from mlx_baselines3.common.noise import (
@@ -40,7 +41,7 @@ class Explored(NamedTuple):
     """
 
     n_steps: int
-    error: Exception | None
+    error: BaseException | None
     episodes: list[tuple[int, int, dict[str, Any]]]
     last: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]
 
@@ -154,7 +155,7 @@ class Explorer:
             generators = _Generators(self._space, self._walks)
         plan = self._draw(count)
         explored = self._run(last_obs, plan, until_end)
-        if generators is not None and explored.error is None and explored.n_steps < count:
+        if generators is not None and explored.n_steps < count:
             generators.restore()
             self._draw(explored.n_steps)
         return explored
@@ -178,9 +179,12 @@ class Explorer:
     ) -> Explored:
         buffer = self.buffer
         whole_plan = (*plan, self._bounds, until_end)
-        explored = Explored(
-            *self.actor.collect_transitions(self.envs, last_obs, whole_plan, self._columns, buffer._cursor())
-        )
+        # A signal that is seen to in Rust comes back as an error, with the steps before it.
+        with interrupts_allowed():
+            answer = self.actor.collect_transitions(
+                self.envs, last_obs, whole_plan, self._columns, buffer._cursor()
+            )
+        explored = Explored(*answer)
         after = buffer.pos + explored.n_steps
         buffer.full = buffer.full or after >= buffer.buffer_size
         buffer.pos = after % buffer.buffer_size

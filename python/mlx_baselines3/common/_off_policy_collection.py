@@ -16,6 +16,7 @@ from gymnasium import spaces
 from mlx_baselines3.common._callback_base import NEVER, ConvertCallback, steps_until_needed
 from mlx_baselines3.common._dead_steps import Transition, ended_episodes, without_dead_steps
 from mlx_baselines3.common._integer_observations import check_integers
+from mlx_baselines3.common._interrupts import interrupts_deferred
 from mlx_baselines3.common._native_exploration import Explored, Explorer, fills, noise_ahead
 from mlx_baselines3.common.base_class import BaseAlgorithm
 from mlx_baselines3.common.buffers import ReplayBuffer
@@ -173,16 +174,18 @@ class OffPolicyCollection(BaseAlgorithm):
         if explorer is None:
             return None
         before = self._last_obs
-        if train_freq.unit == TrainFrequencyUnit.STEP:
-            stretch = explorer.explore(before, min(quiet, train_freq.frequency - n_collected))
-        else:
-            stretch = explorer.explore(before, quiet, until_end=True)
-        buffer = explorer.buffer
-        self._last_obs = self._last_original_obs = stretch.last[2]
-        if stretch.n_steps == 1:
-            self._last_original_obs = before
-        elif stretch.n_steps > 1:
-            self._last_original_obs = buffer.observations[(buffer.pos - 1) % buffer.buffer_size].copy()
+        # Buffer, generators and last observations move together.
+        with interrupts_deferred():
+            if train_freq.unit == TrainFrequencyUnit.STEP:
+                stretch = explorer.explore(before, min(quiet, train_freq.frequency - n_collected))
+            else:
+                stretch = explorer.explore(before, quiet, until_end=True)
+            buffer = explorer.buffer
+            self._last_obs = self._last_original_obs = stretch.last[2]
+            if stretch.n_steps == 1:
+                self._last_original_obs = before
+            elif stretch.n_steps > 1:
+                self._last_original_obs = buffer.observations[(buffer.pos - 1) % buffer.buffer_size].copy()
         return stretch
 
     def _pass_steps(
@@ -200,7 +203,8 @@ class OffPolicyCollection(BaseAlgorithm):
         :param action_noise: starts anew where an episode ended
         :param log_interval: episodes between two log entries
         :return: how many episodes ended
-        :raises Exception: what went wrong after the stretch; all its steps are accounted for then
+        :raises BaseException: what went wrong after the stretch, or a signal's handler raised; all its
+            steps are accounted for then
         """
         n_steps = stretch.n_steps - (stretch.error is None)
         n_envs, n_episodes = len(stretch.last[3]), 0

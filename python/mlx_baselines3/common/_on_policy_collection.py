@@ -223,7 +223,7 @@ class OnPolicyCollection(BaseAlgorithm):
             if core is None:
                 steps = self._step(actor, env)
             else:
-                steps = self._fused_steps(actor, core, rollout_buffer, n_steps, quiet)
+                steps = self._fused_steps(actor, core, rollout_buffer, n_steps, quiet, callback)
             actions, clipped_actions, new_obs, rewards, dones, infos = steps.last
             self._account(env, callback, steps)
             actor.share_noise()
@@ -305,9 +305,20 @@ class OnPolicyCollection(BaseAlgorithm):
         return _Steps(1, (self._last_obs, self._last_episode_starts), last, [], [])
 
     def _fused_steps(
-        self, actor: NativeActor, core: Any, buffer: RolloutBuffer, start: int, count: int
+        self,
+        actor: NativeActor,
+        core: Any,
+        buffer: RolloutBuffer,
+        start: int,
+        count: int,
+        callback: BaseCallback,
     ) -> _Steps:
-        """``count`` steps of native environments, written into the buffer from row ``start`` on."""
+        """
+        ``count`` steps of native environments, written into the buffer from row ``start`` on.
+
+        :raises BaseException: what a signal's handler has raised; the steps before it are accounted for, and
+            the next rollout begins where the environments are
+        """
         rows = slice(start, start + count)
         columns = (buffer.observations, buffer.actions, buffer.rewards, buffer.episode_starts)
         # Copies: what callbacks hold from the last stretch stays as it is.
@@ -317,6 +328,11 @@ class OnPolicyCollection(BaseAlgorithm):
             bounds = (self.action_space.low, self.action_space.high)
         self._last_obs, self._last_episode_starts = last
         done = actor.collect(core, bounds, last, [column[rows] for column in columns])
+        if done.error is not None:
+            self._update_info_buffer([{"episode": entry} for _, _, entry in done.episodes])
+            self.num_timesteps += buffer.n_envs * done.n_steps
+            callback._pass_steps(done.n_steps)
+            raise done.error
         newest = start + count - 1
         actions = buffer.actions[newest].reshape(-1, *(self.action_space.shape or ())).copy()
         rewards = buffer.rewards[newest].copy()

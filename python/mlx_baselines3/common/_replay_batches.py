@@ -8,6 +8,7 @@ from gymnasium import spaces
 
 from mlx_baselines3.common._integer_observations import check_integers, holds_integers
 from mlx_baselines3.common.buffers._fields import arrays_of, stack
+from mlx_baselines3.common.buffers._rows import check_batch_size
 from mlx_baselines3.common.parameter_optimizer import Arrays
 from mlx_baselines3.common.preprocessing import get_obs_shape
 
@@ -60,6 +61,7 @@ def replay_arrays(buffer: Any, count: int, batch_size: int, env: Any = None) -> 
 
 def _portions(buffer: Any, count: int, batch_size: int) -> list[int]:
     """How many batches to gather at once, so often that it is ``count`` in all."""
+    check_batch_size(batch_size)
     most = max(FLUSH_BYTES // (2 * batch_size * _observation_bytes(buffer.observation_space)), 1)
     return [min(most, count - start) for start in range(0, count, most)]
 

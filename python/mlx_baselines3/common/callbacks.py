@@ -252,6 +252,7 @@ class ProgressBarCallback(BaseCallback):
 
     def __init__(self) -> None:
         super().__init__()
+        self._is_open = False
         try:
             import tqdm.rich  # noqa: F401
         except ImportError as error:
@@ -267,6 +268,7 @@ class ProgressBarCallback(BaseCallback):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", category=TqdmExperimentalWarning)
             self.pbar = tqdm(total=self.locals["total_timesteps"] - self.model.num_timesteps)
+        self._is_open = True
         self._shown = self.model.num_timesteps
 
     def _show_progress(self) -> None:
@@ -285,4 +287,10 @@ class ProgressBarCallback(BaseCallback):
 
     def _on_training_end(self) -> None:
         self.pbar.refresh()
-        self.pbar.close()
+        self._release()
+
+    def _release(self) -> None:
+        # A bar that stays open goes on painting, and keeps another one from opening.
+        if self._is_open:
+            self._is_open = False
+            self.pbar.close()

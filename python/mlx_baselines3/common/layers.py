@@ -16,6 +16,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_baselines3.common._layer_hints import refuse_torch
+from mlx_baselines3.common._memory import check_widths
 from mlx_baselines3.common._named_arrays import named_parameters, set_named_parameters
 from mlx_baselines3.common._state_dict import StateDict
 from mlx_baselines3.common._sums import repeated, sum_rows
@@ -234,7 +235,17 @@ class Linear(StateDict, nn.Linear):
     """
     :class:`mlx.nn.Linear` whose gradient takes five operations in place of nine: the gradient of the weight
     comes out of the product as the weight lies, and that of the bias is a sum and nothing else.
+
+    :param input_dims: numbers that it takes
+    :param output_dims: numbers that it gives
+    :param bias: whether it adds a bias
+    :raises ValueError: more than an array of MLX can have along an axis
+    :raises MemoryError: there is no memory to train so many weights
     """
+
+    def __init__(self, input_dims: int, output_dims: int, bias: bool = True):
+        check_widths(input_dims, output_dims)
+        super().__init__(input_dims, output_dims, bias)
 
     def __call__(self, x: mx.array) -> mx.array:
         """

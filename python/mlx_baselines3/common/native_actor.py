@@ -58,6 +58,8 @@ class Stretch(NamedTuple):
     """
     What happened in some steps of a fused rollout.
 
+    :param n_steps: how many were taken; all, unless there is an ``error``
+    :param error: what a signal's handler raised on the way
     :param new_obs: (n_envs, obs) observations after the last step
     :param dones: (n_envs,) whether the last step ended an episode
     :param infos: the last step's infos, one per environment
@@ -65,6 +67,8 @@ class Stretch(NamedTuple):
     :param timeouts: step, environment and last observation of the episodes that the time limit cut
     """
 
+    n_steps: int
+    error: BaseException | None
     new_obs: np.ndarray
     dones: np.ndarray
     infos: list[dict[str, Any]]
@@ -273,8 +277,10 @@ class NativeActor:
         :raises RuntimeError: the environments are closed or not reset
         """
         with self._lock:
-            episodes, timeouts, infos = _native.collect(envs, self._core, bounds, *last, *columns)
-        return Stretch(*last, infos, episodes, timeouts)
+            n_steps, error, episodes, timeouts, infos = _native.collect(
+                envs, self._core, bounds, *last, *columns
+            )
+        return Stretch(n_steps, error, *last, infos, episodes, timeouts)
 
     def collect_transitions(
         self,

@@ -16,6 +16,7 @@ from mlx_baselines3.common._blueprint import (
     perceptron,
     side_by_side,
 )
+from mlx_baselines3.common._interrupts import interrupts_allowed, interrupts_deferred
 from mlx_baselines3.common._native_vectors import ParameterVector, TrainedVector, flat
 from mlx_baselines3.common.critics import ContinuousCritic
 from mlx_baselines3.common.mlx_interop import to_numpy
@@ -52,8 +53,9 @@ def _store(vectors: Mapping[str, ParameterVector], metrics: Metrics) -> None:
     wrong += [f"the metric {name}" for name, values in metrics.items() if not np.isfinite(values).all()]
     if wrong:
         raise off_policy_error(wrong)
-    for vector in vectors.values():
-        vector.store()
+    with interrupts_deferred():
+        for vector in vectors.values():
+            vector.store()
 
 
 def _slow_copy(network: Module, original: Module, optimizer: ParameterOptimizer) -> ParameterVector:
@@ -97,15 +99,16 @@ class NativeQUpdate:
         :raises FloatingPointError: if the outcome is nan or infinite; nothing has changed then
         :raises ValueError: the batches do not fit the network; nothing has changed then
         """
-        self._vector.load()
-        self._target.load()
         losses: list[float] = []
-        for some in batches:
-            fields, count = _fields(some, settings["gamma"], self._keys), len(some["rewards"])
-            trained, target = self._vector.argument(), self._target.values
-            new, steps = self._core.run(fields, count, settings["max_grad_norm"], target, trained)
-            self._vector.went_on(steps)
-            losses += new
+        with interrupts_allowed():
+            self._vector.load()
+            self._target.load()
+            for some in batches:
+                fields, count = _fields(some, settings["gamma"], self._keys), len(some["rewards"])
+                trained, target = self._vector.argument(), self._target.values
+                new, steps = self._core.run(fields, count, settings["max_grad_norm"], target, trained)
+                self._vector.went_on(steps)
+                losses += new
         metrics = {"loss": np.array(losses)}
         _store({"q_net": self._vector}, metrics)
         return metrics
@@ -172,6 +175,21 @@ class NativeActorCriticUpdate:
         :raises FloatingPointError: if the outcome is nan or infinite; nothing has changed then
         :raises ValueError: the batches do not fit the networks; nothing has changed then
         """
+        with interrupts_allowed():
+            rows = self._compute(batches, noise, settings, flags)
+        metrics = self._metrics(np.array(rows), np.array([learned for learned, _ in flags]))
+        moved = self._copies if any(followed for _, followed in flags) else {}
+        _store({**self._trained, **moved}, metrics)
+        return metrics
+
+    def _compute(
+        self,
+        batches: Iterable[ArrayBatches],
+        noise: mx.array,
+        settings: Mapping[str, float],
+        flags: Sequence[tuple[bool, bool]],
+    ) -> list[Any]:
+        """The steps of :meth:`run` on the vectors, which the networks do not see yet."""
         # MLX draws while the vectors are loaded.
         mx.async_eval(noise)  # type: ignore[no-untyped-call]
         for vector in (*self._trained.values(), *self._copies.values()):
@@ -195,10 +213,7 @@ class NativeActorCriticUpdate:
             for vector, made in zip(self._trained.values(), steps, strict=True):
                 vector.went_on(made)
             rows += new
-        metrics = self._metrics(np.array(rows), np.array([learned for learned, _ in flags]))
-        moved = self._copies if any(followed for _, followed in flags) else {}
-        _store({**self._trained, **moved}, metrics)
-        return metrics
+        return rows
 
     def _numbers(self, settings: Mapping[str, float]) -> dict[str, Any]:
         """The settings as Rust takes them, those of the other kind of actor as zeros."""

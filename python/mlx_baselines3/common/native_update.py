@@ -17,6 +17,7 @@ from mlx.nn.layers.base import Module
 
 from mlx_baselines3 import _native
 from mlx_baselines3.common._blueprint import Blueprint, NotMirrored, check_unchanged, side_by_side
+from mlx_baselines3.common._interrupts import interrupts_allowed, interrupts_deferred
 from mlx_baselines3.common._native_vectors import TrainedVector, flat, rule_name
 from mlx_baselines3.common._structure import is_same, structure
 from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
@@ -133,19 +134,21 @@ class NativeOnPolicyUpdate:
         numbers = {**{key: settings.get(key) for key in keys}, "normalize": bool(normalize)}
         policy_loss = "policy_gradient_loss" if "clip_range" in settings else "policy_loss"
         metric_names = ("loss", "entropy_loss", policy_loss, "value_loss", "approx_kl", "clip_fraction")
-        self._vector.load()
         epochs = []
-        for order in orders:
-            size = batch_size or len(order)
-            trained = self._vector.argument()
-            rows, stopped, steps = self._core.epoch(columns, order, size, numbers, trained)
-            self._vector.went_on(steps)
-            epochs.append(dict(zip(metric_names, rows.reshape(-1, len(metric_names)).T, strict=True)))
-            if stopped:
-                break
+        with interrupts_allowed():
+            self._vector.load()
+            for order in orders:
+                size = batch_size or len(order)
+                trained = self._vector.argument()
+                rows, stopped, steps = self._core.epoch(columns, order, size, numbers, trained)
+                self._vector.went_on(steps)
+                epochs.append(dict(zip(metric_names, rows.reshape(-1, len(metric_names)).T, strict=True)))
+                if stopped:
+                    break
         losses = np.concatenate([epoch["loss"] for epoch in epochs])
         wrong = self._vector.what_is_not_finite()
         if wrong is not None or not np.isfinite(losses).all():
             raise not_finite_error(losses, wrong or [], len(self._vector.places))
-        self._vector.store()
+        with interrupts_deferred():
+            self._vector.store()
         return epochs

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import mlx.core as mx
 from gymnasium import spaces
 
+from mlx_baselines3.common._callback_base import released_on_error
 from mlx_baselines3.common._evaluated import ModelCall
 from mlx_baselines3.common._lazy_names import lazy_names
 from mlx_baselines3.common._off_policy_collection import _Session
@@ -323,18 +324,19 @@ class OffPolicyAlgorithm(OffPolicySteps):
                 f"learning_starts={self.learning_starts} is not passed in {total_timesteps} steps: "
                 "actions are random and nothing is learned."
             )
-        callback.on_training_start(locals(), globals())
         assert self.env is not None
-        self._say_why_mlx_infers()
-        self._session = _Session()
-        try:
-            with ModelCall(self), mx.stream(self.device):
-                while self.num_timesteps < total_timesteps:
-                    if not self._collect_and_train(callback, log_interval):
-                        break
-        finally:
-            self._session = None
-        callback.on_training_end()
+        with released_on_error(callback):
+            callback.on_training_start(locals(), globals())
+            self._say_why_mlx_infers()
+            self._session = _Session()
+            try:
+                with ModelCall(self), mx.stream(self.device):
+                    while self.num_timesteps < total_timesteps:
+                        if not self._collect_and_train(callback, log_interval):
+                            break
+            finally:
+                self._session = None
+            callback.on_training_end()
         return self
 
     def _say_why_mlx_infers(self) -> None:

@@ -16,6 +16,8 @@ import numpy as np
 from mlx.nn.layers.base import Module
 
 from mlx_baselines3.common._integer_observations import not_readable
+from mlx_baselines3.common._interrupts import interrupts_allowed, interrupts_deferred
+from mlx_baselines3.common._pace import Pace
 from mlx_baselines3.common._replay_batches import FLUSH_BYTES
 from mlx_baselines3.common._structure import is_same, structure
 from mlx_baselines3.common._threads import CompiledFunctions, tracing
@@ -258,9 +260,13 @@ class OffPolicyUpdate:
         self.step = step
         self._compiled = CompiledFunctions()
         self._metric_names: dict[Hashable, list[str]] = {}
+        self._pace = Pace()
         for target, source in self.targets.items():
             _sources(networks[source], networks[target])
         self._made_of = self._structure(networks, optimizers)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pace": Pace()}
 
     @staticmethod
     def _structure(
@@ -308,16 +314,18 @@ class OffPolicyUpdate:
             for name, rest in state["rest"].items()
         }
         sums = {name: sum_of_arrays(state["packed"][name]) for name in state["packed"]}
-        mx.eval(arrays, state["optimizers"], sums, [row for _, row in rows], mx.random.state)
+        with interrupts_allowed():
+            mx.eval(arrays, state["optimizers"], sums, [row for _, row in rows], mx.random.state)
         metrics = self._metrics(rows)
         wrong = [f"the parameters of {name}" for name, value in sums.items() if not is_finite(value)]
         wrong += [f"the metric {name}" for name, values in metrics.items() if not np.isfinite(values).all()]
         if wrong:
             raise off_policy_error(wrong)
-        for name, values in arrays.items():
-            set_named_parameters(self.networks[name], values)
-        for name, optimizer in self.optimizers.items():
-            optimizer.state = state["optimizers"][name]
+        with interrupts_deferred():
+            for name, values in arrays.items():
+                set_named_parameters(self.networks[name], values)
+            for name, optimizer in self.optimizers.items():
+                optimizer.state = state["optimizers"][name]
         return metrics
 
     def _layout(self, name: str) -> ParameterOptimizer:
@@ -340,13 +348,15 @@ class OffPolicyUpdate:
         """
         scalars = {name: mx.array(value, dtype=mx.float32) for name, value in settings.items()}
         state = self.begin()
+        self._pace.begin()
         rows: list[tuple[Hashable, mx.array]] = []
         waiting = 0
-        with random_state_kept():
+        with interrupts_allowed(), random_state_kept():
             for batch, variant in zip(batches, repeat(None) if variants is None else variants, strict=False):
                 with tracing:
                     state, row = self._function(variant)(state, batch, scalars)
                 rows.append((variant, row))
+                self._pace.went_on((state, row))
                 waiting += _bytes(batch)
                 if waiting > FLUSH_BYTES:
                     mx.async_eval(state)  # type: ignore[no-untyped-call]
@@ -375,13 +385,15 @@ class OffPolicyUpdate:
         self, variant: Hashable, state: dict[str, Any], batch: Arrays, settings: Arrays
     ) -> tuple[dict[str, Any], mx.array]:
         own = {name: named_parameters(network) for name, network in self.networks.items()}
-        try:
-            step = GradientStep(self.networks, self.optimizers, self.targets, state)
-            with not_readable():
-                metrics = self.step(step, batch, settings, variant)
-            new_state = step.state()
-        finally:
-            for name, arrays in own.items():
-                set_named_parameters(self.networks[name], arrays)
+        # Traced arrays must not stay in the networks.
+        with interrupts_deferred():
+            try:
+                step = GradientStep(self.networks, self.optimizers, self.targets, state)
+                with not_readable():
+                    metrics = self.step(step, batch, settings, variant)
+                new_state = step.state()
+            finally:
+                for name, arrays in own.items():
+                    set_named_parameters(self.networks[name], arrays)
         self._metric_names[variant] = list(metrics)
         return new_state, mx.stack([value.astype(mx.float32) for value in metrics.values()])

@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3.common._callback_base import released_on_error
 from mlx_baselines3.common._dead_steps import warn_of_own_minibatches
 from mlx_baselines3.common._evaluated import ModelCall
 from mlx_baselines3.common._integer_observations import check_integers
@@ -338,18 +339,19 @@ class OnPolicyAlgorithm(OnPolicyCollection):
         assert self.env is not None
         # Not 0 after a checkpoint that was taken inside `learn`.
         iteration = (self.num_timesteps - self._num_timesteps_at_start) // (self.n_steps * self.env.num_envs)
-        callback.on_training_start(locals(), globals())
-        with ModelCall(self), mx.stream(self.device):
-            while self.num_timesteps < total_timesteps:
-                if not self.collect_rollouts(self.env, callback, self.rollout_buffer, self.n_steps):
-                    break
-                iteration += 1
-                self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-                if log_interval is not None and iteration % log_interval == 0:
-                    self.dump_logs(iteration)
-                with self._compile_notice:
-                    self.train()
-        callback.on_training_end()
+        with released_on_error(callback):
+            callback.on_training_start(locals(), globals())
+            with ModelCall(self), mx.stream(self.device):
+                while self.num_timesteps < total_timesteps:
+                    if not self.collect_rollouts(self.env, callback, self.rollout_buffer, self.n_steps):
+                        break
+                    iteration += 1
+                    self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+                    if log_interval is not None and iteration % log_interval == 0:
+                        self.dump_logs(iteration)
+                    with self._compile_notice:
+                        self.train()
+            callback.on_training_end()
         return self
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

@@ -13,6 +13,8 @@ import numpy as np
 from mlx.utils import tree_map
 
 from mlx_baselines3.common._integer_observations import not_readable
+from mlx_baselines3.common._interrupts import interrupts_allowed, interrupts_deferred
+from mlx_baselines3.common._pace import Pace
 from mlx_baselines3.common._sums import total
 from mlx_baselines3.common._threads import CompiledFunctions, tracing
 from mlx_baselines3.common.layers import named_parameters, set_named_parameters
@@ -158,6 +160,10 @@ class UpdateStep:
         self.may_stop = False
         self.compiled_sizes: set[int] | None = None
         self._compiled = CompiledFunctions()
+        self._pace = Pace()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pace": Pace()}
 
     def begin(self) -> TrainState:
         """:return: the network's and the optimizer's present state"""
@@ -177,12 +183,14 @@ class UpdateStep:
         """
         arrays = self.optimizer.unpack(state.parameters) | state.buffers
         in_all = sum_of_arrays(state.parameters)
-        mx.eval(arrays, state.optimizer, in_all)
+        with interrupts_allowed():
+            mx.eval(arrays, state.optimizer, in_all)
         if not is_finite(in_all) or (losses is not None and not np.isfinite(losses).all()):
             wrong = [name for name in self.optimizer.names if not mx.isfinite(arrays[name]).all().item()]
             raise not_finite_error(losses, wrong, len(self.optimizer.names))
-        set_named_parameters(self.module, arrays)
-        self.optimizer.state = state.optimizer
+        with interrupts_deferred():
+            set_named_parameters(self.module, arrays)
+            self.optimizer.state = state.optimizer
 
     def __call__(
         self, state: TrainState, data: Arrays, indices: mx.array, settings: Arrays
@@ -218,16 +226,19 @@ class UpdateStep:
         arrays = {name: mx.array(value, dtype=mx.float32) for name, value in settings.items()}
         state = self.begin()
         seen: list[mx.array] = []
-        for minibatches in epochs:
-            rows = []
-            for data, indices in minibatches:
-                state, row = self(state, data, indices, arrays)
-                rows.append(row)
-            seen.append(mx.stack(rows))
-            mx.eval(state.arrays(), seen[-1])
-            # Only a run that may stop early has a reason to ask before the end.
-            if self.may_stop and not state.active.item():
-                break
+        with interrupts_allowed():
+            for minibatches in epochs:
+                rows = []
+                self._pace.begin()
+                for data, indices in minibatches:
+                    state, row = self(state, data, indices, arrays)
+                    rows.append(row)
+                    self._pace.went_on((state.arrays(), row))
+                seen.append(mx.stack(rows))
+                mx.eval(state.arrays(), seen[-1])
+                # Only a run that may stop early has a reason to ask before the end.
+                if self.may_stop and not state.active.item():
+                    break
         metrics = [self.metrics(rows) for rows in seen]
         self.finish(state, np.concatenate([epoch["loss"] for epoch in metrics]))
         return metrics
@@ -247,7 +258,8 @@ class UpdateStep:
         batch = tree_map(lambda rows: rows[indices], data)
 
         def loss(leaves: Arrays) -> tuple[mx.array, Metrics, Arrays]:
-            with bound(self.module, leaves | old.buffers), not_readable():
+            # Traced arrays must not stay in the network.
+            with interrupts_deferred(), bound(self.module, leaves | old.buffers), not_readable():
                 value, metrics = self.loss(batch, settings)
                 arrays = named_parameters(self.module)
                 return value, metrics, {name: arrays[name] for name in old.buffers}

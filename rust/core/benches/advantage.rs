@@ -4,6 +4,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mlx_baselines3_core::advantage::{Trajectory, gae};
+use mlx_baselines3_core::interrupt::Watch;
 
 fn advantage(c: &mut Criterion) {
     let mut group = c.benchmark_group("gae");
@@ -26,7 +27,15 @@ fn advantage(c: &mut Criterion) {
             BenchmarkId::from_parameter(format!("{steps}x{envs}")),
             |b| {
                 b.iter(|| {
-                    gae(black_box(&seen), 0.99, 0.95, &mut advantages, &mut returns).unwrap()
+                    gae(
+                        black_box(&seen),
+                        0.99,
+                        0.95,
+                        &mut advantages,
+                        &mut returns,
+                        &mut Watch::never(),
+                    )
+                    .unwrap()
                 });
             },
         );

@@ -5,6 +5,7 @@ use mlx_baselines3_core::actor::{Actor, Head};
 use mlx_baselines3_core::collect::{ActionColumn, Columns, Present, collect};
 use mlx_baselines3_core::env::numerics::Numerics;
 use mlx_baselines3_core::env::{ActionSpace, registry};
+use mlx_baselines3_core::interrupt::Watch;
 use mlx_baselines3_core::nn::Activation;
 
 mod support;
@@ -49,7 +50,14 @@ fn bench(c: &mut Criterion) {
                         rewards: &mut rewards,
                         episode_starts: &mut firsts,
                     };
-                    collect(&mut *envs, &mut actor, (&[-1.0], &[1.0]), present, columns)
+                    collect(
+                        &mut *envs,
+                        &mut actor,
+                        (&[-1.0], &[1.0]),
+                        present,
+                        columns,
+                        &mut Watch::never(),
+                    )
                 });
             });
         }

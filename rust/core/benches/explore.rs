@@ -6,6 +6,7 @@ use mlx_baselines3_core::buffer::ring::Ring;
 use mlx_baselines3_core::env::numerics::Numerics;
 use mlx_baselines3_core::env::{ActionSpace, registry};
 use mlx_baselines3_core::explore::{ActionColumn, Drawn, Last, NextObs, Plan, Replay, explore};
+use mlx_baselines3_core::interrupt::Watch;
 use mlx_baselines3_core::nn::Activation;
 use mlx_baselines3_core::vec_env::VectorEnv;
 
@@ -101,7 +102,15 @@ impl Memory {
             bounds: (&[-1.0], &[1.0]),
             until_end: false,
         };
-        explore(envs, actor, &plan, &mut replay, &mut last).expect("everything fits");
+        explore(
+            envs,
+            actor,
+            &plan,
+            &mut replay,
+            &mut last,
+            &mut Watch::never(),
+        )
+        .expect("everything fits");
         replay.ring
     }
 }

@@ -4,6 +4,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use mlx_baselines3_core::interrupt::Watch;
 use mlx_baselines3_core::nn::{Activation, Layer, Net, Part};
 use mlx_baselines3_core::update::{
     ActorCriticBatch, ActorCriticSettings, ActorCriticState, ActorCriticUpdate, ActorKind,
@@ -107,7 +108,15 @@ fn on_policy(c: &mut Criterion) {
             b.iter(|| {
                 let trained = &mut vectors.trained();
                 let size = batch as usize;
-                black_box(update.epoch(&rollout, &order, size, &settings, trained)).unwrap()
+                black_box(update.epoch(
+                    &rollout,
+                    &order,
+                    size,
+                    &settings,
+                    trained,
+                    &mut Watch::never(),
+                ))
+                .unwrap()
             });
         });
     }

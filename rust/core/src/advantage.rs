@@ -2,12 +2,24 @@
 
 use thiserror::Error;
 
+use crate::interrupt::{Interrupted, Watch};
+use crate::memory::{OutOfMemory, filled};
+
+/// Numbers between two questions whether to stop.
+const STRETCH: usize = 1 << 16;
+
 /// A column of the rollout does not have the length that its shape asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AdvantageError {
     /// The rollout has no environment, so it has no rows either.
     #[error("n_envs is 0, expected at least one environment")]
     NoEnvs,
+    /// There is no memory for so many environments.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
+    /// The work was stopped from outside.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
     /// `name` holds `found` numbers where `expected` belong.
     #[error("{name} has {found} elements, expected {expected}")]
     Length {
@@ -76,20 +88,26 @@ impl Trajectory<'_> {
 /// two agree to the last bit. Only `gamma * gae_lambda` is a product of two doubles.
 ///
 /// # Errors
-/// When a column's length does not fit `last_values.len()` environments. Nothing is written then.
+/// When a column's length does not fit `last_values.len()` environments. Nothing is written then. After
+/// [`AdvantageError::Interrupted`] what was written is of no use.
 pub fn gae(
     seen: &Trajectory<'_>,
     gamma: f64,
     gae_lambda: f64,
     advantages: &mut [f32],
     returns: &mut [f32],
+    watch: &mut Watch<'_>,
 ) -> Result<(), AdvantageError> {
     let n_envs = seen.check(advantages, returns)?;
     let discount = gamma as f32;
     let decay = (gamma * gae_lambda) as f32;
     let steps = seen.rewards.len() / n_envs;
-    let no_advantage = vec![0.0; n_envs];
+    let no_advantage = filled(0.0, n_envs)?;
+    let stretch = (STRETCH / n_envs).max(1);
     for step in (0..steps).rev() {
+        if step.is_multiple_of(stretch) {
+            watch.check()?;
+        }
         let row = step * n_envs..(step + 1) * n_envs;
         let next = row.end..row.end + n_envs;
         let (head, tail) = advantages.split_at_mut(row.end);
@@ -133,7 +151,15 @@ mod tests {
             dones: &[0.0, 1.0],
         };
         let (mut advantages, mut returns) = ([9.0; 6], [9.0; 6]);
-        gae(&seen, 0.5, 0.5, &mut advantages, &mut returns).unwrap();
+        gae(
+            &seen,
+            0.5,
+            0.5,
+            &mut advantages,
+            &mut returns,
+            &mut Watch::never(),
+        )
+        .unwrap();
         assert_eq!(advantages, [1.0625, 1.5, 0.25, 2.0, 3.0, 4.0]);
         assert_eq!(returns, [2.0625, 1.5, 2.25, 4.0, 4.0, 8.0]);
     }
@@ -150,9 +176,39 @@ mod tests {
             dones: &[0.0],
         };
         let (mut advantages, mut returns) = ([0.0; 4], [0.0; 4]);
-        gae(&seen, 0.5, 1.0, &mut advantages, &mut returns).unwrap();
+        gae(
+            &seen,
+            0.5,
+            1.0,
+            &mut advantages,
+            &mut returns,
+            &mut Watch::never(),
+        )
+        .unwrap();
         assert_eq!(advantages, [2.875, 3.75, 5.5, 9.0]);
         assert_eq!(returns, advantages);
+    }
+
+    #[test]
+    fn it_stops_when_it_is_asked_to() {
+        let (rows, one) = (vec![0.0; 4 * STRETCH], [0.0]);
+        let seen = Trajectory {
+            rewards: &rows,
+            values: &rows,
+            episode_starts: &rows,
+            last_values: &one,
+            dones: &one,
+        };
+        let (mut advantages, mut returns) = (rows.clone(), rows.clone());
+        let mut asked = 0;
+        let mut ask = || {
+            asked += 1;
+            asked == 2
+        };
+        let mut watch = Watch::every(std::time::Duration::ZERO, &mut ask);
+        let stopped = gae(&seen, 0.9, 0.9, &mut advantages, &mut returns, &mut watch);
+        assert_eq!(stopped, Err(AdvantageError::Interrupted(Interrupted)));
+        assert_eq!(asked, 2);
     }
 
     #[test]
@@ -166,14 +222,38 @@ mod tests {
             dones: &[0.0],
         };
         let (mut advantages, mut returns) = ([7.0; 4], [7.0; 4]);
-        let error = gae(&seen, 0.9, 0.9, &mut advantages, &mut returns).unwrap_err();
+        let error = gae(
+            &seen,
+            0.9,
+            0.9,
+            &mut advantages,
+            &mut returns,
+            &mut Watch::never(),
+        )
+        .unwrap_err();
         assert_eq!(error.to_string(), "dones has 1 elements, expected 2");
         seen.dones = &[0.0, 0.0];
         seen.values = &four[..3];
-        let error = gae(&seen, 0.9, 0.9, &mut advantages, &mut returns).unwrap_err();
+        let error = gae(
+            &seen,
+            0.9,
+            0.9,
+            &mut advantages,
+            &mut returns,
+            &mut Watch::never(),
+        )
+        .unwrap_err();
         assert_eq!(error.to_string(), "values has 3 elements, expected 4");
         seen.last_values = &[];
-        let error = gae(&seen, 0.9, 0.9, &mut advantages, &mut returns).unwrap_err();
+        let error = gae(
+            &seen,
+            0.9,
+            0.9,
+            &mut advantages,
+            &mut returns,
+            &mut Watch::never(),
+        )
+        .unwrap_err();
         assert_eq!(error, AdvantageError::NoEnvs);
         assert_eq!((advantages, returns), ([7.0; 4], [7.0; 4]));
     }

@@ -2,6 +2,7 @@
 
 use crate::actor::{ActionsOut, Actor};
 use crate::env::Actions;
+use crate::interrupt::Watch;
 pub use crate::stretch::{ActionColumn, CollectError};
 use crate::stretch::{check, check_policy};
 use crate::vec_env::{Episode, StepOut, VectorEnv};
@@ -39,6 +40,15 @@ pub struct Finished {
     pub cut_at: Option<Vec<f32>>,
 }
 
+/// What a stretch gave.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Collected {
+    /// Steps that were taken: all that there were rows for, or fewer if it was interrupted.
+    pub steps: usize,
+    /// The finished episodes in the order of step and environment.
+    pub finished: Vec<Finished>,
+}
+
 fn check_fit(
     envs: &dyn VectorEnv,
     actor: &Actor,
@@ -69,8 +79,7 @@ fn clip(actions: &[f32], (low, high): (&[f32], &[f32]), out: &mut Vec<f32>) {
 }
 
 /// Steps `envs` with samples of `actor` until the columns are full. Continuous actions are clipped to
-/// `bounds` (lowest, highest) on their way to the environments. Returns the finished episodes in
-/// the order of step and environment.
+/// `bounds` (lowest, highest) on their way to the environments. `watch` may stop it between two steps.
 ///
 /// # Errors
 /// A [`CollectError`]. Lengths and kinds are checked before anything moves; after a later error
@@ -81,7 +90,8 @@ pub fn collect(
     bounds: (&[f32], &[f32]),
     present: Present<'_>,
     columns: Columns<'_>,
-) -> Result<Vec<Finished>, CollectError> {
+    watch: &mut Watch<'_>,
+) -> Result<Collected, CollectError> {
     check_fit(envs, actor, bounds, &present, &columns)?;
     let (n_envs, dim) = (envs.num_envs(), envs.spec().obs_dim);
     let Present { obs, starts } = present;
@@ -90,13 +100,16 @@ pub fn collect(
         .len()
         .checked_div(columns.rewards.len())
         .unwrap_or(0);
-    let (mut clipped, mut finished) = (Vec::new(), Vec::new());
+    let (mut clipped, mut collected) = (Vec::new(), Collected::default());
     let rows = columns.observations.chunks_exact_mut(n_envs * dim);
     let scalars = columns
         .rewards
         .chunks_exact_mut(n_envs)
         .zip(columns.episode_starts.chunks_exact_mut(n_envs));
     for (step, (seen, (rewards, first))) in rows.zip(scalars).enumerate() {
+        if watch.check().is_err() {
+            break;
+        }
         seen.copy_from_slice(obs);
         for (to, &from) in first.iter_mut().zip(starts.iter()) {
             *to = f32::from(u8::from(from));
@@ -121,9 +134,10 @@ pub fn collect(
             dones: &mut *starts,
         };
         envs.step(actions, out)?;
-        note_finished(envs, step, &mut finished);
+        note_finished(envs, step, &mut collected.finished);
+        collected.steps += 1;
     }
-    Ok(finished)
+    Ok(collected)
 }
 
 fn note_finished(envs: &dyn VectorEnv, step: usize, finished: &mut Vec<Finished>) {

@@ -7,6 +7,7 @@ use crate::actor::{ActionsOut, Actor, ActorError};
 use crate::buffer::ring::Ring;
 use crate::buffer::terminal::{BadBlock, TerminalObs};
 use crate::env::Actions;
+use crate::interrupt::Watch;
 pub use crate::stretch::{ActionColumn, CollectError};
 use crate::stretch::{check, check_policy};
 use crate::vec_env::{Episode, StepOut, VectorEnv};
@@ -117,22 +118,33 @@ fn check_fit(
     let (dim, n_envs) = (envs.spec().obs_dim, envs.num_envs());
     let width = check_policy(envs, actor, &replay.actions, plan.bounds)?;
     check_policy(envs, actor, &last.actions, plan.bounds)?;
-    let (numbers, rows) = (n_envs * width, replay.ring.capacity() * n_envs);
+    let (numbers, rows) = (
+        n_envs * width,
+        replay.ring.capacity().saturating_mul(n_envs),
+    );
     let (drawn, scaled) = match (plan.drawn, &last.actions) {
         (Drawn::Ints(drawn), ActionColumn::Ints(_)) => (drawn.len(), 0),
         (Drawn::Floats(drawn), ActionColumn::Floats(_)) => (drawn.len(), numbers),
         _ => return Err(CollectError::Action { id: envs.spec().id }),
     };
     let given = plan.given.iter().filter(|&&given| given).count();
-    check("the block of drawn actions", drawn, given * numbers)?;
+    check(
+        "the block of drawn actions",
+        drawn,
+        given.saturating_mul(numbers),
+    )?;
     if let Some(noise) = plan.noise {
         check("the noise", noise.len(), plan.given.len() * scaled)?;
     }
-    check("observations", replay.observations.len(), rows * dim)?;
+    check(
+        "observations",
+        replay.observations.len(),
+        rows.saturating_mul(dim),
+    )?;
     if let NextObs::Column(column) = &replay.next {
-        check("next_observations", column.len(), rows * dim)?;
+        check("next_observations", column.len(), rows.saturating_mul(dim))?;
     }
-    check("actions", replay.actions.len(), rows * width)?;
+    check("actions", replay.actions.len(), rows.saturating_mul(width))?;
     check("rewards", replay.rewards.len(), rows)?;
     check("dones", replay.dones.len(), rows)?;
     if let Some(timeouts) = &replay.timeouts {
@@ -285,7 +297,7 @@ fn block(index: usize, len: usize) -> Range<usize> {
 }
 
 /// Steps `envs` once for each entry of `plan.given`, or until an episode ends if the plan says so,
-/// and stores every step in `replay`.
+/// and stores every step in `replay`. `watch` may stop it between two steps.
 ///
 /// # Errors
 /// A [`CollectError`] if the parts do not fit each other; nothing has moved then. What goes wrong
@@ -296,6 +308,7 @@ pub fn explore(
     plan: &Plan<'_>,
     replay: &mut Replay<'_>,
     last: &mut Last<'_>,
+    watch: &mut Watch<'_>,
 ) -> Result<Explored, CollectError> {
     let sizes = check_fit(envs, actor, plan, replay, last)?;
     let mut explored = Explored {
@@ -306,8 +319,10 @@ pub fn explore(
     let (mut seen, mut taken) = (last.obs.to_vec(), 0);
     for (step, &given) in plan.given.iter().enumerate() {
         seen.copy_from_slice(last.obs);
-        let moved = act(actor, plan, (step, taken), last)
+        let moved = watch
+            .check()
             .map_err(CollectError::from)
+            .and_then(|()| Ok(act(actor, plan, (step, taken), last)?))
             .and_then(|()| advance(envs, last))
             .and_then(|()| Ok(replay.store(envs, sizes, &seen, last)?));
         if let Err(error) = moved {

@@ -11,6 +11,8 @@ pub mod buffer;
 pub mod collect;
 pub mod env;
 pub mod explore;
+pub mod interrupt;
+pub mod memory;
 pub mod nn;
 pub mod rng;
 mod stretch;

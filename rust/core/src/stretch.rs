@@ -4,6 +4,7 @@ use thiserror::Error;
 
 use crate::actor::{Actor, ActorError};
 use crate::env::{ActionSpace, EnvError};
+use crate::interrupt::Interrupted;
 use crate::vec_env::VectorEnv;
 
 /// What can go wrong in a stretch.
@@ -15,6 +16,9 @@ pub enum CollectError {
     /// The environments.
     #[error(transparent)]
     Env(#[from] EnvError),
+    /// It was stopped from outside.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
     /// A column or a row of bounds of the wrong length.
     #[error("{what} holds {got} numbers, expected {expected}")]
     Column {

@@ -4,7 +4,7 @@
 //! own random generators, and the parts are put together in their order.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::thread::available_parallelism;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -20,9 +20,12 @@ pub const VARIABLE: &str = "MLX_BASELINES3_THREADS";
 /// 4096 (110 us) 14 to 16, 16384 (440 us) 13. Parts of this length lose little even then.
 pub const WORTH_NS: usize = 100_000;
 
+/// More threads than this are a mistake: systems refuse them, some by ending the process.
+pub const MOST: usize = 1024;
+
 /// A number of threads that is none.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{VARIABLE} is {0:?}, expected a number of threads, 1 or more")]
+#[error("{VARIABLE} is {0:?}, expected a number of threads from 1 to {MOST}")]
 pub struct ThreadsError(pub String);
 
 /// The number of threads, 0 until it is known.
@@ -34,8 +37,9 @@ static POOL: Mutex<Option<Pool>> = Mutex::new(None);
 
 struct Pool {
     process: u32,
+    /// As many were wanted; there are fewer, or none, if the system gave no more.
     helpers: usize,
-    threads: Arc<ThreadPool>,
+    threads: Option<Arc<ThreadPool>>,
 }
 
 /// How many threads work at most: what [`set`] said, else [`VARIABLE`], else one for each core.
@@ -49,10 +53,10 @@ pub fn count() -> Result<usize, ThreadsError> {
     }
     let count = match std::env::var(VARIABLE) {
         Ok(text) if !text.is_empty() => match text.trim().parse() {
-            Ok(count) if count > 0 => count,
+            Ok(count) if (1..=MOST).contains(&count) => count,
             _ => return Err(ThreadsError(text)),
         },
-        _ => available_parallelism().map_or(1, usize::from),
+        _ => available_parallelism().map_or(1, usize::from).min(MOST),
     };
     set(Some(count));
     Ok(count)
@@ -98,24 +102,24 @@ pub fn for_each<T: Send>(parts: impl ExactSizeIterator<Item = T>, work: impl Fn(
 /// work and changes nothing else.
 fn helpers(wanted: usize) -> Option<Arc<ThreadPool>> {
     // Not `lock`: a fork may have copied the lock while another thread held it.
-    let mut slot = POOL.try_lock().ok()?;
+    let mut slot = match POOL.try_lock() {
+        Ok(slot) => slot,
+        Err(TryLockError::Poisoned(slot)) => slot.into_inner(),
+        Err(TryLockError::WouldBlock) => return None,
+    };
     let process = std::process::id();
     if let Some(pool) = &*slot
         && pool.process == process
         && pool.helpers >= wanted
     {
-        return Some(Arc::clone(&pool.threads));
+        return pool.threads.clone();
     }
     let helpers = wanted.max(count().unwrap_or(1).saturating_sub(1));
-    let threads = ThreadPoolBuilder::new()
-        .num_threads(helpers)
-        .thread_name(|i| format!("mlx_baselines3 {i}"))
-        .build();
-    let threads = Arc::new(threads.ok()?);
+    let threads = started(helpers);
     let new = Pool {
         process,
         helpers,
-        threads: Arc::clone(&threads),
+        threads: threads.clone(),
     };
     if let Some(old) = slot.replace(new)
         && old.process != process
@@ -123,5 +127,17 @@ fn helpers(wanted: usize) -> Option<Arc<ThreadPool>> {
         // Its threads are the parent's: saying good-bye to them could wait for ever.
         std::mem::forget(old);
     }
-    Some(threads)
+    threads
+}
+
+/// A pool of that many threads, or of as many as the system gives.
+fn started(helpers: usize) -> Option<Arc<ThreadPool>> {
+    let fewer = std::iter::successors(Some(helpers), |&count| Some(count / 2));
+    fewer.take_while(|&count| count > 0).find_map(|count| {
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(count)
+            .thread_name(|i| format!("mlx_baselines3 {i}"))
+            .build();
+        pool.ok().map(Arc::new)
+    })
 }

@@ -10,6 +10,7 @@ use std::fmt::Debug;
 
 use crate::env::numerics::{Numerics, ReturnSum};
 use crate::env::{Actions, Bounds, Env, EnvError, EnvSpec, Physics};
+use crate::memory::{self, OutOfMemory};
 use crate::rng::{Pcg64, Pcg64State, SeedSequence};
 use crate::threads;
 use part::{Part, Slot};
@@ -144,8 +145,10 @@ impl<E: Env> EnvVec<E> {
     const DIM: usize = E::SPEC.obs_dim;
 
     /// `n_envs` environments, not yet reset.
-    #[must_use]
-    pub fn new(n_envs: usize, numerics: Numerics) -> Self {
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn new(n_envs: usize, numerics: Numerics) -> Result<Self, OutOfMemory> {
         let slot = Slot {
             env: E::new(numerics),
             rng: None,
@@ -153,15 +156,15 @@ impl<E: Env> EnvVec<E> {
             steps: 0,
             total: ReturnSum::default(),
         };
-        Self {
-            slots: vec![slot; n_envs],
+        Ok(Self {
+            slots: memory::filled(slot, n_envs)?,
             ready: 0,
             numerics,
             limit: E::SPEC.max_steps,
-            episodes: Vec::with_capacity(n_envs),
-            terminal_obs: vec![0.0; n_envs * Self::DIM],
+            episodes: memory::with_capacity(n_envs)?,
+            terminal_obs: memory::filled(0.0, n_envs.saturating_mul(Self::DIM))?,
             ended: Vec::new(),
-        }
+        })
     }
 
     fn slot(&self, index: usize) -> Result<&Slot<E>, EnvError> {

@@ -6,6 +6,7 @@ use mlx_baselines3_core::collect::{
 };
 use mlx_baselines3_core::env::numerics::Numerics;
 use mlx_baselines3_core::env::{ActionSpace, Actions, EnvError, registry};
+use mlx_baselines3_core::interrupt::Watch;
 use mlx_baselines3_core::nn::{Activation, Dense, Mlp};
 use mlx_baselines3_core::rng::{Pcg64, SeedSequence};
 use mlx_baselines3_core::vec_env::{StepOut, VectorEnv};
@@ -86,7 +87,15 @@ impl Run {
             starts: &mut self.starts,
         };
         let bounds: (&[f32], &[f32]) = (&[-1.0], &[0.5]);
-        let mut ended = collect(&mut *self.envs, &mut self.actor, bounds, present, columns)?;
+        let mut ended = collect(
+            &mut *self.envs,
+            &mut self.actor,
+            bounds,
+            present,
+            columns,
+            &mut Watch::never(),
+        )?
+        .finished;
         for end in &mut ended {
             end.step += before / N;
         }
@@ -196,7 +205,15 @@ fn a_policy_for_other_environments_is_refused() {
         starts: &mut starts,
     };
     let bounds: (&[f32], &[f32]) = (&[-2.0], &[2.0]);
-    let error = collect(&mut *run.envs, &mut run.actor, bounds, present, columns).unwrap_err();
+    let error = collect(
+        &mut *run.envs,
+        &mut run.actor,
+        bounds,
+        present,
+        columns,
+        &mut Watch::never(),
+    )
+    .unwrap_err();
     assert_eq!(
         error.to_string(),
         "the policy's actions are not those that Pendulum-v1 takes"

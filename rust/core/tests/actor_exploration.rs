@@ -32,7 +32,7 @@ fn act(actor: &mut Actor, obs: &[f32], deterministic: bool) -> Vec<f32> {
 #[test]
 fn noise_is_linear_in_the_features_and_the_same_until_drawn_again() {
     let mut actor = actor(false);
-    actor.explore(2, 0);
+    actor.explore(2, 0).unwrap();
     let zero = act(&mut actor, &[0.0; 6], false);
     assert_eq!(zero, [0.0; 4]);
     let one = act(&mut actor, &[1.0, 0.0, 0.0, 1.0, 0.0, 0.0], false);
@@ -52,12 +52,12 @@ fn noise_is_linear_in_the_features_and_the_same_until_drawn_again() {
 fn matrices_are_drawn_again_after_as_many_batches_as_asked() {
     let obs = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0];
     let mut actor = actor(false);
-    actor.explore(2, 3);
+    actor.explore(2, 3).unwrap();
     let seen: Vec<_> = (0..7).map(|_| act(&mut actor, &obs, false)).collect();
     assert!(seen[0] == seen[1] && seen[1] == seen[2]);
     assert!(seen[3] != seen[2] && seen[3] == seen[5]);
     assert!(seen[6] != seen[5]);
-    actor.explore(2, 3);
+    actor.explore(2, 3).unwrap();
     let again = act(&mut actor, &obs, false);
     assert!(again != seen[6] && again == act(&mut actor, &obs, false));
 }
@@ -66,7 +66,7 @@ fn matrices_are_drawn_again_after_as_many_batches_as_asked() {
 fn entries_have_the_standard_deviations_of_the_head() {
     let mut actor = actor(false);
     let n_envs = 4000;
-    actor.explore(n_envs, 0);
+    actor.explore(n_envs, 0).unwrap();
     let obs: Vec<f32> = [0.0, 0.5, 0.0].repeat(n_envs);
     // The means are 0 and 0.5, the second feature is 1.
     let drawn = act(&mut actor, &obs, false);
@@ -86,7 +86,7 @@ fn entries_have_the_standard_deviations_of_the_head() {
 #[test]
 fn squashed_actions_stay_inside_their_bounds() {
     let mut actor = actor(true);
-    actor.explore(1, 0);
+    actor.explore(1, 0).unwrap();
     let actions = act(&mut actor, &[30.0, 0.2, 0.0], true);
     let near = |x: f32, y: f32| (x - y).abs() < 1e-6;
     assert!(near(actions[0], 1.0) && near(actions[1], 0.2_f32.tanh()));
@@ -97,7 +97,7 @@ fn squashed_actions_stay_inside_their_bounds() {
 #[test]
 fn one_environment_uses_the_common_matrix_and_counts_its_steps() {
     let mut actor = actor(false);
-    actor.explore(1, 2);
+    actor.explore(1, 2).unwrap();
     let obs = [1.0, 1.0, 0.0];
     let seen: Vec<_> = (0..3).map(|_| act(&mut actor, &obs, false)).collect();
     assert!(seen[0] == seen[1] && seen[1] != seen[2]);

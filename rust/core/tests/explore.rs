@@ -8,6 +8,7 @@ use mlx_baselines3_core::env::{ActionSpace, Actions, EnvError, registry};
 use mlx_baselines3_core::explore::{
     ActionColumn, CollectError, Drawn, Explored, Last, NextObs, Plan, Replay, explore,
 };
+use mlx_baselines3_core::interrupt::Watch;
 use mlx_baselines3_core::nn::{Activation, Dense, Mlp};
 use mlx_baselines3_core::rng::{Pcg64, SeedSequence};
 use mlx_baselines3_core::vec_env::{StepOut, VectorEnv};
@@ -161,6 +162,7 @@ impl Run {
             &plan,
             &mut replay,
             &mut last,
+            &mut Watch::never(),
         );
         self.ring = replay.ring;
         explored

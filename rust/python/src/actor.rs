@@ -1,20 +1,19 @@
 //! The native actor, as `native_actor.py` sees it.
 
-use mlx_baselines3_core::actor::{ActionsOut, Actor as CoreActor, Head};
+use mlx_baselines3_core::actor::{ActionsOut, Actor as CoreActor, ActorError, Head};
 use mlx_baselines3_core::nn::{Activation, Dense, Mlp};
 use mlx_baselines3_core::rng::{Pcg64, Pcg64State, SeedSequence};
+use mlx_baselines3_macros::guarded;
 use numpy::{
     PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArrayDyn,
     PyUntypedArrayMethods,
 };
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::ffi::new_array::NewArray;
-
-pub(crate) fn bad(error: impl std::fmt::Display) -> PyErr {
-    PyValueError::new_err(error.to_string())
-}
+use crate::args::Many;
+use crate::error::{bad, py_err};
+use crate::ffi::new_array::{NewArray, array_of};
+use crate::signals::watched_whole;
 
 pub(crate) fn activation(name: &str, parameter: f32) -> PyResult<Activation> {
     Ok(match name {
@@ -46,6 +45,9 @@ fn head(name: &str, options: Vec<usize>, numbers: &[f64]) -> PyResult<Head> {
     })
 }
 
+/// Rows between two questions whether to stop. A row gives the same bits in any batch.
+const PART: usize = 1 << 15;
+
 /// A policy made of a perceptron and a distribution.
 #[pyclass(module = "mlx_baselines3._native")]
 pub(crate) struct Actor {
@@ -53,28 +55,30 @@ pub(crate) struct Actor {
     seen: Vec<Vec<f32>>,
 }
 
+#[guarded]
 #[pymethods]
 impl Actor {
     /// `layers` lists (inputs, outputs, activation, its parameter).
     #[new]
     #[pyo3(signature = (layers, head_name, options, numbers))]
     fn new(
-        layers: Vec<(usize, usize, String, f32)>,
+        layers: Many<(usize, usize, String, f32)>,
         head_name: &str,
-        options: Vec<usize>,
-        numbers: Vec<f64>,
+        options: Many<usize>,
+        numbers: Many<f64>,
     ) -> PyResult<Self> {
         crate::threads::check()?;
+        let (Many(layers), Many(options), Many(numbers)) = (layers, options, numbers);
         let layers: PyResult<Vec<Dense>> = layers
             .iter()
             .map(|(inputs, outputs, name, parameter)| {
-                Dense::zeros(*inputs, *outputs, activation(name, *parameter)?).map_err(bad)
+                Dense::zeros(*inputs, *outputs, activation(name, *parameter)?).map_err(py_err)
             })
             .collect();
-        let net = Mlp::new(layers?).map_err(bad)?;
+        let net = Mlp::new(layers?).map_err(py_err)?;
         let head = head(head_name, options, &numbers)?;
         Ok(Self {
-            core: CoreActor::new(net, head).map_err(bad)?,
+            core: CoreActor::new(net, head).map_err(py_err)?,
             seen: Vec::new(),
         })
     }
@@ -100,12 +104,12 @@ impl Actor {
             )));
         }
         let bias = bias.as_ref().map(|bias| bias.as_slice()).transpose()?;
-        layer.load(weights.as_slice()?, bias).map_err(bad)
+        layer.load(weights.as_slice()?, bias).map_err(py_err)
     }
 
     /// Whether these are other numbers than at the last call; keeps a copy of them.
-    fn changed(&mut self, arrays: Vec<PyReadonlyArrayDyn<'_, f32>>) -> PyResult<bool> {
-        let slices: Result<Vec<&[f32]>, _> = arrays.iter().map(|a| a.as_slice()).collect();
+    fn changed(&mut self, arrays: Many<PyReadonlyArrayDyn<'_, f32>>) -> PyResult<bool> {
+        let slices: Result<Vec<&[f32]>, _> = arrays.0.iter().map(|a| a.as_slice()).collect();
         let slices = slices?;
         let same = self
             .seen
@@ -119,7 +123,8 @@ impl Actor {
     }
 
     /// Replaces the numbers of the head: standard deviations, or the probability to explore.
-    fn set_numbers(&mut self, numbers: Vec<f64>) -> PyResult<()> {
+    fn set_numbers(&mut self, numbers: Many<f64>) -> PyResult<()> {
+        let Many(numbers) = numbers;
         let head = match self.core.head() {
             Head::Gaussian(_) => Head::Gaussian(numbers.iter().map(|&std| std as f32).collect()),
             Head::EpsilonGreedy(_) => Head::EpsilonGreedy(numbers.first().copied().unwrap_or(0.0)),
@@ -129,19 +134,20 @@ impl Actor {
             },
             other => other.clone(),
         };
-        self.core.set_head(head).map_err(bad)
+        self.core.set_head(head).map_err(py_err)
     }
 
     /// Restarts the generator as `np.random.PCG64(seed)`.
-    fn seed(&mut self, seed: u64) {
+    fn seed(&mut self, seed: u64) -> PyResult<()> {
         *self.core.rng_mut() = Pcg64::new(&SeedSequence::from_u64(seed));
+        Ok(())
     }
 
     /// State and increment of the generator, as NumPy's `PCG64` has them.
     #[getter]
-    fn rng_state(&mut self) -> (u128, u128) {
+    fn rng_state(&mut self) -> PyResult<(u128, u128)> {
         let state = self.core.rng_mut().state();
-        (state.state, state.inc)
+        Ok((state.state, state.inc))
     }
 
     #[setter]
@@ -168,9 +174,21 @@ impl Actor {
         obs: PyReadonlyArray2<'py, f32>,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let rows = self.rows(&obs)?;
-        let mut out = NewArray::zeros(py, [rows, self.core.net().outputs()]);
-        let (core, obs, slice) = (&mut self.core, obs.as_slice()?, out.as_mut_slice());
-        py.detach(|| core.outputs(obs, slice)).map_err(bad)?;
+        let width = self.core.net().outputs();
+        let mut out = NewArray::zeros(py, [rows, width])?;
+        let (inputs, core) = (self.core.obs_dim(), &mut self.core);
+        let (obs, slice) = (obs.as_slice()?, out.as_mut_slice());
+        watched_whole(py, |watch| {
+            let parts = obs
+                .chunks(PART * inputs)
+                .zip(slice.chunks_mut(PART * width));
+            parts
+                .into_iter()
+                .try_for_each(|(obs, out)| -> Result<(), ActorError> {
+                    watch.check()?;
+                    core.outputs(obs, out)
+                })
+        })?;
         Ok(out.finish())
     }
 
@@ -181,11 +199,26 @@ impl Actor {
         obs: PyReadonlyArray2<'py, f32>,
         actions: PyReadonlyArray1<'py, f32>,
     ) -> PyResult<Option<Bound<'py, PyArray1<f32>>>> {
-        let mut out = NewArray::zeros(py, [self.rows(&obs)?]);
-        let (core, obs, slice) = (&mut self.core, obs.as_slice()?, out.as_mut_slice());
-        let actions = actions.as_slice()?;
-        let known = py.detach(|| core.log_probs(obs, actions, slice));
-        Ok(known.map_err(bad)?.then(|| out.finish()))
+        let rows = self.rows(&obs)?;
+        let mut out = NewArray::zeros(py, [rows])?;
+        let (inputs, core) = (self.core.obs_dim(), &mut self.core);
+        let (obs, slice, actions) = (obs.as_slice()?, out.as_mut_slice(), actions.as_slice()?);
+        let width = actions.len() / rows.max(1);
+        // Rows that are not whole are for the core to refuse.
+        let at_once = rows <= PART || width == 0 || width * rows != actions.len();
+        let known = watched_whole(py, |watch| {
+            if at_once {
+                return core.log_probs(obs, actions, slice);
+            }
+            let parts = obs.chunks(PART * inputs).zip(slice.chunks_mut(PART));
+            let mut known = true;
+            for ((obs, out), actions) in parts.zip(actions.chunks(PART * width)) {
+                watch.check()?;
+                known &= core.log_probs(obs, actions, out)?;
+            }
+            Ok(known)
+        })?;
+        Ok(known.then(|| out.finish()))
     }
 
     /// What the last layer takes, one row per observation.
@@ -195,26 +228,38 @@ impl Actor {
         obs: PyReadonlyArray2<'py, f32>,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let rows = self.rows(&obs)?;
-        let mut out = NewArray::zeros(py, [rows, self.core.net().features()]);
-        let (core, obs, slice) = (&mut self.core, obs.as_slice()?, out.as_mut_slice());
-        py.detach(|| core.features(obs, slice)).map_err(bad)?;
+        let width = self.core.net().features();
+        let mut out = NewArray::zeros(py, [rows, width])?;
+        let (inputs, core) = (self.core.obs_dim(), &mut self.core);
+        let (obs, slice) = (obs.as_slice()?, out.as_mut_slice());
+        watched_whole(py, |watch| {
+            let parts = obs
+                .chunks(PART * inputs)
+                .zip(slice.chunks_mut(PART * width));
+            parts
+                .into_iter()
+                .try_for_each(|(obs, out)| -> Result<(), ActorError> {
+                    watch.check()?;
+                    core.features(obs, out)
+                })
+        })?;
         Ok(out.finish())
     }
 
     /// Draws exploration matrices, and others after every `every` batches.
-    fn explore(&mut self, n_envs: usize, every: usize) {
-        self.core.explore(n_envs, every);
+    fn explore(&mut self, n_envs: usize, every: usize) -> PyResult<()> {
+        self.core.explore(n_envs, every).map_err(py_err)
     }
 
     /// How often exploration matrices were drawn.
     #[getter]
-    fn draws(&self) -> u64 {
-        self.core.matrices().1
+    fn draws(&self) -> PyResult<u64> {
+        Ok(self.core.matrices().1)
     }
 
     /// The exploration matrices one after the other, that of all rows first.
-    fn matrices<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<f32>> {
-        PyArray1::from_slice(py, self.core.matrices().0)
+    fn matrices<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<f32>>> {
+        array_of(py, self.core.matrices().0)
     }
 
     /// Integer actions, one row per observation.
@@ -225,10 +270,10 @@ impl Actor {
         deterministic: bool,
     ) -> PyResult<Bound<'py, PyArray2<i64>>> {
         let rows = self.rows(&obs)?;
-        let mut out = NewArray::zeros(py, [rows, self.core.action_dim()]);
+        let mut out = NewArray::zeros(py, [rows, self.core.action_dim()])?;
         let (core, obs, slice) = (&mut self.core, obs.as_slice()?, out.as_mut_slice());
         py.detach(|| core.act(obs, deterministic, ActionsOut::Ints(slice)))
-            .map_err(bad)?;
+            .map_err(py_err)?;
         Ok(out.finish())
     }
 
@@ -240,10 +285,10 @@ impl Actor {
         deterministic: bool,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let rows = self.rows(&obs)?;
-        let mut out = NewArray::zeros(py, [rows, self.core.action_dim()]);
+        let mut out = NewArray::zeros(py, [rows, self.core.action_dim()])?;
         let (core, obs, slice) = (&mut self.core, obs.as_slice()?, out.as_mut_slice());
         py.detach(|| core.act(obs, deterministic, ActionsOut::Floats(slice)))
-            .map_err(bad)?;
+            .map_err(py_err)?;
         Ok(out.finish())
     }
 }

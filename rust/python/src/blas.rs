@@ -15,12 +15,14 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use pyo3::exceptions::PyValueError;
+    use mlx_baselines3_macros::guarded;
     use pyo3::prelude::*;
 
+    use crate::error::bad;
     use crate::ffi;
 
     /// Answer MLX's matrix products with the functions at these addresses.
+    #[guarded]
     #[pyfunction]
     pub(super) fn blas_install(
         sgemm: usize,
@@ -29,20 +31,19 @@ mod linux {
         threads: (usize, usize),
     ) -> PyResult<()> {
         if sgemm == 0 || dgemm == 0 {
-            return Err(PyValueError::new_err("the address of a function is 0"));
+            return Err(bad("the address of a function is 0"));
         }
         if ffi::install_blas(sgemm, dgemm, wide, threads) {
             Ok(())
         } else {
-            Err(PyValueError::new_err(
-                "the library multiplies (1, 2) by (2, 1) wrongly",
-            ))
+            Err(bad("the library multiplies (1, 2) by (2, 1) wrongly"))
         }
     }
 
     /// How many matrix products were answered.
+    #[guarded]
     #[pyfunction]
-    pub(super) fn blas_calls() -> u64 {
-        ffi::blas::calls()
+    pub(super) fn blas_calls() -> PyResult<u64> {
+        Ok(ffi::blas::calls())
     }
 }

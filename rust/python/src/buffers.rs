@@ -3,16 +3,22 @@
 use mlx_baselines3_core::advantage::{Trajectory, gae as core_gae};
 use mlx_baselines3_core::buffer::layout::Layout;
 use mlx_baselines3_core::buffer::ring::Ring;
-use mlx_baselines3_core::buffer::rows;
+use mlx_baselines3_core::buffer::rows::{self, RowError};
+use mlx_baselines3_core::memory;
+use mlx_baselines3_macros::guarded;
 use numpy::{
     PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArrayDyn, PyReadwriteArray1,
     PyReadwriteArrayDyn,
 };
-use pyo3::exceptions::{PyIndexError, PyKeyError, PyMemoryError, PyValueError};
+use pyo3::exceptions::{PyIndexError, PyKeyError, PyMemoryError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::args::{Many, apart, place};
+use crate::error::{bad, py_err};
 use crate::ffi::block::Block;
+use crate::ffi::new_array::NewArray;
+use crate::signals::{watched, watched_whole};
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Storage>()?;
@@ -42,14 +48,14 @@ impl Storage {
     }
 }
 
+#[guarded]
 #[pymethods]
 impl Storage {
     /// `columns` lists (name, bytes a row).
     #[new]
-    fn new(rows: usize, columns: Vec<(String, usize)>) -> PyResult<Self> {
-        let (names, widths): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
-        let layout = Layout::new(rows, &widths)
-            .map_err(|error| PyMemoryError::new_err(error.to_string()))?;
+    fn new(rows: usize, columns: Many<(String, usize)>) -> PyResult<Self> {
+        let (names, widths): (Vec<_>, Vec<_>) = columns.0.into_iter().unzip();
+        let layout = Layout::new(rows, &widths).map_err(py_err)?;
         let block = Block::zeroed(layout.bytes()).ok_or_else(|| {
             PyMemoryError::new_err(format!("{} bytes cannot be allocated", layout.bytes()))
         })?;
@@ -84,27 +90,27 @@ impl Storage {
         }
         let width = range.len() / self.rows;
         let start = range.start + row * width;
-        Ok(PyBytes::new(py, &self.block.read(py, start..start + width)))
+        PyBytes::new_with(py, width, |bytes| {
+            self.block.read(py, start..start + width, bytes);
+            Ok(())
+        })
     }
 
     /// Size of the block in bytes.
     #[getter]
-    fn nbytes(&self) -> usize {
-        self.layout.bytes()
+    fn nbytes(&self) -> PyResult<usize> {
+        Ok(self.layout.bytes())
     }
 }
 
 fn slice<'a>(array: &'a PyReadonlyArrayDyn<'_, f32>, name: &str) -> PyResult<&'a [f32]> {
     array
         .as_slice()
-        .map_err(|_| PyValueError::new_err(format!("{name} is not C-contiguous")))
-}
-
-fn bad(error: impl std::fmt::Display) -> PyErr {
-    PyValueError::new_err(error.to_string())
+        .map_err(|_| bad(format!("{name} is not C-contiguous")))
 }
 
 /// GAE(lambda) in place over `(n_steps, n_envs)` float32 columns.
+#[guarded]
 #[pyfunction]
 #[allow(clippy::too_many_arguments)] // one name for each column is the clearest door
 fn gae(
@@ -119,6 +125,8 @@ fn gae(
     mut advantages: PyReadwriteArrayDyn<'_, f32>,
     mut returns: PyReadwriteArrayDyn<'_, f32>,
 ) -> PyResult<()> {
+    let read = [&rewards, &values, &episode_starts, &last_values, &dones].map(|array| place(array));
+    apart(&[place(&advantages), place(&returns)], &read)?;
     let seen = Trajectory {
         rewards: slice(&rewards, "rewards")?,
         values: slice(&values, "values")?,
@@ -128,11 +136,13 @@ fn gae(
     };
     let advantages = advantages.as_slice_mut().map_err(bad)?;
     let returns = returns.as_slice_mut().map_err(bad)?;
-    py.detach(|| core_gae(&seen, gamma, gae_lambda, advantages, returns))
-        .map_err(bad)
+    watched_whole(py, |watch| {
+        core_gae(&seen, gamma, gae_lambda, advantages, returns, watch)
+    })
 }
 
 /// Copies the bytes of `(n_steps, n_envs)` rows into `(n_envs, n_steps)` order.
+#[guarded]
 #[pyfunction]
 fn flatten_env_major(
     py: Python<'_>,
@@ -141,6 +151,7 @@ fn flatten_env_major(
     n_steps: usize,
     n_envs: usize,
 ) -> PyResult<()> {
+    apart(&[place(&target)], &[place(&source)])?;
     let from = source.as_slice()?;
     let to = target.as_slice_mut()?;
     let width = from
@@ -148,37 +159,53 @@ fn flatten_env_major(
         .checked_div(n_steps.saturating_mul(n_envs))
         .unwrap_or(0);
     py.detach(|| rows::flatten_env_major(from, to, n_steps, n_envs, width))
-        .map_err(bad)
+        .map_err(py_err)
 }
 
 /// Copies the bytes of the rows named by `indices` from each source to its target.
+#[guarded]
 #[pyfunction]
 fn gather(
     py: Python<'_>,
-    pairs: Vec<(PyReadonlyArray1<'_, u8>, PyReadwriteArray1<'_, u8>)>,
+    pairs: Many<(PyReadonlyArray1<'_, u8>, PyReadwriteArray1<'_, u8>)>,
     indices: PyReadonlyArray1<'_, i64>,
 ) -> PyResult<()> {
-    let indices: Vec<usize> = indices
-        .as_slice()?
-        .iter()
-        .map(|&row| usize::try_from(row))
-        .collect::<Result<_, _>>()
-        .map_err(|_| PyIndexError::new_err("a row index is negative"))?;
-    let mut pairs = pairs;
+    let Many(mut pairs) = pairs;
+    let (mut read, mut written) = (vec![place(&indices)], Vec::new());
+    for (from, to) in &pairs {
+        read.push(place(from));
+        written.push(place(to));
+    }
+    apart(&written, &read)?;
+    let indices = rows_of(indices.as_slice()?)?;
     let mut slices = Vec::with_capacity(pairs.len());
     for (from, to) in &mut pairs {
         slices.push((from.as_slice()?, to.as_slice_mut()?));
     }
-    py.detach(|| {
+    let (outcome, raised) = watched(py, |watch| {
         slices.into_iter().try_for_each(|(from, to)| {
             let width = to.len().checked_div(indices.len()).unwrap_or(0);
-            rows::gather(from, to, width, &indices)
+            rows::gather_watched(from, to, width, &indices, watch)
         })
-    })
-    .map_err(|error| PyIndexError::new_err(error.to_string()))
+    });
+    match raised {
+        Some(raised) => Err(raised),
+        None => outcome.map_err(|error| PyIndexError::new_err(error.to_string())),
+    }
+}
+
+/// The row numbers as Rust counts.
+fn rows_of(indices: &[i64]) -> PyResult<Vec<usize>> {
+    let mut rows = memory::with_capacity(indices.len()).map_err(py_err)?;
+    for &row in indices {
+        let row = usize::try_from(row);
+        rows.push(row.map_err(|_| PyIndexError::new_err("a row index is negative"))?);
+    }
+    Ok(rows)
 }
 
 /// How many steps each n-step return sums, from row `steps[i]` of environment `envs[i]` on.
+#[guarded]
 #[pyfunction]
 fn n_step_spans<'py>(
     py: Python<'py>,
@@ -191,11 +218,11 @@ fn n_step_spans<'py>(
 ) -> PyResult<Bound<'py, PyArray1<i64>>> {
     let (dones, timeouts) = (dones.as_array(), timeouts.as_array());
     if dones.dim() != timeouts.dim() || steps.len()? != envs.len()? {
-        return Err(PyValueError::new_err(
+        return Err(bad(
             "dones and timeouts, or steps and envs, differ in shape",
         ));
     }
-    let ring = Ring::new(dones.nrows(), cursor.0, cursor.1).map_err(bad)?;
+    let ring = Ring::new(dones.nrows(), cursor.0, cursor.1).map_err(py_err)?;
     let (steps, envs) = (steps.as_slice()?, envs.as_slice()?);
     let span = |(&step, &env): (&i64, &i64)| {
         let row = usize::try_from(step).ok()?;
@@ -207,7 +234,20 @@ fn n_step_spans<'py>(
         })?)
         .ok()
     };
-    let spans: Option<Vec<i64>> = py.detach(|| steps.iter().zip(envs).map(span).collect());
-    let spans = spans.ok_or_else(|| PyIndexError::new_err("a row holds no transition"))?;
-    Ok(PyArray1::from_vec(py, spans))
+    let mut spans = NewArray::zeros(py, [steps.len()])?;
+    let to = spans.as_mut_slice();
+    let all_known = watched_whole(py, |watch| {
+        for (to, from) in to.iter_mut().zip(steps.iter().zip(envs)) {
+            watch.check()?;
+            match span(from) {
+                Some(span) => *to = span,
+                None => return Ok(false),
+            }
+        }
+        Ok::<_, RowError>(true)
+    })?;
+    if !all_known {
+        return Err(PyIndexError::new_err("a row holds no transition"));
+    }
+    Ok(spans.finish())
 }

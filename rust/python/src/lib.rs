@@ -1,12 +1,15 @@
 //! The Python door: each function converts, releases the GIL, calls core and wraps the answer.
 
 mod actor;
+mod args;
 mod blas;
 mod buffers;
 mod collect;
+mod error;
 mod explore;
 mod ffi;
 mod replay;
+mod signals;
 mod terminal;
 mod threads;
 mod update;

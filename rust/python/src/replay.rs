@@ -1,11 +1,13 @@
 //! The short way into a replay buffer and out of it, for arrays that need no conversion.
 
 use mlx_baselines3_core::buffer::ring::Ring;
+use mlx_baselines3_macros::guarded;
 use numpy::PyArray1;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyString, PyTuple};
 
+use crate::args::Many;
 use crate::ffi::random;
 use crate::ffi::replay::{Columns, store, take};
 use crate::ffi::sample::Sampling;
@@ -66,6 +68,7 @@ fn columns_of<'py>(buffer: &Bound<'py, PyDict>) -> Option<(Columns<'py>, Bound<'
 ///
 /// `buffer` is the `__dict__` of a replay buffer: Python takes longer to look up the attributes and
 /// to hand them over than the step takes to store.
+#[guarded]
 #[pyfunction]
 fn store_step(
     buffer: &Bound<'_, PyDict>,
@@ -157,6 +160,7 @@ fn sampling_of<'py>(
 /// Draws nothing otherwise.
 ///
 /// `buffer` is the `__dict__` of the buffer, as for `store_step`.
+#[guarded]
 #[pyfunction]
 fn sample_batches<'py>(
     buffer: &Bound<'py, PyDict>,
@@ -189,19 +193,22 @@ fn sample_batches<'py>(
 
 /// Copies the transitions `(rows[i], envs[i])` of each column to its target, if every array is ready
 /// and the batch is not large.
+#[guarded]
 #[pyfunction]
 fn take_batch(
-    columns: Vec<Bound<'_, PyAny>>,
-    targets: Vec<Bound<'_, PyAny>>,
+    columns: Many<Bound<'_, PyAny>>,
+    targets: Many<Bound<'_, PyAny>>,
     rows: &Bound<'_, PyAny>,
     envs: &Bound<'_, PyAny>,
     capacity: i64,
     n_envs: i64,
-) -> bool {
-    take(&columns, &targets, (rows, envs), (capacity, n_envs))
+) -> PyResult<bool> {
+    let shape = (capacity, n_envs);
+    Ok(take(&columns.0, &targets.0, (rows, envs), shape))
 }
 
 /// What `np.random.randint` would draw, or None if only NumPy can.
+#[guarded]
 #[pyfunction]
 fn randint(
     py: Python<'_>,

@@ -2,15 +2,15 @@
 
 use mlx_baselines3_core::buffer::ring::Ring;
 use mlx_baselines3_core::buffer::terminal::TerminalObs as CoreTerminalObs;
+use mlx_baselines3_macros::guarded;
 use numpy::{PyArray1, PyReadonlyArray1, PyReadwriteArray1};
-use pyo3::exceptions::{PyIndexError, PyValueError};
+use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 
-type Exported<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<u8>>);
+use crate::args::{apart, place};
+use crate::error::{bad, py_err};
 
-fn bad(error: impl std::fmt::Display) -> PyErr {
-    PyValueError::new_err(error.to_string())
-}
+type Exported<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<u8>>);
 
 fn indices(array: &PyReadonlyArray1<'_, i64>) -> PyResult<Vec<usize>> {
     let indices = array
@@ -28,6 +28,7 @@ pub(crate) struct TerminalObs {
     pub(crate) core: CoreTerminalObs,
 }
 
+#[guarded]
 #[pymethods]
 impl TerminalObs {
     /// Empty, or with what `export` gave.
@@ -43,7 +44,7 @@ impl TerminalObs {
             .map(|bytes| bytes.as_slice())
             .transpose()?;
         let (transitions, bytes) = (transitions.unwrap_or_default(), bytes.unwrap_or_default());
-        let core = CoreTerminalObs::import(&transitions, bytes).map_err(bad)?;
+        let core = CoreTerminalObs::import(&transitions, bytes).map_err(py_err)?;
         Ok(Self { core })
     }
 
@@ -56,10 +57,10 @@ impl TerminalObs {
         seen: PyReadonlyArray1<'_, u8>,
         n_envs: usize,
     ) -> PyResult<()> {
-        let ring = Ring::new(cursor.0, cursor.1, cursor.2).map_err(bad)?;
+        let ring = Ring::new(cursor.0, cursor.1, cursor.2).map_err(py_err)?;
         self.core
             .before_write(&ring, column.as_slice()?, seen.as_slice()?, n_envs)
-            .map_err(bad)
+            .map_err(py_err)
     }
 
     /// Puts what is kept in its place among the bytes of gathered next observations.
@@ -68,18 +69,20 @@ impl TerminalObs {
         transitions: PyReadonlyArray1<'_, i64>,
         mut gathered: PyReadwriteArray1<'_, u8>,
     ) -> PyResult<()> {
+        apart(&[place(&gathered)], &[place(&transitions)])?;
         self.core
             .patch(&indices(&transitions)?, gathered.as_slice_mut()?)
-            .map_err(bad)
+            .map_err(py_err)
     }
 
     /// Forgets all.
-    fn clear(&mut self) {
+    fn clear(&mut self) -> PyResult<()> {
         self.core.clear();
+        Ok(())
     }
 
-    fn __len__(&self) -> usize {
-        self.core.len()
+    fn __len__(&self) -> PyResult<usize> {
+        Ok(self.core.len())
     }
 
     /// Indices `row * n_envs + env` of the transitions, rising, and the bytes that followed each.
@@ -95,7 +98,10 @@ impl TerminalObs {
 
     /// Pickles and copies hold everything.
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-        let parts = slf.borrow().export(slf.py())?.into_pyobject(slf.py())?;
+        let parts = slf
+            .try_borrow()?
+            .export(slf.py())?
+            .into_pyobject(slf.py())?;
         Ok((slf.get_type().into_any(), parts.into_any()))
     }
 }

@@ -1,25 +1,33 @@
 //! The gradient steps, as `native_update.py` sees them.
 
+use std::ops::Range;
+
+use mlx_baselines3_core::memory;
 use mlx_baselines3_core::nn::{Layer, Net, Part};
 use mlx_baselines3_core::update::{
     ActorCriticBatch, ActorCriticMetrics, ActorCriticSettings, ActorCriticState,
     ActorCriticUpdate as CoreActorCritic, ActorKind, Distribution, OnPolicySettings,
     OnPolicyUpdate as CoreOnPolicy, QSettings, QUpdate as CoreQ, Rollout, Rule, Trained,
-    Transitions,
+    Transitions, UpdateError,
 };
+use mlx_baselines3_macros::guarded;
 use numpy::{PyArray1, PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
 
-use crate::actor::{activation, bad};
+use crate::actor::activation;
+use crate::args::{Many, apart, place};
+use crate::error::{bad, py_err};
+use crate::signals::watched_whole;
 
 /// Inputs; outputs, place of the weights and of the biases for each part; activation and its number.
-type LayerPlan = (usize, Vec<(usize, usize, Option<usize>)>, String, f32);
+type LayerPlan = (usize, Many<(usize, usize, Option<usize>)>, String, f32);
 
-fn net(layers: Vec<LayerPlan>) -> PyResult<Net> {
+fn net(layers: Many<LayerPlan>) -> PyResult<Net> {
     let layers: PyResult<Vec<Layer>> = layers
+        .0
         .into_iter()
         .map(|(inputs, parts, name, number)| {
-            let parts = parts.into_iter().map(|(outputs, weights, bias)| Part {
+            let parts = parts.0.into_iter().map(|(outputs, weights, bias)| Part {
                 outputs,
                 weights,
                 bias,
@@ -31,7 +39,7 @@ fn net(layers: Vec<LayerPlan>) -> PyResult<Net> {
             ))
         })
         .collect();
-    Net::new(layers?).map_err(bad)
+    Net::new(layers?).map_err(py_err)
 }
 
 fn distribution(name: &str, options: Vec<usize>, log_std: usize) -> PyResult<Distribution> {
@@ -61,6 +69,14 @@ struct TrainedArrays<'py> {
 }
 
 impl TrainedArrays<'_> {
+    /// Where the numbers lie that are written, and those that are not.
+    fn places(&self) -> ([Range<usize>; 3], [Range<usize>; 2]) {
+        let written = [&self.parameters, &self.means, &self.squares].map(|array| place(array));
+        let nothing = [0..0, 0..0];
+        let read = self.before.as_ref();
+        (written, read.map_or(nothing, |[a, b]| [place(a), place(b)]))
+    }
+
     fn trained(&mut self) -> PyResult<Trained<'_>> {
         let (betas, eps) = (self.smoothing, self.eps);
         let alpha = betas[0];
@@ -102,6 +118,20 @@ struct RolloutArrays<'py> {
     returns: PyReadonlyArray1<'py, f32>,
 }
 
+impl RolloutArrays<'_> {
+    fn places(&self) -> [Range<usize>; 6] {
+        [
+            &self.observations,
+            &self.actions,
+            &self.values,
+            &self.log_probs,
+            &self.advantages,
+            &self.returns,
+        ]
+        .map(|array| place(array))
+    }
+}
+
 /// The numbers of PPO's objective, or of A2C's: it has no clip range.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
@@ -119,23 +149,24 @@ struct OnPolicyNumbers {
 #[pyclass(module = "mlx_baselines3._native")]
 pub(crate) struct OnPolicyUpdate(CoreOnPolicy);
 
+#[guarded]
 #[pymethods]
 impl OnPolicyUpdate {
     #[new]
     #[pyo3(signature = (actor, critic, head, options, log_std, size))]
     fn new(
-        actor: Vec<LayerPlan>,
-        critic: Vec<LayerPlan>,
+        actor: Many<LayerPlan>,
+        critic: Many<LayerPlan>,
         head: &str,
-        options: Vec<usize>,
+        options: Many<usize>,
         log_std: usize,
         size: usize,
     ) -> PyResult<Self> {
         crate::threads::check()?;
-        let distribution = distribution(head, options, log_std)?;
+        let distribution = distribution(head, options.0, log_std)?;
         CoreOnPolicy::new(net(actor)?, net(critic)?, distribution, size)
             .map(Self)
-            .map_err(bad)
+            .map_err(py_err)
     }
 
     /// One pass over a rollout. Gives six numbers for each minibatch, whether it ended early, and the
@@ -150,6 +181,11 @@ impl OnPolicyUpdate {
         settings: OnPolicyNumbers,
         mut trained: TrainedArrays<'py>,
     ) -> PyResult<(Bound<'py, PyArray1<f64>>, bool, u64)> {
+        let (written, read) = trained.places();
+        apart(
+            &written,
+            &[&read[..], &rollout.places(), &[place(&order)]].concat(),
+        )?;
         let rollout = Rollout {
             observations: rollout.observations.as_slice()?,
             actions: rollout.actions.as_slice()?,
@@ -169,11 +205,11 @@ impl OnPolicyUpdate {
         };
         let (core, order) = (&mut self.0, order.as_slice()?);
         let mut state = trained.trained()?;
-        let (metrics, stopped) = py
-            .detach(|| core.epoch(&rollout, order, batch_size, &settings, &mut state))
-            .map_err(bad)?;
-        let numbers = metrics.into_iter().flat_map(|row| row.to_array());
-        Ok((PyArray1::from_iter(py, numbers), stopped, trained.steps))
+        let (metrics, stopped) = watched_whole(py, |watch| {
+            core.epoch(&rollout, order, batch_size, &settings, &mut state, watch)
+        })?;
+        let numbers: Vec<f64> = metrics.iter().flat_map(|row| row.to_array()).collect();
+        Ok((PyArray1::from_vec(py, numbers), stopped, trained.steps))
     }
 }
 
@@ -198,30 +234,75 @@ struct NoisyBatches<'py> {
     next_noise: PyReadonlyArray1<'py, f32>,
 }
 
+impl NoisyBatches<'_> {
+    /// That all that is written has its own memory.
+    fn apart_from(
+        &self,
+        slow_copies: &[PyReadwriteArray1<'_, f32>; 2],
+        trained: &[TrainedArrays<'_>],
+    ) -> PyResult<()> {
+        let mut written: Vec<_> = slow_copies.iter().map(|array| place(array)).collect();
+        let mut read = self.transitions.places().to_vec();
+        read.extend([place(&self.noise), place(&self.next_noise)]);
+        for arrays in trained {
+            let (changed, old) = arrays.places();
+            written.extend(changed);
+            read.extend(old);
+        }
+        apart(&written, &read)
+    }
+}
+
 impl Batches<'_> {
-    /// One of `count` batches.
-    fn one(&self, index: usize, count: usize) -> PyResult<Transitions<'_>> {
-        let of = |array| share(array, index, count);
+    fn places(&self) -> [Range<usize>; 6] {
+        [
+            &self.observations,
+            &self.next_observations,
+            &self.actions,
+            &self.rewards,
+            &self.dones,
+            &self.discounts,
+        ]
+        .map(|array| place(array))
+    }
+
+    /// All of the `count` batches.
+    fn all(&self, count: usize) -> PyResult<Transitions<'_>> {
+        let rewards = self.rewards.as_slice()?;
+        if count > 0 && (rewards.is_empty() || !rewards.len().is_multiple_of(count)) {
+            let rows = rewards.len();
+            return Err(bad(format!(
+                "{rows} rows cannot be {count} batches of the same size"
+            )));
+        }
         Ok(Transitions {
-            observations: of(&self.observations)?,
-            next_observations: of(&self.next_observations)?,
-            actions: of(&self.actions)?,
-            rewards: of(&self.rewards)?,
-            dones: of(&self.dones)?,
-            discounts: of(&self.discounts)?,
+            observations: self.observations.as_slice()?,
+            next_observations: self.next_observations.as_slice()?,
+            actions: self.actions.as_slice()?,
+            rewards,
+            dones: self.dones.as_slice()?,
+            discounts: self.discounts.as_slice()?,
         })
     }
 }
 
-/// What one of `count` batches has of an array.
-fn share<'a>(
-    array: &'a PyReadonlyArray1<'_, f32>,
-    index: usize,
-    count: usize,
-) -> PyResult<&'a [f32]> {
-    let all = array.as_slice()?;
+/// One of `count` batches.
+fn one<'a>(all: &Transitions<'a>, index: usize, count: usize) -> Transitions<'a> {
+    let of = |numbers| share(numbers, index, count);
+    Transitions {
+        observations: of(all.observations),
+        next_observations: of(all.next_observations),
+        actions: of(all.actions),
+        rewards: of(all.rewards),
+        dones: of(all.dones),
+        discounts: of(all.discounts),
+    }
+}
+
+/// What one of `count` batches has of the numbers of all.
+fn share(all: &[f32], index: usize, count: usize) -> &[f32] {
     let size = all.len() / count;
-    Ok(&all[index * size..(index + 1) * size])
+    &all[index * size..(index + 1) * size]
 }
 
 /// The numbers of the objectives of TD3 and SAC.
@@ -238,13 +319,14 @@ struct ActorCriticNumbers {
 #[pyclass(module = "mlx_baselines3._native")]
 pub(crate) struct QUpdate(CoreQ);
 
+#[guarded]
 #[pymethods]
 impl QUpdate {
     #[new]
     #[pyo3(signature = (layers, size))]
-    fn new(layers: Vec<LayerPlan>, size: usize) -> PyResult<Self> {
+    fn new(layers: Many<LayerPlan>, size: usize) -> PyResult<Self> {
         crate::threads::check()?;
-        CoreQ::new(net(layers)?, size).map(Self).map_err(bad)
+        CoreQ::new(net(layers)?, size).map(Self).map_err(py_err)
     }
 
     /// `count` gradient steps on as many batches, one after the other in each array. Gives the losses
@@ -259,18 +341,23 @@ impl QUpdate {
         target: PyReadonlyArray1<'py, f32>,
         mut trained: TrainedArrays<'py>,
     ) -> PyResult<(Vec<f64>, u64)> {
-        let settings = QSettings { max_grad_norm };
-        let target = target.as_slice()?;
-        let mut losses = Vec::with_capacity(count);
-        let mut state = trained.trained()?;
-        for index in 0..count {
-            let batch = batches.one(index, count)?;
-            let core = &mut self.0;
-            let loss = py
-                .detach(|| core.step(&batch, &settings, target, &mut state))
-                .map_err(bad)?;
-            losses.push(loss);
-        }
+        let (written, read) = trained.places();
+        apart(
+            &written,
+            &[&read[..], &batches.places(), &[place(&target)]].concat(),
+        )?;
+        let (settings, target) = (QSettings { max_grad_norm }, target.as_slice()?);
+        let all = batches.all(count)?;
+        let mut losses = memory::with_capacity(count).map_err(py_err)?;
+        let (core, mut state) = (&mut self.0, trained.trained()?);
+        watched_whole(py, |watch| {
+            for index in 0..count {
+                watch.check()?;
+                let batch = one(&all, index, count);
+                losses.push(core.step(&batch, &settings, target, &mut state)?);
+            }
+            Ok::<_, UpdateError>(())
+        })?;
         Ok((losses, trained.steps))
     }
 }
@@ -279,18 +366,19 @@ impl QUpdate {
 #[pyclass(module = "mlx_baselines3._native")]
 pub(crate) struct ActorCriticUpdate(CoreActorCritic);
 
+#[guarded]
 #[pymethods]
 impl ActorCriticUpdate {
     #[new]
     #[pyo3(signature = (actor, critics, squashed, sizes))]
     fn new(
-        actor: Vec<LayerPlan>,
-        critics: Vec<Vec<LayerPlan>>,
+        actor: Many<LayerPlan>,
+        critics: Many<Many<LayerPlan>>,
         squashed: bool,
         sizes: [usize; 2],
     ) -> PyResult<Self> {
         crate::threads::check()?;
-        let critics: PyResult<Vec<Net>> = critics.into_iter().map(net).collect();
+        let critics: PyResult<Vec<Net>> = critics.0.into_iter().map(net).collect();
         let kind = if squashed {
             ActorKind::Squashed
         } else {
@@ -298,7 +386,7 @@ impl ActorCriticUpdate {
         };
         CoreActorCritic::new(net(actor)?, critics?, kind, sizes)
             .map(Self)
-            .map_err(bad)
+            .map_err(py_err)
     }
 
     /// A gradient step for each of `flags` (whether the actor learns, whether slow copies follow) on
@@ -308,11 +396,13 @@ impl ActorCriticUpdate {
         &mut self,
         py: Python<'py>,
         batches: NoisyBatches<'py>,
-        flags: Vec<(bool, bool)>,
+        flags: Many<(bool, bool)>,
         settings: ActorCriticNumbers,
         mut slow_copies: [PyReadwriteArray1<'py, f32>; 2],
-        mut trained: Vec<TrainedArrays<'py>>,
+        trained: Many<TrainedArrays<'py>>,
     ) -> PyResult<(Vec<[f64; 4]>, Vec<u64>)> {
+        let (Many(flags), Many(mut trained)) = (flags, trained);
+        batches.apart_from(&slow_copies, &trained)?;
         let [actor_target, critic_target] = &mut slow_copies;
         let mut states = trained.iter_mut().map(TrainedArrays::trained);
         let mut next = || states.next().transpose();
@@ -326,28 +416,30 @@ impl ActorCriticUpdate {
             critic_target: critic_target.as_slice_mut()?,
             entropy,
         };
-        let mut metrics = Vec::with_capacity(flags.len());
-        for (index, &(actor_learns, copies_follow)) in flags.iter().enumerate() {
-            let of = |array| share(array, index, flags.len());
-            let batch = ActorCriticBatch {
-                transitions: batches.transitions.one(index, flags.len())?,
-                noise: of(&batches.noise)?,
-                next_noise: of(&batches.next_noise)?,
-            };
-            let this_step = ActorCriticSettings {
-                tau: settings.tau,
-                smoothing: settings.smoothing,
-                ent_coef: settings.ent_coef,
-                target_entropy: settings.target_entropy,
-                actor_learns,
-                copies_follow,
-            };
-            let core = &mut self.0;
-            let row = py
-                .detach(|| core.step(&batch, &this_step, &mut state))
-                .map_err(bad)?;
-            metrics.push(numbers(row));
-        }
+        let (count, core) = (flags.len(), &mut self.0);
+        let all = batches.transitions.all(count)?;
+        let (noise, next_noise) = (batches.noise.as_slice()?, batches.next_noise.as_slice()?);
+        let mut metrics = memory::with_capacity(count).map_err(py_err)?;
+        watched_whole(py, |watch| {
+            for (index, &(actor_learns, copies_follow)) in flags.iter().enumerate() {
+                watch.check()?;
+                let batch = ActorCriticBatch {
+                    transitions: one(&all, index, count),
+                    noise: share(noise, index, count),
+                    next_noise: share(next_noise, index, count),
+                };
+                let this_step = ActorCriticSettings {
+                    tau: settings.tau,
+                    smoothing: settings.smoothing,
+                    ent_coef: settings.ent_coef,
+                    target_entropy: settings.target_entropy,
+                    actor_learns,
+                    copies_follow,
+                };
+                metrics.push(numbers(core.step(&batch, &this_step, &mut state)?));
+            }
+            Ok::<_, UpdateError>(())
+        })?;
         Ok((metrics, trained.iter().map(|arrays| arrays.steps).collect()))
     }
 }

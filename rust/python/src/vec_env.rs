@@ -8,13 +8,16 @@ mod state;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mlx_baselines3_core::env::numerics::Numerics;
-use mlx_baselines3_core::env::{EnvError, registry};
+use mlx_baselines3_core::env::registry;
 use mlx_baselines3_core::vec_env::{Episode, StepOut, VectorEnv};
+use mlx_baselines3_macros::guarded;
 use numpy::{PyArray1, PyArray2};
-use pyo3::exceptions::{PyAttributeError, PyIndexError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::args::Many;
+use crate::error::{bad, py_err};
 use crate::ffi::new_array::NewArray;
 use actions::ActionBuffer;
 use infos::Infos;
@@ -28,16 +31,6 @@ type StepReturn<'py> = (
 
 /// A shorter step keeps the GIL: another thread loses less by waiting than this one by asking twice.
 const WORTH_RELEASING_NS: usize = 10_000;
-
-pub(crate) fn py_err(error: EnvError) -> PyErr {
-    let message = error.to_string();
-    match error {
-        EnvError::NotReset(_) | EnvError::NotSeeded(_) => PyRuntimeError::new_err(message),
-        EnvError::Index { .. } => PyIndexError::new_err(message),
-        EnvError::UnknownParam { .. } => PyAttributeError::new_err(message),
-        _ => PyValueError::new_err(message),
-    }
-}
 
 /// Seconds since 1970, Python's `time.time()`.
 fn now() -> f64 {
@@ -84,6 +77,7 @@ impl EnvBatch {
     }
 }
 
+#[guarded]
 #[pymethods]
 impl EnvBatch {
     #[new]
@@ -113,25 +107,26 @@ impl EnvBatch {
 
     /// When the episode clock started, in seconds since 1970.
     #[getter]
-    fn t_start(&self) -> f64 {
-        self.t_start
+    fn t_start(&self) -> PyResult<f64> {
+        Ok(self.t_start)
     }
 
     #[setter]
-    fn set_t_start(&mut self, t_start: f64) {
+    fn set_t_start(&mut self, t_start: f64) -> PyResult<()> {
         self.t_start = t_start;
+        Ok(())
     }
 
     /// Steps until an episode is truncated, or None.
     #[getter]
-    fn time_limit(&self) -> Option<u32> {
-        self.envs.time_limit()
+    fn time_limit(&self) -> PyResult<Option<u32>> {
+        Ok(self.envs.time_limit())
     }
 
     #[setter]
     fn set_time_limit(&mut self, limit: Option<u32>) -> PyResult<()> {
         if limit == Some(0) {
-            return Err(PyValueError::new_err(
+            return Err(bad(
                 "the time limit is 0 steps, expected at least 1 or None",
             ));
         }
@@ -143,23 +138,24 @@ impl EnvBatch {
     fn reset<'py>(
         &mut self,
         py: Python<'py>,
-        seeds: Vec<Option<Vec<u32>>>,
-        bounds: Vec<Option<[f64; 2]>>,
+        seeds: Many<Option<Many<u32>>>,
+        bounds: Many<Option<[f64; 2]>>,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
         self.check_open()?;
+        let (Many(seeds), Many(bounds)) = (seeds, bounds);
         let (n_envs, dim) = (self.envs.num_envs(), self.envs.spec().obs_dim);
         if seeds.len() != n_envs || bounds.len() != n_envs {
-            return Err(PyValueError::new_err(format!(
+            return Err(bad(format!(
                 "got {} seeds and {} options, expected one of each for {n_envs} environment(s)",
                 seeds.len(),
                 bounds.len(),
             )));
         }
-        let mut obs = NewArray::zeros(py, [n_envs, dim]);
+        let mut obs = NewArray::zeros(py, [n_envs, dim])?;
         let rows = obs.as_mut_slice().chunks_exact_mut(dim);
         for (env, ((seed, bounds), row)) in seeds.iter().zip(&bounds).zip(rows).enumerate() {
             self.envs
-                .reset(env, seed.as_deref(), *bounds, row)
+                .reset(env, seed.as_ref().map(|words| &*words.0), *bounds, row)
                 .map_err(py_err)?;
         }
         Ok(obs.finish())
@@ -174,9 +170,9 @@ impl EnvBatch {
         self.check_open()?;
         let (n_envs, spec) = (self.envs.num_envs(), self.envs.spec());
         self.actions.fill(actions, spec.action, n_envs)?;
-        let mut obs = NewArray::zeros(py, [n_envs, spec.obs_dim]);
-        let mut rewards = NewArray::zeros(py, [n_envs]);
-        let mut dones = NewArray::zeros(py, [n_envs]);
+        let mut obs = NewArray::zeros(py, [n_envs, spec.obs_dim])?;
+        let mut rewards = NewArray::zeros(py, [n_envs])?;
+        let mut dones = NewArray::zeros(py, [n_envs])?;
         let out = StepOut {
             obs: obs.as_mut_slice(),
             rewards: rewards.as_mut_slice(),
@@ -220,12 +216,14 @@ impl EnvBatch {
     }
 
     /// Makes every later reset and step an error.
-    fn close(&mut self) {
+    fn close(&mut self) -> PyResult<()> {
         self.closed = true;
+        Ok(())
     }
 }
 
 /// The facts of every native environment, by id.
+#[guarded]
 #[pyfunction]
 fn env_specs(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let specs = PyDict::new(py);

@@ -1,14 +1,17 @@
 """Checks that what is added to a buffer fits its row, and how much memory is left for one."""
 
-import os
-from importlib import import_module
-from importlib.util import find_spec
+import sys
 from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_baselines3.common._memory import available_memory
+
 __all__ = ["available_memory", "check_batch_size", "check_sizes", "fit_action", "fit_row", "fit_scalar"]
+
+# Rows that an index can count.
+MOST = sys.maxsize
 
 
 def check_sizes(buffer_size: int, n_envs: int) -> None:
@@ -27,10 +30,13 @@ def check_batch_size(batch_size: Any, name: str = "batch_size") -> None:
     """
     :param batch_size: number of elements asked for
     :param name: what to call it in the message
-    :raises ValueError: it is not a positive whole number
+    :raises ValueError: it is not a positive whole number, or more than an array can have
     """
-    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+    whole = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
+    if not whole or batch_size < 1:
         raise ValueError(f"{name} is {batch_size!r}, expected a whole number of at least 1")
+    if batch_size > MOST:
+        raise ValueError(f"{name} is {batch_size}, more than any array can hold")
 
 
 def _numbers(name: str, value: Any) -> np.ndarray:
@@ -99,17 +105,3 @@ def fit_action(action: Any, n_envs: int, action_dim: int) -> np.ndarray:
             f"{action_dim} entries for each of {n_envs} environments"
         )
     return array.reshape(n_envs, action_dim)
-
-
-def available_memory() -> int | None:
-    """
-    :return: bytes that a new program could take without swapping, ``None`` where nobody tells
-    """
-    if find_spec("psutil") is not None:
-        return int(import_module("psutil").virtual_memory().available)
-    if os.path.exists("/proc/meminfo"):
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    return None

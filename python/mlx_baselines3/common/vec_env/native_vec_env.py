@@ -3,6 +3,7 @@
 import copy
 import os
 import secrets
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,8 +79,11 @@ class NativeVecEnv(VecEnv):
         env_kwargs: dict[str, Any] | None = None,
     ) -> None:
         check_id(env_id, _SPECS)
-        if n_envs < 1:
+        whole = isinstance(n_envs, int | np.integer) and not isinstance(n_envs, bool)
+        if not whole or n_envs < 1:
             raise ValueError(f"n_envs is {n_envs}, expected at least 1 environment.")
+        if n_envs > sys.maxsize:
+            raise MemoryError(f"n_envs is {n_envs}, more than there is memory for.")
         self.env_id = env_id
         self._make_kwargs: dict[str, Any] = {"render_mode": render_mode, **(env_kwargs or {})}
         if render_mode not in (None, self._make_kwargs["render_mode"]):

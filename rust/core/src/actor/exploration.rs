@@ -1,6 +1,7 @@
 //! The noise of state-dependent exploration (gSDE), <https://arxiv.org/abs/2005.05719>.
 
 use super::sampling::fill_normal;
+use crate::memory::{OutOfMemory, with_capacity};
 use crate::nn::Outputs;
 use crate::rng::Pcg64;
 
@@ -18,9 +19,20 @@ pub(super) struct Exploration {
 
 impl Exploration {
     /// New matrices for `n_envs` environments now, and after every `every` batches of them.
-    pub(super) fn start(&mut self, n_envs: usize, every: usize, std: &[f32], rng: &mut Pcg64) {
+    pub(super) fn start(
+        &mut self,
+        n_envs: usize,
+        every: usize,
+        std: &[f32],
+        rng: &mut Pcg64,
+    ) -> Result<(), OutOfMemory> {
+        let size = n_envs.saturating_add(1).saturating_mul(std.len());
+        if size > self.matrices.capacity() {
+            self.matrices = with_capacity(size)?;
+        }
         (self.n_envs, self.every, self.batches) = (n_envs, every, 0);
         self.draw(std, rng);
+        Ok(())
     }
 
     /// All matrices, and how often they were drawn so far.

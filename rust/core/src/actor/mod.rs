@@ -7,7 +7,9 @@ mod sampling;
 
 use thiserror::Error;
 
-use crate::nn::{Mlp, NnError, Outputs, Workspace, tanh};
+use crate::interrupt::Interrupted;
+use crate::memory::OutOfMemory;
+use crate::nn::{Mlp, NnError, Outputs, Workspace, tanh, total};
 use crate::rng::{Pcg64, SeedSequence};
 use draw::Draw;
 use exploration::Exploration;
@@ -48,6 +50,12 @@ pub enum ActorError {
     /// The network or its input.
     #[error(transparent)]
     Network(#[from] NnError),
+    /// Exploration matrices that there is no memory for.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
+    /// The work was stopped from outside.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
     /// A head that needs another number of outputs.
     #[error("the {head} head needs {expected} network outputs, got {got}")]
     Width {
@@ -117,10 +125,14 @@ impl Head {
     fn expected_outputs(&self, net: &Mlp) -> usize {
         let got = net.outputs();
         match self {
-            Self::MultiCategorical(options) => options.iter().sum(),
+            Self::MultiCategorical(options) => total(options.iter().copied()),
             Self::Gaussian(std) => std.len(),
             Self::SquashedGaussian => got.next_multiple_of(2),
-            Self::StateDependent { std, .. } => std.len().div_ceil(net.features()),
+            // A row for each feature; 0, which no network gives, where the rows are not whole.
+            Self::StateDependent { std, .. } if std.len().is_multiple_of(net.features()) => {
+                std.len() / net.features()
+            }
+            Self::StateDependent { .. } => 0,
             _ => got,
         }
     }
@@ -203,10 +215,14 @@ impl Actor {
 
     /// Draws exploration matrices for `n_envs` environments, and new ones after every `every`
     /// batches of that many rows (0: never). Other heads have none.
-    pub fn explore(&mut self, n_envs: usize, every: usize) {
+    ///
+    /// # Errors
+    /// [`ActorError::Memory`]; nothing has changed then.
+    pub fn explore(&mut self, n_envs: usize, every: usize) -> Result<(), ActorError> {
         if let Head::StateDependent { std, .. } = &self.head {
-            self.exploration.start(n_envs, every, std, &mut self.rng);
+            self.exploration.start(n_envs, every, std, &mut self.rng)?;
         }
+        Ok(())
     }
 
     /// The exploration matrices, that of all rows first, and how often they were drawn so far.

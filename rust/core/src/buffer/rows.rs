@@ -2,6 +2,11 @@
 
 use thiserror::Error;
 
+use crate::interrupt::{Interrupted, Watch};
+
+/// Bytes between two questions whether to stop.
+const PART_BYTES: usize = 1 << 22;
+
 /// A block's length or an index does not fit the shape it was said to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum RowError {
@@ -13,6 +18,9 @@ pub enum RowError {
         /// Bytes that its shape asks for.
         expected: usize,
     },
+    /// The work was stopped from outside.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
     /// A row was asked for that the block does not have.
     #[error("row {row} does not exist, the block has {rows} rows")]
     NoSuchRow {
@@ -65,6 +73,31 @@ pub fn gather(
     let rows = from.len().checked_div(row_bytes).unwrap_or(usize::MAX);
     expect_inside(indices, rows)?;
     copy_rows(from, to, row_bytes, indices.iter().copied());
+    Ok(())
+}
+
+/// As [`gather`], and `watch` may stop it on the way.
+///
+/// # Errors
+/// As [`gather`]; or [`RowError::Interrupted`], and some rows are written then.
+pub fn gather_watched(
+    from: &[u8],
+    to: &mut [u8],
+    row_bytes: usize,
+    indices: &[usize],
+    watch: &mut Watch<'_>,
+) -> Result<(), RowError> {
+    expect_len(to, indices.len().saturating_mul(row_bytes))?;
+    let rows = from.len().checked_div(row_bytes).unwrap_or(usize::MAX);
+    expect_inside(indices, rows)?;
+    if row_bytes == 0 {
+        return Ok(());
+    }
+    let part = (PART_BYTES / row_bytes).max(1);
+    for (to, indices) in to.chunks_mut(part * row_bytes).zip(indices.chunks(part)) {
+        watch.check()?;
+        copy_rows(from, to, row_bytes, indices.iter().copied());
+    }
     Ok(())
 }
 

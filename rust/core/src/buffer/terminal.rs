@@ -101,17 +101,20 @@ impl TerminalObs {
         expect(
             "the observation column",
             column.len(),
-            ring.capacity() * seen.len(),
+            ring.capacity().saturating_mul(seen.len()),
         )?;
         expect(
             "the observations",
             seen.len(),
-            seen.len().next_multiple_of(n_envs.max(1)),
+            seen.len().checked_next_multiple_of(n_envs).unwrap_or(0),
         )?;
         if seen.is_empty() {
             return Ok(());
         }
         let (row, width) = (ring.pos(), seen.len() / n_envs);
+        if let Some(kept) = self.kept.values().next() {
+            expect("an observation", width * size_of::<T>(), kept.len())?;
+        }
         if !self.kept.is_empty() {
             for env in 0..n_envs {
                 self.kept.remove(&(row * n_envs + env));

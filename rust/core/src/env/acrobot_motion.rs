@@ -124,8 +124,9 @@ fn lane<const N: usize>(state: &[Lanes<N>; 4], i: usize) -> State {
 /// Into `[-pi, pi]` by whole turns, one after the other as Gymnasium does.
 #[inline(always)]
 fn wrap(mut angle: f64) -> f64 {
-    // A turn no longer changes an angle this large: Gymnasium would never return.
-    if angle.abs() > 1e15 || angle.is_nan() {
+    // Gymnasium takes a turn off at a time, for an angle this large millions of them, and never comes to
+    // an end where a turn no longer changes it.
+    if angle.abs() > 1e8 || angle.is_nan() {
         return f64::NAN;
     }
     while angle > PI {

@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::memory::OutOfMemory;
+
 /// What can be wrong with a call on a vector of environments.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum EnvError {
@@ -16,6 +18,14 @@ pub enum EnvError {
     /// Zero environments.
     #[error("n_envs is 0, expected at least 1 environment")]
     NoEnvs,
+    /// More environments than memory.
+    #[error("there is no memory for {n_envs} environments: {source}")]
+    Memory {
+        /// How many were asked for.
+        n_envs: usize,
+        /// How much memory it was.
+        source: OutOfMemory,
+    },
     /// An index past the last environment.
     #[error("environment index {index} is out of range for {n_envs} environment(s)")]
     Index {

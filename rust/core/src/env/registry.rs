@@ -4,9 +4,10 @@ use super::numerics::Numerics;
 use super::{
     Acrobot, CartPole, Env, EnvError, EnvSpec, MountainCar, MountainCarContinuous, Pendulum,
 };
+use crate::memory::OutOfMemory;
 use crate::vec_env::{EnvVec, VectorEnv};
 
-type Make = fn(usize, Numerics) -> Box<dyn VectorEnv>;
+type Make = fn(usize, Numerics) -> Result<Box<dyn VectorEnv>, OutOfMemory>;
 
 /// One line per environment.
 const REGISTRY: [(EnvSpec, Make); 5] = [
@@ -19,7 +20,7 @@ const REGISTRY: [(EnvSpec, Make); 5] = [
 
 const fn entry<E: Env>() -> (EnvSpec, Make) {
     (E::SPEC, |n_envs, numerics| {
-        Box::new(EnvVec::<E>::new(n_envs, numerics))
+        Ok(Box::new(EnvVec::<E>::new(n_envs, numerics)?))
     })
 }
 
@@ -31,7 +32,8 @@ pub fn specs() -> impl Iterator<Item = &'static EnvSpec> {
 /// `n_envs` environments of one id, not yet reset.
 ///
 /// # Errors
-/// [`EnvError::UnknownId`] for an id not listed here, [`EnvError::NoEnvs`] for zero environments.
+/// [`EnvError::UnknownId`] for an id not listed here, [`EnvError::NoEnvs`] for zero environments,
+/// [`EnvError::Memory`] for too many.
 pub fn make(id: &str, n_envs: usize, numerics: Numerics) -> Result<Box<dyn VectorEnv>, EnvError> {
     let Some((_, make)) = REGISTRY.iter().find(|(spec, _)| spec.id == id) else {
         let known: Vec<_> = specs().map(|spec| spec.id).collect();
@@ -43,5 +45,5 @@ pub fn make(id: &str, n_envs: usize, numerics: Numerics) -> Result<Box<dyn Vecto
     if n_envs == 0 {
         return Err(EnvError::NoEnvs);
     }
-    Ok(make(n_envs, numerics))
+    make(n_envs, numerics).map_err(|source| EnvError::Memory { n_envs, source })
 }

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use super::Activation;
+use crate::memory::{OutOfMemory, filled};
 
 /// Outputs are padded to a multiple of this: the widest vector of floats that a CPU here has.
 pub(super) const LANES: usize = 16;
@@ -41,6 +42,9 @@ pub enum NnError {
         /// Numbers wanted.
         expected: usize,
     },
+    /// Weights, or what a batch gives, that there is no memory for.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
     /// An input that is not made of whole rows.
     #[error("the input has {got} numbers, expected a multiple of {width}")]
     Batch {
@@ -78,18 +82,19 @@ impl Dense {
     /// A layer of zeros.
     ///
     /// # Errors
-    /// [`NnError::Empty`] if either width is 0.
+    /// [`NnError::Empty`] if either width is 0, [`NnError::Memory`] if there is not enough.
     pub fn zeros(inputs: usize, outputs: usize, activation: Activation) -> Result<Self, NnError> {
         if inputs == 0 || outputs == 0 {
             return Err(NnError::Empty { inputs, outputs });
         }
-        let stride = outputs.next_multiple_of(LANES);
+        let stride = outputs.checked_next_multiple_of(LANES);
+        let stride = stride.ok_or(OutOfMemory { bytes: usize::MAX })?;
         Ok(Self {
             inputs,
             outputs,
             stride,
-            weights: vec![0.0; inputs * stride],
-            bias: vec![0.0; stride],
+            weights: filled(0.0, inputs.saturating_mul(stride))?,
+            bias: filled(0.0, stride)?,
             activation,
         })
     }

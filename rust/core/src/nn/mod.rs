@@ -9,12 +9,13 @@ mod kernel;
 mod net;
 mod product;
 
+use crate::memory::filled;
 use crate::threads;
 
 pub use activation::{Activation, exp, sigmoid, tanh};
 pub use dense::{Dense, NnError};
-pub(crate) use net::SUM_ROWS;
 pub use net::{Layer, Net, Part, Tape};
+pub(crate) use net::{SUM_ROWS, total};
 
 /// Layers one after the other.
 #[derive(Debug, Clone)]
@@ -130,7 +131,7 @@ impl Mlp {
     /// What the last layer takes and what it gives: the features and the outputs of `input`.
     ///
     /// # Errors
-    /// [`NnError::Batch`] if the last row is not whole.
+    /// [`NnError::Batch`] if the last row is not whole, [`NnError::Memory`] if the batch is too large.
     pub fn forward_from_features<'a>(
         &self,
         input: &'a [f32],
@@ -145,9 +146,11 @@ impl Mlp {
         }
         let rows = input.len() / width;
         let stride = self.layers.iter().map(Dense::stride).max().unwrap_or(0);
+        let needed = rows.saturating_mul(stride);
         for buffer in &mut work.buffers {
-            if buffer.len() < rows * stride {
-                buffer.resize(rows * stride, 0.0);
+            if buffer.len() < needed {
+                *buffer = Vec::new();
+                *buffer = filled(0.0, needed)?;
             }
         }
         let size = rows.div_ceil(threads::parts(rows, self.row_ns())).max(1);

@@ -37,7 +37,7 @@ impl Layer {
     pub fn new(inputs: usize, parts: Vec<Part>, activation: Activation) -> Self {
         Self {
             inputs,
-            outputs: parts.iter().map(|part| part.outputs).sum(),
+            outputs: total(parts.iter().map(|part| part.outputs)),
             parts,
             activation,
         }
@@ -117,6 +117,11 @@ impl Layer {
             column += part.outputs;
         }
     }
+}
+
+/// The sum; `usize::MAX` stands for more.
+pub(crate) fn total(numbers: impl Iterator<Item = usize>) -> usize {
+    numbers.fold(0, usize::saturating_add)
 }
 
 /// Adds `row` to the first numbers of each row of `stride` numbers.
@@ -253,19 +258,32 @@ impl Net {
     pub fn parameters(&self) -> usize {
         let parts = self.layers.iter().flat_map(|layer| {
             layer.parts.iter().map(|part| {
-                let weights = part.weights + part.outputs * layer.inputs;
-                weights.max(part.bias.map_or(0, |bias| bias + part.outputs))
+                let weights = part.outputs.saturating_mul(layer.inputs);
+                let bias = part
+                    .bias
+                    .map_or(0, |bias| bias.saturating_add(part.outputs));
+                part.weights.saturating_add(weights).max(bias)
             })
         });
         parts.max().unwrap_or(0)
+    }
+
+    /// Numbers that the passes of a row keep, at most.
+    #[must_use]
+    pub fn row_numbers(&self) -> usize {
+        let widths = self
+            .layers
+            .iter()
+            .map(|layer| layer.inputs.max(layer.outputs));
+        total(widths).saturating_mul(4)
     }
 
     /// About how long a forward pass takes, in nanoseconds a row.
     #[must_use]
     pub fn row_ns(&self) -> usize {
         // 50 products a nanosecond, one or two operations on each output.
-        let cost = |layer: &Layer| layer.inputs * layer.outputs / 50 + layer.outputs;
-        self.layers.iter().map(cost).sum()
+        let cost = |layer: &Layer| layer.inputs.saturating_mul(layer.outputs) / 50 + layer.outputs;
+        total(self.layers.iter().map(cost))
     }
 
     /// The outputs of `input`, row after row.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::actor_critic_data::ActorKind;
 use super::pieces::{Pieces, WithGradient};
 use super::squashed::{squash, through_squash};
+use crate::memory::OutOfMemory;
 use crate::nn::{Net, Tape};
 
 /// Actions row after row, and their log-likelihoods: zeros if the actor is deterministic.
@@ -54,6 +55,11 @@ impl Actor {
             action_dim,
             pieces: Pieces::default(),
         }
+    }
+
+    /// That there is memory for passes of as many rows.
+    pub(super) fn expect_room(&mut self, rows: usize, size: usize) -> Result<(), OutOfMemory> {
+        self.pieces.expect_room(rows, self.net.row_numbers(), size)
     }
 
     /// What it does at these observations. `noise` are the standard normals of a squashed actor's draws.

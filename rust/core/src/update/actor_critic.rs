@@ -106,6 +106,9 @@ impl ActorCriticUpdate {
         state: &mut ActorCriticState<'_>,
     ) -> Result<ActorCriticMetrics, UpdateError> {
         self.check(batch, state)?;
+        let rows = batch.transitions.rows();
+        self.actor.expect_room(rows, self.sizes[0])?;
+        self.critics.expect_room(rows, self.sizes[1])?;
         let weight = match (&state.entropy, self.actor.kind) {
             (Some(entropy), ActorKind::Squashed) => entropy.parameters[0].exp(),
             (None, ActorKind::Squashed) => settings.ent_coef,

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use super::actor::rows_of;
 use super::pieces::{Pieces, WithGradient};
-use crate::nn::{Net, Tape};
+use crate::memory::OutOfMemory;
+use crate::nn::{Net, Tape, total};
 
 /// Rows that a critic is asked about.
 #[derive(Debug, Clone, Copy)]
@@ -78,6 +79,13 @@ impl Critics {
 
     pub(super) fn parameters(&self) -> usize {
         self.nets.iter().map(Net::parameters).max().unwrap_or(0)
+    }
+
+    /// That there is memory for passes of as many rows.
+    pub(super) fn expect_room(&mut self, rows: usize, size: usize) -> Result<(), OutOfMemory> {
+        let numbers = total(self.nets.iter().map(Net::row_numbers));
+        self.items
+            .expect_room(rows, numbers, size.saturating_mul(self.nets.len()))
     }
 
     /// Lets `work` visit the items of the first `asked` critics; `passes` is what it costs.

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::{UpdateError, choice};
+use crate::nn::total;
 
 /// What the outputs of a policy network are, by their place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +29,7 @@ impl Distribution {
     #[must_use]
     pub fn outputs(&self) -> usize {
         match self {
-            Self::Choices(options) => options.iter().sum(),
+            Self::Choices(options) => total(options.iter().copied()),
             Self::Coins(size) | Self::Gaussian { size, .. } => *size,
         }
     }
@@ -45,7 +46,7 @@ impl Distribution {
     /// How many parameters it needs at least.
     pub(super) fn parameters(&self) -> usize {
         match self {
-            Self::Gaussian { size, log_std } => log_std + size,
+            Self::Gaussian { size, log_std } => log_std.saturating_add(*size),
             _ => 0,
         }
     }

@@ -22,6 +22,8 @@ mod transitions;
 
 use thiserror::Error;
 
+use crate::interrupt::Interrupted;
+use crate::memory::OutOfMemory;
 use crate::threads;
 
 pub use actor_critic::ActorCriticUpdate;
@@ -59,6 +61,12 @@ pub enum UpdateError {
         /// The number wanted.
         expected: usize,
     },
+    /// A batch that there is no memory for.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
+    /// The work was stopped from outside.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
     /// A row that the data do not have.
     #[error("row {row} of data with {rows} rows")]
     Row {
@@ -97,7 +105,7 @@ fn choice(action: f32, options: usize) -> Result<usize, UpdateError> {
     }
     Err(UpdateError::Choice {
         action: action.to_string(),
-        last: options - 1,
+        last: options.saturating_sub(1),
     })
 }
 

@@ -2,6 +2,7 @@
 
 use super::pieces::{Pieces, WithGradient};
 use super::{Distribution, Trained, UpdateError, check, optimizer::clip};
+use crate::interrupt::Watch;
 use crate::nn::{Net, SUM_ROWS, Tape};
 
 /// A rollout, row after row; the rows of one environment need not lie together.
@@ -194,7 +195,8 @@ impl OnPolicyUpdate {
     /// not count any more. Gives the metrics of each minibatch seen, and whether it ended early.
     ///
     /// # Errors
-    /// [`UpdateError`] if the data do not fit; no step has been made then.
+    /// [`UpdateError`] if the data do not fit; no step has been made then. After
+    /// [`UpdateError::Interrupted`] some steps have been made, each of them whole.
     pub fn epoch(
         &mut self,
         rollout: &Rollout<'_>,
@@ -202,9 +204,16 @@ impl OnPolicyUpdate {
         batch_size: usize,
         settings: &OnPolicySettings,
         trained: &mut Trained<'_>,
+        watch: &mut Watch<'_>,
     ) -> Result<(Vec<OnPolicyMetrics>, bool), UpdateError> {
         trained.check("the vector of parameters", self.size)?;
         self.check(rollout, order)?;
+        let numbers = self
+            .actor
+            .row_numbers()
+            .saturating_add(self.critic.row_numbers());
+        self.pieces
+            .expect_room(batch_size.min(order.len()), numbers, self.size)?;
         let mut metrics = Vec::with_capacity(order.len().div_ceil(batch_size.max(1)));
         for rows in order.chunks(batch_size.max(1)) {
             let (seen, went_on) = self.minibatch(rollout, rows, settings, trained);
@@ -212,6 +221,7 @@ impl OnPolicyUpdate {
             if !went_on {
                 return Ok((metrics, true));
             }
+            watch.check()?;
         }
         Ok((metrics, false))
     }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::{add_up, each};
+use crate::memory::{OutOfMemory, expect_room};
 
 /// What a piece of a batch gives.
 pub(super) trait WithGradient: Default + Send {
@@ -22,14 +23,36 @@ pub(super) struct Pieces<P> {
     memory: Vec<P>,
     // How many of them the last visit has been to.
     count: usize,
+    // Rows that there is known to be memory for.
+    rows: usize,
 }
 
-/// Rows of a piece of a batch: enough for products at full speed, and no more than 8 pieces.
+/// Into how many pieces a batch is cut at most.
+const MOST_PIECES: usize = 8;
+
+/// Rows of a piece of a batch: enough for products at full speed.
 fn piece_rows(rows: usize) -> usize {
-    rows.div_ceil(8).max(128)
+    rows.div_ceil(MOST_PIECES).max(128)
 }
 
 impl<P: WithGradient> Pieces<P> {
+    /// That there is memory for `rows` rows that keep `row_numbers` numbers each, and for gradients by
+    /// `parameters` parameters. Once there was, the pieces have it.
+    pub(super) fn expect_room(
+        &mut self,
+        rows: usize,
+        row_numbers: usize,
+        parameters: usize,
+    ) -> Result<(), OutOfMemory> {
+        if rows > self.rows {
+            let gradients = parameters.saturating_mul(MOST_PIECES);
+            let numbers = rows.saturating_mul(row_numbers).saturating_add(gradients);
+            expect_room(numbers, size_of::<f32>())?;
+            self.rows = rows;
+        }
+        Ok(())
+    }
+
     /// The pieces of the last visit.
     pub(super) fn visited(&self) -> &[P] {
         &self.memory[..self.count]

@@ -90,6 +90,8 @@ impl QUpdate {
         check("the target's parameters", target.len(), self.size)?;
         self.check(batch)?;
         let rows = batch.rows();
+        self.pieces
+            .expect_room(rows, 2 * self.net.row_numbers(), self.size)?;
         let cost = 4 * rows * self.net.row_ns();
         let parameters: &[f32] = trained.parameters;
         let mut memory = std::mem::take(&mut self.pieces);

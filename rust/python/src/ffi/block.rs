@@ -73,19 +73,18 @@ impl Block {
         }
     }
 
-    /// What Rust reads at `range` now. The GIL is needed because Python may write through a view.
+    /// Copies what Rust reads at `range` now. The GIL is needed because Python may write through a view.
     ///
     /// # Panics
-    /// If the range is not inside the block.
-    pub(crate) fn read(&self, _py: Python<'_>, range: Range<usize>) -> Vec<u8> {
-        assert!(range.start <= range.end && range.end <= self.bytes);
-        let mut bytes = vec![0; range.len()];
-        // SAFETY: the range is inside the block, and the fresh vector overlaps nothing.
+    /// If the range is not inside the block, or not as long as `to`.
+    pub(crate) fn read(&self, _py: Python<'_>, range: Range<usize>, to: &mut [u8]) {
+        assert!(range.start <= range.end && range.end <= self.bytes && to.len() == range.len());
+        // SAFETY: the range is inside the block. `to` could be in it only through a view of Python's
+        // that somebody took for a slice; `copy_to` allows for that.
         unsafe {
             let from = self.ptr.as_ptr().add(range.start);
-            from.copy_to_nonoverlapping(bytes.as_mut_ptr(), range.len());
+            from.copy_to(to.as_mut_ptr(), range.len());
         }
-        bytes
     }
 
     /// Where the block starts.

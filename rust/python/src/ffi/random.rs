@@ -2,11 +2,15 @@
 //! at its arguments.
 
 use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyCapsule, PyModule, PyType};
+
+/// More numbers than this are NumPy's to draw.
+const MANY: usize = 1 << 17;
 
 /// The start of `bitgen_t` of `numpy/random/bitgen.h`, in a capsule called `BitGenerator`.
 #[repr(C)]
@@ -73,9 +77,13 @@ pub(crate) fn with_numbers<T>(
     lock.call_method0(intern!(py, "acquire"))?;
     // SAFETY: a capsule of this name holds a generator, which lives as long as the capsule; the lock
     // keeps others from it.
-    let outcome = work(&mut Numbers(unsafe { generator.as_ref() }));
+    let mut numbers = Numbers(unsafe { generator.as_ref() });
+    let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut numbers)));
     lock.call_method0(intern!(py, "release"))?;
-    Ok(Some(outcome))
+    match outcome {
+        Ok(outcome) => Ok(Some(outcome)),
+        Err(panic) => resume_unwind(panic),
+    }
 }
 
 /// `np.random.randint(low, high, size=count)`: the same numbers, and the generator goes on from the
@@ -86,10 +94,11 @@ pub(crate) fn randint(
     count: usize,
 ) -> PyResult<Option<Vec<i64>>> {
     match Bounds::new(low, high) {
-        None => Ok(None),
-        Some(bounds) => with_numbers(py, |numbers| {
+        // NumPy can be interrupted, and says by itself that there is no memory.
+        Some(bounds) if count <= MANY => with_numbers(py, |numbers| {
             (0..count).map(|_| numbers.draw(bounds)).collect()
         }),
+        _ => Ok(None),
     }
 }
 

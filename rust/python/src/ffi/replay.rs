@@ -6,12 +6,12 @@
 use mlx_baselines3_core::buffer::ring::Ring;
 use mlx_baselines3_core::buffer::rows::gather;
 use mlx_baselines3_core::buffer::terminal::TerminalObs;
-use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
 use super::plain::Plain;
+use crate::error::py_err;
 use crate::vec_env::infos::Infos;
 use crate::vec_env::news::cut_of;
 
@@ -151,7 +151,7 @@ fn write(
         let (held, new) = unsafe { (column.bytes(), seen.bytes()) };
         terminal
             .before_write(ring, held, new, column.row_len())
-            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+            .map_err(py_err)?;
     }
     let (seen, after) = ready.split_at(after);
     seen.iter().for_each(|(column, row)| column.store(now, row));

@@ -1,17 +1,15 @@
 //! Batches out of the columns of a replay buffer: the draws of NumPy's global generator, and copies of
 //! what the columns hold of the transitions that were drawn.
 
-use std::fmt::Display;
-
 use mlx_baselines3_core::buffer::ring::Ring;
 use mlx_baselines3_core::buffer::rows::{RowError, gather, gather_ended};
 use mlx_baselines3_core::buffer::terminal::TerminalObs as Kept;
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::plain::Plain;
 use super::random::{Bounds, Numbers};
 use super::replay::LARGE;
+use crate::error::py_err;
 use crate::terminal::TerminalObs;
 
 /// What batches are taken from, columns `(rows, n_envs, ...)`, and how many.
@@ -152,7 +150,8 @@ impl<'py> Sampling<'py> {
         for array in &next {
             // SAFETY: the array is new, and nobody else uses it while the GIL is held.
             let bytes = unsafe { Plain::of(array).and_then(|array| array.bytes_mut()) };
-            kept.patch(places, bytes.unwrap_or(&mut [])).map_err(bad)?;
+            kept.patch(places, bytes.unwrap_or(&mut []))
+                .map_err(py_err)?;
         }
         Ok(next)
     }
@@ -185,11 +184,7 @@ impl<'py> Sampling<'py> {
             let to = Plain::of(&array).and_then(|target| target.bytes_mut());
             (column.bytes(), to.unwrap_or(&mut []))
         };
-        work(from, to).map_err(bad)?;
+        work(from, to).map_err(py_err)?;
         Ok(array)
     }
-}
-
-fn bad(error: impl Display) -> PyErr {
-    PyValueError::new_err(error.to_string())
 }

@@ -2,10 +2,10 @@
 
 use mlx_baselines3_core::env::{ActionSpace, Actions};
 use numpy::{PyArray1, PyArrayMethods};
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use crate::error::bad;
 use crate::ffi::plain::copy_numbers;
 
 /// The actions of one step, copied: Python may write into its array while the GIL is released.
@@ -97,7 +97,7 @@ fn checked<'py>(
     }
     let got = array.getattr("shape")?.str()?;
     let shape = PyTuple::new(actions.py(), shape)?.str()?;
-    Err(PyValueError::new_err(format!(
+    Err(bad(format!(
         "actions {} have dtype {} and shape {got}, expected {wanted} of shape {shape}",
         actions.repr()?,
         dtype.str()?,

@@ -1,6 +1,7 @@
 //! The infos of a step: a list of dicts that nearly always say nothing, made when somebody looks.
 
 use mlx_baselines3_core::vec_env::VectorEnv;
+use mlx_baselines3_macros::guarded;
 use pyo3::basic::CompareOp;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
@@ -150,6 +151,7 @@ type Reduced<'py> = (
     Bound<'py, PyIterator>,
 );
 
+#[guarded]
 #[pymethods]
 impl Infos {
     /// The items of an iterable: whoever makes another one of some list's type can.
@@ -164,15 +166,15 @@ impl Infos {
     }
 
     #[getter(__class__)]
-    fn class<'py>(&self, py: Python<'py>) -> Bound<'py, PyType> {
-        py.get_type::<PyList>()
+    fn class<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyType>> {
+        Ok(py.get_type::<PyList>())
     }
 
-    fn __len__(&self, py: Python<'_>) -> usize {
-        match &self.items {
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(match &self.items {
             Items::All(list) => list.bind(py).len(),
             _ => self.len,
-        }
+        })
     }
 
     fn __getitem__<'py>(

@@ -2,10 +2,11 @@
 
 use mlx_baselines3_core::env::numerics::round_micro;
 use mlx_baselines3_core::vec_env::{Episode, VectorEnv};
-use numpy::PyArray1;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict};
+
+use crate::ffi::new_array::array_of;
 
 /// The episodes that ended in a step, at least one, by rising environment.
 pub(super) struct News {
@@ -63,7 +64,7 @@ impl News {
         };
         let (info, episode) = (PyDict::new(py), &self.episodes[k]);
         let dim = self.last_obs.len() / self.episodes.len();
-        let last = PyArray1::from_slice(py, &self.last_obs[k * dim..(k + 1) * dim]);
+        let last = array_of(py, &self.last_obs[k * dim..(k + 1) * dim])?;
         let stats = monitor_entry(py, episode, self.elapsed)?;
         info.set_item(intern!(py, "episode"), stats)?;
         info.set_item(intern!(py, "TimeLimit.truncated"), is_timeout(episode))?;

@@ -4,9 +4,11 @@ use mlx_baselines3_core::env::numerics::ReturnSum;
 use mlx_baselines3_core::env::{EnvSpec, Physics};
 use mlx_baselines3_core::rng::Pcg64State;
 use mlx_baselines3_core::vec_env::Snapshot;
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+
+use crate::args::Many;
+use crate::error::bad;
 
 pub(super) fn to_dict<'py>(
     py: Python<'py>,
@@ -47,7 +49,7 @@ pub(super) fn from_dict(spec: &EnvSpec, state: &Bound<'_, PyDict>) -> PyResult<S
     let rng = get(state, "rng")?;
     Ok(Snapshot {
         physics: Physics {
-            state: get(state, "state")?.extract()?,
+            state: get(state, "state")?.extract::<Many<f64>>()?.0,
             single: get(state, "single")?.extract()?,
             last_action: get(state, "last_action")?.extract()?,
         },
@@ -82,7 +84,7 @@ fn rng_from_dict(rng: &Bound<'_, PyDict>) -> PyResult<Pcg64State> {
 fn get<'py>(dict: &Bound<'py, PyDict>, key: &str) -> PyResult<Bound<'py, PyAny>> {
     dict.get_item(key)?.ok_or_else(|| {
         let keys = dict.keys();
-        PyValueError::new_err(format!(
+        bad(format!(
             "the saved environment state has no {key:?}, only {keys}"
         ))
     })

@@ -1,0 +1,101 @@
+"""Ctrl-C and a model that is changing: it waits until the change is whole, but not for the computation."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+__all__ = ["interrupts_allowed", "interrupts_deferred"]
+
+_Handler = Callable[[int, FrameType | None], Any]
+
+# Signals whose handlers raise exceptions: KeyboardInterrupt, and what programs make of a request to end.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Deferral:
+    """Takes the place of the signals' handlers, and calls them later."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[int, _Handler] = {}
+        self._waiting: list[tuple[int, FrameType | None]] = []
+        self._allowed = False
+
+    def begin(self) -> None:
+        for number in _SIGNALS:
+            handler = signal.getsignal(number)
+            # None, SIG_DFL and SIG_IGN raise nothing.
+            if callable(handler) and not isinstance(handler, signal.Handlers):
+                self._handlers[number] = handler
+                signal.signal(number, self._on_signal)
+
+    def end(self) -> None:
+        for number, handler in self._handlers.items():
+            if signal.getsignal(number) == self._on_signal:  # nobody has set another one meanwhile
+                signal.signal(number, handler)
+        self.call_waiting()
+
+    @contextmanager
+    def set_to(self, allowed: bool) -> Iterator[None]:
+        before = self._allowed
+        try:
+            self._allow(allowed)
+            yield
+        finally:
+            self._allow(before)
+
+    def _allow(self, allowed: bool) -> None:
+        self._allowed = allowed
+        if allowed:
+            self.call_waiting()
+
+    def call_waiting(self) -> None:
+        while self._waiting:
+            number, frame = self._waiting.pop(0)
+            self._handlers[number](number, frame)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._allowed:
+            self._handlers[number](number, frame)
+        else:
+            self._waiting.append((number, frame))
+
+
+# Signals reach the main thread alone, so that one is enough.
+_current: _Deferral | None = None
+
+
+@contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """
+    Let Ctrl-C wait for the end of the block, so that everything in it happens or nothing. In threads other
+    than the main one, which signals do not reach, nothing changes.
+    """
+    global _current
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    if _current is not None:
+        with _current.set_to(allowed=False):
+            yield
+        return
+    _current = deferral = _Deferral()
+    deferral.begin()
+    try:
+        yield
+    finally:
+        _current = None
+        deferral.end()
+
+
+@contextmanager
+def interrupts_allowed() -> Iterator[None]:
+    """Let Ctrl-C through in a part of :func:`interrupts_deferred` that computes and changes nothing yet."""
+    deferral = _current
+    if deferral is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with deferral.set_to(allowed=True):
+        yield
