@@ -31,12 +31,13 @@ def write_buffer(buffer: Any, lost: list[str], path: str) -> Iterator[bytes | me
     arrays: dict[str, np.ndarray] = {}
     # With optimize_memory_usage the row at the cursor is the next observation of the one before.
     rows = min(buffer.size() + 1, buffer.buffer_size)
-    columns = (buffer._column(name) for name in getattr(buffer, "_columns", ()))
-    # Unless a rollout was flattened for its minibatches.
-    whole = {id(column) for column in columns if len(column) == buffer.buffer_size}
+    # Unless a rollout was flattened for its minibatches, or a subclass has put an array of its own there.
+    whole = {
+        id(buffer._column(name)) for name, spec in buffer._columns.items() if _as_made(buffer, name, spec)
+    }
 
     def store(path: str, array: Any) -> str:
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biufc":
+        if not isinstance(array, np.ndarray) or not _safetensors.is_storable(array.dtype):
             raise Unencodable(f"{path} is no array of numbers")
         name = f"{len(arrays)}{path}"
         arrays[name] = array[:rows] if id(array) in whole else array
@@ -46,6 +47,13 @@ def write_buffer(buffer: Any, lost: list[str], path: str) -> Iterator[bytes | me
     if hasattr(buffer, "_terminal_arrays"):
         arrays |= {_TERMINAL + key: array for key, array in buffer._terminal_arrays().items()}
     return _safetensors.pieces(arrays, {"structure": json.dumps(fields, allow_nan=False)})
+
+
+def _as_made(buffer: Any, name: str, spec: tuple[tuple[int, ...], Any]) -> bool:
+    """Whether a column is such as the buffer's constructor makes it, so that its home is there when reading."""
+    column = buffer._column(name)
+    shape = (buffer.buffer_size, buffer.n_envs, *spec[0])
+    return isinstance(column, np.ndarray) and column.shape == shape and column.dtype == np.dtype(spec[1])
 
 
 class _Reader:

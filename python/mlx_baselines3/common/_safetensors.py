@@ -58,6 +58,14 @@ def to_mlx(array: np.ndarray) -> Tensor:
     return mx.array(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(array.shape))
 
 
+def is_storable(dtype: np.dtype[Any]) -> bool:
+    """
+    :param dtype: a dtype of NumPy's
+    :return: whether the format has it
+    """
+    return dtype.newbyteorder("<") in _FROM_DTYPE
+
+
 def tensor_bytes(tensor: Tensor) -> tuple[str, tuple[int, ...], bytes]:
     """
     Take a tensor apart.
