@@ -12,13 +12,13 @@ import io
 import json
 import pathlib
 import warnings
-from typing import IO, Any
+from typing import Any
 
 from mlx_baselines3.common import save_util
 from mlx_baselines3.common._archive import ArchiveReader, Content, ModelFileError, atomic_open, write_entries
 from mlx_baselines3.common._buffer_parts import Layout, check_buffer, empty_buffer, layout_of
 from mlx_baselines3.common._buffer_stream import read_buffer, write_buffer
-from mlx_baselines3.common._file_paths import open_path
+from mlx_baselines3.common._file_paths import open_path, starts_as_archive
 from mlx_baselines3.common._import_paths import UnknownName, find_class, path_of
 from mlx_baselines3.common._json_codec import Decoder, Encoder, Unencodable
 from mlx_baselines3.common._sb3_buffers import NotABuffer, read_pickled_buffer
@@ -28,7 +28,6 @@ __all__ = ["load_replay_buffer", "save_replay_buffer"]
 
 _FOLDER = "replay_buffer/"
 _LAYOUT, _COLUMNS = f"{_FOLDER}layout", f"{_FOLDER}columns.safetensors"
-_ZIP = b"PK\x03\x04"
 
 FileOrStream = str | pathlib.Path | io.BufferedIOBase
 
@@ -88,24 +87,6 @@ def load_replay_buffer(path: FileOrStream, verbose: int = 0) -> Any:
         if starts_as_archive(stream, label):
             return _read_archive(ArchiveReader(stream, label))
         return read_pickled_buffer(stream, label)
-
-
-def starts_as_archive(stream: IO[bytes], label: str) -> bool:
-    """
-    :param stream: a binary file; stays where it is
-    :param label: what to call the file in error messages
-    :return: whether a zip begins here, and not a pickle
-    :raises ModelFileError: if there is nothing, or the file cannot go back
-    """
-    try:
-        start = stream.tell()
-        begin = stream.read(len(_ZIP))
-        stream.seek(start)
-    except io.UnsupportedOperation as error:
-        raise ModelFileError(f"{label} cannot be read from: a file that can be sought is needed.") from error
-    if not begin:
-        raise ModelFileError(f"{label} is empty, or an open file that is at its end: seek(0) goes back.")
-    return begin == _ZIP
 
 
 def _read_archive(archive: ArchiveReader) -> Any:

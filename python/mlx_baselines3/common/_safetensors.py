@@ -192,6 +192,22 @@ def loads(contents: bytes, label: str) -> tuple[dict[str, Tensor], dict[str, str
     return tensors, metadata
 
 
+def load_arrays(contents: bytes, label: str) -> dict[str, np.ndarray]:
+    """
+    :func:`loads` for who needs NumPy's arrays.
+
+    :param contents: the file's contents
+    :param label: what to call the file in error messages
+    :return: arrays by name, which can be written to (bfloat16 as float32)
+    :raises ModelFileError: see :func:`loads`
+    """
+    tensors, _ = loads(contents, label)
+    return {
+        name: np.array(tensor.astype(mx.float32) if tensor.dtype == mx.bfloat16 else tensor)
+        for name, tensor in tensors.items()
+    }
+
+
 def read_header(stream: IO[bytes], length: int, label: str) -> tuple[list[Place], dict[str, str]]:
     """
     Read where the tensors of a file lie. The stream then is at the first of them.

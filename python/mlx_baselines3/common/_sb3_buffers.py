@@ -15,7 +15,6 @@ from typing import IO, Any
 import numpy as np
 from gymnasium import spaces
 
-from mlx_baselines3 import _native
 from mlx_baselines3.common._archive import ModelFileError
 from mlx_baselines3.common._buffer_parts import Layout, check_attribute, check_buffer, empty_buffer
 from mlx_baselines3.common._import_paths import UnknownName, find_class

@@ -127,13 +127,13 @@ def export_replay_buffer(
         write_to(open_path(path, "w", verbose), node)
 
 
-def export_vec_normalize(env: VecNormalize, path: str | pathlib.Path) -> None:
+def export_vec_normalize(env: VecNormalize, path: str | pathlib.Path | io.BufferedIOBase) -> None:
     """
     Write the statistics and settings of a ``VecNormalize`` as SB3 saves them: SB3's
     ``VecNormalize.load(path, venv)`` reads the file.
 
     :param env: the wrapper
-    :param path: the file
+    :param path: the file or an open binary file
     :raises NotInSB3: if it holds something that SB3 has no counterpart of
     """
     skipped = ("venv", "class_attributes", "returns", "obs_spaces", "metadata")
@@ -143,8 +143,11 @@ def export_vec_normalize(env: VecNormalize, path: str | pathlib.Path) -> None:
     if isinstance(env.observation_space, spaces.Dict):
         state["obs_spaces"] = state["observation_space"].state["spaces"]
     wrapper = NewObject(Global("stable_baselines3.common.vec_env.vec_normalize", "VecNormalize"), (), state)
-    with atomic_open(path) as stream:
-        write_to(stream, wrapper)
+    if isinstance(path, (str, pathlib.Path)):
+        with atomic_open(path) as stream:
+            write_to(stream, wrapper)
+    else:
+        write_to(open_path(path, "w"), wrapper)
 
 
 def _entry(key: str, value: Any) -> Any:
