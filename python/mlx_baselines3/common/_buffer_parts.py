@@ -8,10 +8,10 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common._archive import ModelFileError
-from mlx_baselines3.common.buffers import BaseBuffer, DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from mlx_baselines3.her import HerReplayBuffer
 
-__all__ = ["Layout", "check_attribute", "check_buffer", "empty_buffer", "layout_of"]
+__all__ = ["Layout", "check_buffer", "empty_buffer", "layout_of"]
 
 _DAMAGE = (TypeError, ValueError, AssertionError, KeyError, IndexError, AttributeError, OverflowError)
 
@@ -89,17 +89,6 @@ def empty_buffer(kind: type[ReplayBuffer], layout: Layout) -> Any:
     return made
 
 
-def check_attribute(owner: type, name: Any) -> None:
-    """
-    :param owner: the class of an object that is to get an attribute from a file
-    :param name: the name of the attribute
-    :raises ModelFileError: if it cannot be one, or would take the place of a method
-    """
-    known = isinstance(name, str) and name.isidentifier() and not name.startswith("__")
-    if not known or callable(getattr(owner, name, None)):
-        raise ModelFileError(f"a {owner.__name__} has no attribute {name!r:.80} to be restored.")
-
-
 def check_buffer(buffer: Any, layout: Layout | None = None) -> None:
     """
     Hold a buffer whose attributes came from a file against itself.
@@ -154,8 +143,3 @@ def _check_episodes(buffer: HerReplayBuffer) -> None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float, np.floating)) and not isinstance(value, bool)
-
-
-def is_replay_class(kind: Any) -> bool:
-    """:return: whether a value is a class of replay buffers"""
-    return isinstance(kind, type) and issubclass(kind, ReplayBuffer) and issubclass(kind, BaseBuffer)

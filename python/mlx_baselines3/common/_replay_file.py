@@ -1,8 +1,8 @@
 """
 Replay buffers in files of their own: archives of JSON and safetensors, or SB3's pickles.
 
-The archive holds ``replay_buffer/layout`` (class, spaces, sizes) and ``replay_buffer/columns.safetensors``, which
-is written and read row by row. Rows that are not in use are not written.
+The archive holds ``replay_buffer/layout`` (class, spaces, sizes) and ``replay_buffer/columns.safetensors``,
+which is written and read row by row. Rows that are not in use are not written.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from typing import Any
 
 from mlx_baselines3.common import save_util
 from mlx_baselines3.common._archive import ArchiveReader, Content, ModelFileError, atomic_open, write_entries
-from mlx_baselines3.common._buffer_parts import Layout, check_buffer, empty_buffer, layout_of
+from mlx_baselines3.common._buffer_parts import Layout, empty_buffer, layout_of
 from mlx_baselines3.common._buffer_stream import read_buffer, write_buffer
+from mlx_baselines3.common._file_classes import class_of
 from mlx_baselines3.common._file_paths import open_path, starts_as_archive
-from mlx_baselines3.common._import_paths import UnknownName, find_class, path_of
+from mlx_baselines3.common._import_paths import UnknownName, path_of
 from mlx_baselines3.common._json_codec import Decoder, Encoder, Unencodable
 from mlx_baselines3.common._sb3_buffers import NotABuffer, read_pickled_buffer
 from mlx_baselines3.common.buffers import ReplayBuffer
@@ -50,7 +51,7 @@ def save_replay_buffer(buffer: ReplayBuffer, path: FileOrStream, verbose: int = 
         raise ValueError(
             f"A {type(buffer).__name__} cannot be kept in a file: {error}. Define its class in a module."
         ) from error
-    columns = write_buffer(buffer, lost, type(buffer).__name__)
+    columns = write_buffer(buffer, lost, type(buffer).__name__, by_itself=True)
     if lost:
         warnings.warn(
             f"Not kept in the replay buffer's file: {', '.join(lost)}. Only numbers, texts, arrays and "
@@ -98,7 +99,7 @@ def _read_archive(archive: ArchiveReader) -> Any:
     label = f"{archive.label}: {_LAYOUT}"
     try:
         parts = json.loads(archive.text(_LAYOUT))
-        kind = _class(parts["class"])
+        kind = class_of(parts["class"], ReplayBuffer)
         layout = Layout(*(Decoder().decode(parts[name]) for name in Layout._fields))
         lost = [text for text in parts["lost"] if isinstance(text, str)]
         buffer = empty_buffer(kind, layout)
@@ -108,17 +109,6 @@ def _read_archive(archive: ArchiveReader) -> Any:
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ModelFileError(f"{label} is damaged ({error!r:.200}).") from error
     read_buffer(buffer, archive, _COLUMNS)
-    try:
-        check_buffer(buffer, layout)
-    except ModelFileError as error:
-        raise ModelFileError(f"{archive.label}: {_COLUMNS}: {error}") from error
     if lost:
         warnings.warn(f"Not part of {archive.label}: {', '.join(lost)[:1000]}.", stacklevel=4)
     return buffer
-
-
-def _class(path: Any) -> type[ReplayBuffer]:
-    if not isinstance(path, str):
-        raise TypeError("no class")
-    found: type[ReplayBuffer] = find_class(path, ReplayBuffer)
-    return found

@@ -16,8 +16,9 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common._archive import ModelFileError
-from mlx_baselines3.common._buffer_parts import Layout, check_attribute, check_buffer, empty_buffer
-from mlx_baselines3.common._import_paths import UnknownName, find_class
+from mlx_baselines3.common._buffer_parts import Layout, check_buffer, empty_buffer
+from mlx_baselines3.common._file_classes import check_attribute, class_of
+from mlx_baselines3.common._import_paths import UnknownName
 from mlx_baselines3.common._pickle_reader import Evaluator, Global, Node, Source, Table, parse
 from mlx_baselines3.common._sb3_constructors import CONSTRUCTORS, DAMAGE, dtype_or_object, own_path, resolve
 from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
@@ -36,7 +37,7 @@ _KNOWN = {
     *("n_steps", "gamma", "n_sampled_goal", "her_ratio", "goal_selection_strategy", "copy_info_dict"),
     *("infos", "ep_start", "ep_length", "_current_ep_start"),
 }
-_CLASSES = {
+_CLASSES: dict[str, type[ReplayBuffer]] = {
     "ReplayBuffer": ReplayBuffer,
     "DictReplayBuffer": DictReplayBuffer,
     "NStepReplayBuffer": NStepReplayBuffer,
@@ -105,7 +106,7 @@ def _class(name: Global) -> type[ReplayBuffer]:
         return _CLASSES[name.name]
     if name.module.partition(".")[0] in ("stable_baselines3", "mlx_baselines3"):
         raise NotABuffer(f"a `{name}`")
-    found: type[ReplayBuffer] = find_class(own_path(name), ReplayBuffer)
+    found: type[ReplayBuffer] = class_of(own_path(name), ReplayBuffer)
     return found
 
 
@@ -204,19 +205,20 @@ class _Fields:
         if type(made).__module__.partition(".")[0] == "mlx_baselines3":
             return
         for name in self._state.keys() - _KNOWN:
-            check_attribute(type(made), name)
-            vars(made)[name] = self.get(name)
+            value = self.get(name)
+            check_attribute(type(made), name, value)
+            vars(made)[name] = value
 
     def _episodes(self, kind: type[HerReplayBuffer]) -> Any:
         """
-        HER of SB3 before 1.8: ``_buffer`` holds arrays ``(episodes, steps, ...)`` of a single environment. With
-        offline sampling it is empty, and what was relabelled is in a buffer of its own.
+        HER of SB3 before 1.8: ``_buffer`` holds arrays ``(episodes, steps, ...)`` of a single environment.
+        With offline sampling it is empty, and what was relabelled is in a buffer of its own.
         """
         if not self.get("online_sampling", True):
             warnings.warn(
-                "The replay buffer was filled by HerReplayBuffer(online_sampling=False), which SB3 dropped in "
-                "1.8. Its transitions, relabelled already, are loaded as a DictReplayBuffer: new ones are not "
-                "relabelled.",
+                "The replay buffer was filled by HerReplayBuffer(online_sampling=False), which SB3 has "
+                "dropped in 1.8. Its transitions, relabelled already, are loaded as a DictReplayBuffer: new "
+                "ones are not relabelled.",
                 stacklevel=6,
             )
             return _build(self._evaluate, self._state.get("replay_buffer"))

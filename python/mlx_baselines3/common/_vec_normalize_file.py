@@ -1,7 +1,8 @@
 """
-The statistics and settings of ``VecNormalize`` in a file: an archive of JSON and safetensors, or SB3's pickle.
+Statistics and settings of ``VecNormalize`` in a file: an archive of JSON and safetensors, or SB3's pickle.
 
-The archive holds ``vec_normalize/attributes`` and, for what is an array there, ``vec_normalize/arrays.safetensors``.
+The archive holds ``vec_normalize/attributes`` and, for the arrays in there,
+``vec_normalize/arrays.safetensors``.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from gymnasium import spaces
 
 from mlx_baselines3.common import _safetensors, save_util
 from mlx_baselines3.common._archive import ArchiveReader, Content, ModelFileError, atomic_open, write_entries
-from mlx_baselines3.common._buffer_parts import check_attribute
+from mlx_baselines3.common._file_classes import check_attribute, class_of
 from mlx_baselines3.common._file_paths import open_path, starts_as_archive
-from mlx_baselines3.common._import_paths import UnknownName, find_class, path_of
+from mlx_baselines3.common._import_paths import UnknownName, path_of
 from mlx_baselines3.common._json_codec import Decoder, Encoder, Unencodable
 from mlx_baselines3.common._pickle_reader import Evaluator, Global, Node, Source, Table, parse
 from mlx_baselines3.common._sb3_constructors import CONSTRUCTORS, DAMAGE, own_path, resolve
@@ -100,8 +101,8 @@ def _encoded(state: dict[str, Any], encoder: Encoder, lost: list[str]) -> dict[s
 
 def load_vec_normalize(path: FileOrStream) -> VecNormalize:
     """
-    Read what this package or SB3 saved, without executing anything that is in the file. Its contents decide how
-    it is read, not its suffix.
+    Read what this package or SB3 saved, without executing anything that is in the file. Its contents decide
+    how it is read, not its suffix.
 
     :param path: the file or an open binary file
     :return: the wrapper, without an environment
@@ -129,18 +130,12 @@ def _from_archive(archive: ArchiveReader) -> VecNormalize:
     decoder = Decoder(arrays)
     if not isinstance(parts, dict) or not isinstance(parts.get("attributes"), dict):
         raise ModelFileError(f"{archive.label}: {_ATTRIBUTES} is not a table")
-    kind = find_class(_text(parts["class"]), VecNormalize)
+    kind = class_of(parts["class"], VecNormalize)
     if parts.get("lost"):
         lost = ", ".join(map(str, parts["lost"]))
         warnings.warn(f"Not part of {archive.label}: {lost:.1000}.", stacklevel=4)
     fields = parts["attributes"]
     return _assembled(kind, list(fields), lambda name: decoder.decode(fields[name]))
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{type(value).__name__} where a text was expected")
-    return value
 
 
 def _from_pickle(stream: IO[bytes]) -> VecNormalize:
@@ -151,7 +146,7 @@ def _from_pickle(stream: IO[bytes]) -> VecNormalize:
         raise ModelFileError(f"it is the pickle of {root if isinstance(root, Node) else type(root).__name__}")
     evaluate = Evaluator(CONSTRUCTORS, resolve, budget)
     fields = {key: value for key, value in root.state.pairs if isinstance(key, str)}
-    kind = find_class(own_path(root.callee), VecNormalize)
+    kind = class_of(own_path(root.callee), VecNormalize)
     return _assembled(kind, list(fields), lambda name: evaluate(fields[name]))
 
 
@@ -166,8 +161,8 @@ def _assembled(kind: type[VecNormalize], names: list[str], value_of: Callable[[s
     for name in names:
         if name in _SKIPPED or (own and name not in _KNOWN):
             continue
-        check_attribute(kind, name)
-        state[name] = value_of(name)
+        state[name] = value = value_of(name)
+        check_attribute(kind, name, value)
     _check(state)
     space = state["observation_space"]
     # Files from before SB3 1.6 have no keys.

@@ -219,8 +219,8 @@ class OffPolicyAlgorithm(OffPolicySteps):
         self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True
     ) -> None:
         """
-        Use a replay buffer from a file from now on: what :meth:`save_replay_buffer` wrote, SB3 (1.5 to 2.9) or
-        version 0.1.0 of this package. Nothing that is in the file is executed.
+        Use a replay buffer from a file from now on: what :meth:`save_replay_buffer`, SB3 (1.5 to 2.9) or
+        version 0.1.0 of this package wrote. Nothing that is in the file is executed.
 
         :param path: a file or an open binary file
         :param truncate_last_traj: with ``HerReplayBuffer``: take its last episode as ended; False goes on

@@ -286,8 +286,8 @@ class VecNormalize(VecEnvWrapper):
     @staticmethod
     def load(load_path: str | pathlib.Path | io.BufferedIOBase, venv: VecEnv) -> "VecNormalize":
         """
-        Load statistics and settings that :meth:`save`, SB3 or version 0.1.0 of this package wrote. Nothing that
-        is in the file is executed.
+        Load statistics and settings that :meth:`save`, SB3 or version 0.1.0 of this package wrote. Nothing
+        that is in the file is executed.
 
         :param load_path: the file or an open binary file
         :param venv: the vectorised environment to wrap
