@@ -63,7 +63,10 @@ def main():
         rms = env.obs_rms["vec"] if name == "dict" else env.obs_rms
         np.savez(
             folder / f"vecnormalize_{name}.npz",
-            mean=rms.mean, var=rms.var, count=rms.count, returns=env.ret_rms.var,
+            mean=rms.mean,
+            var=rms.var,
+            count=rms.count,
+            returns=env.ret_rms.var,
         )
 
 
