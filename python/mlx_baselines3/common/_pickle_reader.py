@@ -362,12 +362,20 @@ class Evaluator:
             return {self(key): self(item) for key, item in value.pairs}
         if isinstance(value, Global):
             return self._resolve(value)
-        callee = value.callee
+        callee = _named_type(value.callee)
         named = isinstance(callee, Global)
         constructor = self._constructors.get((callee.module, callee.name)) if named else None
         if constructor is None:
             raise UnknownName(f"it needs `{callee}`, which is not called from a model file")
         return constructor(self, value)
+
+
+def _named_type(callee: "Global | Node") -> "Global | Node":
+    """Early versions of cloudpickle have ``types.LambdaType`` made by a function of theirs."""
+    if isinstance(callee, Node) and str(callee.callee) == "cloudpickle.cloudpickle._builtin_type":
+        (name,) = callee.args
+        return Global("types", str(name))
+    return callee
 
 
 def ordered_dict(evaluate: Evaluator, node: Node) -> dict[Any, Any]:

@@ -54,7 +54,7 @@ class NotABuffer(ModelFileError, AssertionError):
 
 
 def _nothing(evaluate: Evaluator, node: Node) -> None:
-    """What is made anew: devices and memory to sample into."""
+    """What is made anew: memory to sample into."""
 
 
 def _terminal(evaluate: Evaluator, node: Node) -> tuple[Any, ...]:
@@ -64,7 +64,6 @@ def _terminal(evaluate: Evaluator, node: Node) -> tuple[Any, ...]:
 _CONSTRUCTORS: dict[tuple[str, str], Callable[[Evaluator, Node], Any]] = {
     **CONSTRUCTORS,
     ("numpy", "dtype"): dtype_or_object,
-    ("torch", "device"): _nothing,
     ("mlx_baselines3._native", "TerminalObs"): _terminal,
     ("mlx_baselines3.common.buffers._scratch", "ScratchPool"): _nothing,
 }

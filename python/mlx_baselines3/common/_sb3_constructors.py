@@ -20,6 +20,7 @@ from mlx_baselines3.common._space_codec import SPACE_NAMES, build_generator, bui
 from mlx_baselines3.common.optimizers import RMSpropTFLike
 
 _OWN, _SB3 = "mlx_baselines3", "stable_baselines3"
+_SCHEDULES = f"{_SB3}.common.utils"
 _UTILS = "mlx_baselines3.common.utils"
 _DTYPE = re.compile(r"[<>|=]?[biufcSU][0-9]{1,9}")
 _ACTIVATIONS = (
@@ -223,12 +224,26 @@ def _function(evaluate: Evaluator, node: Node) -> Any:
     name, module, closure = (slots.get(f"__{key}__") for key in ("qualname", "module", "closure"))
     name = name if isinstance(name, str) else "<unknown>"
     code = node.args[0] if node.args else None
-    if module == "stable_baselines3.common.utils" and isinstance(code, Node) and isinstance(closure, tuple):
+    if module == _SCHEDULES and isinstance(code, Node) and isinstance(closure, tuple):
         values = [_cell(evaluate, cell) for cell in closure]
         found = _schedule(name, code, values)
         if found is not None:
             return found
     raise UnknownName(f"it is the function `{name}`, and a model file's functions are not run")
+
+
+def _filled_function(evaluate: Evaluator, node: Node) -> Any:
+    """A function as cloudpickle wrote it before 1.5: a shape, filled with a table."""
+    skeleton, slots = node.args
+    if isinstance(skeleton, Node) and isinstance(slots, Table) and skeleton.args:
+        name, module, values = (slots.get(key) for key in ("qualname", "module", "closure_values"))
+        code = skeleton.args[0]
+        if module == _SCHEDULES and isinstance(code, Node) and isinstance(values, list):
+            found = _schedule(str(name), code, evaluate(values))
+            if found is not None:
+                return found
+        raise UnknownName(f"it is the function `{name!s:.80}`, and a model file's functions are not run")
+    raise TypeError("a function without a table")
 
 
 def _cell(evaluate: Evaluator, cell: Any) -> Any:
@@ -281,6 +296,11 @@ def _table() -> dict[tuple[str, str], Constructor]:
         (f"{_SB3}.her.goal_selection_strategy", "GoalSelectionStrategy"): _enum_value,
         (f"{_OWN}.her.goal_selection_strategy", "GoalSelectionStrategy"): _enum_value,
         ("cloudpickle.cloudpickle", "_make_function"): _function,
+        ("types", "LambdaType"): _function,
+        ("types", "FunctionType"): _function,
+        ("cloudpickle.cloudpickle", "_fill_function"): _filled_function,
+        # Of no interest here.
+        ("torch", "device"): _nothing,
     }
     for core in ("numpy.core", "numpy._core"):
         table[f"{core}.multiarray", "_reconstruct"] = _reconstruct
