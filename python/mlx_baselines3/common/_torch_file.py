@@ -231,7 +231,7 @@ def storages_of(root: Any) -> dict[str, str]:
         if isinstance(value, Node) and isinstance(value.callee, Global) and value.callee.module == "":
             _, kind, key, *_ = value.args[0]
             if found.setdefault(key, storage_kind(kind)) != storage_kind(kind):
-                raise ModelFileError(f"the storage {key!r:.40} is of two kinds.")
+                raise UnknownName(f"it has the storage {key!r:.40} in two kinds")
         elif isinstance(value, Node):
             todo += [value.callee, value.state, *value.args, *value.items]
             todo += [part for pair in value.pairs for part in pair]
