@@ -11,12 +11,13 @@ import stat
 import time
 import warnings
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
+_fcntl: Any
 try:
-    import fcntl
+    import fcntl as _fcntl
 except ImportError:  # Windows does not let an open file be removed, which is as good as a lock.
-    fcntl = None  # type: ignore[assignment]
+    _fcntl = None
 
 __all__ = ["atomic_open", "atomic_path", "target_path"]
 
@@ -127,10 +128,10 @@ def _temporary(real: pathlib.Path, suffix: str = "") -> Iterator[tuple[pathlib.P
 
 def _lock(stream: IO[bytes], wait: bool) -> bool:
     """:return: whether the file is locked now; False also where the file system has no locks"""
-    if fcntl is None:
+    if _fcntl is None:
         return False
     try:
-        fcntl.flock(stream.fileno(), fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        _fcntl.flock(stream.fileno(), _fcntl.LOCK_EX | (0 if wait else _fcntl.LOCK_NB))
     except OSError:
         return False
     return True
@@ -162,7 +163,7 @@ def _remove_if_abandoned(temporary: pathlib.Path, is_ours: bool) -> None:
         # Locks may not reach from one machine to another.
         if not is_ours and time.time() - temporary.stat().st_mtime < _ABANDONED:
             return
-        if fcntl is None:
+        if _fcntl is None:
             temporary.unlink()
             return
         with temporary.open("r+b") as stream:

@@ -182,8 +182,11 @@ class _LegacyFile(_Tensors):
 
     def parsed(self) -> Any:
         source = Source(io.BytesIO(self._contents))
-        if self._number(source) != _MAGIC:
-            raise ModelFileError(f"{self.label} is in none of torch's formats, or damaged.")
+        if self._magic(source) != _MAGIC:
+            raise ModelFileError(
+                f"{self.label} is neither a zip-file nor in torch's format from before 1.6: it is damaged, "
+                "or something else."
+            )
         version, machine = self._number(source), parse(source)
         if version != _LEGACY_VERSION:
             raise ModelFileError(f"{self.label} is in version {version} of torch's old format.")
@@ -192,6 +195,12 @@ class _LegacyFile(_Tensors):
         root, keys = parse(source), parse(source)
         self._find(storages_of(root), keys, len(self._contents) - source.left)
         return root
+
+    def _magic(self, source: Source) -> int | None:
+        try:
+            return self._number(source)
+        except UnknownName:
+            return None
 
     def _number(self, source: Source) -> int | None:
         number = parse(source)

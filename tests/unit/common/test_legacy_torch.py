@@ -100,10 +100,10 @@ def test_numbers_of_all_kinds():
 
 
 WRONG = {
-    "another magic number": (file_of({}, {}, magic=MAGIC + 1), "none of torch's formats"),
-    "no number": (file_of({}, {}, magic="x"), "none of torch's formats"),
-    "not a file of torch's": (b"\x00" * 100, "file"),
-    "nothing": (b"", "file"),
+    "another magic number": (file_of({}, {}, magic=MAGIC + 1), "neither a zip-file nor"),
+    "no number": (file_of({}, {}, magic="x"), "neither a zip-file nor"),
+    "not a file of torch's": (b"\x00" * 100, "neither a zip-file nor"),
+    "nothing": (b"", "neither a zip-file nor"),
     "a newer version": (file_of({}, {}, version=1002), "version 1002"),
     "a big-endian machine": (file_of({}, {}, machine={**MACHINE, "little_endian": False}), "big-endian"),
     "a truncated storage": (GOOD[:-1], "truncated"),
