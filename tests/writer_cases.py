@@ -1,7 +1,7 @@
 """
 All writers of the package that replace a file, each in a function that writes one, and processes that cannot
-finish: ``python writer_cases.py full FOLDER`` meets a limit as it would a full disk, and ``killed FOLDER NAME``
-is killed by the system amid writing.
+finish: ``python writer_cases.py full FOLDER`` meets a limit as it would a full disk, and
+``killed FOLDER NAME`` is killed by the system amid writing.
 """
 
 import json

@@ -95,8 +95,10 @@ def read_pickled_buffer(stream: IO[bytes], label: str) -> Any:
 
 
 def _build(evaluate: Evaluator, root: Any) -> Any:
-    if not isinstance(root, Node) or not isinstance(root.callee, Global) or not isinstance(root.state, Table):
-        raise NotABuffer(f"a {type(root).__name__}" if not isinstance(root, Node) else "another object")
+    if not isinstance(root, Node):
+        raise NotABuffer("a dict" if isinstance(root, Table) else f"a {type(root).__name__}")
+    if not isinstance(root.callee, Global) or not isinstance(root.state, Table):
+        raise NotABuffer("another object")
     return _Fields(evaluate, root.state).buffer(_class(root.callee))
 
 

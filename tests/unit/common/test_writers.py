@@ -57,17 +57,9 @@ REPLACERS = {
 # Names of functions and methods that write a file, but for `open`, whose mode counts.
 WRITING = {
     *("write_text", "write_bytes", "savez", "savez_compressed", "savetxt", "savefig", "tofile", "memmap"),
-    *(
-        "write_videofile",
-        "imwrite",
-        "imsave",
-        "to_csv",
-        "to_pickle",
-        "save_safetensors",
-        "save_gguf",
-    ),
+    *("write_videofile", "imwrite", "imsave", "to_csv", "to_pickle", "save_safetensors", "save_gguf"),
     *("EventFileWriter", "ZipFile", "TarFile", "mkstemp", "NamedTemporaryFile", "TemporaryFile", "fdopen"),
-    *("rename", "copy2", "copyfile", "copytree", "move", "symlink", "truncate"),
+    *("rename", "copy2", "copyfile", "copytree", "move"),
 }
 # Methods of other things have these names too, so the module counts.
 OF_MODULES = {("os", "replace"), ("np", "save"), ("mx", "save"), ("pickle", "dump"), ("json", "dump")}
