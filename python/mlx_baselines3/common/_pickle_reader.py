@@ -363,8 +363,9 @@ class Evaluator:
         if isinstance(value, Global):
             return self._resolve(value)
         callee = _named_type(value.callee)
-        named = isinstance(callee, Global)
-        constructor = self._constructors.get((callee.module, callee.name)) if named else None
+        constructor = (
+            self._constructors.get((callee.module, callee.name)) if isinstance(callee, Global) else None
+        )
         if constructor is None:
             raise UnknownName(f"it needs `{callee}`, which is not called from a model file")
         return constructor(self, value)

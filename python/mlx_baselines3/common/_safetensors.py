@@ -202,10 +202,12 @@ def load_arrays(contents: bytes, label: str) -> dict[str, np.ndarray]:
     :raises ModelFileError: see :func:`loads`
     """
     tensors, _ = loads(contents, label)
-    return {
-        name: np.array(tensor.astype(mx.float32) if tensor.dtype == mx.bfloat16 else tensor)
+    wide = {
+        name: tensor.astype(mx.float32)
         for name, tensor in tensors.items()
+        if isinstance(tensor, mx.array) and tensor.dtype == mx.bfloat16
     }
+    return {name: np.array(tensor) for name, tensor in {**tensors, **wide}.items()}
 
 
 def read_header(stream: IO[bytes], length: int, label: str) -> tuple[list[Place], dict[str, str]]:
