@@ -25,7 +25,7 @@ else:
     from gymnasium import spaces
 
 BOX = spaces.Box(-2.0, 2.0, (3,), np.float32)
-# Of 64 bits: SB3 kept such actions as they were before 2.2.
+# Of 64 bits: SB3 kept such actions as they were before 2.1.
 ACTIONS = spaces.Box(-1.0, 1.0, (2,), np.float64)
 GOALS = spaces.Dict(dict.fromkeys(("observation", "achieved_goal", "desired_goal"), BOX))
 BOTH = spaces.Dict({"a": BOX, "b": spaces.Discrete(4)})

@@ -1,8 +1,9 @@
 """
 Replay buffers that SB3 (1.5 to 2.9) or version 0.1.0 of this package pickled, read as data.
 
-What older versions of SB3 lack: up to 1.7, HER's buffer keeps whole episodes in tables of its own; up to 2.2,
-``next_observations`` is None with ``optimize_memory_usage``, and actions of a float64 space are float64.
+What older versions of SB3 have otherwise: before 1.8, HER's buffer keeps whole episodes in tables of its own;
+before 2.1, actions of a float64 space are float64; before 2.2, ``next_observations`` is None with
+``optimize_memory_usage``.
 Buffers from before SB3 had ``handle_timeout_termination`` do not tell time limits from other ends.
 """
 

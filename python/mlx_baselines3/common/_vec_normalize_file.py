@@ -228,4 +228,6 @@ def _check_statistics(name: str, statistics: Any, shape: tuple[int, ...] | None)
             raise ModelFileError(f"{name}.{part} is not an array of shape {shape}")
         if np.asarray(array).dtype.kind != "f":
             raise ModelFileError(f"{name}.{part} does not hold floating-point numbers")
+        if part == "var" and np.any(np.asarray(array) < 0):
+            raise ModelFileError(f"{name}.var holds a negative number")
     _check_number(f"{name}.count", vars(statistics).get("count"))

@@ -201,6 +201,13 @@ def test_wrong_attributes_end_in_one_error(case):
         read(changed(contents, swapped))
 
 
+def test_a_negative_variance_is_refused():
+    env = make()
+    env.obs_rms.var[1] = -1
+    with pytest.raises(ModelFileError, match="negative"):
+        read(in_file(env))
+
+
 def test_attributes_replace_no_methods_and_unknown_ones_are_left_out():
     loaded = read(changed(in_file(make()), {"step_wait": 3, "reset": None, "other": 1, "venv": 2}))
     assert callable(loaded.step_wait)
