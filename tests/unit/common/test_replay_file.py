@@ -14,6 +14,7 @@ import pytest
 from gymnasium import spaces
 
 from mlx_baselines3 import DQN, SAC
+from mlx_baselines3.common import _safetensors
 from mlx_baselines3.common._archive import ModelFileError
 from mlx_baselines3.common._replay_file import load_replay_buffer, save_replay_buffer
 from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
@@ -134,6 +135,27 @@ def test_sb3s_format_is_read_back(tmp_path, name, steps):
     export_replay_buffer(buffer, tmp_path / "buffer")
     assert (tmp_path / "buffer.pkl").read_bytes()[:2] == b"\x80\x04"
     assert_alike(buffer, load_replay_buffer(tmp_path / "buffer"))
+
+
+def test_infos_that_could_not_be_read_back_are_told_when_saving(monkeypatch):
+    # Beside few rows, infos may take 64 MiB.
+    monkeypatch.setattr(_safetensors, "_MAX_HEADER", 3000)
+    buffer = make("her_infos", 14)
+    for row in range(10):
+        buffer.infos[row, 0]["text"] = "x" * 300
+    with pytest.raises(ValueError, match="copy_info_dict"):
+        in_file(buffer)
+    # Beside many rows, a quarter of the file.
+    large = make("her_infos", 14, size=400)
+    large.pos, large.full = 0, True
+    large.infos[:, 0] = [{"text": "x" * 5}] * 400
+    contents = in_file(large)
+    with (
+        zipfile.ZipFile(io.BytesIO(contents)) as archive,
+        archive.open("replay_buffer/columns.safetensors") as file,
+    ):
+        assert int.from_bytes(file.read(8), "little") > 3000
+    assert read(contents).infos[399, 0] == {"text": "xxxxx"}
 
 
 def test_only_rows_in_use_are_written():
