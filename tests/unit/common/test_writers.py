@@ -122,6 +122,26 @@ def test_whoever_replaces_a_file_is_listed_with_cases():
     assert set.union(*REPLACERS.values()) == set(writer_cases.CASES)
 
 
+# Where something is unpickled, and why it is no way for a file to run code unasked.
+UNPICKLING = {
+    "common/save_util.py:load_from_pkl pickle.load": "SB3's function for users, who are told that it runs code",
+    "common/_model_data.py:_opened cloudpickle.loads": "allow_pickle=True, with a warning that names it",
+    "common/vec_env/base_vec_env.py:CloudpickleWrapper.__setstate__ cloudpickle.loads": "between own processes",
+}
+
+
+def test_every_place_that_unpickles_is_listed():
+    modules, names = ("pickle", "cloudpickle", "dill"), ("load", "loads", "Unpickler")
+    found = set()
+    for place, call in ALL:
+        owner, _, last = ast.unparse(call.func).rpartition(".")
+        if owner in modules and last in names:
+            found.add(f"{place} {owner}.{last}")
+    assert found == set(UNPICKLING)
+    users = {place for place, call in ALL if ast.unparse(call.func) in ("load_from_pkl", "save_to_pkl")}
+    assert users == set()
+
+
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
