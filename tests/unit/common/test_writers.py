@@ -124,9 +124,10 @@ def test_whoever_replaces_a_file_is_listed_with_cases():
 
 # Where something is unpickled, and why it is no way for a file to run code unasked.
 UNPICKLING = {
-    "common/save_util.py:load_from_pkl pickle.load": "SB3's function for users, who are told that it runs code",
+    "common/save_util.py:load_from_pkl pickle.load": "SB3's function for users, told that it runs code",
     "common/_model_data.py:_opened cloudpickle.loads": "allow_pickle=True, with a warning that names it",
-    "common/vec_env/base_vec_env.py:CloudpickleWrapper.__setstate__ cloudpickle.loads": "between own processes",
+    "common/vec_env/base_vec_env.py:CloudpickleWrapper.__setstate__ cloudpickle.loads": "own processes",
+    "common/vec_env/_subproc_worker.py:_Worker.__init__ cloudpickle.loads": "own processes",
 }
 
 
