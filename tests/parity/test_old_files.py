@@ -1,19 +1,32 @@
 """Files that earlier versions of the package wrote; see tests/data/archives."""
 
 import pathlib
+import pickle
 import warnings
 
 import numpy as np
 import pytest
 
 from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from mlx_baselines3.common._replay_file import load_replay_buffer
+from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from mlx_baselines3.common.env_util import make_vec_env
 from mlx_baselines3.common.noise import NormalActionNoise
+from mlx_baselines3.her import HerReplayBuffer
 
 FOLDER = pathlib.Path(__file__).parents[1] / "data" / "archives"
 ALGORITHMS = {"ppo": PPO, "a2c": A2C, "dqn": DQN, "sac": SAC, "td3": TD3, "ddpg": DDPG}
 MODELS = sorted(path for path in FOLDER.glob("*/*.zip") if not path.name.startswith("checkpoint_"))
 CHECKPOINTS = sorted(FOLDER.glob("*/checkpoint_*.zip"))
+# Version 0.1.0 pickled them.
+PICKLES = sorted(FOLDER.glob("*/pickles/replay_*.pkl"))
+CLASSES = {
+    "replay_plain": ReplayBuffer,
+    "replay_compact": ReplayBuffer,
+    "replay_n_step": NStepReplayBuffer,
+    "replay_dict": DictReplayBuffer,
+    "replay_her": HerReplayBuffer,
+}
 
 
 def name_of(path):
@@ -60,3 +73,26 @@ def test_checkpoints_go_on(path):
     assert model.get_vec_normalize_env().obs_rms.count > 64
     model.learn(32, reset_num_timesteps=False)
     assert model.num_timesteps == 96
+
+
+@pytest.mark.parametrize("path", PICKLES, ids=lambda path: f"{path.parents[1].name}-{path.stem}")
+def test_pickled_replay_buffers(path, monkeypatch):
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, None)
+    buffer = load_replay_buffer(path)
+    assert type(buffer) is CLASSES[path.stem]
+    with np.load(path.with_suffix(".npz")) as expected:
+        for name in expected:
+            found = buffer._column(name) if name in buffer._columns else getattr(buffer, name)
+            np.testing.assert_array_equal(found, expected[name], err_msg=name)
+        assert {"actions", "pos", "full", "timeouts"} <= set(expected)
+    if path.stem == "replay_her":
+        assert [len(info) > 0 for info in buffer.infos[:, 0]] == [True] * 40
+        buffer.set_env(object())
+    else:
+        buffer.sample(8)
+    if path.stem == "replay_compact":
+        # The last observations of episodes, which lie beside the rows.
+        assert len(buffer._terminal_arrays()["transitions"]) > 0
+    if path.stem == "replay_n_step":
+        assert (buffer.n_steps, buffer.gamma) == (3, 0.99)

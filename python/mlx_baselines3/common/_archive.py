@@ -1,18 +1,16 @@
-"""The zip container of a model file: bounded reading, whole-or-nothing writing."""
+"""The zip container of a model file: bounded reading. How it is written as a whole is in ``_atomic.py``."""
 
 import contextlib
 import io
-import os
-import pathlib
-import secrets
-import stat
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO
 
-FilePath = str | pathlib.Path
+from mlx_baselines3.common._atomic import atomic_open, target_path
+
+__all__ = ["ArchiveReader", "Content", "ModelFileError", "atomic_open", "target_path", "write_entries"]
+
 # Bytes, or pieces to be written one after the other, so that they need not all be there at once.
 Content = bytes | Iterable[bytes | memoryview]
 
@@ -39,76 +37,6 @@ _ENTRY_DATE = (1980, 1, 1, 0, 0, 0)
 
 class ModelFileError(ValueError):
     """The file is not a model archive, is damaged, or comes from a newer version of the format."""
-
-
-def target_path(path: pathlib.Path, verbose: int = 0, suffix: str | None = None) -> pathlib.Path:
-    """
-    Decide where a file asked for as ``path`` is written, and make the folder for it.
-
-    :param path: the path that was asked for
-    :param verbose: at 2, warn that an existing file will be replaced
-    :param suffix: appended (without a dot) when ``path`` has none
-    :return: ``path``, with the suffix; with ``_2`` behind it when it is a folder (with a warning). Missing
-        parent folders are made (with a warning).
-    """
-    if path.suffix == "" and suffix:
-        path = pathlib.Path(f"{path}.{suffix}")
-    if path.is_dir():
-        warnings.warn(f"Path '{path}' is a folder. Will save instead to {path}_2", stacklevel=3)
-        return target_path(pathlib.Path(f"{path}_2"), verbose, suffix)
-    if path.is_file() and verbose >= 2:
-        warnings.warn(f"Path '{path}' exists, will overwrite it.", stacklevel=3)
-    if not path.parent.exists():
-        warnings.warn(f"Path '{path.parent}' does not exist. Will create it.", stacklevel=3)
-        path.parent.mkdir(exist_ok=True, parents=True)
-    return path
-
-
-@contextlib.contextmanager
-def atomic_open(path: FilePath, verbose: int = 0, suffix: str | None = None) -> Iterator[IO[bytes]]:
-    """
-    Open a file for writing so that readers see the old contents or the new ones, never a part.
-
-    The bytes go to a temporary file beside the target, are flushed to the disk, and take the target's name
-    when the block ends. If the block raises, the temporary file is removed and the target is left as it was.
-
-    :param path: where the file should be
-    :param verbose: see :func:`target_path`
-    :param suffix: see :func:`target_path`
-    :return: a context manager giving a binary file, open for reading and writing
-    """
-    target = target_path(pathlib.Path(path), verbose, suffix)
-    if target.exists() and not target.is_file():
-        # A device or a pipe cannot be replaced by renaming.
-        with target.open("wb") as stream:
-            yield stream
-        return
-    real = pathlib.Path(os.path.realpath(target))
-    temporary = real.with_name(f".{real.name[:100]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("x+b") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        if real.exists():
-            os.chmod(temporary, stat.S_IMODE(real.stat().st_mode))
-        os.replace(temporary, real)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
-    _sync_folder(real.parent)
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-    """Make the rename itself survive a power cut, where the system lets a folder be opened."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_entries(stream: IO[bytes], entries: Mapping[str, Content]) -> None:

@@ -9,43 +9,64 @@ import numpy as np
 from mlx_baselines3.common import _safetensors
 from mlx_baselines3.common._archive import ArchiveReader, ModelFileError
 from mlx_baselines3.common._attributes import put, take
+from mlx_baselines3.common._buffer_parts import check_buffer, layout_of
 from mlx_baselines3.common._json_codec import Decoder, Encoder, Unencodable
+from mlx_baselines3.common.buffers import ReplayBuffer
 
 __all__ = ["read_buffer", "write_buffer"]
 
+_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, MemoryError)
+
 # Given by the constructor, or not part of what is stored.
 _SKIPPED = ("env", "_columns", "_valid", "_scratch", "_terminal")
+# How `take` describes what is not an object with attributes of its own.
+_VALUES = {"value", "objects"}
 # In front of the names of a replay buffer's terminal observations.
 _TERMINAL = "terminal."
 
 
-def write_buffer(buffer: Any, lost: list[str], path: str) -> Iterator[bytes | memoryview]:
+def write_buffer(
+    buffer: Any, lost: list[str], path: str, by_itself: bool = False
+) -> Iterator[bytes | memoryview]:
     """
     Write a rollout or replay buffer, without the rows that are not in use yet.
 
     :param buffer: the buffer; not to be changed until everything is written
     :param lost: receives the paths of attributes that cannot be kept
     :param path: what to call the buffer in there
+    :param by_itself: whether only its columns will be there when it is read, and not what the constructor of
+        a subclass makes besides: objects cannot be kept then
     :return: the contents of a safetensors file, a piece at a time
     """
     arrays: dict[str, np.ndarray] = {}
     # With optimize_memory_usage the row at the cursor is the next observation of the one before.
     rows = min(buffer.size() + 1, buffer.buffer_size)
-    columns = (buffer._column(name) for name in getattr(buffer, "_columns", ()))
-    # Unless a rollout was flattened for its minibatches.
-    whole = {id(column) for column in columns if len(column) == buffer.buffer_size}
+    # Unless a rollout was flattened for its minibatches, or a subclass has put an array of its own there.
+    whole = {
+        id(buffer._column(name)) for name, spec in buffer._columns.items() if _as_made(buffer, name, spec)
+    }
 
     def store(path: str, array: Any) -> str:
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biufc":
+        if not isinstance(array, np.ndarray) or not _safetensors.is_storable(array.dtype):
             raise Unencodable(f"{path} is no array of numbers")
         name = f"{len(arrays)}{path}"
         arrays[name] = array[:rows] if id(array) in whole else array
         return name
 
     fields = take(buffer, _SKIPPED, lost, path, Encoder(store))
+    if by_itself:
+        lost += [f"{path}.{name}" for name, part in fields.items() if not part.keys() & _VALUES]
+        fields = {name: part for name, part in fields.items() if part.keys() & _VALUES}
     if hasattr(buffer, "_terminal_arrays"):
         arrays |= {_TERMINAL + key: array for key, array in buffer._terminal_arrays().items()}
     return _safetensors.pieces(arrays, {"structure": json.dumps(fields, allow_nan=False)})
+
+
+def _as_made(buffer: Any, name: str, spec: tuple[tuple[int, ...], Any]) -> bool:
+    """Whether a column is as the buffer's constructor makes it, so that its home is there when reading."""
+    column = buffer._column(name)
+    shape = (buffer.buffer_size, buffer.n_envs, *spec[0])
+    return isinstance(column, np.ndarray) and column.shape == shape and column.dtype == np.dtype(spec[1])
 
 
 class _Reader:
@@ -116,6 +137,7 @@ def read_buffer(buffer: Any, archive: ArchiveReader, name: str) -> None:
     :raises ModelFileError: if it is damaged, or made for another buffer
     """
     label = f"{archive.label}: {name}"
+    layout = layout_of(buffer) if isinstance(buffer, ReplayBuffer) else None
     with archive.open(name) as stream:
         places, metadata = _safetensors.read_header(stream, archive.size(name), label)
         reader = _Reader(places)
@@ -125,7 +147,10 @@ def read_buffer(buffer: Any, archive: ArchiveReader, name: str) -> None:
             reader.read(stream, label)
             if terminal:
                 buffer._load_terminal(**terminal)
-        except ModelFileError:
-            raise
-        except (KeyError, TypeError, ValueError, IndexError, RecursionError, LookupError) as error:
+            check_buffer(buffer, layout)
+        except ModelFileError as error:
+            raise ModelFileError(
+                str(error) if str(error).startswith(label) else f"{label}: {error}"
+            ) from error
+        except _DAMAGE as error:
             raise ModelFileError(f"{label} does not fit the {type(buffer).__name__} ({error}).") from error

@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from mlx_baselines3.common._atomic import atomic_open
 from mlx_baselines3.common._callback_base import NEVER, BaseCallback, EventCallback
 from mlx_baselines3.common.env_setup import measured
 from mlx_baselines3.common.evaluation import evaluate_policy
@@ -152,13 +153,16 @@ class EvalCallback(EventCallback):
         if self._is_success_buffer:
             self.evaluations_successes.append(self._is_success_buffer)
             successes["successes"] = _table(self.evaluations_successes)
-        np.savez(
-            self.log_path,
-            timesteps=self.evaluations_timesteps,
-            results=_table(self.evaluations_results),
-            ep_lengths=_table(self.evaluations_length),
-            **successes,  # type: ignore[arg-type]
-        )
+        path = self.log_path if self.log_path.endswith(".npz") else f"{self.log_path}.npz"
+        # All evaluations are in one file: they would all be lost if this process were killed amid writing.
+        with atomic_open(path) as stream:
+            np.savez(
+                stream,
+                timesteps=self.evaluations_timesteps,
+                results=_table(self.evaluations_results),
+                ep_lengths=_table(self.evaluations_length),
+                **successes,  # type: ignore[arg-type]
+            )
 
     def _report(self, episode_rewards: list[float], episode_lengths: list[int]) -> None:
         mean_reward, mean_length = np.mean(episode_rewards), np.mean(episode_lengths)

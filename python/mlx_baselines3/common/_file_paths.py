@@ -4,11 +4,13 @@ import functools
 import io
 import pathlib
 import warnings
+from typing import IO
 
-from mlx_baselines3.common._archive import target_path
+from mlx_baselines3.common._archive import ModelFileError, target_path
 
 Stream = io.BufferedWriter | io.BufferedReader | io.BytesIO | io.BufferedRandom
 _STREAMS = (io.BufferedWriter, io.BufferedReader, io.BytesIO, io.BufferedRandom)
+_ZIP = b"PK\x03\x04"
 _MODES = {"write": "w", "read": "r", "w": "w", "r": "r"}
 
 
@@ -80,3 +82,21 @@ def open_path_pathlib(path: pathlib.Path, mode: str, verbose: int = 0, suffix: s
     if verbose >= 2:
         warnings.warn(f"Path '{path}' not found. Attempting {longer}.", stacklevel=2)
     return longer.open("rb")
+
+
+def starts_as_archive(stream: IO[bytes], label: str) -> bool:
+    """
+    :param stream: a binary file; stays where it is
+    :param label: what to call the file in error messages
+    :return: whether a zip begins here, and not a pickle
+    :raises ModelFileError: if there is nothing, or the file cannot go back
+    """
+    try:
+        start = stream.tell()
+        begin = stream.read(len(_ZIP))
+        stream.seek(start)
+    except io.UnsupportedOperation as error:
+        raise ModelFileError(f"{label} cannot be read from: a file that can be sought is needed.") from error
+    if not begin:
+        raise ModelFileError(f"{label} is empty, or an open file that is at its end: seek(0) goes back.")
+    return begin == _ZIP

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from io import TextIOBase
@@ -10,6 +11,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from mlx_baselines3.common._atomic import atomic_open
 from mlx_baselines3.common._log_values import host_values, refuse_media
 
 # For each key the formats that leave it out.
@@ -163,13 +165,14 @@ class JSONOutputFormat(KVWriter):
 
 class CSVOutputFormat(KVWriter):
     """
-    Comma-separated values. A name seen for the first time adds a column: the file is written anew, earlier
-    rows have nothing there.
+    Comma-separated values. A name seen for the first time adds a column: the file is written anew, as a
+    whole, and earlier rows have nothing there.
 
     :param filename: path to write to
     """
 
     def __init__(self, filename: str) -> None:
+        self.filename = filename
         self.file = open(filename, "w+", encoding="utf-8")  # noqa: SIM115  lives as long as self
         self.keys: list[str] = []
         self.separator = ","
@@ -186,15 +189,22 @@ class CSVOutputFormat(KVWriter):
     def _add_columns(self, new_keys: list[str]) -> None:
         self.file.seek(0)
         _, *lines = self.file.readlines() or [""]
-        self.keys.extend(new_keys)
-        self.file.seek(0)
-        self.file.write(self.separator.join(self.keys) + "\n")
+        keys = [*self.keys, *new_keys]
+        text = [self.separator.join(keys) + "\n"]
         quotes = 0
         for line in lines:
             # a line break inside quotes does not end the row
             quotes += line.count(self.quotechar)
             ends_row = quotes % 2 == 0
-            self.file.write(line[:-1] + self.separator * len(new_keys) + "\n" if ends_row else line)
+            text.append(line[:-1] + self.separator * len(new_keys) + "\n" if ends_row else line)
+        self.file.close()
+        try:
+            with atomic_open(self.filename) as stream:
+                stream.write("".join(text).replace("\n", os.linesep).encode())
+        finally:
+            self.file = open(self.filename, "r+", encoding="utf-8")  # noqa: SIM115  lives as long as self
+            self.file.seek(0, os.SEEK_END)
+        self.keys = keys
 
     def write(self, key_values: dict[str, Any], key_excluded: Excluded, step: int = 0) -> None:
         kept = filter_excluded_keys(host_values(key_values), key_excluded, "csv")

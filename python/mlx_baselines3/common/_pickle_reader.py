@@ -7,10 +7,11 @@ name and refuses the rest. The opcodes are documented in the standard library's 
 
 import collections
 import encodings.raw_unicode_escape  # noqa: F401  pickletools would import it when a file has such text
+import io
 import pickletools
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -99,6 +100,36 @@ class Table:
         return next(
             (item for name, item in reversed(self.pairs) if isinstance(name, str) and name == key), None
         )
+
+
+class Source:
+    """
+    A file to read pickles from, one after the other. What an opcode claims to be its length is held against
+    what is left before anything is read: ``BufferedReader.read`` allocates all that it is asked for.
+
+    :param stream: seekable binary file; read from where it is
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        start = stream.tell()
+        self.left = stream.seek(0, io.SEEK_END) - start
+        stream.seek(start)
+
+    def read(self, size: int) -> bytes:
+        """
+        :param size: how many bytes
+        :return: that many, or those that are left
+        """
+        data = self._stream.read(max(0, min(size, self.left)))
+        self.left -= len(data)
+        return data
+
+    def readline(self) -> bytes:
+        """:return: the rest of the line, with its end"""
+        data = self._stream.readline(self.left)
+        self.left -= len(data)
+        return data
 
 
 class _Machine:
@@ -227,20 +258,23 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], Any]] = {
 }
 
 
-def parse(pickled: bytes) -> Any:
+def parse(pickled: bytes | Source) -> Any:
     """
     Read a pickle into lists, tuples, numbers, texts, :class:`Table`, :class:`Node` and :class:`Global`.
 
-    :param pickled: the pickle; memory and time stay in proportion to its length
+    :param pickled: the pickle, or a file whose next one is read, up to its end; memory and time stay in
+        proportion to its length
     :return: the root of the graph
     :raises UnknownName: if it is damaged, or uses an opcode that no file of SB3's needs
     """
     machine = _Machine()
+    source: Any = Source(io.BytesIO(pickled)) if isinstance(pickled, bytes) else pickled
     try:
-        for opcode, argument, _ in pickletools.genops(pickled):
+        for opcode, argument, _ in pickletools.genops(source):
             name = opcode.name
             if name in _LITERALS:
-                machine.stack.append(bytes(argument) if isinstance(argument, bytearray) else argument)
+                # A bytearray stays one: arrays of NumPy lie in it, and a buffer's are large.
+                machine.stack.append(argument)
             elif name in _CONSTANTS:
                 machine.stack.append(_CONSTANTS[name]())
             elif name == "STOP":
@@ -259,6 +293,7 @@ class Evaluator:
     :param constructors: by module and name: called with the evaluator and the node, gives the value
     :param resolve: gives the value of a bare class or function name, or raises :class:`UnknownName`
     :param budget: how many bytes of arrays may be made; small files can refer to one array many times
+    :param more_values: how many values may be made besides what a model may have
     """
 
     def __init__(
@@ -266,10 +301,12 @@ class Evaluator:
         constructors: Mapping[tuple[str, str], Callable[["Evaluator", Node], Any]],
         resolve: Callable[[Global], Any],
         budget: int,
+        more_values: int = 0,
     ) -> None:
         self._constructors = constructors
         self._resolve = resolve
         self._budget = budget
+        self._most_values = _MAX_VALUES + more_values
         self._done: dict[int, tuple[Any, int]] = {}
         self._count = 0
         self._open: set[int] = set()
@@ -313,8 +350,8 @@ class Evaluator:
         return made
 
     def _check_count(self) -> None:
-        if self._count > _MAX_VALUES:
-            raise UnknownName(f"it unfolds into more than {_MAX_VALUES} values")
+        if self._count > self._most_values:
+            raise UnknownName(f"it unfolds into more than {self._most_values} values")
 
     def _make(self, value: Any) -> Any:
         if isinstance(value, list):
@@ -325,12 +362,21 @@ class Evaluator:
             return {self(key): self(item) for key, item in value.pairs}
         if isinstance(value, Global):
             return self._resolve(value)
-        callee = value.callee
-        named = isinstance(callee, Global)
-        constructor = self._constructors.get((callee.module, callee.name)) if named else None
+        callee = _named_type(value.callee)
+        constructor = (
+            self._constructors.get((callee.module, callee.name)) if isinstance(callee, Global) else None
+        )
         if constructor is None:
             raise UnknownName(f"it needs `{callee}`, which is not called from a model file")
         return constructor(self, value)
+
+
+def _named_type(callee: "Global | Node") -> "Global | Node":
+    """Early versions of cloudpickle have ``types.LambdaType`` made by a function of theirs."""
+    if isinstance(callee, Node) and str(callee.callee) == "cloudpickle.cloudpickle._builtin_type":
+        (name,) = callee.args
+        return Global("types", str(name))
+    return callee
 
 
 def ordered_dict(evaluate: Evaluator, node: Node) -> dict[Any, Any]:

@@ -5,14 +5,15 @@ A class of a package that is not installed here is written by its name. The opco
 standard library's ``pickletools``.
 """
 
+import io
 import pickle
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 from mlx_baselines3.common._pickle_reader import Global, Node
 
-__all__ = ["Global", "NewObject", "Node", "persistent", "write"]
+__all__ = ["Global", "NewObject", "Node", "persistent", "write", "write_to"]
 
 _SINGLETONS = {None: pickle.NONE, True: pickle.NEWTRUE, False: pickle.NEWFALSE}
 
@@ -39,8 +40,13 @@ def persistent(identity: tuple[Any, ...]) -> Node:
     return Node(Global("", "persistent"), (identity,))
 
 
+# What is collected before it goes to the file.
+_PIECE = 2**20
+
+
 class _Writer:
-    def __init__(self, protocol: int) -> None:
+    def __init__(self, protocol: int, stream: IO[bytes]) -> None:
+        self._stream = stream
         self.out = bytearray(pickle.PROTO + bytes([protocol]))
         # Of what was written: its number. What it belongs to is kept, so that no id is used twice.
         self._memo: dict[int, tuple[int, Any]] = {}
@@ -57,6 +63,12 @@ class _Writer:
         if method is None:
             raise TypeError(f"a {kind.__name__} has no place in a pickle written here")
         method(self, value)
+        if len(self.out) > _PIECE:
+            self.flush()
+
+    def flush(self) -> None:
+        self._stream.write(self.out)
+        self.out = bytearray()
 
     def _remember(self, value: Any) -> None:
         number = len(self._memo)
@@ -80,6 +92,14 @@ class _Writer:
 
     def _bytes(self, value: bytes) -> None:
         self.out += pickle.BINBYTES + struct.pack("<I", len(value)) + value
+        self._remember(value)
+
+    def _view(self, value: memoryview) -> None:
+        """Memory of bytes, which is not copied: a buffer's may be most of what the machine has."""
+        self.out += pickle.BINBYTES8 + struct.pack("<Q", value.nbytes)
+        self.flush()
+        for start in range(0, value.nbytes, _PIECE):
+            self._stream.write(value[start : start + _PIECE])
         self._remember(value)
 
     def _items(self, values: Any, end: bytes) -> None:
@@ -137,6 +157,7 @@ _METHODS: dict[type, Callable[[_Writer, Any], None]] = {
     float: _Writer._float,
     str: _Writer._str,
     bytes: _Writer._bytes,
+    memoryview: _Writer._view,
     tuple: _Writer._tuple,
     list: _Writer._list,
     dict: _Writer._dict,
@@ -150,12 +171,27 @@ def write(root: Any, protocol: int = 4) -> bytes:
     """
     Write a pickle.
 
-    :param root: numbers, texts, bytes, tuples, lists, dicts and nodes. What is one object here is one object
-        for the reader too
+    :param root: numbers, texts, bytes, memory, tuples, lists, dicts and nodes. What is one object here is one
+        object for the reader too
     :param protocol: the protocol to announce; 2 is what ``torch.load`` expects, and has no bytes
     :return: the pickle
     :raises TypeError: if there is something else in it
     """
-    writer = _Writer(protocol)
+    stream = io.BytesIO()
+    write_to(stream, root, protocol)
+    return stream.getvalue()
+
+
+def write_to(stream: IO[bytes], root: Any, protocol: int = 4) -> None:
+    """
+    Write a pickle to a file, see :func:`write`.
+
+    :param stream: binary file to write to
+    :param root: see :func:`write`
+    :param protocol: see :func:`write`
+    :raises TypeError: see :func:`write`
+    """
+    writer = _Writer(protocol, stream)
     writer.save(root)
-    return bytes(writer.out + pickle.STOP)
+    writer.out += pickle.STOP
+    writer.flush()

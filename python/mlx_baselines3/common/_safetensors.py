@@ -39,6 +39,8 @@ _FROM_DTYPE = {dtype: tag for tag, dtype in _TO_DTYPE.items() if tag != "BF16"}
 _MAX_DIMS = 32
 # The header is JSON, which Python unfolds to some thirty times its size: it may not be most of a big file.
 _MAX_HEADER = 64 * 2**20
+# The infos of HER's buffers are in it, and may be more than that beside as many rows.
+_HEADER_SHARE = 4
 # How much is written or read at once where not everything is.
 PIECE = 2**20
 
@@ -56,6 +58,14 @@ def to_mlx(array: np.ndarray) -> Tensor:
     if array.dtype.newbyteorder("=") in (np.dtype(np.float64), np.dtype(np.complex128)):
         return array
     return mx.array(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(array.shape))
+
+
+def is_storable(dtype: np.dtype[Any]) -> bool:
+    """
+    :param dtype: a dtype of NumPy's
+    :return: whether the format has it
+    """
+    return dtype.newbyteorder("<") in _FROM_DTYPE
 
 
 def tensor_bytes(tensor: Tensor) -> tuple[str, tuple[int, ...], bytes]:
@@ -145,13 +155,24 @@ def pieces(arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> Iterat
         if tag is None:
             raise TypeError(f"an array of dtype {array.dtype} cannot be stored as a tensor")
         sizes[name] = tag, array.shape, array.nbytes
-    yield _header(sizes, metadata)
+    header = _header(sizes, metadata)
+    length = len(header) + sum(size for _, _, size in sizes.values())
+    if len(header) - 8 > _largest_header(length):
+        raise ValueError(
+            f"what is no array takes {len(header)} bytes of {length}, which could not be read back: keep "
+            "less of it, for instance with a HerReplayBuffer without copy_info_dict."
+        )
+    yield header
     for array in arrays.values():
         rows = array.reshape(1) if array.ndim == 0 else array
         count = max(1, PIECE // max(1, rows[:1].nbytes))
         for start in range(0, len(rows), count):
             part = np.ascontiguousarray(rows[start : start + count], rows.dtype.newbyteorder("<"))
             yield part.reshape(-1).view(np.uint8).data
+
+
+def _largest_header(length: int) -> int:
+    return max(_MAX_HEADER, length // _HEADER_SHARE)
 
 
 def _header(sizes: Mapping[str, tuple[str, tuple[int, ...], int]], metadata: dict[str, str] | None) -> bytes:
@@ -184,6 +205,24 @@ def loads(contents: bytes, label: str) -> tuple[dict[str, Tensor], dict[str, str
     return tensors, metadata
 
 
+def load_arrays(contents: bytes, label: str) -> dict[str, np.ndarray]:
+    """
+    :func:`loads` for who needs NumPy's arrays.
+
+    :param contents: the file's contents
+    :param label: what to call the file in error messages
+    :return: arrays by name, which can be written to (bfloat16 as float32)
+    :raises ModelFileError: see :func:`loads`
+    """
+    tensors, _ = loads(contents, label)
+    wide = {
+        name: tensor.astype(mx.float32)
+        for name, tensor in tensors.items()
+        if isinstance(tensor, mx.array) and tensor.dtype == mx.bfloat16
+    }
+    return {name: np.array(tensor) for name, tensor in {**tensors, **wide}.items()}
+
+
 def read_header(stream: IO[bytes], length: int, label: str) -> tuple[list[Place], dict[str, str]]:
     """
     Read where the tensors of a file lie. The stream then is at the first of them.
@@ -197,7 +236,7 @@ def read_header(stream: IO[bytes], length: int, label: str) -> tuple[list[Place]
     if length < 8:
         raise ModelFileError(f"{label}: {length} bytes are too few for a safetensors file.")
     (size,) = struct.unpack("<Q", stream.read(8))
-    if size > min(length - 8, _MAX_HEADER):
+    if size > min(length - 8, _largest_header(length)):
         raise ModelFileError(f"{label}: a header of {size} bytes in a file of {length}.")
     try:
         # Of bytes json would guess the encoding.

@@ -19,6 +19,8 @@ from mlx_baselines3.common._safetensors import is_shape
 from mlx_baselines3.common._space_codec import SPACE_NAMES, build_generator, build_space
 from mlx_baselines3.common.optimizers import RMSpropTFLike
 
+_OWN, _SB3 = "mlx_baselines3", "stable_baselines3"
+_SCHEDULES = f"{_SB3}.common.utils"
 _UTILS = "mlx_baselines3.common.utils"
 _DTYPE = re.compile(r"[<>|=]?[biufcSU][0-9]{1,9}")
 _ACTIVATIONS = (
@@ -57,10 +59,11 @@ def own_path(name: Global) -> str:
     """
     Where this package has what SB3 has elsewhere.
 
-    :param name: a name of SB3's
+    :param name: a name of SB3's, or of this package in its own pickles
     :return: an import path
     """
-    return f"mlx_baselines3{name.module.removeprefix('stable_baselines3')}:{name.name}"
+    root, dot, rest = name.module.partition(".")
+    return f"{_OWN if root == _SB3 else root}{dot}{rest}:{name.name}"
 
 
 def resolve(name: Global) -> Any:
@@ -81,7 +84,7 @@ def resolve(name: Global) -> Any:
 
 
 def _is_sb3(name: Global) -> bool:
-    return name.module.partition(".")[0] == "stable_baselines3"
+    return name.module.partition(".")[0] == _SB3
 
 
 def _dtype(evaluate: Evaluator, node: Node) -> np.dtype[Any]:
@@ -95,14 +98,42 @@ def _dtype(evaluate: Evaluator, node: Node) -> np.dtype[Any]:
     return dtype
 
 
+def dtype_or_object(evaluate: Evaluator, node: Node) -> np.dtype[Any]:
+    """
+    The constructor of ``numpy.dtype`` where arrays may hold objects, as the infos of HER's buffers do.
+
+    :param evaluate: the evaluator
+    :param node: the call
+    :return: the dtype
+    :raises UnknownName: if it is another kind
+    """
+    return np.dtype(object) if evaluate(node.args[0]) in ("O8", "O") else _dtype(evaluate, node)
+
+
 def _as_array(evaluate: Evaluator, buffer: Any, dtype: Any, shape: Any, fortran: bool) -> np.ndarray:
-    if not isinstance(buffer, bytes) or not isinstance(dtype, np.dtype) or not is_shape(shape):
-        raise TypeError("an array without data, dtype or shape")
+    if not isinstance(dtype, np.dtype) or not is_shape(shape):
+        raise TypeError("an array without dtype or shape")
+    if dtype.hasobject:
+        return _object_array(buffer, shape)
+    if not isinstance(buffer, (bytes, bytearray)):
+        raise TypeError("an array without data")
     if dtype.itemsize == 0 or math.prod(shape) * dtype.itemsize != len(buffer):
         raise ValueError(f"{len(buffer)} bytes for an array of {dtype} of shape {shape}")
     view: np.ndarray = np.frombuffer(buffer, dtype=dtype)
     evaluate.spend(view)
-    return np.reshape(view.copy(), shape, order="F" if fortran else "C")
+    # An array over bytes could not be written to.
+    own = view if view.flags.writeable else view.copy()
+    return np.reshape(own, shape, order="F" if fortran else "C")
+
+
+def _object_array(items: Any, shape: Any) -> np.ndarray:
+    """An array of Python objects is pickled as a list of them."""
+    if not isinstance(items, list) or len(items) != math.prod(shape):
+        raise ValueError(f"not the objects of an array of shape {shape}")
+    array = np.empty(len(items), dtype=object)
+    for index, item in enumerate(items):
+        array[index] = item
+    return array.reshape(shape)
 
 
 def _from_buffer(evaluate: Evaluator, node: Node) -> np.ndarray:
@@ -193,12 +224,26 @@ def _function(evaluate: Evaluator, node: Node) -> Any:
     name, module, closure = (slots.get(f"__{key}__") for key in ("qualname", "module", "closure"))
     name = name if isinstance(name, str) else "<unknown>"
     code = node.args[0] if node.args else None
-    if module == "stable_baselines3.common.utils" and isinstance(code, Node) and isinstance(closure, tuple):
+    if module == _SCHEDULES and isinstance(code, Node) and isinstance(closure, tuple):
         values = [_cell(evaluate, cell) for cell in closure]
         found = _schedule(name, code, values)
         if found is not None:
             return found
     raise UnknownName(f"it is the function `{name}`, and a model file's functions are not run")
+
+
+def _filled_function(evaluate: Evaluator, node: Node) -> Any:
+    """A function as cloudpickle wrote it before 1.5: a shape, filled with a table."""
+    skeleton, slots = node.args
+    if isinstance(skeleton, Node) and isinstance(slots, Table) and skeleton.args:
+        name, module, values = (slots.get(key) for key in ("qualname", "module", "closure_values"))
+        code = skeleton.args[0]
+        if module == _SCHEDULES and isinstance(code, Node) and isinstance(values, list):
+            found = _schedule(str(name), code, evaluate(values))
+            if found is not None:
+                return found
+        raise UnknownName(f"it is the function `{name!s:.80}`, and a model file's functions are not run")
+    raise TypeError("a function without a table")
 
 
 def _cell(evaluate: Evaluator, cell: Any) -> Any:
@@ -248,8 +293,14 @@ def _table() -> dict[tuple[str, str], Constructor]:
         ("gym.utils.seeding", "RandomNumberGenerator._generator_ctor"): _nothing,
         ("stable_baselines3.common.type_aliases", "TrainFreq"): _train_freq,
         ("stable_baselines3.common.type_aliases", "TrainFrequencyUnit"): _enum_value,
-        ("stable_baselines3.her.goal_selection_strategy", "GoalSelectionStrategy"): _enum_value,
+        (f"{_SB3}.her.goal_selection_strategy", "GoalSelectionStrategy"): _enum_value,
+        (f"{_OWN}.her.goal_selection_strategy", "GoalSelectionStrategy"): _enum_value,
         ("cloudpickle.cloudpickle", "_make_function"): _function,
+        ("types", "LambdaType"): _function,
+        ("types", "FunctionType"): _function,
+        ("cloudpickle.cloudpickle", "_fill_function"): _filled_function,
+        # Of no interest here.
+        ("torch", "device"): _nothing,
     }
     for core in ("numpy.core", "numpy._core"):
         table[f"{core}.multiarray", "_reconstruct"] = _reconstruct
@@ -260,7 +311,9 @@ def _table() -> dict[tuple[str, str], Constructor]:
             table[f"{package}.spaces.{module}", name] = _space
     for path in PLAIN_OBJECTS:
         module, _, name = path.partition(":")
-        table[f"stable_baselines3{module.removeprefix('mlx_baselines3')}", name] = _plain
+        # The pickles of version 0.1.0 have the names of this package.
+        for root in (_SB3, _OWN):
+            table[f"{root}{module.removeprefix(_OWN)}", name] = _plain
     return table
 
 

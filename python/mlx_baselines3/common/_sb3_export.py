@@ -16,8 +16,10 @@ from gymnasium import spaces
 from mlx_baselines3.common import _torch_file
 from mlx_baselines3.common._archive import atomic_open, write_entries
 from mlx_baselines3.common._file_paths import open_path
-from mlx_baselines3.common._pickle_writer import Global, NewObject, write
+from mlx_baselines3.common._pickle_writer import Global, NewObject, write, write_to
+from mlx_baselines3.common._sb3_buffer_nodes import encode_buffer
 from mlx_baselines3.common._sb3_values import NotInSB3, encode, torch_kwargs
+from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.layers import named_parameters
 from mlx_baselines3.common.optimizers import RMSpropTFLike
 from mlx_baselines3.common.save_util import is_json_serializable, recursive_getattr
@@ -27,7 +29,7 @@ from mlx_baselines3.common.vec_env import VecNormalize
 if TYPE_CHECKING:
     from mlx_baselines3.common.base_class import BaseAlgorithm
 
-__all__ = ["SB3_VERSION", "export_sb3", "export_vec_normalize"]
+__all__ = ["SB3_VERSION", "export_replay_buffer", "export_sb3", "export_vec_normalize"]
 
 # Whose layout is written, and whose interface the package has.
 SB3_VERSION = "2.9.2"
@@ -105,22 +107,47 @@ def export_sb3(
         write_entries(open_path(path, "w", model.verbose), entries)
 
 
-def export_vec_normalize(env: VecNormalize, path: str | pathlib.Path) -> None:
+def export_replay_buffer(
+    buffer: ReplayBuffer, path: str | pathlib.Path | io.BufferedIOBase, verbose: int = 0
+) -> None:
+    """
+    Write a replay buffer as SB3 2.9 saves it: SB3's ``load_replay_buffer(path)`` reads the file. It is a
+    pickle, without anything in it that needs this package.
+
+    :param buffer: the replay buffer; what it keeps besides SB3's attributes is left out
+    :param path: the file (".pkl" is added if there is no suffix) or an open binary file
+    :param verbose: 2 to be told of a file that is replaced
+    :raises NotInSB3: if SB3 has no counterpart of the buffer
+    """
+    node = encode_buffer(buffer)
+    if isinstance(path, (str, pathlib.Path)):
+        with atomic_open(path, verbose, suffix="pkl") as stream:
+            write_to(stream, node)
+    else:
+        write_to(open_path(path, "w", verbose), node)
+
+
+def export_vec_normalize(env: VecNormalize, path: str | pathlib.Path | io.BufferedIOBase) -> None:
     """
     Write the statistics and settings of a ``VecNormalize`` as SB3 saves them: SB3's
     ``VecNormalize.load(path, venv)`` reads the file.
 
     :param env: the wrapper
-    :param path: the file
+    :param path: the file or an open binary file
     :raises NotInSB3: if it holds something that SB3 has no counterpart of
     """
     skipped = ("venv", "class_attributes", "returns", "obs_spaces", "metadata")
+    if type(env) is not VecNormalize:
+        raise NotInSB3(f"a {type(env).__name__} is not SB3's VecNormalize, but a class of its own")
     state = {key: encode(value) for key, value in vars(env).items() if key not in skipped}
     if isinstance(env.observation_space, spaces.Dict):
         state["obs_spaces"] = state["observation_space"].state["spaces"]
     wrapper = NewObject(Global("stable_baselines3.common.vec_env.vec_normalize", "VecNormalize"), (), state)
-    with atomic_open(path) as stream:
-        stream.write(write(wrapper))
+    if isinstance(path, (str, pathlib.Path)):
+        with atomic_open(path) as stream:
+            write_to(stream, wrapper)
+    else:
+        write_to(open_path(path, "w"), wrapper)
 
 
 def _entry(key: str, value: Any) -> Any:

@@ -23,7 +23,7 @@ from mlx_baselines3.common._pickle_writer import Global, NewObject, Node
 from mlx_baselines3.common._sb3_constructors import TORCH_TWINS
 from mlx_baselines3.common._space_codec import BIT_GENERATORS, SPACE_NAMES
 
-__all__ = ["NotInSB3", "encode", "torch_kwargs"]
+__all__ = ["NotInSB3", "encode", "object_array", "torch_kwargs"]
 
 _OWN = "mlx_baselines3"
 # Modules of ours whose classes SB3 keeps elsewhere.
@@ -125,11 +125,30 @@ def _dtype(value: np.dtype[Any]) -> Node:
 
 
 def _array(value: np.ndarray) -> Node:
+    """The numbers are not copied; they are read when the pickle is written."""
+    dtype = _dtype(value.dtype)
+    # Byte by byte, in C order.
+    data = np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
+    return _array_node(value.shape, dtype, data)
+
+
+def _array_node(shape: tuple[int, ...], dtype: Node, data: Any) -> Node:
     # The path that both NumPy 1 and 2 know.
     name = Global("numpy.core.multiarray", "_reconstruct")
     node = Node(name, (Global("numpy", "ndarray"), (0,), b"b"))
-    node.state = (1, tuple(value.shape), _dtype(value.dtype), False, value.tobytes())
+    node.state = (1, tuple(shape), dtype, False, data)
     return node
+
+
+def object_array(items: list[Any], shape: tuple[int, ...]) -> Node:
+    """
+    :param items: what an array of Python objects holds, in terms of nodes, in C order
+    :param shape: its shape
+    :return: the array in terms of nodes
+    """
+    dtype = Node(Global("numpy", "dtype"), ("O8", False, True))
+    dtype.state = (3, "|", None, None, None, -1, -1, 63)
+    return _array_node(shape, dtype, items)
 
 
 def _scalar(value: np.generic) -> Node:

@@ -21,7 +21,7 @@ from mlx_baselines3.common.native_actor import predict_natively
 from mlx_baselines3.common.optimizers import mlx_kwargs
 from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer, nothing_to_train
 from mlx_baselines3.common.preprocessing import is_image_space, maybe_transpose, preprocess_obs
-from mlx_baselines3.common.save_util import load_from_zip_file, save_to_zip_file
+from mlx_baselines3.common.save_util import ModelFileError, load_from_zip_file, save_to_zip_file
 from mlx_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -246,11 +246,21 @@ class BaseModel(Module):
         :param path: the file
         :param device: device to compute on
         :return: the network
+        :raises ModelFileError: if the file is damaged, or holds something else than such a network
         """
         data, params, _ = load_from_zip_file(path, device=device)
-        assert data is not None, f"{path} holds no constructor arguments"
-        model = cls._from_constructor_parameters(data).to(device)
-        model.load_state_dict(params["policy"])
+        try:
+            if data is None:
+                raise TypeError("there are no arguments of its constructor")
+            state = params["policy"]
+            model = cls._from_constructor_parameters(data)
+        except (TypeError, KeyError, ValueError, AttributeError, AssertionError, ArithmeticError) as error:
+            raise ModelFileError(
+                f"{path} does not make a {cls.__name__} ({error!r:.300}): `{cls.__name__}.save` writes such "
+                "files, and a model's file is loaded by its algorithm."
+            ) from error
+        model = model.to(device)
+        model.load_state_dict(state)
         return model
 
     @classmethod

@@ -3,16 +3,18 @@
 import io
 import pathlib
 import warnings
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import mlx.core as mx
 from gymnasium import spaces
 
+from mlx_baselines3.common import _replay_file
 from mlx_baselines3.common._callback_base import released_on_error
 from mlx_baselines3.common._evaluated import ModelCall
 from mlx_baselines3.common._lazy_names import lazy_names
 from mlx_baselines3.common._off_policy_collection import _Session
 from mlx_baselines3.common._off_policy_steps import OffPolicySteps
+from mlx_baselines3.common._sb3_export import export_replay_buffer
 from mlx_baselines3.common.base_class import BaseAlgorithm as BaseAlgorithm
 from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from mlx_baselines3.common.callbacks import BaseCallback
@@ -20,7 +22,6 @@ from mlx_baselines3.common.native_actor import NotMirrored, native_actor
 from mlx_baselines3.common.native_update import NativeChoice
 from mlx_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from mlx_baselines3.common.policies import BasePolicy
-from mlx_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from mlx_baselines3.common.type_aliases import (
     GymEnv,
     MaybeCallback,
@@ -236,37 +237,45 @@ class OffPolicyAlgorithm(OffPolicySteps):
             return NStepReplayBuffer
         return ReplayBuffer
 
-    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+    def save_replay_buffer(
+        self, path: str | pathlib.Path | io.BufferedIOBase, format: Literal["mlx", "sb3"] = "mlx"
+    ) -> None:
         """
-        Pickle the replay buffer.
+        Write the replay buffer to a file, which is replaced as a whole.
 
-        :param path: a file (".pkl" is added if there is no suffix) or an open binary file
+        :param path: a file (".pkl" is added if there is no suffix, as in SB3) or an open binary file
+        :param format: "mlx", an archive that cannot run code, or "sb3", a pickle that SB3 loads
+        :raises ValueError: if the format is unknown, the class of the buffer cannot be found again, or SB3
+            has no counterpart of it
         """
         assert self.replay_buffer is not None, "The replay buffer is not defined"
-        save_to_pkl(path, self.replay_buffer, self.verbose)
+        if format not in ("mlx", "sb3"):
+            raise ValueError(f"The format must be 'mlx' or 'sb3', got {format!r}.")
+        save = _replay_file.save_replay_buffer if format == "mlx" else export_replay_buffer
+        save(self.replay_buffer, path, self.verbose)
 
     def load_replay_buffer(
         self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True
     ) -> None:
         """
-        Use a pickled replay buffer from now on. A pickle can run code: load only files that you trust.
+        Use a replay buffer from a file from now on: what :meth:`save_replay_buffer`, SB3 (1.5 to 2.9) or
+        version 0.1.0 of this package wrote. Nothing that is in the file is executed.
 
         :param path: a file or an open binary file
         :param truncate_last_traj: with ``HerReplayBuffer``: take its last episode as ended; False goes on
             with it
-        :raises AssertionError: if the file holds something else; the present buffer stays
+        :raises AssertionError: if the file holds something else, or HER's buffer and there is no environment
+        :raises ModelFileError: if the file is damaged, or needs a class that is not imported. The present
+            buffer stays
         """
-        buffer = load_from_pkl(path, self.verbose)
-        assert isinstance(buffer, ReplayBuffer), (
-            f"The replay buffer must inherit from ReplayBuffer class, {path} holds a {type(buffer).__name__}"
-        )
+        buffer = _replay_file.load_replay_buffer(path, self.verbose)
         if _relabels_goals(type(buffer)):
             assert self.env is not None, (
                 f"You must pass an environment at load time when using `{type(buffer).__name__}`"
             )
-            buffer.set_env(self.env)  # type: ignore[attr-defined]
+            buffer.set_env(self.env)
             if truncate_last_traj:
-                buffer.truncate_last_trajectory()  # type: ignore[attr-defined]
+                buffer.truncate_last_trajectory()
         buffer.device = self.device
         self.replay_buffer = buffer
 

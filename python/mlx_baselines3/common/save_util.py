@@ -148,7 +148,7 @@ def save_to_zip_file(
                 f"'{name}' cannot name an entry of `params`: use letters, digits, '_', '-' and '.'."
             )
         entries[name + _TENSOR_SUFFIX] = dump_tree(state)
-    entries |= {**_version_entries(), **(extra or {})}
+    entries |= {**version_entries(), **(extra or {})}
     if isinstance(save_path, (str, pathlib.Path)):
         with atomic_open(save_path, verbose, suffix="zip") as stream:
             write_entries(stream, entries)
@@ -156,7 +156,8 @@ def save_to_zip_file(
         write_entries(open_path(save_path, "w", verbose), entries)
 
 
-def _version_entries() -> dict[str, bytes]:
+def version_entries() -> dict[str, bytes]:
+    """:return: entries that say which version of this package, and of the format, an archive is of"""
     # Not at the top: the package is still being imported when this module is.
     from mlx_baselines3 import __version__
 
@@ -245,6 +246,20 @@ def _read_tensors(archive: ArchiveReader) -> dict[str, Any]:
         return sb3_zip.read_tensors(archive, _VARIABLES)
     if "_mlx_baselines3_version" not in archive.names:
         raise ModelFileError(f"{archive.label} is a zip, but not of a model saved by mlx_baselines3 or SB3.")
+    check_format(archive)
+    return {
+        name.removesuffix(_TENSOR_SUFFIX): load_tree(archive.read(name), f"{archive.label}: {name}")
+        for name in archive.names
+        # What lies in a folder belongs to a checkpoint and not to the model.
+        if name.endswith(_TENSOR_SUFFIX) and "/" not in name
+    }
+
+
+def check_format(archive: ArchiveReader) -> None:
+    """
+    :param archive: an archive of this package
+    :raises ModelFileError: if it is in a newer format, or does not say in which
+    """
     version = archive.text("format")
     if not version.isascii() or not version.isdigit() or not 1 <= int(version[:9]) <= FORMAT_VERSION:
         raise ModelFileError(
@@ -252,12 +267,6 @@ def _read_tensors(archive: ArchiveReader) -> dict[str, Any]:
             f"{archive.text('_mlx_baselines3_version'):.20}); this version reads up to {FORMAT_VERSION}. "
             "Update mlx-baselines3 to load it."
         )
-    return {
-        name.removesuffix(_TENSOR_SUFFIX): load_tree(archive.read(name), f"{archive.label}: {name}")
-        for name in archive.names
-        # What lies in a folder belongs to a checkpoint and not to the model.
-        if name.endswith(_TENSOR_SUFFIX) and "/" not in name
-    }
 
 
 def _print_system_info(archive: ArchiveReader) -> None:

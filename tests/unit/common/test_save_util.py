@@ -257,3 +257,20 @@ def test_entry_that_understates_its_size_is_cut_off():
     forged = stream.getvalue().replace((8_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little"))
     with pytest.raises(ModelFileError, match=r"'data' is (damaged|not as long)"):
         load_from_zip_file(io.BytesIO(forged))
+
+
+class TestPolicyFiles:
+    def test_other_files_end_in_one_error(self, tmp_path):
+        from mlx_baselines3 import PPO
+
+        model = PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8)
+        model.save(tmp_path / "model")
+        model.policy.save(tmp_path / "policy")
+        kind = type(model.policy)
+        assert isinstance(kind.load(tmp_path / "policy"), kind)
+        save_to_zip_file(tmp_path / "weights", params={"policy": model.policy.state_dict()})
+        save_to_zip_file(tmp_path / "arguments", data={"observation_space": model.observation_space})
+        save_to_zip_file(tmp_path / "odd", data={"net_arch": 3}, params={"policy": model.policy.state_dict()})
+        for name in ("model", "weights", "arguments", "odd"):
+            with pytest.raises(ModelFileError, match=f"{name}.*{kind.__name__}"):
+                kind.load(tmp_path / name)

@@ -19,6 +19,7 @@ from gymnasium import spaces
 from mlx_baselines3.common import _torch_file, sb3_zip, utils
 from mlx_baselines3.common._archive import ModelFileError
 from mlx_baselines3.common._import_paths import UnknownName
+from mlx_baselines3.common._pickle_writer import Global, Node, write
 from mlx_baselines3.common.noise import NormalActionNoise
 from mlx_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
@@ -378,3 +379,31 @@ def test_unknown_storages_and_files_are_refused():
     pickled = pickle_of_tensors(Tensor(Storage(Named("torch", "FloatStorage"), "9", 1), 0, (1,), (1,)))
     with pytest.raises(ModelFileError, match="'archive/data/9' is missing"):
         _torch_file.load(torch_file(pickled), "file")
+
+
+def _old_function(form, qualname, values, names=("a", "b")):
+    """A closure of SB3's as cloudpickle wrote it before 1.5 ("filled"), or before 2.0 ("lambda")."""
+    pickled = "cloudpickle.cloudpickle"
+    code_type = Node(Global(pickled, "_builtin_type"), ("CodeType",))
+    code = Node(code_type, (1, 0, 1, 1, 19, b"", (None,), names, ("_",), "utils.py", "func", 1, b""))
+    module = "stable_baselines3.common.utils"
+    if form == "filled":
+        slots = {"closure_values": list(values), "module": module, "qualname": qualname, "name": "func"}
+        skeleton = Node(Global(pickled, "_make_skel_func"), (code, len(values), {}))
+        return write(Node(Global(pickled, "_fill_function"), (skeleton, slots)))
+    cells = tuple(Node(Global(pickled, "_make_cell"), (value,)) for value in values)
+    function = Node(Node(Global(pickled, "_builtin_type"), ("LambdaType",)), (code, {}, None, None, ()))
+    function.state = ({}, {"__qualname__": qualname, "__module__": module, "__closure__": cells})
+    return write(function)
+
+
+@pytest.mark.parametrize("form", ["filled", "lambda"])
+def test_schedules_as_early_versions_of_cloudpickle_wrote_them(form):
+    constant = sb3_zip.read_pickle(_old_function(form, "constant_fn.<locals>.func", (0.25,)))
+    assert isinstance(constant, utils.ConstantSchedule)
+    assert constant(0.5) == 0.25
+    names = ("end", "end_fraction", "start")
+    line = _old_function(form, "get_linear_fn.<locals>.func", (0.1, 0.5, 1.0), names)
+    assert sb3_zip.read_pickle(line)(0.75) == pytest.approx(0.55)
+    with pytest.raises(UnknownName, match="functions are not run"):
+        sb3_zip.read_pickle(_old_function(form, "other.<locals>.func", (0.25,)))

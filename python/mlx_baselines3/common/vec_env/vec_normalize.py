@@ -1,9 +1,10 @@
 """Observations and rewards scaled by running statistics."""
 
 import inspect
-import pickle
+import io
+import pathlib
 from copy import deepcopy
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from gymnasium import spaces
@@ -156,6 +157,13 @@ class VecNormalize(VecEnvWrapper):
         self.class_attributes = dict(inspect.getmembers(self.__class__))
         self.render_mode = venv.render_mode
         self.returns = np.zeros(self.num_envs)
+        # As many as there are environments now, and not as there were.
+        self.reset_infos = [{} for _ in range(self.num_envs)]
+        self.metadata = venv.metadata
+        self._reset_seeds()
+        self._reset_options()
+        # Not kept if its class is the user's.
+        self.__dict__.setdefault("action_space", venv.action_space)
 
     def step_wait(self) -> VecEnvStepReturn:
         obs, rewards, dones, infos = self.venv.step_wait()
@@ -282,45 +290,42 @@ class VecNormalize(VecEnvWrapper):
         return np.array(self.old_reward)
 
     @staticmethod
-    def load(load_path: str, venv: VecEnv) -> "VecNormalize":
+    def load(load_path: str | pathlib.Path | io.BufferedIOBase, venv: VecEnv) -> "VecNormalize":
         """
-        Load saved statistics and settings, those saved by SB3 included.
+        Load statistics and settings that :meth:`save`, SB3 or version 0.1.0 of this package wrote. Nothing
+        that is in the file is executed.
 
-        The file is a pickle, which can run code: load only files that you trust.
-
-        :param load_path: the file
+        :param load_path: the file or an open binary file
         :param venv: the vectorised environment to wrap
         :return: the wrapper around ``venv``
+        :raises ModelFileError: if the file is damaged, holds something else, or needs a class that is not
+            imported
+        :raises AssertionError: if the shapes of the observations differ
         """
-        with open(load_path, "rb") as file_handler:
-            vec_normalize: VecNormalize = _Unpickler(file_handler).load()
+        # Not at the top: files are read and written with parts that need this module.
+        from mlx_baselines3.common._vec_normalize_file import load_vec_normalize
+
+        vec_normalize = load_vec_normalize(load_path)
         vec_normalize.set_venv(venv)
         return vec_normalize
 
-    def save(self, save_path: str) -> None:
+    def save(
+        self, save_path: str | pathlib.Path | io.BufferedIOBase, format: Literal["mlx", "sb3"] = "mlx"
+    ) -> None:
         """
-        Save statistics and settings, without the environment.
+        Save statistics and settings, without the environment. The file is replaced as a whole.
 
-        :param save_path: the file
+        :param save_path: the file, under the very name given, or an open binary file
+        :param format: "mlx", an archive that cannot run code, or "sb3", a pickle that SB3 loads
+        :raises ValueError: if the format is unknown, or a part cannot be kept
         """
-        with open(save_path, "wb") as file_handler:
-            pickle.dump(self, file_handler)
+        from mlx_baselines3.common._sb3_export import export_vec_normalize
+        from mlx_baselines3.common._vec_normalize_file import save_vec_normalize
 
-
-class _Unpickler(pickle.Unpickler):
-    """
-    Reads SB3's pickles without SB3: its classes have the same names here.
-
-    :param file: the open file
-    """
-
-    def __init__(self, file: IO[bytes]) -> None:
-        super().__init__(file)
-
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        root, _, rest = module_name.partition(".")
-        ours = f"mlx_baselines3.{rest}" if root == "stable_baselines3" else module_name
-        return super().find_class(ours, global_name)
+        if format not in ("mlx", "sb3"):
+            raise ValueError(f"The format must be 'mlx' or 'sb3', got {format!r}.")
+        write = save_vec_normalize if format == "mlx" else export_vec_normalize
+        write(self, save_path)
 
 
 def _shape(space: spaces.Space[Any]) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium import error, logger
 
+from mlx_baselines3.common._atomic import atomic_path
 from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvObs, VecEnvStepReturn, VecEnvWrapper
 from mlx_baselines3.common.vec_env.dummy_vec_env import DummyVecEnv as DummyVecEnv
 from mlx_baselines3.common.vec_env.subproc_vec_env import SubprocVecEnv as SubprocVecEnv
@@ -119,7 +120,8 @@ class VecVideoRecorder(VecEnvWrapper):
             )
 
             clip = ImageSequenceClip(self.recorded_frames, fps=self.frames_per_sec)
-            clip.write_videofile(self.video_path)
+            with atomic_path(self.video_path) as path:
+                clip.write_videofile(str(path))
         self.recorded_frames = []
         self.recording = False
 

@@ -1,7 +1,3 @@
-import pickle
-import sys
-import types
-
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -180,37 +176,6 @@ def test_save_and_load(tmp_path):
     assert loaded.reset().shape == (1, 2)
     with pytest.raises(AssertionError, match="shape"):
         VecNormalize.load(str(tmp_path / "statistics.pkl"), DummyVecEnv([ImageEnv]))
-
-
-def test_load_reads_the_pickles_of_sb3(tmp_path, monkeypatch):
-    env = make(9)
-    env.reset()
-    env.step(ACTIONS[:1])
-    # The same state under SB3's class paths.
-    foreign = {}
-    for package in ("stable_baselines3", "stable_baselines3.common", "stable_baselines3.common.vec_env"):
-        monkeypatch.setitem(sys.modules, package, types.ModuleType(package))
-    for module, name in (("vec_env.vec_normalize", "VecNormalize"), ("running_mean_std", "RunningMeanStd")):
-        path = f"stable_baselines3.common.{module}"
-        foreign[name] = type(name, (), {"__module__": path})
-        stand_in = types.ModuleType(path)
-        setattr(stand_in, name, foreign[name])
-        monkeypatch.setitem(sys.modules, path, stand_in)
-
-    def rename(value):
-        copy = foreign[type(value).__name__]()
-        copy.__dict__.update(value.__getstate__() if isinstance(value, VecNormalize) else value.__dict__)
-        return copy
-
-    theirs = rename(env)
-    theirs.obs_rms, theirs.ret_rms = rename(env.obs_rms), rename(env.ret_rms)
-    (tmp_path / "sb3.pkl").write_bytes(pickle.dumps(theirs))
-    for name in [name for name in sys.modules if name.startswith("stable_baselines3")]:
-        monkeypatch.delitem(sys.modules, name)
-    loaded = VecNormalize.load(str(tmp_path / "sb3.pkl"), DummyVecEnv([CountingEnv]))
-    assert type(loaded) is VecNormalize
-    assert type(loaded.obs_rms) is RunningMeanStd
-    assert loaded.obs_rms.mean.tolist() == env.obs_rms.mean.tolist()
 
 
 def test_sync_and_unwrap():
