@@ -327,7 +327,9 @@ class Evaluator:
             return self._resolve(value)
         callee = value.callee
         named = isinstance(callee, Global)
+        # Under ("", "") stands what may be made of any other name.
         constructor = self._constructors.get((callee.module, callee.name)) if named else None
+        constructor = constructor or (self._constructors.get(("", "")) if named else None)
         if constructor is None:
             raise UnknownName(f"it needs `{callee}`, which is not called from a model file")
         return constructor(self, value)
