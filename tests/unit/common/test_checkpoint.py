@@ -142,7 +142,7 @@ def test_native_environments_are_made_with_their_arguments(tmp_path):
     )
     model = PPO("MlpPolicy", env, **PPO_ARGS).learn(64)
     before = (tmp_path / "0.monitor.csv").read_text()
-    resumed = PPO.load_checkpoint(saved(model))
+    resumed = PPO.load_checkpoint(saved(model), monitor_dir=str(tmp_path))
     assert resumed.env.get_attr("spec")[0].max_episode_steps == 9
     resumed.learn(64, reset_num_timesteps=False)
     # The file goes on.
