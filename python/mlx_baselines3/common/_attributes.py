@@ -135,7 +135,7 @@ def _objects(part: dict[str, Any], settle: Callable[[Any, Any], Any], path: str)
     _slots.check(items, path)
     if not is_shape(shape) or not _has_shape(items, shape):
         raise ModelFileError(f"{path} is not an array of the shape {shape!s:.80}.")
-    objects = np.empty(shape, dtype=object)
+    objects: np.ndarray = np.empty(tuple(shape or ()), dtype=object)
     if objects.size:
         # Item by item: NumPy would make arrays of what the items hold.
         for index in np.ndindex(objects.shape):

@@ -25,7 +25,7 @@ _BUILTIN_TYPES = {
 NO_SCHEDULE = f"{_OWN}.common.policies:BasePolicy._dummy_schedule"
 _NOTHING = ("cloudpickle", "torch", "pytest", "_pytest", "setuptools", "pip", "pkg_resources")
 # Private modules, and the public one (SB3's, where SB3 has the name) that offers what they define. Files hold
-# the public names; files of version 0.1.0 held the private ones. A module that is renamed stays in this table.
+# the public names; files of version 0.1.0 held the private ones. A renamed module stays in this table.
 _PUBLIC_MODULES = {
     f"{_OWN}.common.{private}": f"{_OWN}.common.{public}"
     for private, public in {
@@ -76,7 +76,7 @@ def path_of(thing: Any) -> str:
 
     :param thing: the class, or the schedule of a policy that is only loaded to predict
     :return: ``"module:qualified.name"``, with a public module
-    :raises UnknownName: if the name would not lead back to it (a function, a local class, one that is refused)
+    :raises UnknownName: if the name would not lead back to it (a function, a local class)
     """
     path = public_path(thing)
     if "<" in path:
@@ -174,5 +174,7 @@ def find_class(path: str, base: type) -> Any:
         kind = "enumeration" if base is enum.Enum else base.__name__
         raise ModelFileError(f"`{path:.200}` was saved as a kind of {kind}, and it is not one.")
     if found.__module__.partition(".")[0] != _OWN:
-        raise UnknownName(f"`{path:.200}` is not this package's, and a file makes no objects of other classes")
+        raise UnknownName(
+            f"`{path:.200}` is not this package's, and a file makes no objects of other classes"
+        )
     return found

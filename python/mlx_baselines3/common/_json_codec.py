@@ -21,7 +21,14 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common._archive import ModelFileError
-from mlx_baselines3.common._import_paths import UnknownName, current_path, find, find_class, path_of, public_path
+from mlx_baselines3.common._import_paths import (
+    UnknownName,
+    current_path,
+    find,
+    find_class,
+    path_of,
+    public_path,
+)
 from mlx_baselines3.common._safetensors import is_shape, tensor_bytes, tensor_from_bytes
 from mlx_baselines3.common._slots import is_schedule_object, schedule_object, schedule_state
 from mlx_baselines3.common._space_codec import BIT_GENERATORS, build_generator, build_space, space_state
@@ -37,14 +44,25 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "utils:FloatSchedule": {"value_schedule": _ANY},
     "utils:LinearSchedule": {"start": _NUMBER, "end": _NUMBER, "end_fraction": _NUMBER},
     "utils:ConstantSchedule": {"val": _NUMBER},
-    "noise:NormalActionNoise": {"_mu": (np.ndarray, *_NUMBER), "_sigma": (np.ndarray, *_NUMBER), "_dtype": _ANY},
+    "noise:NormalActionNoise": {
+        "_mu": (np.ndarray, *_NUMBER),
+        "_sigma": (np.ndarray, *_NUMBER),
+        "_dtype": _ANY,
+    },
     "noise:OrnsteinUhlenbeckActionNoise": {
-        **{"_theta": _NUMBER, "_mu": np.ndarray, "_sigma": (np.ndarray, *_NUMBER), "_dt": _NUMBER},
-        **{"_dtype": _ANY, "initial_noise": (np.ndarray, types.NoneType), "noise_prev": np.ndarray},
+        "_theta": _NUMBER,
+        "_mu": np.ndarray,
+        "_sigma": (np.ndarray, *_NUMBER),
+        "_dt": _NUMBER,
+        "_dtype": _ANY,
+        "initial_noise": (np.ndarray, types.NoneType),
+        "noise_prev": np.ndarray,
     },
     "noise:VectorizedActionNoise": {"n_envs": int, "_base_noise": _ANY, "_noises": list},
     "running_mean_std:RunningMeanStd": {
-        **{"mean": (np.ndarray, *_NUMBER), "var": (np.ndarray, *_NUMBER), "count": _NUMBER}
+        "mean": (np.ndarray, *_NUMBER),
+        "var": (np.ndarray, *_NUMBER),
+        "count": _NUMBER,
     },
 }
 PLAIN_OBJECTS = {f"mlx_baselines3.common.{name}" for name in _FIELDS}

@@ -18,8 +18,8 @@ __all__ = ["Attributes", "bounded_json", "data_to_json", "json_to_data", "read_a
 _SERIALIZED = ":serialized:"
 # As deep as the encoder goes, with what one value can be wrapped in.
 _MAX_DEPTH = 256
-# Python unfolds a value of two characters ("[]") to some sixty bytes. What was packed by a general zip program
-# can be much longer than the file, so beyond this the file itself has to be as long.
+# Python takes some sixty bytes for a value of two characters ("[]"). Packed JSON can be much longer than the
+# file, so beyond this number of values the file itself has to be as long.
 _FREE_VALUES = 200_000
 
 

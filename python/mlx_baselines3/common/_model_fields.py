@@ -7,8 +7,9 @@ consent) is not held against anything here.
 """
 
 import collections
+import contextlib
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,52 @@ from mlx_baselines3.common._archive import ModelFileError
 from mlx_baselines3.common._import_paths import is_class
 from mlx_baselines3.common._model_data import Attributes
 
-__all__ = ["MissingEntry", "check_fields", "honoured"]
+__all__ = ["DoesNotFit", "MissingEntry", "check_fields", "check_last_observations", "honoured", "reading"]
 
 # Attributes that `_setup_model` gives, or that a model without environment lacks.
 _MADE_LATER = {"observation_space", "action_space", "n_envs", "exploration_schedule", "lr_schedule"}
 _BOUND = 2**63
+# What a class, ours or the user's, raises on arguments that it was not made for.
+_UNFIT = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
 class MissingEntry(ModelFileError, KeyError):
     """A file without an entry that a model needs. SB3 raises a bare KeyError."""
 
     __str__ = Exception.__str__
+
+
+class DoesNotFit(ModelFileError, RuntimeError):
+    """Arrays that are not those of the network that the file describes. SB3 raises a bare RuntimeError."""
+
+
+@contextlib.contextmanager
+def reading(label: str, what: str) -> Iterator[None]:
+    """
+    Whatever a class says to arguments from a file that it was not made for is the file's fault.
+
+    :param label: what to call the file
+    :param what: what is made of it
+    :return: a context manager
+    :raises ModelFileError: instead of what the class raises
+    """
+    try:
+        yield
+    except ModelFileError:
+        raise
+    except RuntimeError as error:
+        raise DoesNotFit(f"{label}: {what}: {error}") from error
+    except MemoryError as error:
+        raise ModelFileError(
+            f"{label}: {what}: {error} If the file is to be trusted, give smaller sizes by custom_objects, "
+            "for instance {'buffer_size': 1}."
+        ) from error
+    except _UNFIT as error:
+        raise ModelFileError(f"{label}: {what} cannot be made: {_said(error)}") from error
+
+
+def _said(error: BaseException) -> str:
+    return str(error) if isinstance(error, ValueError) and str(error) else repr(error)[:300]
 
 
 def honoured(fresh: Any, data: Attributes) -> Attributes:
@@ -53,8 +89,8 @@ def honoured(fresh: Any, data: Attributes) -> Attributes:
     if left_out:
         said = ", ".join(f"`{name}`" for name in left_out)
         warnings.warn(
-            f"Not taken from the file, as a model makes or is given them anew: {said}. Environments are given "
-            "as `env`; other values by custom_objects.",
+            f"Not taken from the file, because a model makes or is given them anew: {said}. Environments are "
+            "given as `env`, other values by custom_objects.",
             stacklevel=5,
         )
     return Attributes(kept, data.trusted)
@@ -73,7 +109,9 @@ def _is_taken(fresh: Any, name: str, value: Any) -> bool:
         # SB3 keeps a few as attributes that are computed here; earlier versions kept what is a default now.
         return False
     if callable(member) or hasattr(type(member), "__get__"):
-        raise ModelFileError(f"data: `{name}` is a part of the class {owner.__name__}, which no file replaces.")
+        raise ModelFileError(
+            f"data: `{name}` is a part of the class {owner.__name__}, which no file replaces."
+        )
     return True
 
 
@@ -241,5 +279,3 @@ def check_last_observations(data: Attributes, label: str) -> None:
         for key, part in parts.items():
             if part.ndim == 0 or (n_envs is not None and len(part) != n_envs):
                 raise ModelFileError(f"{label}: data: `{name}` {key} is not of {n_envs} environments.")
-
-

@@ -5,6 +5,7 @@ The description is JSON and can claim anything; the arrays are as long as the fi
 made, the weights that its description asks for are counted, and refused where the file has fewer.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -49,8 +50,8 @@ def check_sizes(
     for place, claimed, most in claims:
         if claimed > most:
             raise ModelFileError(
-                f"{label}: data: {place} asks for {claimed} {'layers' if most == tensors else 'numbers'}, but "
-                f"the stored policy has only {len(arrays)} arrays with {stored} numbers."
+                f"{label}: data: {place} asks for {claimed} {'layers' if most == tensors else 'numbers'}, "
+                f"but the stored policy has only {len(arrays)} arrays with {stored} numbers."
             )
 
 
@@ -84,6 +85,8 @@ def _claims(
             place = f"policy_kwargs.features_extractor_kwargs.{name}"
             width_of_images = _integer(place, arguments[name])
             yield place, width_of_images * max(1, images), allowed
+    if kwargs.get("features_dim") is not None:
+        yield "features_dim", _integer("features_dim", kwargs["features_dim"]), allowed
     if images and not arguments:
         yield "observation_space", 256 * images, allowed
     features, actions = _features(observation_space, extractor), _actions(action_space)
@@ -98,7 +101,7 @@ def _claims(
         # A critic gives one number. With several lists in the place of one, only the first has the features.
         first = features if lists.keys() == {_SHARED} or isinstance(kwargs["net_arch"], Mapping) else 1
         chain = [first, *widths, 1 if place.endswith((".vf", ".qf")) else actions]
-        yield place, sum(a * b for a, b in zip(chain, chain[1:], strict=False)), allowed
+        yield place, sum(a * b for a, b in itertools.pairwise(chain)), allowed
 
 
 def _is_ours(kind: type) -> bool:
@@ -112,7 +115,7 @@ def _integer(place: str, value: Any) -> int:
 
 
 def _architectures(net_arch: Any, strict: bool) -> Iterator[tuple[str, list[int]]]:
-    """The lists of widths in a ``net_arch``, each with where it stands. A user's policy may mean another thing."""
+    """The lists of widths in a ``net_arch``, by place. A user's policy may mean something else."""
     if net_arch is None:
         return
     if isinstance(net_arch, (list, tuple)) and any(isinstance(item, Mapping) for item in net_arch):
@@ -160,12 +163,9 @@ def _images(space: Any, extractor: Any) -> int:
     if not any(derives(extractor, find(f"{_LAYERS}:{name}")) for name in own):
         return 0
     parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    shapes = [sorted(part.shape or ()) for part in parts if _is_image(part)]
     # Strides of 4 and 2, and borders; 64 channels.
-    return sum(
-        64 * math.prod(max(1, side // 8 - 4) for side in sorted(part.shape)[1:])
-        for part in parts
-        if _is_image(part)
-    )
+    return sum(64 * math.prod(max(1, int(side) // 8 - 4) for side in shape[1:]) for shape in shapes)
 
 
 def _actions(space: Any) -> int:

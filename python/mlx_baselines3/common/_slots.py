@@ -6,7 +6,7 @@ files are read, and when SB3's are. It looks at values that are made already but
 value has passed, nothing has been called that a file chose.
 """
 
-import numbers
+import enum
 import sys
 import types
 from collections.abc import Mapping
@@ -46,7 +46,8 @@ OBJECTS: dict[str, tuple[str, ...]] = {
     "train frequency": (f"{_COMMON}.type_aliases:TrainFreq", f"{_COMMON}.type_aliases:TrainFrequencyUnit"),
     "goal selection strategy": ("mlx_baselines3.her.goal_selection_strategy:GoalSelectionStrategy",),
 }
-# What each place takes, by the nearest key or attribute name around a value. All others take data only.
+# What each place takes, by the nearest key or attribute name around a value. All others take data only, which
+# this package's own objects are: they compute with their numbers, and nothing else.
 SLOTS: dict[str, str] = {
     "policy_class": "policy",
     "features_extractor_class": "features extractor",
@@ -60,8 +61,10 @@ SLOTS: dict[str, str] = {
     "train_freq": "train frequency",
     "goal_selection_strategy": "goal selection strategy",
 }
-# Objects that do nothing when they are called, and may lie anywhere.
-_DATA_OBJECTS = {f"{_COMMON}.running_mean_std:RunningMeanStd"}
+_DATA_OBJECTS = {
+    f"{_COMMON}.running_mean_std:RunningMeanStd",
+    *(name for kind in OBJECTS.values() for name in kind),
+}
 # Modules whose functions are layers, but which no slot takes as an activation.
 _NOT_ACTIVATIONS = (f"{_COMMON}.policies:BaseModel", KINDS["features extractor"])
 _SCALARS = (bool, int, float, str)
@@ -143,10 +146,8 @@ def _check_object(value: Any, path: str, slot: str) -> None:
         return
     if _is_function(value):
         raise UnknownName(f"`{name}` is a function, and a file's functions are not called")
-    if name in _DATA_OBJECTS:
-        _check(vars(value), path, "")
-    elif kind in OBJECTS and name in OBJECTS[kind]:
-        if kind in ("schedule", "action noise"):
+    if name in (OBJECTS.get(kind, ()) if kind else _DATA_OBJECTS):
+        if not isinstance(value, (tuple, enum.Enum)):
             _check(vars(value), path, "")
     elif kind == "schedule" and is_schedule_object(value):
         schedule_state(value)
@@ -235,10 +236,10 @@ def _check_schedule_state(kind: type, state: Mapping[Any, Any]) -> None:
     for name, item in state.items():
         if type(name) is not str or not name.isidentifier() or name.startswith("__") or name in members:
             raise UnknownName(f"`{kind.__qualname__}` has no attribute {name!r:.60} to be restored")
-        if not (type(item) in _SCALARS or (isinstance(item, np.generic) and isinstance(item, numbers.Real))):
+        if type(item) not in _SCALARS and not isinstance(item, (np.floating, np.integer, np.bool_)):
             raise UnknownName(
-                f"the attribute `{name}` of a `{kind.__qualname__}` is a {type(item).__name__}: only numbers, "
-                "strings and booleans are kept"
+                f"the attribute `{name}` of a `{kind.__qualname__}` is a {type(item).__name__}, and only "
+                "numbers, strings and booleans are kept"
             )
 
 

@@ -13,11 +13,14 @@ import mlx.optimizers as optim
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3.common._model_data import Attributes
+from mlx_baselines3.common._model_fields import check_fields, reading
+from mlx_baselines3.common._model_sizes import check_sizes
 from mlx_baselines3.common.layers import Conv2d, Module, named_parameters, orthogonal, set_named_parameters
 from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
 from mlx_baselines3.common.native_actor import predict_natively
 from mlx_baselines3.common.preprocessing import is_image_space, maybe_transpose, preprocess_obs
-from mlx_baselines3.common.save_util import load_from_zip_file, save_to_zip_file
+from mlx_baselines3.common.save_util import ModelFileError, load_from_zip_file, save_to_zip_file
 from mlx_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -183,11 +186,18 @@ class BaseModel(Module):
         :param path: the file
         :param device: device to compute on
         :return: the network
+        :raises ModelFileError: if the file is damaged or holds another network
         """
+        label = str(path) if isinstance(path, (str, pathlib.Path)) else "the file"
         data, params, _ = load_from_zip_file(path, device=device)
-        assert data is not None, f"{path} holds no constructor arguments"
-        model = cls._from_constructor_parameters(data).to(device)
-        model.load_state_dict(params["policy"])
+        if data is None or "policy" not in params:
+            raise ModelFileError(f"{label} holds no network: it lacks its arguments or its parameters.")
+        check_fields(Attributes(data))
+        spaces = data.get("observation_space"), data.get("action_space")
+        check_sizes(cls, *spaces, data, params, label)
+        with reading(label, f"a {cls.__name__}"):
+            model = cls._from_constructor_parameters(data).to(device)
+            model.load_state_dict(params["policy"])
         return model
 
     @classmethod

@@ -145,7 +145,9 @@ def _check_buffer(buffer: Any, fixed: dict[str, Any], label: str) -> None:
     for name, value in fixed.items():
         # Rollouts without dead steps have no array of them.
         if name in present and present[name] != value:
-            raise ModelFileError(f"{label}: {name} is {present[name]!s:.80}, but the model has {value!s:.80}.")
+            raise ModelFileError(
+                f"{label}: {name} is {present[name]!s:.80}, but the model has {value!s:.80}."
+            )
     rolls = not hasattr(buffer, "next_observations") and hasattr(buffer, "advantages")
     if not 0 <= buffer.pos < buffer.buffer_size + rolls:
         raise ModelFileError(f"{label}: pos is {buffer.pos}, but the buffer has {buffer.buffer_size} rows.")
@@ -165,7 +167,11 @@ def _tables(archive: ArchiveReader) -> tuple[dict[str, Any], dict[str, Any] | No
     except ModelFileError as error:
         raise ModelFileError(f"{archive.label}: {error}") from error
     lost = run.get("lost", []) if isinstance(run, dict) else None
-    if not isinstance(lost, list) or not all(type(item) is str for item in lost) or not (envs is None or _is_env_record(envs)):
+    if (
+        not isinstance(lost, list)
+        or not all(type(item) is str for item in lost)
+        or not (envs is None or _is_env_record(envs))
+    ):
         raise ModelFileError(f"{archive.label}: the record of the run is damaged.")
     return run, envs
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import pathlib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import mlx.core as mx
@@ -14,7 +13,13 @@ import mlx.core as mx
 from mlx_baselines3.common._archive import Content, ModelFileError
 from mlx_baselines3.common._import_paths import derives, public_path
 from mlx_baselines3.common._model_data import Attributes
-from mlx_baselines3.common._model_fields import MissingEntry, check_fields, check_last_observations, honoured
+from mlx_baselines3.common._model_fields import (
+    MissingEntry,
+    check_fields,
+    check_last_observations,
+    honoured,
+    reading,
+)
 from mlx_baselines3.common._model_sizes import check_sizes
 from mlx_baselines3.common.base_policy import BasePolicy
 from mlx_baselines3.common.mlx_interop import to_mlx
@@ -41,12 +46,6 @@ _FAMILIES = {
 }
 # What A2C has none of.
 _PPO_ONLY = {"n_epochs", "clip_range"}
-# What a class, ours or the user's, raises on arguments that it was not made for.
-_UNFIT = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
-
-
-class DoesNotFit(ModelFileError, RuntimeError):
-    """Arrays that are not those of the network that the file describes. SB3 raises a bare RuntimeError."""
 
 
 def get_parameters(model: BaseAlgorithm) -> dict[str, dict[str, Any]]:
@@ -85,7 +84,7 @@ def set_parameters(model: BaseAlgorithm, source: str | Mapping[str, Any], exact_
     if given:
         _set_states(model, params, expected, exact_match)
     else:
-        with _reading(str(source), "the parameters"):
+        with reading(str(source), "the parameters"):
             _set_states(model, params, expected, exact_match)
 
 
@@ -210,36 +209,14 @@ def load(
     )
     model.__dict__.update(honoured(model, data))
     model.__dict__.update(changes)
-    with _reading(label, "a model of these attributes"):
+    with reading(label, "a model of these attributes"):
         model._setup_model()
-    with _reading(label, "the parameters"):
+    with reading(label, "the parameters"):
         _put_parameters(model, params, device)
         _put_variables(model, variables or {})
         if model.use_sde:
             model.policy.reset_noise()
     return model
-
-
-@contextlib.contextmanager
-def _reading(label: str, what: str) -> Iterator[None]:
-    """Whatever a class says to arguments from a file that it was not made for is the file's fault."""
-    try:
-        yield
-    except ModelFileError:
-        raise
-    except RuntimeError as error:
-        raise DoesNotFit(f"{label}: {what}: {error}") from error
-    except MemoryError as error:
-        raise ModelFileError(
-            f"{label}: {what}: {error} If the file is to be trusted, give smaller sizes by custom_objects, "
-            "for instance {'buffer_size': 1}."
-        ) from error
-    except _UNFIT as error:
-        raise ModelFileError(f"{label}: {what} cannot be made: {_said(error)}") from error
-
-
-def _said(error: BaseException) -> str:
-    return str(error) if isinstance(error, ValueError) and str(error) else repr(error)[:300]
 
 
 def _put_variables(model: BaseAlgorithm, variables: Mapping[str, Any]) -> None:

@@ -7,9 +7,9 @@ this package and of the format. Nothing in it is a pickle unless the user asked 
 :mod:`~mlx_baselines3.common.sb3_zip`.
 
 Kept in ``data`` are numbers, texts, None, lists, tuples, dicts, sets, deques, bytes, NumPy and MLX arrays,
-scalars and dtypes, Gymnasium's spaces with their random generators, this package's schedules, action noise and
-enumerations, classes (by import path) in the places that take them, and schedules of a class of your own whose
-attributes are numbers, strings and booleans. See :mod:`~mlx_baselines3.common._slots`.
+scalars and dtypes, Gymnasium's spaces with their random generators, this package's schedules, action noise
+and enumerations, classes (by import path) in the places that take them, and schedules of a class of your own
+whose attributes are numbers, strings and booleans. See :mod:`~mlx_baselines3.common._slots`.
 
 A path in a file is only looked up among the modules that are imported already; a file never causes an import.
 """
