@@ -105,10 +105,11 @@ def _is_taken(fresh: Any, name: str, value: Any) -> bool:
     if owner is None:
         return True
     member = vars(owner)[name]
-    if isinstance(member, property) or (_is_ours(owner) and not callable(member)):
+    method = callable(member) or isinstance(member, (classmethod, staticmethod))
+    if isinstance(member, property) or (_is_ours(owner) and not method):
         # SB3 keeps a few as attributes that are computed here; earlier versions kept what is a default now.
         return False
-    if callable(member) or hasattr(type(member), "__get__"):
+    if method or hasattr(type(member), "__get__"):
         raise ModelFileError(
             f"data: `{name}` is a part of the class {owner.__name__}, which no file replaces."
         )
