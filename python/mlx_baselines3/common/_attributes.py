@@ -156,7 +156,7 @@ def _has_shape(items: Any, shape: Any) -> bool:
 
 def _check_kind(present: Any, new: Any, path: str, same_shapes: bool) -> None:
     """Refuse a value that its owner could not work with."""
-    if present is None or (new is None and isinstance(present, np.ndarray)):
+    if present is None:
         return
     if isinstance(present, np.ndarray) and isinstance(new, (np.ndarray, np.generic)):
         # NumPy turns an array without axes into a scalar when something is added to it.

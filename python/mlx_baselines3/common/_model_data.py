@@ -154,7 +154,7 @@ def _opened(missing: dict[str, UnknownName], allow_pickle: bool) -> dict[str, An
     if not pickles or not allow_pickle:
         return {}
     names = ", ".join(f"`{key}`" for key in pickles)
-    warnings.warn(f"Opening pickles of the model file, which can run any code: {names}.", stacklevel=6)
+    warnings.warn(f"Opening pickles of the model file, which can run any code: {names}.", stacklevel=7)
     opened = {}
     for key, entry in pickles.items():
         try:

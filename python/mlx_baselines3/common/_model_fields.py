@@ -91,7 +91,7 @@ def honoured(fresh: Any, data: Attributes) -> Attributes:
         warnings.warn(
             f"Not taken from the file, because a model makes or is given them anew: {said}. Environments are "
             "given as `env`, other values by custom_objects.",
-            stacklevel=5,
+            stacklevel=4,
         )
     return Attributes(kept, data.trusted)
 

@@ -452,7 +452,7 @@ def test_old_names_are_understood():
 def test_no_other_function_is_found():
     for name, thing in vars(utils).items():
         if inspect.isfunction(thing):
-            with pytest.raises(UnknownName, match="function|is really"):
+            with pytest.raises(UnknownName, match=r"function|is really"):
                 find(f"{OWN}.utils:{name}")
     assert find(f"{OWN}.utils:FloatSchedule") is utils.FloatSchedule
     assert isinstance(mx.array(1), mx.array)
