@@ -38,6 +38,10 @@ class DoesNotFit(ModelFileError, RuntimeError):
     """Arrays that are not those of the network that the file describes. SB3 raises a bare RuntimeError."""
 
 
+class NotAsserted(ModelFileError, AssertionError):
+    """Arguments that a class does not take. It asserts what it takes, as SB3's do."""
+
+
 @contextlib.contextmanager
 def reading(label: str, what: str) -> Iterator[None]:
     """
@@ -52,6 +56,8 @@ def reading(label: str, what: str) -> Iterator[None]:
         yield
     except ModelFileError:
         raise
+    except AssertionError as error:
+        raise NotAsserted(f"{label}: {error}") from error
     except RuntimeError as error:
         raise DoesNotFit(f"{label}: {what}: {error}") from error
     except MemoryError as error:
