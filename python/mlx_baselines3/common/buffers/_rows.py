@@ -1,5 +1,6 @@
 """Checks that what is added to a buffer fits its row, and how much memory is left for one."""
 
+import functools
 import os
 from importlib import import_module
 from importlib.util import find_spec
@@ -101,11 +102,17 @@ def fit_action(action: Any, n_envs: int, action_dim: int) -> np.ndarray:
     return array.reshape(n_envs, action_dim)
 
 
+@functools.cache
+def _has_psutil() -> bool:
+    # Asked once: looking for a module reads folders, and loading a file is to read nothing but the file.
+    return find_spec("psutil") is not None
+
+
 def available_memory() -> int | None:
     """
     :return: bytes that a new program could take without swapping, ``None`` where nobody tells
     """
-    if find_spec("psutil") is not None:
+    if _has_psutil():
         return int(import_module("psutil").virtual_memory().available)
     if os.path.exists("/proc/meminfo"):
         with open("/proc/meminfo", encoding="ascii") as lines:
