@@ -188,6 +188,7 @@ def load(
         raise ModelFileError(f"{label} holds {missing} of a model.")
     data = cast(Attributes, loaded)
     check_fields(data)
+    check_last_observations(data, label)
     _check_attributes(data, changes, label)
     _check_algorithm(cls, data)
     if env is None and "env" in data.trusted:
@@ -198,7 +199,6 @@ def load(
         if force_reset:
             data["_last_obs"] = None
         data["n_envs"] = env.num_envs
-    check_last_observations(data, label)
     spaces = data["observation_space"], data["action_space"]
     check_sizes(data["policy_class"], *spaces, data.get("policy_kwargs", {}), params, label)
     model = cls(
