@@ -8,6 +8,7 @@ consent) is not held against anything here.
 
 import collections
 import contextlib
+import pathlib
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -137,7 +138,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_flag(value: Any) -> bool:
-    return isinstance(value, (bool, np.bool_))
+    return isinstance(value, (bool, np.bool_)) or (type(value) is int and value in (0, 1))
 
 
 def _is_positive(value: Any) -> bool:
@@ -146,6 +147,10 @@ def _is_positive(value: Any) -> bool:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, (str, pathlib.PurePath))
 
 
 def _is_seed(value: Any) -> bool:
@@ -174,11 +179,14 @@ def _is_infos(value: Any) -> bool:
 
 
 def _is_episode(info: Any) -> bool:
-    return isinstance(info, dict) and all(_is_number(info.get(key)) for key in ("r", "l"))
+    # The environment's own table; a wrapper may have put arrays of one number there.
+    return isinstance(info, dict) and all(type(key) is str for key in info)
 
 
 def _is_successes(value: Any) -> bool:
-    return isinstance(value, collections.deque) and all(_is_number(item) for item in value)
+    return isinstance(value, collections.deque) and all(
+        _is_number(item) or (_is_array(item) and item.size == 1) for item in value
+    )
 
 
 def _is_space(value: Any) -> bool:
@@ -199,8 +207,8 @@ _Test = Callable[[Any], bool]
 # In words and as a test; those in the first table may be None, too.
 _OPTIONAL: dict[str, tuple[tuple[str, ...], _Test]] = {
     "an integer from 0 to 2**32 - 1": (("seed",), _is_seed),
-    "a text": (("tensorboard_log",), _is_text),
-    "a number": (("target_kl",), _is_number),
+    "a path": (("tensorboard_log",), _is_path),
+    "a number": (("target_kl", "max_grad_norm"), _is_number),
     "a class": (("replay_buffer_class", "rollout_buffer_class"), is_class),
     "a number or a schedule": (("clip_range_vf", "lr_schedule"), _is_schedule),
     "an action noise": (("action_noise",), _is_noise),
@@ -210,23 +218,25 @@ _OPTIONAL: dict[str, tuple[tuple[str, ...], _Test]] = {
     "a deque of numbers": (("ep_success_buffer",), _is_successes),
 }
 _REQUIRED: dict[str, tuple[tuple[str, ...], _Test]] = {
-    "an integer": (
+    # Counts are compared only, and learn(1e6) makes floats of some.
+    "a count": (
         (
             *("verbose", "sde_sample_freq", "num_timesteps", "_total_timesteps", "_num_timesteps_at_start"),
             *("_episode_num", "_n_updates", "_n_calls", "learning_starts", "gradient_steps"),
+            "target_update_interval",
         ),
-        _is_integer,
+        _is_number,
     ),
     "a positive integer": (
         (
-            *("n_envs", "n_steps", "batch_size", "n_epochs", "buffer_size", "target_update_interval"),
-            *("policy_delay", "_stats_window_size"),
+            *("n_envs", "n_steps", "batch_size", "n_epochs", "buffer_size", "policy_delay"),
+            "_stats_window_size",
         ),
         _is_positive,
     ),
     "a number": (
         (
-            *("gamma", "gae_lambda", "vf_coef", "max_grad_norm", "tau", "exploration_rate", "start_time"),
+            *("gamma", "gae_lambda", "vf_coef", "tau", "exploration_rate", "start_time"),
             *("exploration_initial_eps", "exploration_final_eps", "exploration_fraction"),
             *("target_policy_noise", "target_noise_clip", "_current_progress_remaining"),
         ),

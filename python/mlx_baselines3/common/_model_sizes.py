@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common._archive import ModelFileError
@@ -109,9 +110,9 @@ def _is_ours(kind: type) -> bool:
 
 
 def _integer(place: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
         raise ModelFileError(f"data: {place} is {value!r:.60}, expected a whole number, 0 or more.")
-    return value
+    return int(value)
 
 
 def _architectures(net_arch: Any, strict: bool) -> Iterator[tuple[str, list[int]]]:

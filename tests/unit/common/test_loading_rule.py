@@ -1,5 +1,6 @@
 """The rule of docs/saving.md: what a name in a file leads to, in each place and for each wrong kind."""
 
+import collections
 import copy
 import inspect
 import io
@@ -456,3 +457,19 @@ def test_no_other_function_is_found():
                 find(f"{OWN}.utils:{name}")
     assert find(f"{OWN}.utils:FloatSchedule") is utils.FloatSchedule
     assert isinstance(mx.array(1), mx.array)
+
+
+def test_what_users_give_in_unusual_types_comes_back(tmp_path):
+    kwargs = {"net_arch": [np.int64(3)]}
+    model = DQN(
+        "MlpPolicy", "CartPole-v1", verbose=False, tensorboard_log=None, buffer_size=40, policy_kwargs=kwargs
+    )
+    model.learning_starts, model.target_update_interval, model.tensorboard_log = 1e2, 1e4, tmp_path / "logs"
+    model.ep_info_buffer = collections.deque([{"r": np.ones(1), "l": 3}], maxlen=5)
+    model._total_timesteps = 1e5
+    model.save(tmp_path / "model")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = DQN.load(tmp_path / "model")
+    assert (loaded.learning_starts, loaded._total_timesteps, loaded.verbose) == (100, 100_000, False)
+    assert loaded.tensorboard_log == tmp_path / "logs"
