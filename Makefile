@@ -50,7 +50,7 @@ test-fast: install ## the Python tests without the learning runs
 test-peers: install ## models of ours in SB3 (SB3_PYTHON names an interpreter that has it)
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m peers
 
-fuzz: install ## feed 100,000 mutated model files to the readers, and make a million calls of _native
+fuzz: install ## feed 200,000 mutated model files to the readers, and make a million calls of _native
 	$(BIN)/python tests/fuzz/fuzz_archives.py --keep $(RUNS)/fuzz
 	$(BIN)/python tests/fuzz/fuzz_native.py --count 1000000
 

@@ -2,8 +2,6 @@
 
 import json
 import pathlib
-import sys
-import types
 import warnings
 import zipfile
 
@@ -18,17 +16,6 @@ from mlx_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 DATA = pathlib.Path(__file__).parent.parent / "data"
 MODELS = sorted(json.loads((DATA / "MANIFEST.json").read_text())["models"])
-CLASSES = {
-    "mlx_baselines3.common.policies": (
-        "ActorCriticPolicy",
-        "ActorCriticCnnPolicy",
-        "MultiInputActorCriticPolicy",
-    ),
-    "mlx_baselines3.common.buffers": ("RolloutBuffer", "DictRolloutBuffer", "ReplayBuffer"),
-    "mlx_baselines3.dqn.policies": ("DQNPolicy",),
-    "mlx_baselines3.sac.policies": ("SACPolicy",),
-    "mlx_baselines3.td3.policies": ("TD3Policy",),
-}
 POLICIES = {
     "a2c_pendulum": "ActorCriticPolicy",
     "ddpg_pendulum": "TD3Policy",
@@ -40,16 +27,6 @@ POLICIES = {
     "sac_pendulum": "SACPolicy",
     "td3_pendulum": "TD3Policy",
 }
-
-
-@pytest.fixture(autouse=True)
-def classes(monkeypatch):
-    """Stand-ins for this package's classes: here it only matters which ones are looked up."""
-    for module_name, names in CLASSES.items():
-        module = types.ModuleType(module_name)
-        for name in names:
-            setattr(module, name, type(name, (), {"__module__": module_name}))
-        monkeypatch.setitem(sys.modules, module_name, module)
 
 
 def load(name):

@@ -69,12 +69,14 @@ class ArchiveReader:
     :param stream: seekable binary file
     :param label: what to call the file in error messages
     :raises ModelFileError: if it is not a zip, is truncated, or declares impossible entries
+
+    Its attribute ``length`` is the length of the file in bytes.
     """
 
     def __init__(self, stream: IO[bytes], label: str) -> None:
         self.label = label
         try:
-            self._length = stream.seek(0, io.SEEK_END)
+            self.length = stream.seek(0, io.SEEK_END)
             self._zip = zipfile.ZipFile(stream)
         except _ZIP_ERRORS as error:
             raise ModelFileError(
@@ -165,10 +167,10 @@ class ArchiveReader:
             self._entries[info.filename] = info
         stored = sum(info.compress_size for info in infos)
         declared = sum(info.file_size for info in infos)
-        if stored > self._length or declared > _EXPANSION_FACTOR * self._length + _EXPANSION_SLACK:
+        if stored > self.length or declared > _EXPANSION_FACTOR * self.length + _EXPANSION_SLACK:
             raise ModelFileError(
                 f"{self.label}: its entries claim {declared} bytes ({stored} packed), but the file has only "
-                f"{self._length}."
+                f"{self.length}."
             )
 
     def _check_entry(self, info: zipfile.ZipInfo) -> None:

@@ -1,17 +1,22 @@
 """Attributes of objects: taken out as data, and put back into objects that exist already."""
 
+import enum
 from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3.common import _slots
 from mlx_baselines3.common._archive import ModelFileError
+from mlx_baselines3.common._import_paths import UnknownName
 from mlx_baselines3.common._json_codec import Encoder, Unencodable
+from mlx_baselines3.common._safetensors import is_shape
 
 __all__ = ["put", "take"]
 
 _PACKAGE = "mlx_baselines3"
+_NUMBERS = (int, float, np.number)
 
 
 def take(
@@ -60,45 +65,116 @@ def _is_own(value: Any) -> bool:
     return type(value).__module__.partition(".")[0] == _PACKAGE
 
 
-def put(owner: Any, fields: Any, settle: Callable[[Any, Any], Any]) -> None:
+def put(
+    owner: Any,
+    fields: Any,
+    settle: Callable[[Any, Any], Any],
+    skip: Collection[str] = (),
+    same_shapes: bool = False,
+) -> None:
     """
-    Give an object the attributes that :func:`take` noted. Objects among them keep their class: a file decides
-    about numbers, not about code.
+    Give an object the attributes that :func:`take` noted. Objects among them keep their class, and values
+    their kind: a file decides about numbers, not about code.
 
     :param owner: the object
     :param fields: what :func:`take` gave
     :param settle: called with an encoded value and the present one, gives the new one
+    :param skip: attributes that are passed over: the object has them from its constructor
+    :param same_shapes: refuse arrays of another shape than the present ones
     :raises ModelFileError: if ``fields`` does not fit the object
     """
+    kind = type(owner).__name__
     if not isinstance(fields, dict):
-        raise ModelFileError(f"the attributes of a {type(owner).__name__} are not a table.")
+        raise ModelFileError(f"the attributes of a {kind} are not a table.")
+    own = vars(owner)
     for name, part in fields.items():
-        if not name.isidentifier() or name.startswith("__") or callable(getattr(type(owner), name, None)):
-            raise ModelFileError(f"a {type(owner).__name__} has no attribute '{name}' to be restored.")
-        vars(owner)[name] = _put(vars(owner).get(name), part, settle)
+        if name in skip:
+            continue
+        # What a class has is code, or a default that its objects have a value of their own for.
+        taken = name in own or not hasattr(type(owner), name)
+        if not taken or not name.isidentifier() or name.startswith("__"):
+            raise ModelFileError(f"a {kind} has no attribute '{name:.80}' to be restored.")
+        new = _put(own.get(name), part, settle, f"{kind}.{name}", same_shapes)
+        if name in own:
+            _check_kind(own[name], new, f"{kind}.{name}", same_shapes)
+        own[name] = new
 
 
-def _put(present: Any, part: Any, settle: Callable[[Any, Any], Any]) -> Any:
+def _put(present: Any, part: Any, settle: Callable[[Any, Any], Any], path: str, same_shapes: bool) -> Any:
     if not isinstance(part, dict):
-        raise ModelFileError("an attribute is not described by a table.")
+        raise ModelFileError(f"{path} is not described by a table.")
     if "value" in part:
-        return settle(part["value"], present)
+        new = settle(part["value"], present)
+        try:
+            _slots.check(new, path)
+        except UnknownName as error:
+            raise ModelFileError(f"{error}.") from error
+        return new
     if "objects" in part:
-        objects = np.empty(part["shape"], dtype=object)
-        items = settle(part["objects"], None)
-        if objects.size:
-            # Item by item: NumPy would make arrays of what the items hold.
-            for index in np.ndindex(objects.shape):
-                item = items
-                for place in index:
-                    item = item[place]
-                objects[index] = item
-        return objects
+        return _objects(part, settle, path)
     if not _is_own(present) and not isinstance(present, dict):
-        raise ModelFileError(f"there is a {type(present).__name__} where an object was saved.")
+        raise ModelFileError(f"{path}: there is a {type(present).__name__} where an object was saved.")
     if "table" in part:
-        return {key: _put(present[key], item, settle) for key, item in part["table"].items()}
+        table = part["table"]
+        if not isinstance(present, dict) or not isinstance(table, dict) or table.keys() != present.keys():
+            raise ModelFileError(f"{path} is not a table with the keys {list(present)!s:.200}.")
+        return {
+            key: _put(present[key], item, settle, f"{path}.{key}", same_shapes) for key, item in table.items()
+        }
     if "made" in part:
-        return type(present)(*settle(part["made"], None))
-    put(present, part.get("fields"), settle)
+        if settle(part["made"], None) != ():
+            raise ModelFileError(f"{path} is made with arguments.")
+        return type(present)()
+    put(present, part.get("fields"), settle, (), same_shapes)
     return present
+
+
+def _objects(part: dict[str, Any], settle: Callable[[Any, Any], Any], path: str) -> np.ndarray:
+    """An array of objects, such as the infos of steps."""
+    items, shape = settle(part["objects"], None), part.get("shape")
+    _slots.check(items, path)
+    if not is_shape(shape) or not _has_shape(items, shape):
+        raise ModelFileError(f"{path} is not an array of the shape {shape!s:.80}.")
+    objects: np.ndarray = np.empty(tuple(shape or ()), dtype=object)
+    if objects.size:
+        # Item by item: NumPy would make arrays of what the items hold.
+        for index in np.ndindex(objects.shape):
+            item = items
+            for place in index:
+                item = item[place]
+            objects[index] = item
+    return objects
+
+
+def _has_shape(items: Any, shape: Any) -> bool:
+    if not shape:
+        return True
+    if not isinstance(items, list) or len(items) != shape[0]:
+        return False
+    return all(_has_shape(item, shape[1:]) for item in items)
+
+
+def _check_kind(present: Any, new: Any, path: str, same_shapes: bool) -> None:
+    """Refuse a value that its owner could not work with."""
+    if present is None:
+        return
+    if isinstance(present, np.ndarray) and isinstance(new, (np.ndarray, np.generic)):
+        # NumPy turns an array without axes into a scalar when something is added to it.
+        # Before anything has happened some arrays are empty.
+        fits = new.dtype == present.dtype or present.size == 0
+        fits = fits and (not same_shapes or new.shape == present.shape or present.size == 0)
+    elif isinstance(present, _NUMBERS) and not isinstance(present, bool):
+        fits = isinstance(new, (*_NUMBERS, np.ndarray)) and not isinstance(new, bool) and np.size(new) == 1
+        fits = fits and (isinstance(new, (int, np.integer)) or not isinstance(present, int))
+    else:
+        fits = type(new) is type(present)
+    if not fits:
+        raise ModelFileError(f"{path} is {new!r:.80}, expected something like {present!r:.80}.")
+    if _is_own(present) and not isinstance(present, enum.Enum):
+        for name, value in vars(present).items():
+            _check_kind(value, vars(new).get(name), f"{path}.{name}", same_shapes)
+    elif isinstance(present, dict) and present:
+        if new.keys() != present.keys():
+            raise ModelFileError(f"{path} has the keys {list(new)!s:.80}, expected {list(present)!s:.80}.")
+        for key, value in present.items():
+            _check_kind(value, new[key], f"{path}.{key}", same_shapes)

@@ -2,7 +2,8 @@
 Python values as JSON that can be read back without executing anything.
 
 JSON's own values stand for themselves. Everything else is a table with the key ``":type:"``: arrays, spaces,
-tuples, deques, enumerations, classes by import path, a few of this package's objects by their attributes.
+tuples, deques, this package's enumerations, classes by import path, and objects by their attributes: a few of
+this package's, and schedules of the user's own.
 """
 
 import base64
@@ -20,23 +21,51 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common._archive import ModelFileError
-from mlx_baselines3.common._import_paths import UnknownName, find, find_class, path_of
+from mlx_baselines3.common._import_paths import (
+    UnknownName,
+    current_path,
+    find,
+    find_class,
+    path_of,
+    public_path,
+)
 from mlx_baselines3.common._safetensors import is_shape, tensor_bytes, tensor_from_bytes
+from mlx_baselines3.common._slots import is_schedule_object, schedule_object, schedule_state
 from mlx_baselines3.common._space_codec import BIT_GENERATORS, build_generator, build_space, space_state
 
 TAG = ":type:"
 _MAX_DEPTH = 64
 _DTYPE = re.compile(r"[<>|][biufcSU][0-9]{1,9}")
-# Objects of this package that are nothing but their attributes.
-PLAIN_OBJECTS = {
-    f"mlx_baselines3.common.{module}:{name}"
-    for module, names in {
-        "utils": ("FloatSchedule", "LinearSchedule", "ConstantSchedule"),
-        "noise": ("NormalActionNoise", "OrnsteinUhlenbeckActionNoise", "VectorizedActionNoise"),
-        "running_mean_std": ("RunningMeanStd",),
-    }.items()
-    for name in names
+# What values raise that are not what their tag says.
+_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError)
+_NUMBER, _ANY = (int, float, np.generic), object
+# Objects of this package that are nothing but their attributes, and what these are.
+_FIELDS: dict[str, dict[str, Any]] = {
+    "utils:FloatSchedule": {"value_schedule": _ANY},
+    "utils:LinearSchedule": {"start": _NUMBER, "end": _NUMBER, "end_fraction": _NUMBER},
+    "utils:ConstantSchedule": {"val": _NUMBER},
+    "noise:NormalActionNoise": {
+        "_mu": (np.ndarray, *_NUMBER),
+        "_sigma": (np.ndarray, *_NUMBER),
+        "_dtype": _ANY,
+    },
+    "noise:OrnsteinUhlenbeckActionNoise": {
+        "_theta": _NUMBER,
+        "_mu": np.ndarray,
+        "_sigma": (np.ndarray, *_NUMBER),
+        "_dt": _NUMBER,
+        "_dtype": _ANY,
+        "initial_noise": (np.ndarray, types.NoneType),
+        "noise_prev": np.ndarray,
+    },
+    "noise:VectorizedActionNoise": {"n_envs": int, "_base_noise": _ANY, "_noises": list},
+    "running_mean_std:RunningMeanStd": {
+        "mean": (np.ndarray, *_NUMBER),
+        "var": (np.ndarray, *_NUMBER),
+        "count": _NUMBER,
+    },
 }
+PLAIN_OBJECTS = {f"mlx_baselines3.common.{name}" for name in _FIELDS}
 
 
 class Unencodable(TypeError):
@@ -151,7 +180,7 @@ class Encoder:
         return {TAG: "class" if isinstance(value, type) else "function", "path": self._path_of(value, path)}
 
     def _enum(self, value: enum.Enum, path: str, depth: int) -> Any:
-        return {TAG: "enum", "class": self._path_of(type(value), path), "name": value.name}
+        return {TAG: "enum", "class": self._own_path(type(value), path), "name": value.name}
 
     def _space(self, value: spaces.Space[Any], path: str, depth: int) -> Any:
         parts = space_state(value)
@@ -164,16 +193,27 @@ class Encoder:
         if isinstance(value, tuple) and hasattr(kind, "_fields"):
             return {
                 TAG: "namedtuple",
-                "class": self._path_of(kind, path),
+                "class": self._own_path(kind, path),
                 "items": self._list(value, path, depth),
             }
-        if f"{kind.__module__}:{kind.__qualname__}" in PLAIN_OBJECTS:
+        if public_path(kind) in PLAIN_OBJECTS:
             state, tag = dict(vars(value)), "object"
-        elif hasattr(kind, "__archive_state__") and hasattr(kind, "__from_archive_state__"):
-            state, tag = value.__archive_state__(), "offered"
+        elif is_schedule_object(value):
+            state, tag = self._schedule_state(value, path), "schedule"
         else:
             raise Unencodable(f"{path} is a {kind.__module__}.{kind.__qualname__} object")
         return {TAG: tag, "class": self._path_of(kind, path), "state": self.encode(state, path, depth)}
+
+    def _schedule_state(self, value: Any, path: str) -> dict[str, Any]:
+        try:
+            return schedule_state(value)
+        except UnknownName as error:
+            raise Unencodable(f"{path}: {error}") from error
+
+    def _own_path(self, kind: type, path: str) -> str:
+        if kind.__module__.partition(".")[0] != "mlx_baselines3":
+            raise Unencodable(f"{path} is a {kind.__module__}.{kind.__qualname__} object")
+        return self._path_of(kind, path)
 
     def _path_of(self, thing: Any, path: str) -> str:
         try:
@@ -217,6 +257,8 @@ class Decoder:
 
     def __init__(self, tensors: Mapping[str, Any] | None = None) -> None:
         self._tensors = tensors or {}
+        # The keys on the way to the value at hand; after an error, to the one that is wrong.
+        self._trail: list[str] = []
 
     def decode(self, value: Any) -> Any:
         """
@@ -224,37 +266,53 @@ class Decoder:
 
         :param value: what :meth:`Encoder.encode` gave, after a trip through JSON
         :return: the value
-        :raises UnknownName: if it names a class or function that cannot be found
+        :raises UnknownName: if it names a class that cannot be found or may not be named
         :raises ModelFileError: if it is damaged or forged
         """
+        self._trail = []
         try:
             return self._decode(value)
         except RecursionError as error:
             raise ModelFileError("a value is nested too deeply.") from error
+        except ModelFileError as error:
+            if not self._trail:
+                raise
+            raise ModelFileError(f"{'.'.join(self._trail):.200}: {error}") from error
 
     def _decode(self, value: Any) -> Any:
         if isinstance(value, list):
-            return [self._decode(item) for item in value]
+            return self._list(value)
         if not isinstance(value, dict):
             return value
+        if len(self._trail) > _MAX_DEPTH:
+            raise ModelFileError("a value is nested too deeply.")
         if TAG not in value:
-            return {key: self._decode(item) for key, item in value.items()}
+            return {key: self._at(key, item) for key, item in value.items()}
         tag = value[TAG]
         decoder = _DECODERS.get(tag) if isinstance(tag, str) else None
         if decoder is None:
             raise ModelFileError(f"a value of the unknown type {tag!r:.60}.")
         try:
             return decoder(self, value)
-        except ModelFileError:
+        except (ModelFileError, UnknownName):
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError) as error:
+        except _DAMAGE as error:
             raise ModelFileError(f"a damaged value of type '{tag}' ({error!r:.200}).") from error
+
+    def _at(self, key: str, value: Any) -> Any:
+        self._trail.append(key)
+        decoded = self._decode(value)
+        self._trail.pop()
+        return decoded
+
+    def _list(self, value: list[Any]) -> list[Any]:
+        return [self._at(str(index), item) for index, item in enumerate(value)]
 
     def _items(self, value: dict[str, Any]) -> list[Any]:
         items = value["items"]
         if not isinstance(items, list):
             raise TypeError("items are not a list")
-        return [self._decode(item) for item in items]
+        return self._list(items)
 
     def _ndarray(self, value: dict[str, Any]) -> np.ndarray:
         if not _DTYPE.fullmatch(value["dtype"]) or not is_shape(value["shape"]):
@@ -275,7 +333,11 @@ class Decoder:
         kind = np.dtype(value["dtype"]).type
         if not issubclass(kind, (np.number, np.bool_, np.str_)):
             raise TypeError("not a scalar type")
-        return kind(self._decode(value["value"]))
+        content = self._decode(value["value"])
+        # NumPy makes an array of a list, and would look into anything else.
+        if type(content) not in (bool, int, float, complex, str):
+            raise TypeError(f"a {type(content).__name__} for a scalar")
+        return kind(content)
 
     def _dtype(self, value: dict[str, Any]) -> np.dtype[Any]:
         if not _DTYPE.fullmatch(value["value"]):
@@ -284,7 +346,7 @@ class Decoder:
         return dtype
 
     def _mlx_dtype(self, value: dict[str, Any]) -> mx.Dtype:
-        found = getattr(mx, value["value"])
+        found = vars(mx).get(value["value"])
         if not isinstance(found, mx.Dtype):
             raise TypeError("not a dtype")
         return found
@@ -292,8 +354,14 @@ class Decoder:
     def _named(self, value: dict[str, Any]) -> Any:
         found = find(value["path"])
         if isinstance(found, type) != (value[TAG] == "class"):
-            raise TypeError(f"`{value['path']}` is not a {value[TAG]}")
+            raise UnknownName(f"`{value['path']:.200}` is not a {value[TAG]}")
         return found
+
+    def _enum(self, value: dict[str, Any]) -> Any:
+        kind, name = find_class(value["class"], enum.Enum), value["name"]
+        if name not in kind.__members__:
+            raise ValueError(f"{kind.__name__} has no member {name!r:.60}")
+        return kind.__members__[name]
 
     def _namedtuple(self, value: dict[str, Any]) -> Any:
         kind, items = find_class(value["class"], tuple), self._items(value)
@@ -302,17 +370,19 @@ class Decoder:
         return tuple.__new__(kind, items)
 
     def _object(self, value: dict[str, Any]) -> Any:
-        if value["class"] not in PLAIN_OBJECTS:
-            raise UnknownName(f"objects of `{value['class']}` are not restored from their attributes")
-        return plain_object(find(value["class"]), self._decode(value["state"]))
+        if not isinstance(value["class"], str) or current_path(value["class"]) not in PLAIN_OBJECTS:
+            raise UnknownName(f"objects of `{value['class']!s:.200}` are not restored from their attributes")
+        return plain_object(find(value["class"]), self._at("state", value["state"]))
+
+    def _schedule(self, value: dict[str, Any]) -> Any:
+        return schedule_object(value["class"], self._at("state", value["state"]))
 
     def _offered(self, value: dict[str, Any]) -> Any:
-        kind = find_class(value["class"], object)
-        if not hasattr(kind, "__archive_state__") or not hasattr(kind, "__from_archive_state__"):
-            raise UnknownName(f"`{value['class']}` no longer offers to be restored")
-        return kind.__from_archive_state__(self._decode(value["state"]))
+        raise UnknownName(f"`{value['class']!s:.200}` restores itself by code of its own, which is not run")
 
     def _tensor(self, value: dict[str, Any]) -> Any:
+        if not isinstance(value["name"], str) or value["name"] not in self._tensors:
+            raise ValueError(f"there is no tensor {value['name']!r:.80}")
         return self._tensors[value["name"]]
 
 
@@ -325,10 +395,22 @@ def plain_object(kind: type, state: Any) -> Any:
     :return: the object
     :raises ModelFileError: if ``state`` is not a table of attribute names
     """
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and key.isidentifier() and not key.startswith("__") for key in state
-    ):
+    if not isinstance(state, dict) or not all(type(key) is str for key in state):
         raise ModelFileError(f"the attributes stored for a {kind.__name__} are not a table of names.")
+    fields = _FIELDS[public_path(kind).removeprefix("mlx_baselines3.common.")]
+    if "_dtype" in fields:
+        # SB3 before 2.1 had none.
+        state = {"_dtype": np.float32, **state}
+    if odd := fields.keys() ^ state.keys():
+        raise ModelFileError(f"a {kind.__name__} with missing or unknown attributes: {sorted(odd)!s:.200}.")
+    for name, expected in fields.items():
+        if not isinstance(state[name], expected):
+            raise ModelFileError(f"`{name}` of a {kind.__name__} is a {type(state[name]).__name__}.")
+    if "_noises" in state:
+        processes = (state["_base_noise"], *state["_noises"])
+        names = {public_path(type(process)) for process in processes}
+        if len(processes) != state["n_envs"] + 1 or not names <= PLAIN_OBJECTS:
+            raise ModelFileError(f"the processes of a {kind.__name__} are missing or none.")
     made: Any = object.__new__(kind)
     vars(made).update(state)
     return made
@@ -352,10 +434,11 @@ _DECODERS: dict[str, Callable[[Decoder, dict[str, Any]], Any]] = {
     "path": lambda self, value: pathlib.Path(value["value"]),
     "class": Decoder._named,
     "function": Decoder._named,
-    "enum": lambda self, value: find_class(value["class"], enum.Enum)[value["name"]],
+    "enum": Decoder._enum,
     "namedtuple": Decoder._namedtuple,
     "space": lambda self, value: build_space(value["class"], self._decode(value["state"])),
     "object": Decoder._object,
+    "schedule": Decoder._schedule,
     "offered": Decoder._offered,
     "tensor": Decoder._tensor,
 }

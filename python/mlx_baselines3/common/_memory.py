@@ -1,5 +1,6 @@
 """How much memory there is, and whether a layer fits in it."""
 
+import functools
 import os
 from importlib import import_module
 from importlib.util import find_spec
@@ -14,11 +15,17 @@ _LARGE = 2**28
 _BYTES_OF_A_WEIGHT = 16
 
 
+@functools.cache
+def _has_psutil() -> bool:
+    # Asked once: looking for a module reads folders, and loading a file is to read nothing but the file.
+    return find_spec("psutil") is not None
+
+
 def available_memory() -> int | None:
     """
     :return: bytes that a new program could take without swapping, ``None`` where nobody tells
     """
-    if find_spec("psutil") is not None:
+    if _has_psutil():
         return int(import_module("psutil").virtual_memory().available)
     if os.path.exists("/proc/meminfo"):
         with open("/proc/meminfo", encoding="ascii") as lines:

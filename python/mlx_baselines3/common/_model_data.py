@@ -8,14 +8,32 @@ from typing import Any
 
 import cloudpickle
 
-from mlx_baselines3.common import sb3_zip
-from mlx_baselines3.common._archive import ModelFileError
+from mlx_baselines3.common import _slots, sb3_zip
+from mlx_baselines3.common._archive import ArchiveReader, ModelFileError
 from mlx_baselines3.common._import_paths import UnknownName
 from mlx_baselines3.common._json_codec import TAG, Decoder, Encoder, Unencodable
 
-__all__ = ["data_to_json", "json_to_data"]
+__all__ = ["Attributes", "bounded_json", "data_to_json", "json_to_data", "read_attributes"]
 
 _SERIALIZED = ":serialized:"
+# As deep as the encoder goes, with what one value can be wrapped in.
+_MAX_DEPTH = 256
+# Python takes some sixty bytes for a value of two characters ("[]"). Packed JSON can be much longer than the
+# file, so beyond this number of values the file itself has to be as long.
+_FREE_VALUES = 200_000
+
+
+class Attributes(dict[str, Any]):
+    """
+    Attributes of a model by name.
+
+    :param values: the attributes
+    :param trusted: names of those that the user gave, or whose pickles the user had opened
+    """
+
+    def __init__(self, values: dict[str, Any], trusted: Iterable[str] = ()) -> None:
+        super().__init__(values)
+        self.trusted = frozenset(trusted)
 
 
 class _NeedsPickle(UnknownName):
@@ -40,7 +58,9 @@ def data_to_json(data: dict[str, Any], allow_pickle: bool = False) -> str:
     for key, item in data.items():
         try:
             entries[key] = Encoder().encode(item, key)
-        except Unencodable as error:
+            # What would not be taken from the file is not put there.
+            _slots.check(item, key)
+        except (Unencodable, UnknownName) as error:
             entries[key], reason = {TAG: "missing", "class": str(type(item))}, str(error)
             if allow_pickle:
                 pickled = base64.b64encode(cloudpickle.dumps(item)).decode()
@@ -78,27 +98,54 @@ def json_to_data(
         raise ValueError(
             f"custom_objects argument must be a dict or None, not {type(custom_objects).__name__}"
         )
+    return _restored(_json_table(json_string, len(json_string)), custom_objects, allow_pickle)
+
+
+def read_attributes(
+    archive: ArchiveReader, custom_objects: dict[str, Any] | None = None, allow_pickle: bool = False
+) -> "Attributes":
+    """
+    Read a model's attributes from a file.
+
+    :param archive: the file
+    :param custom_objects: see :func:`json_to_data`
+    :param allow_pickle: see :func:`json_to_data`
+    :return: see :func:`json_to_data`
+    :raises ModelFileError: if they are damaged
+    """
+    try:
+        entries = _json_table(archive.text("data"), archive.length)
+        return _restored(entries, custom_objects, allow_pickle)
+    except ModelFileError as error:
+        raise ModelFileError(f"{archive.label}: data: {error}") from error
+
+
+def _restored(
+    entries: dict[str, Any], custom_objects: dict[str, Any] | None, allow_pickle: bool
+) -> "Attributes":
     data: dict[str, Any] = {}
     missing: dict[str, UnknownName] = {}
-    for key, entry in _json_table(json_string).items():
+    for key, entry in entries.items():
         if custom_objects is not None and key in custom_objects:
             data[key] = custom_objects[key]
             continue
         try:
-            data[key] = _decode_entry(entry)
+            value = _decode_entry(entry)
+            _slots.check(value, key)
+            data[key] = value
         except UnknownName as error:
             missing[key] = error
         except ModelFileError as error:
             raise ModelFileError(f"The stored value of `{key}` is damaged: {error}") from error
-    data |= _opened(missing, allow_pickle)
+    opened = _opened(missing, allow_pickle)
     if missing:
         said = ", ".join(f"`{key}` ({error})" for key, error in missing.items())
         warnings.warn(
             f"Could not restore {said}. Consider using the `custom_objects` argument to replace it: "
             f"{_replacements(missing)}.",
-            stacklevel=5,
+            stacklevel=6,
         )
-    return data
+    return Attributes({**data, **opened}, {*(custom_objects or ()), *opened})
 
 
 def _opened(missing: dict[str, UnknownName], allow_pickle: bool) -> dict[str, Any]:
@@ -107,7 +154,7 @@ def _opened(missing: dict[str, UnknownName], allow_pickle: bool) -> dict[str, An
     if not pickles or not allow_pickle:
         return {}
     names = ", ".join(f"`{key}`" for key in pickles)
-    warnings.warn(f"Opening pickles of the model file, which can run any code: {names}.", stacklevel=6)
+    warnings.warn(f"Opening pickles of the model file, which can run any code: {names}.", stacklevel=7)
     opened = {}
     for key, entry in pickles.items():
         try:
@@ -118,14 +165,46 @@ def _opened(missing: dict[str, UnknownName], allow_pickle: bool) -> dict[str, An
     return opened
 
 
-def _json_table(json_string: str) -> dict[str, Any]:
-    try:
-        entries = json.loads(json_string)
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"The model's attributes are not JSON ({error}).") from error
+def _json_table(json_string: str, available: int) -> dict[str, Any]:
+    entries = bounded_json(json_string, available, "The model's attributes are")
     if not isinstance(entries, dict):
         raise ModelFileError(f"The model's attributes are a {type(entries).__name__}, expected a table.")
     return entries
+
+
+def bounded_json(text: str, available: int, what: str) -> Any:
+    """
+    Parse JSON that takes no more memory than the file that it comes from justifies.
+
+    :param text: the JSON
+    :param available: length of the file in bytes
+    :param what: the beginning of a message about it, with a verb
+    :return: its value
+    :raises ModelFileError: if it is no JSON, too deep, or of more values than such a file has
+    """
+    values = text.count(",") + text.count("[") + text.count("{")
+    if values > max(_FREE_VALUES, available):
+        raise ModelFileError(f"{what} {values} values, too many for a file of {available} bytes.")
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{what} not JSON ({error}).") from error
+    _check_depth(parsed, what)
+    return parsed
+
+
+def _check_depth(value: Any, what: str) -> None:
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            item
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return
+    raise ModelFileError(f"{what} nested more than {_MAX_DEPTH} deep.")
 
 
 def _decode_entry(entry: Any) -> Any:

@@ -363,9 +363,11 @@ class Evaluator:
         if isinstance(value, Global):
             return self._resolve(value)
         callee = _named_type(value.callee)
-        constructor = (
-            self._constructors.get((callee.module, callee.name)) if isinstance(callee, Global) else None
-        )
+        constructor = None
+        if isinstance(callee, Global):
+            # Under ("", "") stands what may be made of any other name.
+            known = self._constructors
+            constructor = known.get((callee.module, callee.name)) or known.get(("", ""))
         if constructor is None:
             raise UnknownName(f"it needs `{callee}`, which is not called from a model file")
         return constructor(self, value)

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_baselines3.common import _slots
 from mlx_baselines3.common._archive import ModelFileError
+from mlx_baselines3.common._import_paths import UnknownName
 from mlx_baselines3.common._json_codec import Decoder, Encoder, Unencodable
+from mlx_baselines3.common._space_codec import check_generator_state
 from mlx_baselines3.common._threads import seeded_by_user
 from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
 from mlx_baselines3.common.native_actor import native_actor_or_none
@@ -57,6 +60,50 @@ def _restore_generators(model: BaseAlgorithm, state: dict[str, Any]) -> None:
         twin.rng_state = own, increment
     elif twin is not None:
         twin.unseed()
+
+
+def _checked_generators(state: Any) -> dict[str, Any]:
+    """
+    Hold the states of all generators against what they can be. Those of Python and NumPy are set as they are,
+    and some that are taken end the process, or never end, at the next draw.
+    """
+    version, words, gauss = state["python"]
+    if version != 3 or type(words) is not tuple or not (gauss is None or type(gauss) is float):
+        raise ModelFileError("checkpoint/run: generators.python is no state of Python's generator.")
+    key = {"key": np.array(words[:-1]), "pos": words[-1]}
+    check_generator_state({"bit_generator": "MT19937", "state": key})
+    numpy = state["numpy"]
+    check_generator_state(numpy)
+    if numpy["bit_generator"] != "MT19937" or numpy["has_gauss"] not in (0, 1):
+        raise ModelFileError("checkpoint/run: generators.numpy is no state of NumPy's global generator.")
+    float(numpy["gauss"])
+    for name, bits, length in (("mlx", 32, 2), ("actor", 128, 2)):
+        numbers = state[name]
+        if name == "actor" and numbers is None:
+            continue
+        fits = isinstance(numbers, list) and len(numbers) == length
+        if not fits or not all(type(number) is int and 0 <= number < 2**bits for number in numbers):
+            raise ModelFileError(f"checkpoint/run: generators.{name} is not {length} words of {bits} bits.")
+    return {name: state[name] for name in ("python", "numpy", "mlx", "actor")}
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**63:
+        raise ValueError(f"{value!r:.60} is no count")
+    return value
+
+
+def _checked_row(name: str, row: Any) -> tuple[Any, int | None, tuple[str, ...]]:
+    """What waits for the next row of the log: a value, how often it was averaged, and who does not get it."""
+    encoded, count, excluded = row
+    value = Decoder().decode(encoded)
+    try:
+        _slots.check(value, f"logged.{name}")
+    except UnknownName as error:
+        raise ModelFileError(f"checkpoint/run: {error}.") from error
+    if not isinstance(excluded, list) or not all(type(item) is str for item in excluded):
+        raise TypeError(f"{excluded!r:.60} are no formats of a log")
+    return value, None if count is None else _count(count), tuple(excluded)
 
 
 def _noise_of(model: BaseAlgorithm) -> tuple[Any, Any]:
@@ -117,17 +164,16 @@ class RunRecord:
     def __init__(self, record: dict[str, Any]) -> None:
         try:
             self.within_learn = bool(record["within_learn"])
-            self._elapsed, self._at_start = int(record["elapsed"]), int(record["at_start"])
-            self._generators = Decoder().decode(record["generators"])
+            self._elapsed, self._at_start = (_count(record[name]) for name in ("elapsed", "at_start"))
+            self._generators = _checked_generators(Decoder().decode(record["generators"]))
             self._action_space = record["action_space"]
             self._matrices = Decoder().decode(record["matrices"])
-            self._logged = {
-                name: (Decoder().decode(value), count, tuple(excluded))
-                for name, (value, count, excluded) in record["logged"].items()
-            }
-            if not isinstance(self._matrices, dict) or not isinstance(self._generators, dict):
-                raise TypeError("no tables of matrices and generators")
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            self._logged = {name: _checked_row(name, row) for name, row in record["logged"].items()}
+            if not isinstance(self._matrices, dict):
+                raise TypeError("no table of matrices")
+        except ModelFileError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ModelFileError(f"the record of the run is damaged ({error!r:.200}).") from error
 
     def restore_generators(self, model: BaseAlgorithm) -> None:
@@ -141,11 +187,14 @@ class RunRecord:
         try:
             if self._action_space is not None:
                 space = Decoder().decode(self._action_space)
+                _slots.check(space, "action_space")
                 if space != model.action_space:
                     raise ValueError(f"{space} instead of {model.action_space}")
                 model.action_space = space
             _restore_generators(model, self._generators)
-        except (LookupError, TypeError, ValueError, OverflowError) as error:
+        except ModelFileError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ModelFileError(f"the state of a random generator is damaged ({error!r:.200}).") from error
 
     def _restore_matrices(self, model: BaseAlgorithm) -> None:
@@ -154,7 +203,8 @@ class RunRecord:
             return
         for name in _MATRICES:
             matrix, own = self._matrices.get(name), getattr(distribution, name)
-            if not isinstance(matrix, np.ndarray) or matrix.shape[-2:] != own.shape[-2:]:
+            fits = isinstance(matrix, np.ndarray) and matrix.dtype.kind == "f" and matrix.ndim == own.ndim
+            if not fits or matrix.shape[-2:] != own.shape[-2:]:
                 raise ModelFileError(f"{name} of the checkpoint does not fit the policy.")
             setattr(distribution, name, to_mlx(matrix))
 

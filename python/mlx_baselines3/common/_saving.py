@@ -129,6 +129,7 @@ class Saving(RunState):
         device: mx.Device | str = "auto",
         custom_objects: dict[str, Any] | None = None,
         allow_pickle: bool = False,
+        monitor_dir: str | None = None,
         **kwargs: Any,
     ) -> SelfSaving:
         """
@@ -141,11 +142,13 @@ class Saving(RunState):
         :param device: "auto", "cpu", "gpu" or an ``mx.Device``
         :param custom_objects: values to use instead of stored ones, by attribute name
         :param allow_pickle: see :meth:`load`
+        :param monitor_dir: folder with the monitor files of the run, which native environments go on with;
+            a file does not decide where anything is written
         :param kwargs: attributes to change
         :return: the model
         :raises ModelFileError: if it is not a checkpoint, or is damaged
         :raises ValueError: if it is another algorithm's, or ``env`` is needed or does not fit
         """
         return checkpoint.load_checkpoint(
-            cast(Any, cls), path, env, device, custom_objects, allow_pickle, kwargs
+            cast(Any, cls), path, env, device, custom_objects, allow_pickle, kwargs, monitor_dir
         )

@@ -16,6 +16,7 @@ from mlx_baselines3.common._import_paths import UnknownName, find, find_class
 from mlx_baselines3.common._json_codec import PLAIN_OBJECTS, plain_object
 from mlx_baselines3.common._pickle_reader import Evaluator, Global, Node, Table, ordered_dict
 from mlx_baselines3.common._safetensors import is_shape
+from mlx_baselines3.common._slots import schedule_object
 from mlx_baselines3.common._space_codec import SPACE_NAMES, build_generator, build_space
 from mlx_baselines3.common.optimizers import RMSpropTFLike
 
@@ -213,6 +214,14 @@ def _space(evaluate: Evaluator, node: Node) -> Any:
     return build_space(node.name.name, state)
 
 
+def _user_schedule(evaluate: Evaluator, node: Node) -> Any:
+    """An object of a class that is not listed here: only a schedule may be one, see ``_slots``."""
+    name = node.name
+    if node.args or _is_sb3(name) or node.items or node.pairs or not isinstance(node.state, Table):
+        raise UnknownName(f"it needs `{name}`, which is not called from a model file")
+    return schedule_object(f"{name.module}:{name.name}", evaluate(node.state))
+
+
 def _function(evaluate: Evaluator, node: Node) -> Any:
     """
     A function that cloudpickle took along whole. Before SB3 2.7 the schedules were closures of three
@@ -279,6 +288,7 @@ Constructor = Callable[[Evaluator, Node], Any]
 
 def _table() -> dict[tuple[str, str], Constructor]:
     table: dict[tuple[str, str], Constructor] = {
+        ("", ""): _user_schedule,
         ("numpy", "dtype"): _dtype,
         ("_codecs", "encode"): _encode,
         ("collections", "OrderedDict"): ordered_dict,

@@ -82,6 +82,7 @@ def build_space(name: str, state: Mapping[str, Any]) -> spaces.Space[Any]:
     except (TypeError, ValueError, AssertionError, KeyError, OverflowError, AttributeError) as error:
         raise ModelFileError(f"the stored attributes do not make a {name} space ({error!r:.200}).") from error
     generator = state.get("_np_random")
+    # One that was read has passed build_generator().
     if isinstance(generator, np.random.Generator):
         space._np_random = generator
     return space
@@ -173,9 +174,65 @@ def build_generator(state: Any) -> np.random.Generator:
     :return: the generator
     :raises ModelFileError: if it is no such state
     """
+    check_generator_state(state)
+    bit_generator = BIT_GENERATORS[state["bit_generator"]](0)
     try:
-        bit_generator = BIT_GENERATORS[str(state["bit_generator"])](0)
         bit_generator.state = state
-    except (TypeError, ValueError, KeyError, OverflowError, IndexError) as error:
+    except (TypeError, ValueError, LookupError, OverflowError) as error:
         raise ModelFileError(f"not the state of a random generator ({error!r:.200}).") from error
     return np.random.Generator(bit_generator)
+
+
+# The words of each generator's state: number and width in bits, and how far it may have read what it drew.
+_WORDS: dict[str, tuple[dict[str, tuple[int, int]], tuple[str, int] | None]] = {
+    "MT19937": ({"key": (624, 32)}, ("pos", 624)),
+    "Philox": ({"counter": (4, 64), "key": (2, 64), "buffer": (4, 64)}, ("buffer_pos", 4)),
+    "SFC64": ({"state": (4, 64)}, None),
+}
+
+
+def check_generator_state(state: Any) -> None:
+    """
+    Hold the state of a NumPy generator against what its kind can have. NumPy itself takes some states that
+    end the process at the next draw.
+
+    :param state: ``generator.bit_generator.state``
+    :raises ModelFileError: if it is no such state
+    """
+    try:
+        kind = state["bit_generator"]
+        if type(kind) is not str or kind not in BIT_GENERATORS:
+            raise ValueError(f"the kind is {kind!r:.40}")
+        inner = state["state"]
+        words, place = _WORDS.get(kind, ({}, None))
+        for name, (count, bits) in words.items():
+            # Philox keeps its buffer beside the state.
+            _check_words(name, inner[name] if name in inner else state[name], count, bits)
+        if not words:
+            for name in ("state", "inc"):
+                _check_integer(name, inner[name], 2**128 - 1)
+            if inner["inc"] % 2 == 0:
+                raise ValueError("the increment is even")
+        if place is not None:
+            _check_integer(place[0], inner[place[0]] if place[0] in inner else state[place[0]], place[1])
+        if kind == "MT19937" and not np.any(inner["key"]):
+            # It would give zeros for ever, and whoever draws until something fits would never end.
+            raise ValueError("the key is zero")
+        if kind != "MT19937":
+            _check_integer("has_uint32", state["has_uint32"], 1)
+            _check_integer("uinteger", state["uinteger"], 2**32 - 1)
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise ModelFileError(f"not the state of a random generator ({error!r:.200}).") from error
+
+
+def _check_words(name: str, value: Any, count: int, bits: int) -> None:
+    array = np.asarray(value)
+    if array.shape != (count,) or array.dtype.kind not in "iu" or np.any(array < 0):
+        raise ValueError(f"{name} is not {count} words")
+    if np.any(array > 2**bits - 1):
+        raise ValueError(f"{name} is not made of words of {bits} bits")
+
+
+def _check_integer(name: str, value: Any, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= int(value) <= most:
+        raise ValueError(f"{name} is {value!r:.60}, expected an integer from 0 to {most}")

@@ -14,6 +14,9 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common._layer_hints import explained, refuse_torch
+from mlx_baselines3.common._model_data import Attributes
+from mlx_baselines3.common._model_fields import check_fields, reading
+from mlx_baselines3.common._model_sizes import check_sizes
 from mlx_baselines3.common._threads import GeneratorPlace, computing, tracing, use_mlx
 from mlx_baselines3.common.layers import Conv2d, Module, named_parameters, orthogonal, set_named_parameters
 from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
@@ -248,19 +251,19 @@ class BaseModel(Module):
         :return: the network
         :raises ModelFileError: if the file is damaged, or holds something else than such a network
         """
+        label = str(path) if isinstance(path, (str, pathlib.Path)) else "the file"
         data, params, _ = load_from_zip_file(path, device=device)
-        try:
-            if data is None:
-                raise TypeError("there are no arguments of its constructor")
-            state = params["policy"]
-            model = cls._from_constructor_parameters(data)
-        except (TypeError, KeyError, ValueError, AttributeError, AssertionError, ArithmeticError) as error:
+        if data is None or "policy" not in params:
             raise ModelFileError(
-                f"{path} does not make a {cls.__name__} ({error!r:.300}): `{cls.__name__}.save` writes such "
-                "files, and a model's file is loaded by its algorithm."
-            ) from error
-        model = model.to(device)
-        model.load_state_dict(state)
+                f"{label} holds no network, it lacks its arguments or its parameters: `{cls.__name__}.save` "
+                "writes such files, and a model's file is loaded by its algorithm."
+            )
+        check_fields(Attributes(data))
+        spaces = data.get("observation_space"), data.get("action_space")
+        check_sizes(cls, *spaces, data, params, label)
+        with reading(label, f"a {cls.__name__}"):
+            model = cls._from_constructor_parameters(data).to(device)
+            model.load_state_dict(params["policy"])
         return model
 
     @classmethod

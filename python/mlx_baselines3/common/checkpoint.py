@@ -16,6 +16,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_baselines3.common import model_io
 from mlx_baselines3.common._archive import ArchiveReader, Content, ModelFileError
@@ -23,6 +24,7 @@ from mlx_baselines3.common._buffer_stream import read_buffer, write_buffer
 from mlx_baselines3.common._env_record import env_record, rebuild, restore_env
 from mlx_baselines3.common._evaluated import ModelCall
 from mlx_baselines3.common._file_paths import open_path
+from mlx_baselines3.common._model_data import bounded_json
 from mlx_baselines3.common._run_record import RunRecord, run_record
 from mlx_baselines3.common.type_aliases import GymEnv
 
@@ -71,6 +73,7 @@ def load_checkpoint(
     custom_objects: dict[str, Any] | None = None,
     allow_pickle: bool = False,
     changes: dict[str, Any] | None = None,
+    monitor_dir: str | None = None,
 ) -> Algorithm:
     """
     Go on from a checkpoint; see :meth:`BaseAlgorithm.load_checkpoint`.
@@ -82,6 +85,7 @@ def load_checkpoint(
     :param custom_objects: values to use instead of stored ones
     :param allow_pickle: open pickles that are in the file
     :param changes: attributes to change
+    :param monitor_dir: folder with the run's monitor files, to go on with
     :return: the model
     :raises ModelFileError: if it is not a checkpoint, or is damaged
     :raises ValueError: if it is another algorithm's, or ``env`` is needed or does not fit
@@ -97,7 +101,7 @@ def load_checkpoint(
             )
         record = RunRecord(run)
         if env is None and envs is not None:
-            env = rebuild(envs)
+            env = rebuild(envs, monitor_dir)
         stream.seek(0)
         model = model_io.load(
             *(cls, stream, env, device, custom_objects, False, False, changes or {}, allow_pickle)
@@ -119,7 +123,40 @@ def _read_buffers(model: BaseAlgorithm, archive: ArchiveReader) -> None:
     for name in _BUFFERS:
         entry, buffer = f"checkpoint/{name}.safetensors", getattr(model, name, None)
         if entry in archive.names and buffer is not None:
+            fixed = _fixed(buffer)
             read_buffer(buffer, archive, entry)
+            _check_buffer(buffer, fixed, f"{archive.label}: {entry}")
+
+
+def _fixed(buffer: Any) -> dict[str, Any]:
+    """What the model's own attributes decide about a buffer, and no other entry of the file."""
+    fixed: dict[str, Any] = {}
+    for name, value in vars(buffer).items():
+        if isinstance(value, np.ndarray):
+            # A rollout that was flattened for its minibatches has the same numbers in another shape.
+            fixed[name] = value.size, value.dtype
+        elif isinstance(value, dict):
+            fixed[name] = {key: getattr(part, "size", None) for key, part in value.items()}
+        elif isinstance(value, (int, str, tuple)) and not isinstance(value, bool) and name != "pos":
+            fixed[name] = value
+    return fixed
+
+
+def _check_buffer(buffer: Any, fixed: dict[str, Any], label: str) -> None:
+    present = _fixed(buffer)
+    for name, value in fixed.items():
+        # Rollouts without dead steps have no array of them.
+        if name in present and present[name] != value:
+            raise ModelFileError(
+                f"{label}: {name} is {present[name]!s:.80}, but the model has {value!s:.80}."
+            )
+    rolls = not hasattr(buffer, "next_observations") and hasattr(buffer, "advantages")
+    if not 0 <= buffer.pos < buffer.buffer_size + rolls:
+        raise ModelFileError(f"{label}: pos is {buffer.pos}, but the buffer has {buffer.buffer_size} rows.")
+    for name in ("ep_start", "ep_length", "_current_ep_start"):
+        rows = getattr(buffer, name, None)
+        if rows is not None and rows.size and not 0 <= rows.min() <= rows.max() <= buffer.buffer_size:
+            raise ModelFileError(f"{label}: {name} has rows that the buffer does not have.")
 
 
 def _tables(archive: ArchiveReader) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -128,18 +165,21 @@ def _tables(archive: ArchiveReader) -> tuple[dict[str, Any], dict[str, Any] | No
             f"{archive.label} is no checkpoint: save_checkpoint() did not write it. Try load()."
         )
     try:
-        run, envs = json.loads(archive.text(_RUN)), json.loads(archive.text(_ENV))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, ModelFileError):
-            raise
-        raise ModelFileError(f"{archive.label}: the record of the run is not JSON ({error}).") from error
-    if not isinstance(run, dict) or not (envs is None or _is_env_record(envs)):
+        run, envs = (bounded_json(archive.text(name), archive.length, f"{name} is") for name in (_RUN, _ENV))
+    except ModelFileError as error:
+        raise ModelFileError(f"{archive.label}: {error}") from error
+    lost = run.get("lost", []) if isinstance(run, dict) else None
+    if (
+        not isinstance(lost, list)
+        or not all(type(item) is str for item in lost)
+        or not (envs is None or _is_env_record(envs))
+    ):
         raise ModelFileError(f"{archive.label}: the record of the run is damaged.")
     return run, envs
 
 
 def _is_env_record(envs: Any) -> bool:
-    if not isinstance(envs, dict) or type(envs.get("n_envs")) is not int:
+    if not isinstance(envs, dict) or type(envs.get("n_envs")) is not int or envs["n_envs"] < 1:
         return False
     names, layers = envs.get("names"), envs.get("layers")
     if not isinstance(names, list) or not isinstance(layers, list) or len(names) != len(layers) + 1:

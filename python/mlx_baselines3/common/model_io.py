@@ -6,12 +6,22 @@ import io
 import pathlib
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import mlx.core as mx
 
-from mlx_baselines3.common._archive import Content
+from mlx_baselines3.common._archive import Content, ModelFileError
 from mlx_baselines3.common._evaluated import ModelCall
+from mlx_baselines3.common._import_paths import derives, public_path
+from mlx_baselines3.common._model_data import Attributes
+from mlx_baselines3.common._model_fields import (
+    MissingEntry,
+    check_fields,
+    check_last_observations,
+    honoured,
+    reading,
+)
+from mlx_baselines3.common._model_sizes import check_sizes
 from mlx_baselines3.common.base_policy import BasePolicy
 from mlx_baselines3.common.mlx_interop import to_mlx
 from mlx_baselines3.common.save_util import (
@@ -30,7 +40,7 @@ if TYPE_CHECKING:
 Algorithm = TypeVar("Algorithm", bound="BaseAlgorithm")
 # Which algorithms learn with a policy.
 _FAMILIES = {
-    "mlx_baselines3.common.actor_critic:ActorCriticPolicy": ("PPO", "A2C"),
+    "mlx_baselines3.common.policies:ActorCriticPolicy": ("PPO", "A2C"),
     "mlx_baselines3.dqn.policies:DQNPolicy": ("DQN",),
     "mlx_baselines3.sac.policies:SACPolicy": ("SAC",),
     "mlx_baselines3.td3.policies:TD3Policy": ("TD3", "DDPG"),
@@ -58,15 +68,30 @@ def set_parameters(model: BaseAlgorithm, source: str | Mapping[str, Any], exact_
     :raises ValueError: if an object is unknown, or one is missing and ``exact_match``
     :raises RuntimeError: if arrays are missing or unknown, or a shape differs
     """
+    given = isinstance(source, Mapping)
     params = source if isinstance(source, Mapping) else load_from_zip_file(source, load_data=False)[1]
     expected, _ = model._get_torch_save_params()
     for name in params:
         try:
+            if not given and name not in expected:
+                # A file does not choose which attributes are looked at.
+                raise AttributeError(name)
             recursive_getattr(model, name).state_dict  # noqa: B018  only whether it is there
         except AttributeError as error:
-            raise ValueError(
+            kind = ValueError if given else ModelFileError
+            raise kind(
                 f"Key {name} is an invalid object name; {type(model).__name__} has {', '.join(expected)}."
             ) from error
+    if given:
+        _set_states(model, params, expected, exact_match)
+    else:
+        with reading(str(source), "the parameters"):
+            _set_states(model, params, expected, exact_match)
+
+
+def _set_states(
+    model: BaseAlgorithm, params: Mapping[str, Any], expected: list[str], exact_match: bool
+) -> None:
     if exact_match and set(params) != set(expected):
         raise ValueError(
             "Names of parameters do not match agents' parameters: "
@@ -151,43 +176,63 @@ def load(
     if print_system_info:
         print("== CURRENT SYSTEM INFO ==")
         get_system_info()
-    data, params, variables = load_from_zip_file(
+    label = str(path) if isinstance(path, (str, pathlib.Path)) else "the model file"
+    loaded, params, variables = load_from_zip_file(
         path,
         device=device,
         custom_objects=custom_objects,
         print_system_info=print_system_info,
         allow_pickle=allow_pickle,
     )
-    if data is None or not params:
-        raise ValueError(f"{path} holds {'no attributes' if data is None else 'no parameters'} of a model.")
-    _check_attributes(data, changes)
+    if loaded is None or not params:
+        missing = "no attributes" if loaded is None else "no parameters"
+        raise ModelFileError(f"{label} holds {missing} of a model.")
+    data = cast(Attributes, loaded)
+    check_fields(data)
+    check_last_observations(data, label)
+    _check_attributes(data, changes, label)
     _check_algorithm(cls, data)
+    if env is None and "env" in data.trusted:
+        env = data.pop("env", None)
     if env is not None:
         env = cls._wrap_env(env, data.get("verbose", 0))
         check_for_correct_spaces(env, data["observation_space"], data["action_space"])
         if force_reset:
             data["_last_obs"] = None
         data["n_envs"] = env.num_envs
-    else:
-        env = data.pop("env", None)
+    spaces = data["observation_space"], data["action_space"]
+    check_sizes(data["policy_class"], *spaces, data.get("policy_kwargs", {}), params, label)
     model = cls(
         policy=data["policy_class"],
         env=env,
         device=device,
         _init_setup_model=False,  # type: ignore[call-arg]
     )
-    model.__dict__.update(data)
+    model.__dict__.update(honoured(model, data))
     model.__dict__.update(changes)
     with ModelCall(model):
-        model._setup_model()
-        _put_parameters(model, params, device)
-        for name, value in (variables or {}).items():
-            # SAC has `log_ent_coef` only if the coefficient is tuned.
-            if value is not None:
-                recursive_setattr(model, name, to_mlx(value))
+        with reading(label, "a model of these attributes"):
+            model._setup_model()
+        with reading(label, "the parameters"):
+            _put_parameters(model, params, device)
+            _put_variables(model, variables or {})
         if model.use_sde:
             model.policy.reset_noise()
     return model
+
+
+def _put_variables(model: BaseAlgorithm, variables: Mapping[str, Any]) -> None:
+    expected = model._get_torch_save_params()[1]
+    for name, value in variables.items():
+        # SAC has `log_ent_coef` only if the coefficient is tuned.
+        if value is None:
+            continue
+        if name not in expected:
+            raise ModelFileError(f"variables: `{name}` is none of this model's, which are {expected}.")
+        own, array = recursive_getattr(model, name), to_mlx(value)
+        if getattr(own, "size", 1) != array.size:
+            raise ModelFileError(f"variables: `{name}` has the shape {array.shape}, expected {own.shape}.")
+        recursive_setattr(model, name, array)
 
 
 def _put_parameters(model: BaseAlgorithm, params: dict[str, Any], device: mx.Device | str) -> None:
@@ -220,9 +265,9 @@ def _put_parameters(model: BaseAlgorithm, params: dict[str, Any], device: mx.Dev
     )
 
 
-def _check_attributes(data: dict[str, Any], changes: dict[str, Any]) -> None:
+def _check_attributes(data: Attributes, changes: dict[str, Any], label: str) -> None:
     """Bring stored attributes up to date, and refuse changes that would not fit the stored weights."""
-    policy_kwargs = data.get("policy_kwargs", {})
+    policy_kwargs = data.get("policy_kwargs") or {}
     policy_kwargs.pop("device", None)
     # SB3 before 1.8 wrote `net_arch=[dict(pi=…, vf=…)]`.
     net_arch = policy_kwargs.get("net_arch")
@@ -234,12 +279,14 @@ def _check_attributes(data: dict[str, Any], changes: dict[str, Any]) -> None:
             f"Stored kwargs: {policy_kwargs}, specified kwargs: {changes['policy_kwargs']}"
         )
     if "observation_space" not in data or "action_space" not in data:
-        raise KeyError("The observation_space and action_space were not given, can't verify new environments")
+        raise MissingEntry(
+            f"{label}: The observation_space and action_space were not given, can't verify new environments"
+        )
     for key in ("observation_space", "action_space"):
         data[key] = _convert_space(data[key])
-    policy_class = data.get("policy_class")
-    if not (isinstance(policy_class, type) and issubclass(policy_class, BasePolicy)):
-        raise KeyError(
+    if not derives(data.get("policy_class"), BasePolicy):
+        raise MissingEntry(
+            f"{label}: "
             "The policy class could not be restored: import the module that defines it before loading, "
             "or pass custom_objects={'policy_class': ...}."
         )
@@ -259,5 +306,5 @@ def _check_algorithm(cls: type[BaseAlgorithm], data: dict[str, Any]) -> None:
 
 
 def _family(policy_class: type) -> tuple[str, ...]:
-    paths = (f"{base.__module__}:{base.__qualname__}" for base in policy_class.__mro__)
+    paths = [public_path(base) for base in policy_class.__mro__]
     return next((_FAMILIES[path] for path in paths if path in _FAMILIES), ())

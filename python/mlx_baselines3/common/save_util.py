@@ -7,10 +7,9 @@ this package and of the format. Nothing in it is a pickle unless the user asked 
 :mod:`~mlx_baselines3.common.sb3_zip`.
 
 Kept in ``data`` are numbers, texts, None, lists, tuples, dicts, sets, deques, bytes, NumPy and MLX arrays,
-scalars and dtypes, Gymnasium's spaces with their random generators, enumerations, named tuples, this
-package's schedules and action noise, classes and module-level functions (by import path). An object of
-another class is kept if its class has a method ``__archive_state__()``, giving a value of these kinds, and a
-class method ``__from_archive_state__(state)``.
+scalars and dtypes, Gymnasium's spaces with their random generators, this package's schedules, action noise
+and enumerations, classes (by import path) in the places that take them, and schedules of a class of your own
+whose attributes are numbers, strings and booleans. See :mod:`~mlx_baselines3.common._slots`.
 
 A path in a file is only looked up among the modules that are imported already; a file never causes an import.
 """
@@ -38,7 +37,7 @@ from mlx_baselines3.common._archive import (
 )
 from mlx_baselines3.common._file_paths import open_path, open_path_pathlib, open_path_str
 from mlx_baselines3.common._lazy_names import lazy_names
-from mlx_baselines3.common._model_data import data_to_json, json_to_data
+from mlx_baselines3.common._model_data import data_to_json, json_to_data, read_attributes
 from mlx_baselines3.common._tensor_trees import dump_tree, load_tree
 from mlx_baselines3.common.type_aliases import TensorDict
 from mlx_baselines3.common.utils import get_device, get_system_info
@@ -236,7 +235,7 @@ def load_from_zip_file(
         tensors = _read_tensors(archive)
         variables = tensors.pop(_VARIABLES, None)
         wanted = load_data and "data" in archive.names
-        data = json_to_data(archive.text("data"), custom_objects, allow_pickle) if wanted else None
+        data = read_attributes(archive, custom_objects, allow_pickle) if wanted else None
     return data, tensors, variables
 
 

@@ -142,18 +142,16 @@ def test_native_environments_are_made_with_their_arguments(tmp_path):
     )
     model = PPO("MlpPolicy", env, **PPO_ARGS).learn(64)
     before = (tmp_path / "0.monitor.csv").read_text()
-    resumed = PPO.load_checkpoint(saved(model))
+    resumed = PPO.load_checkpoint(saved(model), monitor_dir=str(tmp_path))
     assert resumed.env.get_attr("spec")[0].max_episode_steps == 9
     resumed.learn(64, reset_num_timesteps=False)
     # The file goes on.
     assert (tmp_path / "0.monitor.csv").read_text().startswith(before)
     assert max(info["l"] for info in resumed.ep_info_buffer) <= 9
-    checkpoint = saved(resumed)
-    for path in tmp_path.iterdir():
-        path.unlink()
-    # A file from elsewhere does not decide what is written here.
-    PPO.load_checkpoint(checkpoint).learn(32, reset_num_timesteps=False)
-    assert list(tmp_path.iterdir()) == []
+    # A checkpoint does not decide what is written, not even where the run's files are still there.
+    files = {path: path.read_text() for path in tmp_path.iterdir()}
+    PPO.load_checkpoint(saved(resumed)).learn(32, reset_num_timesteps=False)
+    assert {path: path.read_text() for path in tmp_path.iterdir()} == files
 
 
 def test_a_callback_that_is_not_told_of_rollouts(tmp_path):
