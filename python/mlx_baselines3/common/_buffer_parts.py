@@ -105,7 +105,7 @@ def check_buffer(buffer: Any, layout: Layout | None = None) -> None:
         raise ModelFileError("the sizes of the buffer are not those that it was made with.")
     last = size - 1 if isinstance(buffer, ReplayBuffer) else size
     if type(buffer.pos) is not int or not 0 <= buffer.pos <= last or type(buffer.full) is not bool:
-        raise ModelFileError(f"the cursor of the buffer is {buffer.pos!r:.40}, expected 0 to {last}.")
+        raise ModelFileError(f"the cursor `pos` of the buffer is {buffer.pos!r:.40}, expected 0 to {last}.")
     if isinstance(buffer, ReplayBuffer):
         for name in buffer._columns:
             column = buffer._column(name)
