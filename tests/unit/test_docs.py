@@ -14,7 +14,7 @@ from mlx_baselines3 import PPO
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.policy_checker import check_policy
 from mlx_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
-from mlx_baselines3.common.vec_env import SubprocVecEnv
+from mlx_baselines3.common.vec_env import NativeVecEnv, SubprocVecEnv
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 TOOLS = runpy.run_path(str(DOCS / "time_snippets.py"))
@@ -102,6 +102,27 @@ def test_the_timings_run(capsys, monkeypatch):
     monkeypatch.setitem(TOOLS["main"].__globals__, "ROUNDS", 1)
     TOOLS["main"]()
     assert len(re.findall(r"before \d+ us, after \d+ us, ratio \d+\.\d", capsys.readouterr().out)) == 3
+
+
+def test_a_gradient_step_of_the_loop_on_the_ppo_page_is_one_of_ppo():
+    page = (DOCS / "algorithms" / "ppo.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (loop,) = [block for block in blocks if "def loss(batch)" in block]
+    names = {"NativeVecEnv": NativeVecEnv}
+    # Up to the end of the first rollout.
+    exec(loop.partition("    for epoch in range")[0].replace("range(2)", "range(1)"), names)
+    own, rollout = names["policy"], names["rollout"]
+    settings = {"learning_rate": 1e-3, "ent_coef": 0.01, "max_grad_norm": 0.5, "n_epochs": 1}
+    model = PPO("MlpPolicy", names["env"], n_steps=rollout.buffer_size, batch_size=256, **settings)
+    model._setup_learn(0)
+    model.policy.load_state_dict(own.state_dict())
+    before = {name: np.array(array) for name, array in own.named_parameters()}
+    model.rollout_buffer = rollout
+    model.train()
+    names["update"](next(rollout.get(256)))
+    for name, array in model.policy.named_parameters():
+        np.testing.assert_allclose(np.array(own.state_dict()[name]), np.array(array), atol=1e-6)
+        assert np.abs(np.array(array) - before[name]).max() > 1e-5
 
 
 def test_the_migration_page_names_what_differs():

@@ -1,5 +1,6 @@
 """The code blocks of README.md and docs/ run as they are written, page by page, from an empty folder."""
 
+import importlib.util
 import os
 import pathlib
 import re
@@ -11,7 +12,7 @@ import pytest
 import run_page
 
 ROOT = pathlib.Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_PYTHON = [page for page in PAGES if "```python" in page.read_text()]
 
 
@@ -37,7 +38,7 @@ def test_every_fence_is_known():
     """A block in another language, or indented, would not be run."""
     for page in PAGES:
         fences = re.findall(r"^[ \t]*```.*$", page.read_text(), re.MULTILINE)
-        assert set(fences) <= {"```", "```python", "```sh"}, relative(page)
+        assert set(fences) <= {"```", "```python", "```sh", "```diff"}, relative(page)
         assert len(fences) % 2 == 0, relative(page)
         assert set(fences[1::2]) <= {"```"}, relative(page)
 
@@ -64,6 +65,45 @@ def test_the_runner_tells_a_block_that_fails(tmp_path, blocks, said):
         assert "# here" in process.stderr or "warning" in process.stderr.lower()
 
 
+def test_lines_that_a_diff_adds_are_imports_that_work():
+    added = [
+        line[1:].strip()
+        for page in PAGES
+        for block in re.findall(r"^```diff\n(.*?)^```", page.read_text(), re.M | re.S)
+        for line in block.splitlines()
+        if line.startswith("+")
+    ]
+    assert added
+    for line in added:
+        exec(line, {})
+
+
+def test_the_index_lists_every_page():
+    linked = set(re.findall(r"\]\(([^)#]+\.md)", (ROOT / "docs" / "README.md").read_text()))
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in PAGES[1:]}
+    notes = {page for page in pages if page.startswith("notes/")} - {"notes/README.md"}
+    assert pages - linked - notes == {"README.md"}
+    listed = (ROOT / "docs" / "notes" / "README.md").read_text()
+    assert all(pathlib.PurePath(page).name in listed for page in notes)
+
+
+def anchor(heading):
+    """As GitHub makes it of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    for target, _, fragment in re.findall(r"\]\(((?!https?:)[^)#\s]*)(#([^)\s]+))?\)", text):
+        file = page.parent / target if target else page
+        assert file.exists(), (relative(page), target)
+        if fragment:
+            name = fragment.removeprefix("#")
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), re.M)
+            assert name in map(anchor, headings), (relative(page), target, name)
+
+
 SHELL = {page: "\n".join(re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.M | re.S)) for page in PAGES}
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
 
@@ -79,6 +119,9 @@ def test_targets_of_make_that_the_pages_name():
 def test_programs_of_shell_blocks_and_their_options_exist(page):
     for line in re.findall(r"^\S*python .*$", SHELL[page], re.M):
         program, *options = line.partition("#")[0].split()[1:]
+        if program == "-m":
+            assert importlib.util.find_spec(options[0]) is not None, line
+            continue
         source = "".join(file.read_text() for file in [ROOT / program, *(ROOT / program).parent.glob("*.py")])
         for option in options:
             assert not option.startswith("--") or f'"{option}"' in source, line

@@ -15,7 +15,7 @@ __all__ = ["DeviceChoice", "choose_device", "on_own_device"]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
-# Measured on an H200 beside 16 x86 cores (docs/performance.md), with the CPU's steps in Rust: up to 140
+# Measured on an H200 beside 16 x86 cores (docs/notes/cpu-or-gpu.md), with the CPU's steps in Rust: up to 140
 # million the CPU's `learn()` won at every point, about 200 it was mixed, from 500 on the GPU's won at every
 # one. In between, slower GPUs than that one and the minute that a GPU first compiles speak for the CPU; four
 # cores instead of 16 made little difference there. Where MLX computes the CPU's steps, too, a GPU pays from
