@@ -99,10 +99,12 @@ def check_buffer(buffer: Any, layout: Layout | None = None) -> None:
         than it was made with
     """
     size = buffer.buffer_size
-    if layout is not None and any(
-        getattr(buffer, name) != getattr(layout, name) for name in ("buffer_size", "n_envs")
-    ):
-        raise ModelFileError("the sizes of the buffer are not those that it was made with.")
+    for name in ("buffer_size", "n_envs") if layout is not None else ():
+        claimed, expected = getattr(buffer, name), getattr(layout, name)
+        if claimed != expected:
+            raise ModelFileError(
+                f"`{name}` of the buffer is {claimed!r:.40}, which was made with {expected}."
+            )
     last = size - 1 if isinstance(buffer, ReplayBuffer) else size
     if type(buffer.pos) is not int or not 0 <= buffer.pos <= last or type(buffer.full) is not bool:
         raise ModelFileError(f"the cursor `pos` of the buffer is {buffer.pos!r:.40}, expected 0 to {last}.")
