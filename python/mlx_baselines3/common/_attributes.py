@@ -161,7 +161,7 @@ def _check_kind(present: Any, new: Any, path: str, same_shapes: bool) -> None:
     if isinstance(present, np.ndarray) and isinstance(new, (np.ndarray, np.generic)):
         # NumPy turns an array without axes into a scalar when something is added to it.
         # Before anything has happened some arrays are empty.
-        # A buffer of the user's own may keep wider numbers than its base, whose constructor has made this one.
+        # A buffer of a user's class may keep wider numbers than its base, whose constructor made this one.
         fits = new.dtype.kind == present.dtype.kind or present.size == 0
         fits = fits and (not same_shapes or new.shape == present.shape or present.size == 0)
     elif isinstance(present, _NUMBERS) and not isinstance(present, bool):
