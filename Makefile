@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 RUNS   ?= runs
+# What `make install` installs: this folder, or a wheel that was built from it.
+PACKAGE ?= .
 # MLX's Linux backends overwrite each other's library: exactly one is installed. A Mac needs none.
 BACKEND ?= $(if $(filter Darwin,$(shell uname)),,cpu)
 comma   := ,
@@ -29,7 +31,7 @@ $(BIN)/python:
 
 $(VENV)/.installed: $(SOURCES) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --upgrade pip  # --group needs 25.1
-	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy only-if-needed --group test --group lint '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy only-if-needed --group test --group lint '$(PACKAGE)[$(EXTRAS)]'
 	@touch $@
 
 install: $(VENV)/.installed ## make a virtual environment, build the wheel and install it there
