@@ -257,7 +257,8 @@ def mutate_legacy(rng, data):
         rest = rest[end:]
     which = rng.choice((0, 1, 2, 3, 3, 3, 3, 4, 5, 5))
     if which == 5:
-        at = rng.choice((0, rng.randrange(len(rest))))
+        # Without tensors nothing follows.
+        at = rng.choice((0, rng.randrange(len(rest) + 1)))
         count = rng.choice((0, 1, 2**31, 2**32, 2**40, 2**61, 2**62, 2**63, 2**64 - 1)).to_bytes(8, "little")
         return b"".join(pieces) + rest[:at] + count + rest[at + 8 :]
     pieces[which] = mutate_pickle(rng, pieces[which])
