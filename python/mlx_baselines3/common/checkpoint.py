@@ -170,6 +170,7 @@ def _tables(archive: ArchiveReader) -> tuple[dict[str, Any], dict[str, Any] | No
     lost = run.get("lost", []) if isinstance(run, dict) else None
     if (
         not isinstance(lost, list)
+        or type(run.get("algorithm")) is not str
         or not all(type(item) is str for item in lost)
         or not (envs is None or _is_env_record(envs))
     ):
