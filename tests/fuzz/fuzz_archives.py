@@ -28,7 +28,17 @@ import warnings
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-from mutations import EVIL, entries, mutate
+from mutations import (  # noqa: F401  some are used through this module
+    EVIL,
+    NAMES,
+    SLOTS,
+    TAGS,
+    entries,
+    json_text,
+    mutate,
+    mutate_bytes,
+    mutate_json,
+)
 from readers import readers
 
 import mlx_baselines3  # noqa: F401  before mlx, for its BLAS
