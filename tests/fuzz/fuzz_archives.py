@@ -3,8 +3,9 @@ Feed mutated model files to the readers: ``python tests/fuzz/fuzz_archives.py --
 
 Each must end in a value or in a refusal. It is a failure if a reader raises anything else, computes for
 longer than ten seconds or waits for two minutes, needs much more memory than before, or causes an audit
-event that is not listed in ``tests/audit_hook.py``. Failing files are kept in ``--keep``. One seed gives one
-series of files.
+event that is not listed in ``tests/audit_hook.py``. What was loaded is used once, which may raise what it
+likes but not end the process. Failing files are kept in ``--keep``, that which a process was at when it ended
+too. One seed gives one series of files.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import io
 import json
 import multiprocessing
 import pathlib
+import queue
 import random
 import resource
 import signal
@@ -22,70 +24,63 @@ import time
 import traceback
 import types
 import warnings
-import zipfile
 
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+from mutations import (  # noqa: F401  some are used through this module
+    EVIL,
+    NAMES,
+    SLOTS,
+    TAGS,
+    entries,
+    json_text,
+    mutate,
+    mutate_bytes,
+    mutate_json,
+)
+from readers import readers
+
 import mlx_baselines3  # noqa: F401  before mlx, for its BLAS
 from audit_hook import Watch
 from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
 from mlx_baselines3.common import _safetensors, _torch_file, sb3_zip
 from mlx_baselines3.common._import_paths import UnknownName
+from mlx_baselines3.common.base_class import BaseAlgorithm
+from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.export import export_sb3
-from mlx_baselines3.common.policies import ActorCriticPolicy
+from mlx_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from mlx_baselines3.common.save_util import ModelFileError, json_to_data
+from mlx_baselines3.common.vec_env import VecNormalize
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "data" / "models"
+DATA = pathlib.Path(__file__).parents[1] / "data"
+GOLDEN = DATA / "models"
 # A busy machine may keep a process waiting, so what it computes counts; waiting has a wider bound.
 SECONDS, WAITING = 10, 120
 MEMORY = 512 * 2**20
-INTERESTING = [
-    0,
-    1,
-    -1,
-    2**31 - 1,
-    2**31,
-    2**32,
-    2**53,
-    2**63 - 1,
-    2**63,
-    2**64,
-    10**40,
-    1e308,
-    "x",
-    None,
-    [],
-    {},
-]
-EVIL = [
-    b"cos\nsystem\n(X\x04\x00\x00\x00trueitR.",
-    b"cbuiltins\nexec\n(X\x08\x00\x00\x00import xtR.",
-    b"cbuiltins\neval\n(X\x03\x00\x00\x001+1tR.",
-    b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x04true\x85R.",
-]
-# Names that lead to code, to be put where a file has a name or anything else.
-OWN = "mlx_baselines3.common"
-NAMES = [
-    *("os:system", "builtins:eval", "subprocess:Popen", "functools:partial", "numpy:load", "gymnasium:make"),
-    *(f"{OWN}.vec_env:SubprocVecEnv", f"{OWN}.save_util:load_from_pkl", f"{OWN}.vec_env:NativeVecEnv"),
-    *(f"{OWN}.policies:ActorCriticPolicy", f"{OWN}.buffers:ReplayBuffer", f"{OWN}.torch_layers:NatureCNN"),
-    *("mlx.nn:Tanh", "mlx.nn:Linear", "mlx.optimizers:Adam", "mlx.nn.layers.activations:relu"),
-    *("mlx_baselines3.dqn.policies:DQNPolicy", "fuzz_users:Linear", "fuzz_users:Trap", "fuzz_users:Policy"),
-    *(f"{OWN}.utils:FloatSchedule", f"{OWN}.noise:NormalActionNoise", f"{OWN}.policies:BasePolicy"),
-]
-TAGS = ("class", "function", "enum", "object", "offered", "schedule", "namedtuple")
-SLOTS = [
-    *("policy_class", "learning_rate", "clip_range", "lr_schedule", "action_noise", "train_freq", "env"),
-    *("replay_buffer_class", "rollout_buffer_class", "replay_buffer_kwargs", "policy_kwargs", "_setup_model"),
-    *("features_extractor_class", "activation_fn", "optimizer_class", "features_extractor_kwargs"),
-    *("goal_selection_strategy", "net_arch", "n_envs", "n_steps", "buffer_size", "batch_size", "seed"),
-]
+WEIGHTS = {
+    "model": 20,
+    "sb3": 10,
+    "checkpoint": 10,
+    "parameters": 5,
+    "policy": 5,
+    "json": 12,
+    "safetensors": 8,
+    "torch": 8,
+    "pickle": 10,
+    "replay": 10,
+    "replay_pickle": 15,
+    "statistics": 6,
+    "statistics_pickle": 8,
+    "legacy_torch": 6,
+}
 USERS = """
+from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.policies import ActorCriticPolicy
 class Linear:
     def __call__(self, progress_remaining): return progress_remaining
 class Policy(ActorCriticPolicy): pass
+class Buffer(ReplayBuffer): pass
 class Trap:
     def __init__(self, *args, **kwargs): raise BaseException("a file ran code")
     __call__ = __reduce__ = __setstate__ = __from_archive_state__ = __init__
@@ -132,16 +127,19 @@ class Corpus:
         ours = [_bytes(model.save) for model in models]
         theirs = [_bytes(lambda stream, model=model: export_sb3(model, stream)) for model in models]
         theirs += [path.read_bytes() for path in sorted(GOLDEN.glob("*_cartpole.zip"))]
+        theirs.append((DATA / "torch" / "ppo_legacy.zip").read_bytes())
+        old = [path.read_bytes() for path in sorted((DATA / "archives" / "0.1.0").glob("*.zip"))]
         runs = [_bytes(model.save_checkpoint) for model in models]
         self.models, self.runs = models, dict(zip(runs, models, strict=True))
         policies = [_bytes(model.policy.save) for model in models[:3]]
-        inner = {name: data for file in ours + theirs[:5] + runs for name, data in _entries(file)}
+        others = readers()
+        inner = {name: data for file in ours + theirs[:5] + runs for name, data in entries(file)}
         tensors = [data for name, data in inner.items() if name.endswith(".safetensors")]
         torches = [data for name, data in inner.items() if name.endswith(".pth")]
-        pickles = [data for file in torches for name, data in _entries(file) if name.endswith("data.pkl")]
-        attributes = [data for file in ours + theirs for name, data in _entries(file) if name == "data"]
+        pickles = [data for file in torches for name, data in entries(file) if name.endswith("data.pkl")]
+        attributes = [data for file in ours + theirs for name, data in entries(file) if name == "data"]
         self.kinds = {
-            "model": (ours, self._model),
+            "model": (ours + old, self._model),
             "sb3": (theirs, self._model),
             "checkpoint": (runs, self._checkpoint),
             "parameters": (ours + theirs[:5], self._parameters),
@@ -150,25 +148,25 @@ class Corpus:
             "safetensors": (tensors, lambda data: _safetensors.loads(data, "file")),
             "torch": (torches, lambda data: _torch_file.load(data, "file")),
             "pickle": (pickles + _pickles(attributes) + EVIL, sb3_zip.read_pickle),
+            **{name: (files, read) for name, files, read in others},
         }
 
     def _model(self, data):
         # The algorithm that a file is of is not asked: a third of the files go to another one.
         for kind in _ALGORITHMS[len(data) % len(_ALGORITHMS) :][:1] if len(data) % 3 == 0 else _ALGORITHMS:
             try:
-                kind.load(io.BytesIO(data))
-                return
+                return kind.load(io.BytesIO(data))
             except ModelFileError:
                 raise
             except ValueError as error:
                 if "holds a model of" not in str(error):
                     raise
+        return None
 
     def _checkpoint(self, data):
         for kind in _ALGORITHMS:
             try:
-                kind.load_checkpoint(io.BytesIO(data))
-                return
+                return kind.load_checkpoint(io.BytesIO(data))
             except ModelFileError:
                 raise
             except ValueError as error:
@@ -177,6 +175,7 @@ class Corpus:
                     refused = ("holds a model of", "spaces do not match", "expected the same")
                     if not any(part in text for part in refused):
                         raise
+        return None
 
     def _parameters(self, data):
         model = self.models[len(data) % len(self.models)]
@@ -190,127 +189,24 @@ class Corpus:
 _ALGORITHMS = (PPO, A2C, DQN, SAC, TD3)
 
 
-def _entries(file):
-    with zipfile.ZipFile(io.BytesIO(file)) as archive:
-        return [(name, archive.read(name)) for name in archive.namelist()]
-
-
 def _pickles(attributes):
     tables = [json.loads(data) for data in attributes]
     entries = [entry for table in tables for entry in table.values() if isinstance(entry, dict)]
     return [base64.b64decode(entry[":serialized:"]) for entry in entries if ":serialized:" in entry]
 
 
-def mutate_bytes(rng, data, others):
-    """A few bytes set, flipped, cut, doubled, or taken from another file."""
-    mutated = bytearray(data)
-    for _ in range(rng.choice((1, 1, 1, 2, 4, 16))):
-        at, length = rng.randrange(len(mutated) + 1), rng.choice((1, 2, 4, 8, 64))
-        kind = rng.randrange(7)
-        if kind == 0:
-            mutated[at : at + length] = rng.randbytes(length)
-        elif kind == 1 and at < len(mutated):
-            mutated[at] ^= 1 << rng.randrange(8)
-        elif kind == 2:
-            del mutated[at : at + length]
-        elif kind == 3:
-            mutated[at:at] = mutated[at : at + length]
-        elif kind == 4:
-            number = rng.choice((0, 1, 0x7FFFFFFF, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1))
-            mutated[at : at + 8] = number.to_bytes(8, "little")
-        elif kind == 5:
-            other = rng.choice(others)
-            start = rng.randrange(len(other) + 1)
-            mutated[at : at + length] = other[start : start + length]
-        elif rng.random() < 0.2:
-            del mutated[at:]
-    return bytes(mutated)
-
-
-def named(rng):
-    """A name of each kind, as each kind of value."""
-    tag, name = rng.choice(TAGS), rng.choice(NAMES)
-    state = rng.choice(({}, {"start": 1.0}, {"val": 1}, {"value_schedule": 1.0}, [], 3))
-    if tag in ("class", "function"):
-        return {":type:": tag, "path": name}
-    return {":type:": tag, "class": name, "state": state, "name": "STEP", "items": [1, 2]}
-
-
-def huge(rng):
-    """Sizes, depths and counts that no small file justifies."""
-    nested = []
-    for _ in range(rng.choice((10, 70, 300))):
-        nested = [nested] if rng.random() < 0.5 else {"a": nested}
-    widths = [10 ** rng.randrange(8) for _ in range(rng.choice((1, 2, 50)))]
-    return rng.choice((nested, widths, {"net_arch": widths}, 10 ** rng.randrange(30), [[]] * 3000))
-
-
-def mutate_json(rng, value, depth=0):
-    """A value somewhere in it is another one, a key is missing, or a part is somewhere else."""
-    if isinstance(value, dict) and value and (depth == 0 or rng.random() < 0.8):
-        key = rng.choice(list(value))
-        kind = rng.randrange(10)
-        if kind == 0:
-            return {name: item for name, item in value.items() if name != key}
-        if kind == 1:
-            return {**value, key: rng.choice(list(value.values()))}
-        if kind == 2 and ":type:" in value:
-            tags = ("tuple", "ndarray", "tensor", "space", "dict", "deque", "generator", *TAGS)
-            return {**value, ":type:": rng.choice(tags)}
-        if kind == 3:
-            return {**value, rng.choice(SLOTS): rng.choice((named(rng), rng.choice(INTERESTING)))}
-        if kind == 4:
-            return {**value, key: named(rng)}
-        if kind == 5 and depth < 3:
-            return {**value, key: huge(rng)}
-        return {**value, key: mutate_json(rng, value[key], depth + 1)}
-    if isinstance(value, list) and value and rng.random() < 0.8:
-        at = rng.randrange(len(value))
-        return [*value[:at], mutate_json(rng, value[at], depth + 1), *value[at + 1 :]]
-    if isinstance(value, str) and rng.random() < 0.5:
-        return rng.choice((*NAMES, value * 2, value[:-1], "PCG64"))
-    return rng.choice(INTERESTING)
-
-
-def mutate(rng, kind, data, others):
-    """
-    :param rng: the generator
-    :param kind: what the file is
-    :param data: its contents
-    :param others: other files of the kind
-    :return: a mutated file; of archives mostly one whose checksums are right, so that what is inside is read
-    """
-    if kind == "json" or (kind not in ("safetensors", "torch", "pickle") and rng.random() < 0.1):
-        if kind == "json" and rng.random() < 0.6:
-            return json.dumps(mutate_json(rng, json.loads(data))).encode()
-        return mutate_bytes(rng, data, others)
-    if kind in ("safetensors", "pickle") or rng.random() < 0.2:
-        return mutate_bytes(rng, data, others)
-    entries = _entries(data)
-    chosen = rng.randrange(len(entries))
-    stream = io.BytesIO()
-    packing = zipfile.ZIP_DEFLATED if rng.random() < 0.05 else zipfile.ZIP_STORED
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with zipfile.ZipFile(stream, "w", packing) as archive:
-            for index, (name, contents) in enumerate(entries):
-                if index == chosen:
-                    name, contents = _mutated_entry(rng, name, contents, entries)
-                archive.writestr(name, contents)
-    return stream.getvalue()
-
-
-def _mutated_entry(rng, name, contents, entries):
-    roll = rng.random()
-    if roll < 0.03:
-        return rng.choice((f"../{name}", f"/{name}", name * 3, "format", entries[0][0])), contents
-    if roll < 0.06:
-        return name, bytes(rng.randrange(2**20))
-    if name in ("data", "checkpoint/run", "checkpoint/env") and roll < 0.8:
-        return name, json.dumps(mutate_json(rng, json.loads(contents))).encode()
-    if name.endswith(".pth") and roll < 0.8:
-        return name, mutate(rng, "torch", contents, [contents])
-    return name, mutate_bytes(rng, contents, [contents])
+def use(value):
+    """What the owner of a loaded object does next."""
+    try:
+        if isinstance(value, (BaseAlgorithm, BasePolicy)):
+            value.predict(value.observation_space.sample())
+        elif isinstance(value, ReplayBuffer) and value.size():
+            value.sample(2)
+        elif isinstance(value, VecNormalize):
+            value.normalize_obs(value.observation_space.sample())
+            value.normalize_reward(np.ones(2))
+    except Exception:  # a sound file of odd numbers; nothing but an exception may come of it
+        return
 
 
 def survives(watch, read, data):
@@ -325,8 +221,9 @@ def survives(watch, read, data):
     signal.setitimer(signal.ITIMER_REAL, WAITING)
     watch.on = True
     try:
-        read(data)
-        problem = None
+        value, problem = read(data), None
+        watch.on = False
+        use(value)
     except (ModelFileError, UnknownName):
         problem = None
     except _TooLong:
@@ -356,14 +253,16 @@ def work(seed, count, keep, out, deadline=float("inf")):
         for data in files:  # whatever is imported late is imported now
             survives(watch, read, data)
     rng, failures, slowest = random.Random(seed), [], 0.0
+    current = pathlib.Path(keep) / f"at_the_end_of_{seed}.bin"
     counts = dict.fromkeys(corpus.kinds, 0)
     before = _peak()
     for number in range(count):
         if time.time() > deadline:
             break
-        kind = rng.choices(list(corpus.kinds), (25, 10, 10, 5, 5, 15, 10, 10, 10))[0]
+        kind = rng.choices(list(corpus.kinds), [WEIGHTS[kind] for kind in corpus.kinds])[0]
         files, read = corpus.kinds[kind]
         data = mutate(rng, kind, rng.choice(files), files)
+        current.write_bytes(data)
         start = time.process_time()
         problem = survives(watch, read, data)
         slowest = max(slowest, time.process_time() - start)
@@ -377,6 +276,7 @@ def work(seed, count, keep, out, deadline=float("inf")):
             failures.append(f"{path}: {problem}")
             if len(failures) >= 20:
                 break
+    current.unlink(missing_ok=True)
     out.put((counts, failures, slowest, (_peak() - before) / 2**20))
 
 
@@ -404,9 +304,10 @@ def main():
     while len(results) < len(workers):
         try:
             results.append(out.get(timeout=5))
-        except Exception:
+        except queue.Empty:
             if any(worker.exitcode not in (None, 0) for worker in workers):
                 print("a process crashed:", [worker.exitcode for worker in workers])
+                print("at", *pathlib.Path(options.keep).glob("at_the_end_of_*.bin"))
                 return 1
     total = sum(sum(counts.values()) for counts, *_ in results)
     print(

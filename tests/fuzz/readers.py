@@ -57,6 +57,8 @@ def _replay_files():
 
 def _replay_pickles():
     recorded = sorted((DATA / "replay").glob("*/*.pkl"))
+    recorded += sorted((DATA / "archives" / "0.1.0" / "pickles").glob("replay_*.pkl"))
+    recorded += sorted((DATA / "replay").glob("sb3_*_replay.pkl"))
     theirs = [path.read_bytes() for path in recorded if not path.stem.startswith("normalize")]
     return theirs + [pickle.dumps(buffer) for buffer in _buffers()]
 
@@ -69,6 +71,7 @@ def _normalize():
 
 def _statistics_pickles():
     recorded = sorted((DATA / "replay").glob("*/normalize_*.pkl"))
+    recorded += sorted((DATA / "archives" / "0.1.0" / "pickles").glob("vecnormalize_*.pkl"))
     ours = [pickle.dumps(_normalize()), _in_memory(lambda stream: export_vec_normalize(_normalize(), stream))]
     return [path.read_bytes() for path in recorded] + ours
 

@@ -2,14 +2,24 @@
 
 import contextlib
 import io
+import json
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import IO
+from typing import IO, Any
 
 from mlx_baselines3.common._atomic import atomic_open, target_path
 
-__all__ = ["ArchiveReader", "Content", "ModelFileError", "atomic_open", "target_path", "write_entries"]
+__all__ = [
+    "ArchiveReader",
+    "Content",
+    "ModelFileError",
+    "atomic_open",
+    "bounded_json",
+    "printable",
+    "target_path",
+    "write_entries",
+]
 
 # Bytes, or pieces to be written one after the other, so that they need not all be there at once.
 Content = bytes | Iterable[bytes | memoryview]
@@ -31,12 +41,78 @@ _MAX_ENTRIES = 4096
 # one.
 _EXPANSION_FACTOR = 4
 _EXPANSION_SLACK = 16 * 2**20
+# As deep as the encoder goes, with what one value can be wrapped in.
+_MAX_DEPTH = 256
+# Python takes some sixty bytes for a value of two characters ("[]"). Packed JSON can be much longer than the
+# file, so beyond this number of values the file itself has to be as long.
+_FREE_VALUES = 200_000
+# Names in a file can be as long as the file.
+_MAX_MESSAGE = 8000
 # One date for all entries: the same model gives the same bytes.
 _ENTRY_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 class ModelFileError(ValueError):
-    """The file is not a model archive, is damaged, or comes from a newer version of the format."""
+    """
+    The file is not a model archive, is damaged, or comes from a newer version of the format.
+
+    :param message: what is wrong; of what is too long, as names in a file can be, the middle is left out
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """
+    Make a text that has parts of a file in it fit for a terminal.
+
+    :param text: the text
+    :return: the same without its middle if it is long, and with escapes for what is not printable (control
+        characters, surrogates), except for ends of lines and tabs
+    """
+    if len(text) > _MAX_MESSAGE:
+        text = f"{text[: _MAX_MESSAGE * 3 // 4]} [...] {text[-_MAX_MESSAGE // 4 :]}"
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in text
+    )
+
+
+def bounded_json(text: str, available: int, what: str) -> Any:
+    """
+    Parse JSON that takes no more memory than the file that it comes from justifies.
+
+    :param text: the JSON
+    :param available: length of the file in bytes
+    :param what: the beginning of a message about it, with a verb
+    :return: its value
+    :raises ModelFileError: if it is no JSON, too deep, or of more values than such a file has
+    """
+    values = text.count(",") + text.count("[") + text.count("{")
+    if values > max(_FREE_VALUES, available):
+        raise ModelFileError(f"{what} {values} values, too many for a file of {available} bytes.")
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{what} not JSON ({error}).") from error
+    _check_depth(parsed, what)
+    return parsed
+
+
+def _check_depth(value: Any, what: str) -> None:
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            item
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return
+    raise ModelFileError(f"{what} nested more than {_MAX_DEPTH} deep.")
 
 
 def write_entries(stream: IO[bytes], entries: Mapping[str, Content]) -> None:
@@ -77,6 +153,9 @@ class ArchiveReader:
         self.label = label
         try:
             self.length = stream.seek(0, io.SEEK_END)
+            if self.length == 0:
+                # Devices say so, too, and may give bytes without end.
+                raise ValueError("it is empty")
             self._zip = zipfile.ZipFile(stream)
         except _ZIP_ERRORS as error:
             raise ModelFileError(

@@ -7,7 +7,7 @@ from typing import IO, Any
 import numpy as np
 
 from mlx_baselines3.common import _safetensors
-from mlx_baselines3.common._archive import ArchiveReader, ModelFileError
+from mlx_baselines3.common._archive import ArchiveReader, ModelFileError, bounded_json
 from mlx_baselines3.common._attributes import put, take
 from mlx_baselines3.common._buffer_parts import check_buffer, layout_of
 from mlx_baselines3.common._json_codec import Decoder, Encoder, Unencodable
@@ -82,6 +82,9 @@ class _Reader:
 
     def _home(self, value: Any, present: Any) -> Any:
         if isinstance(value, _safetensors.Place):
+            if value.name in self._homes:
+                # Only one of them would get the numbers.
+                raise ModelFileError(f"the array '{value.name}' is used twice.")
             home = present if isinstance(present, np.ndarray) and _fits(value, present) else None
             if home is None:
                 home = np.empty(value.shape, value.dtype)
@@ -139,10 +142,10 @@ def read_buffer(buffer: Any, archive: ArchiveReader, name: str) -> None:
     label = f"{archive.label}: {name}"
     layout = layout_of(buffer) if isinstance(buffer, ReplayBuffer) else None
     with archive.open(name) as stream:
-        places, metadata = _safetensors.read_header(stream, archive.size(name), label)
+        places, metadata = _safetensors.read_header(stream, archive.size(name), label, archive.length)
         reader = _Reader(places)
         try:
-            put(buffer, json.loads(metadata["structure"]), reader.settle)
+            put(buffer, bounded_json(metadata["structure"], archive.length, "it is"), reader.settle)
             terminal = reader.fresh(_TERMINAL)
             reader.read(stream, label)
             if terminal:

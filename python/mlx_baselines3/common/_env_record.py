@@ -89,7 +89,11 @@ def _made(record: dict[str, Any], monitor_dir: str | None) -> VecEnv:
         raise ModelFileError(f"the record is of {record['n_envs']} environments, but not their states.")
     if not isinstance(make["env_id"], str) or not NativeVecEnv.supports(make["env_id"]):
         raise ModelFileError(f"there is no native environment {make['env_id']!r:.80}.")
-    native = NativeVecEnv(make["env_id"], record["n_envs"], env_kwargs=_arguments(make["env_kwargs"]))
+    env_kwargs = _arguments(make["env_kwargs"])
+    try:
+        native = NativeVecEnv(make["env_id"], record["n_envs"], env_kwargs=env_kwargs)
+    except (ValueError, OverflowError) as error:
+        raise ModelFileError(f"the environments cannot be made with {env_kwargs!s:.200}: {error}") from error
     if monitor_dir is not None:
         native._monitor_dir = monitor_dir
         native._writers = native._open_monitor_files(override_existing=False)
@@ -99,7 +103,10 @@ def _made(record: dict[str, Any], monitor_dir: str | None) -> VecEnv:
         for name, value in arguments.items():
             if not _ARGUMENT_TESTS.get(name, _is_number)(value):
                 raise ModelFileError(f"`{name}` of a VecNormalize is {value!r:.80}.")
-        env = VecNormalize(env, **arguments)
+        try:
+            env = VecNormalize(env, **arguments)
+        except (ValueError, AssertionError) as error:
+            raise ModelFileError(f"a VecNormalize cannot be made of {arguments!s:.200}: {error}") from error
     return env
 
 

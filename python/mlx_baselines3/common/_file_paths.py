@@ -74,14 +74,23 @@ def open_path_pathlib(path: pathlib.Path, mode: str, verbose: int = 0, suffix: s
     if kind == "w":
         return target_path(path, verbose, suffix).open("wb")
     try:
-        return path.open("rb")
+        return _opened(path)
     except FileNotFoundError:
         if not suffix:
             raise
     longer = pathlib.Path(f"{path}.{suffix}")
     if verbose >= 2:
         warnings.warn(f"Path '{path}' not found. Attempting {longer}.", stacklevel=2)
-    return longer.open("rb")
+    return _opened(longer)
+
+
+def _opened(path: pathlib.Path) -> Stream:
+    if path.exists() and not path.is_file() and not path.is_dir():
+        # Opening a pipe would wait for its writer, and a device may give bytes without end.
+        raise ModelFileError(
+            f"{path} is a pipe or a device, expected a file: one that can be sought is needed."
+        )
+    return path.open("rb")
 
 
 def starts_as_archive(stream: IO[bytes], label: str) -> bool:
@@ -95,7 +104,7 @@ def starts_as_archive(stream: IO[bytes], label: str) -> bool:
         start = stream.tell()
         begin = stream.read(len(_ZIP))
         stream.seek(start)
-    except io.UnsupportedOperation as error:
+    except OSError as error:
         raise ModelFileError(f"{label} cannot be read from: a file that can be sought is needed.") from error
     if not begin:
         raise ModelFileError(f"{label} is empty, or an open file that is at its end: seek(0) goes back.")

@@ -9,18 +9,13 @@ from typing import Any
 import cloudpickle
 
 from mlx_baselines3.common import _slots, sb3_zip
-from mlx_baselines3.common._archive import ArchiveReader, ModelFileError
+from mlx_baselines3.common._archive import ArchiveReader, ModelFileError, bounded_json, printable
 from mlx_baselines3.common._import_paths import UnknownName
 from mlx_baselines3.common._json_codec import TAG, Decoder, Encoder, Unencodable
 
 __all__ = ["Attributes", "bounded_json", "data_to_json", "json_to_data", "read_attributes"]
 
 _SERIALIZED = ":serialized:"
-# As deep as the encoder goes, with what one value can be wrapped in.
-_MAX_DEPTH = 256
-# Python takes some sixty bytes for a value of two characters ("[]"). Packed JSON can be much longer than the
-# file, so beyond this number of values the file itself has to be as long.
-_FREE_VALUES = 200_000
 
 
 class Attributes(dict[str, Any]):
@@ -98,7 +93,8 @@ def json_to_data(
         raise ValueError(
             f"custom_objects argument must be a dict or None, not {type(custom_objects).__name__}"
         )
-    return _restored(_json_table(json_string, len(json_string)), custom_objects, allow_pickle)
+    available = len(json_string)
+    return _restored(_json_table(json_string, available), custom_objects, allow_pickle, available)
 
 
 def read_attributes(
@@ -115,13 +111,13 @@ def read_attributes(
     """
     try:
         entries = _json_table(archive.text("data"), archive.length)
-        return _restored(entries, custom_objects, allow_pickle)
+        return _restored(entries, custom_objects, allow_pickle, archive.length)
     except ModelFileError as error:
         raise ModelFileError(f"{archive.label}: data: {error}") from error
 
 
 def _restored(
-    entries: dict[str, Any], custom_objects: dict[str, Any] | None, allow_pickle: bool
+    entries: dict[str, Any], custom_objects: dict[str, Any] | None, allow_pickle: bool, available: int
 ) -> "Attributes":
     data: dict[str, Any] = {}
     missing: dict[str, UnknownName] = {}
@@ -130,7 +126,7 @@ def _restored(
             data[key] = custom_objects[key]
             continue
         try:
-            value = _decode_entry(entry)
+            value = _decode_entry(entry, available)
             _slots.check(value, key)
             data[key] = value
         except UnknownName as error:
@@ -141,8 +137,10 @@ def _restored(
     if missing:
         said = ", ".join(f"`{key}` ({error})" for key, error in missing.items())
         warnings.warn(
-            f"Could not restore {said}. Consider using the `custom_objects` argument to replace it: "
-            f"{_replacements(missing)}.",
+            printable(
+                f"Could not restore {said}. Consider using the `custom_objects` argument to replace it: "
+                f"{_replacements(missing)}."
+            ),
             stacklevel=6,
         )
     return Attributes({**data, **opened}, {*(custom_objects or ()), *opened})
@@ -172,42 +170,7 @@ def _json_table(json_string: str, available: int) -> dict[str, Any]:
     return entries
 
 
-def bounded_json(text: str, available: int, what: str) -> Any:
-    """
-    Parse JSON that takes no more memory than the file that it comes from justifies.
-
-    :param text: the JSON
-    :param available: length of the file in bytes
-    :param what: the beginning of a message about it, with a verb
-    :return: its value
-    :raises ModelFileError: if it is no JSON, too deep, or of more values than such a file has
-    """
-    values = text.count(",") + text.count("[") + text.count("{")
-    if values > max(_FREE_VALUES, available):
-        raise ModelFileError(f"{what} {values} values, too many for a file of {available} bytes.")
-    try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{what} not JSON ({error}).") from error
-    _check_depth(parsed, what)
-    return parsed
-
-
-def _check_depth(value: Any, what: str) -> None:
-    level = [value]
-    for _ in range(_MAX_DEPTH):
-        level = [
-            item
-            for outer in level
-            if isinstance(outer, (dict, list))
-            for item in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-        if not level:
-            return
-    raise ModelFileError(f"{what} nested more than {_MAX_DEPTH} deep.")
-
-
-def _decode_entry(entry: Any) -> Any:
+def _decode_entry(entry: Any, available: int) -> Any:
     if not isinstance(entry, dict) or TAG not in entry:
         return Decoder().decode(entry)
     if entry[TAG] == "missing":
@@ -222,6 +185,6 @@ def _decode_entry(entry: Any) -> Any:
         reason = "it was saved as a pickle, which can run any code: allow_pickle=True opens it"
         raise _NeedsPickle(reason, pickled)
     try:
-        return sb3_zip.read_pickle(pickled)
+        return sb3_zip.read_pickle(pickled, available)
     except UnknownName as error:
         raise _NeedsPickle(str(error), pickled) from error

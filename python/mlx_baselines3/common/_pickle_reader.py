@@ -20,6 +20,13 @@ from mlx_baselines3.common._import_paths import UnknownName
 _MAX_DEPTH = 64
 # A short pickle can refer to one list so often that writing it out would never end.
 _MAX_VALUES = 2_000_000
+# One of a byte makes an object of sixty bytes, or more.
+_FREE_OPCODES = 200_000
+# No value of a model has more, and Python refuses to write out those of thousands of digits.
+_MAX_BITS = 4096
+# Integers from here on have the hashes of smaller ones, and a table of a hundred thousand with the same hash
+# takes minutes.
+_MAX_KEY = 2**61 - 1
 _MARK = object()
 _CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
@@ -162,7 +169,8 @@ class _Machine:
     def call(self, callee: Any, args: Any) -> None:
         if not isinstance(callee, (Global, Node)) or not isinstance(args, tuple):
             raise TypeError("something other than a function is called")
-        if str(callee).rpartition(".")[2] in _STATE_SETTERS and len(args) == 2 and isinstance(args[0], Node):
+        setter = isinstance(callee, Global) and callee.name in _STATE_SETTERS
+        if setter and len(args) == 2 and isinstance(args[0], Node):
             args[0].state = args[1]
         self.stack.append(Node(callee, args))
 
@@ -258,20 +266,27 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], Any]] = {
 }
 
 
-def parse(pickled: bytes | Source) -> Any:
+def parse(pickled: bytes | Source, available: int | None = None) -> Any:
     """
     Read a pickle into lists, tuples, numbers, texts, :class:`Table`, :class:`Node` and :class:`Global`.
 
     :param pickled: the pickle, or a file whose next one is read, up to its end; memory and time stay in
         proportion to its length
+    :param available: length in bytes of the file that it comes from, if it was packed there: unpacked, it can
+        be a thousand times as long
     :return: the root of the graph
     :raises UnknownName: if it is damaged, or uses an opcode that no file of SB3's needs
     """
     machine = _Machine()
     source: Any = Source(io.BytesIO(pickled)) if isinstance(pickled, bytes) else pickled
     try:
-        for opcode, argument, _ in pickletools.genops(source):
+        most = max(_FREE_OPCODES, source.left if available is None else available)
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(source)):
             name = opcode.name
+            if count > most:
+                raise ValueError(f"more than {most} instructions")
+            if type(argument) is int and argument.bit_length() > _MAX_BITS:
+                raise ValueError(f"an integer of {argument.bit_length()} bits")
             if name in _LITERALS:
                 # A bytearray stays one: arrays of NumPy lie in it, and a buffer's are large.
                 machine.stack.append(argument)
@@ -359,7 +374,7 @@ class Evaluator:
         if isinstance(value, tuple):
             return tuple(self(item) for item in value)
         if isinstance(value, Table):
-            return {self(key): self(item) for key, item in value.pairs}
+            return {checked_key(self(key)): self(item) for key, item in value.pairs}
         if isinstance(value, Global):
             return self._resolve(value)
         callee = _named_type(value.callee)
@@ -373,11 +388,27 @@ class Evaluator:
         return constructor(self, value)
 
 
+def checked_key(key: Any) -> Any:
+    """
+    :param key: what is to be hashed: a key of a table, or an item of a set
+    :return: the same
+    :raises ValueError: if it is so large an integer, or has one in it, that others could have the same hash
+    """
+    if isinstance(key, int) and abs(key) >= _MAX_KEY:
+        raise ValueError("an integer of more than 60 bits is a key of a table")
+    if isinstance(key, (tuple, frozenset)):
+        for part in key:
+            checked_key(part)
+    return key
+
+
 def _named_type(callee: "Global | Node") -> "Global | Node":
     """Early versions of cloudpickle have ``types.LambdaType`` made by a function of theirs."""
     if isinstance(callee, Node) and str(callee.callee) == "cloudpickle.cloudpickle._builtin_type":
         (name,) = callee.args
-        return Global("types", str(name))
+        if type(name) is not str:
+            raise TypeError("a type without a name")
+        return Global("types", name)
     return callee
 
 
@@ -390,4 +421,5 @@ def ordered_dict(evaluate: Evaluator, node: Node) -> dict[Any, Any]:
     :return: the table
     """
     given = evaluate(node.args[0]) if node.args else ()
-    return collections.OrderedDict([*given, *((evaluate(key), evaluate(item)) for key, item in node.pairs)])
+    pairs = [*given, *((evaluate(key), evaluate(item)) for key, item in node.pairs)]
+    return collections.OrderedDict((checked_key(key), item) for key, item in pairs)

@@ -15,7 +15,15 @@ import warnings
 from typing import Any
 
 from mlx_baselines3.common import save_util
-from mlx_baselines3.common._archive import ArchiveReader, Content, ModelFileError, atomic_open, write_entries
+from mlx_baselines3.common._archive import (
+    ArchiveReader,
+    Content,
+    ModelFileError,
+    atomic_open,
+    bounded_json,
+    printable,
+    write_entries,
+)
 from mlx_baselines3.common._buffer_parts import Layout, empty_buffer, layout_of
 from mlx_baselines3.common._buffer_stream import read_buffer, write_buffer
 from mlx_baselines3.common._file_classes import class_of
@@ -98,7 +106,7 @@ def _read_archive(archive: ArchiveReader) -> Any:
     save_util.check_format(archive)
     label = f"{archive.label}: {_LAYOUT}"
     try:
-        parts = json.loads(archive.text(_LAYOUT))
+        parts = bounded_json(archive.text(_LAYOUT), archive.length, "it is")
         kind = class_of(parts["class"], ReplayBuffer)
         layout = Layout(*(Decoder().decode(parts[name]) for name in Layout._fields))
         lost = [text for text in parts["lost"] if isinstance(text, str)]
@@ -110,5 +118,5 @@ def _read_archive(archive: ArchiveReader) -> Any:
         raise ModelFileError(f"{label} is damaged ({error!r:.200}).") from error
     read_buffer(buffer, archive, _COLUMNS)
     if lost:
-        warnings.warn(f"Not part of {archive.label}: {', '.join(lost)[:1000]}.", stacklevel=4)
+        warnings.warn(printable(f"Not part of {archive.label}: {', '.join(lost)[:1000]}."), stacklevel=4)
     return buffer

@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from mlx_baselines3.common._archive import ModelFileError
+from mlx_baselines3.common._archive import ModelFileError, bounded_json
 
 _TO_DTYPE = {
     "BOOL": np.dtype(np.bool_),
@@ -186,35 +186,43 @@ def _header(sizes: Mapping[str, tuple[str, tuple[int, ...], int]], metadata: dic
     return struct.pack("<Q", len(text)) + text
 
 
-def loads(contents: bytes, label: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def loads(
+    contents: bytes, label: str, available: int | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     Read safetensors that may have been damaged or forged.
 
     :param contents: the file's contents
     :param label: what to call the file in error messages
+    :param available: length in bytes of the archive that it comes from, if it was packed there
     :return: the tensors by name (see :func:`to_mlx`), and the metadata
     :raises ModelFileError: unless header and data fit each other exactly, without overlap or gap
     """
     stream = io.BytesIO(contents)
-    places, metadata = read_header(stream, len(contents), label)
+    places, metadata = read_header(stream, len(contents), label, available)
     data = memoryview(contents)[stream.tell() :]
-    tensors = {
-        place.name: tensor_from_bytes(place.tag, place.shape, data[place.start : place.stop])
-        for place in places
-    }
+    tensors = {}
+    for place in places:
+        try:
+            tensor = tensor_from_bytes(place.tag, place.shape, data[place.start : place.stop])
+        except (ValueError, OverflowError) as error:
+            # An array of no numbers can claim any size, and neither NumPy nor MLX takes all.
+            raise ModelFileError(f"{label}: tensor '{place.name}' of shape {place.shape}: {error}") from error
+        tensors[place.name] = tensor
     return tensors, metadata
 
 
-def load_arrays(contents: bytes, label: str) -> dict[str, np.ndarray]:
+def load_arrays(contents: bytes, label: str, available: int | None = None) -> dict[str, np.ndarray]:
     """
     :func:`loads` for who needs NumPy's arrays.
 
     :param contents: the file's contents
     :param label: what to call the file in error messages
+    :param available: see :func:`loads`
     :return: arrays by name, which can be written to (bfloat16 as float32)
     :raises ModelFileError: see :func:`loads`
     """
-    tensors, _ = loads(contents, label)
+    tensors, _ = loads(contents, label, available)
     wide = {
         name: tensor.astype(mx.float32)
         for name, tensor in tensors.items()
@@ -223,13 +231,16 @@ def load_arrays(contents: bytes, label: str) -> dict[str, np.ndarray]:
     return {name: np.array(tensor) for name, tensor in {**tensors, **wide}.items()}
 
 
-def read_header(stream: IO[bytes], length: int, label: str) -> tuple[list[Place], dict[str, str]]:
+def read_header(
+    stream: IO[bytes], length: int, label: str, available: int | None = None
+) -> tuple[list[Place], dict[str, str]]:
     """
     Read where the tensors of a file lie. The stream then is at the first of them.
 
     :param stream: the file, at its start
     :param length: its length in bytes
     :param label: what to call the file in error messages
+    :param available: length in bytes of the archive that it comes from, if it was packed there
     :return: the places in the order of the data, and the metadata
     :raises ModelFileError: unless header and data fit each other exactly, without overlap or gap
     """
@@ -240,9 +251,10 @@ def read_header(stream: IO[bytes], length: int, label: str) -> tuple[list[Place]
         raise ModelFileError(f"{label}: a header of {size} bytes in a file of {length}.")
     try:
         # Of bytes json would guess the encoding.
-        header = json.loads(stream.read(size).decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{label}: the header is not JSON ({error}).") from error
+        text = stream.read(size).decode("utf-8")
+    except ValueError as error:
+        raise ModelFileError(f"{label}: the header is not text ({error}).") from error
+    header = bounded_json(text, length if available is None else available, f"{label}: the header is")
     if not isinstance(header, dict):
         raise ModelFileError(
             f"{label}: the header is a {type(header).__name__}, expected a table of tensors."

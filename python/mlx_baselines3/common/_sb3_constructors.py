@@ -14,7 +14,7 @@ import numpy as np
 from mlx_baselines3.common._archive import ModelFileError
 from mlx_baselines3.common._import_paths import UnknownName, find, find_class
 from mlx_baselines3.common._json_codec import PLAIN_OBJECTS, plain_object
-from mlx_baselines3.common._pickle_reader import Evaluator, Global, Node, Table, ordered_dict
+from mlx_baselines3.common._pickle_reader import Evaluator, Global, Node, Table, checked_key, ordered_dict
 from mlx_baselines3.common._safetensors import is_shape
 from mlx_baselines3.common._slots import schedule_object
 from mlx_baselines3.common._space_codec import SPACE_NAMES, build_generator, build_space
@@ -178,7 +178,8 @@ def _deque(evaluate: Evaluator, node: Node) -> collections.deque[Any]:
 
 
 def _set(evaluate: Evaluator, node: Node) -> set[Any]:
-    return {*(evaluate(node.args[0]) if node.args else ()), *map(evaluate, node.items)}
+    items = (*(evaluate(node.args[0]) if node.args else ()), *map(evaluate, node.items))
+    return {checked_key(item) for item in items}
 
 
 def _enum_member(evaluate: Evaluator, node: Node) -> Any:
@@ -246,9 +247,10 @@ def _filled_function(evaluate: Evaluator, node: Node) -> Any:
     skeleton, slots = node.args
     if isinstance(skeleton, Node) and isinstance(slots, Table) and skeleton.args:
         name, module, values = (slots.get(key) for key in ("qualname", "module", "closure_values"))
+        name = name if isinstance(name, str) else "<unknown>"
         code = skeleton.args[0]
         if module == _SCHEDULES and isinstance(code, Node) and isinstance(values, list):
-            found = _schedule(str(name), code, evaluate(values))
+            found = _schedule(name, code, evaluate(values))
             if found is not None:
                 return found
         raise UnknownName(f"it is the function `{name!s:.80}`, and a model file's functions are not run")

@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_baselines3.common import _safetensors
-from mlx_baselines3.common._archive import ModelFileError
+from mlx_baselines3.common._archive import ModelFileError, bounded_json
 from mlx_baselines3.common._import_paths import UnknownName
 from mlx_baselines3.common._json_codec import Decoder, Encoder
 
@@ -41,20 +41,23 @@ def dump_tree(tree: dict[Any, Any]) -> bytes:
     return _safetensors.dumps(tensors, {_STRUCTURE: json.dumps(structure, allow_nan=False)})
 
 
-def load_tree(contents: bytes, label: str) -> dict[Any, Any]:
+def load_tree(contents: bytes, label: str, available: int | None = None) -> dict[Any, Any]:
     """
     Read what :func:`dump_tree` wrote.
 
     :param contents: the contents of a safetensors file
     :param label: what to call the file in error messages
+    :param available: length in bytes of the archive that it comes from, if it was packed there
     :return: the same nesting. Arrays come back as ``mx.array``, those of 64-bit floats as ``np.ndarray``
     :raises ModelFileError: if it is damaged
     """
-    tensors, metadata = _safetensors.loads(contents, label)
+    available = len(contents) if available is None else available
+    tensors, metadata = _safetensors.loads(contents, label, available)
     if _STRUCTURE not in metadata:
         return dict(tensors)
     try:
-        tree = Decoder(tensors).decode(json.loads(metadata[_STRUCTURE]))
+        structure = bounded_json(metadata[_STRUCTURE], available, "it is")
+        tree = Decoder(tensors).decode(structure)
     except UnknownName as error:
         raise ModelFileError(f"{label}: {error}.") from error
     except (ValueError, RecursionError) as error:

@@ -40,13 +40,15 @@ class _Tensors:
 
     :param label: what to call the file in error messages
     :param length: its length in bytes
+    :param available: length in bytes of the archive that it comes from, or its own
     """
 
     # Of the numbers in the storages.
     big_endian = False
 
-    def __init__(self, label: str, length: int) -> None:
+    def __init__(self, label: str, length: int, available: int) -> None:
         self.label = label
+        self.available = available
         self._budget = 8 * length + _SLACK
 
     def parsed(self) -> Any:
@@ -145,8 +147,8 @@ def storage_kind(kind: Any) -> str:
 
 
 class _ZipFile(_Tensors):
-    def __init__(self, contents: bytes, label: str) -> None:
-        super().__init__(label, len(contents))
+    def __init__(self, contents: bytes, label: str, available: int) -> None:
+        super().__init__(label, min(len(contents), available), available)
         self._archive = ArchiveReader(io.BytesIO(contents), label)
         pickles = [name for name in self._archive.names if name == "data.pkl" or name.endswith("/data.pkl")]
         if len(pickles) != 1:
@@ -160,7 +162,7 @@ class _ZipFile(_Tensors):
         self._read: dict[str, np.ndarray] = {}
 
     def parsed(self) -> Any:
-        return parse(self._archive.read(self._pickle))
+        return parse(self._archive.read(self._pickle), min(self._archive.length, self.available))
 
     def stored(self, key: str) -> np.ndarray:
         if key not in self._read:
@@ -175,8 +177,8 @@ class _LegacyFile(_Tensors):
     the object, the names of its storages), then of each storage its number of elements and its bytes.
     """
 
-    def __init__(self, contents: bytes, label: str) -> None:
-        super().__init__(label, len(contents))
+    def __init__(self, contents: bytes, label: str, available: int) -> None:
+        super().__init__(label, len(contents), available)
         self._contents = contents
         self._stored: dict[str, np.ndarray] = {}
 
@@ -187,12 +189,12 @@ class _LegacyFile(_Tensors):
                 f"{self.label} is neither a zip-file nor in torch's format from before 1.6: it is damaged, "
                 "or something else."
             )
-        version, machine = self._number(source), parse(source)
+        version, machine = self._number(source), parse(source, self.available)
         if version != _LEGACY_VERSION:
             raise ModelFileError(f"{self.label} is in version {version} of torch's old format.")
         if not isinstance(machine, Table) or machine.get("little_endian") is not True:
             raise ModelFileError(f"{self.label} was written on a big-endian machine.")
-        root, keys = parse(source), parse(source)
+        root, keys = parse(source, self.available), parse(source, self.available)
         self._find(storages_of(root), keys, len(self._contents) - source.left)
         return root
 
@@ -203,7 +205,7 @@ class _LegacyFile(_Tensors):
             return None
 
     def _number(self, source: Source) -> int | None:
-        number = parse(source)
+        number = parse(source, self.available)
         return number if type(number) is int else None
 
     def _find(self, kinds: dict[str, str], keys: Any, position: int) -> None:
@@ -239,6 +241,10 @@ def storages_of(root: Any) -> dict[str, str]:
         seen.add(id(value))
         if isinstance(value, Node) and isinstance(value.callee, Global) and value.callee.module == "":
             _, kind, key, *_ = value.args[0]
+            if type(key) is not str:
+                # Nothing but the types of what a pickle holds is looked at here: tuples of tuples of tuples
+                # could take forever to be hashed.
+                raise TypeError("the name of a storage")
             if found.setdefault(key, storage_kind(kind)) != storage_kind(kind):
                 raise UnknownName(f"it has the storage {key!r:.40} in two kinds")
         elif isinstance(value, Node):
@@ -255,17 +261,18 @@ def _refuse(name: Global) -> Any:
     raise UnknownName(f"it refers to `{name}`, which has no place in a file of tensors")
 
 
-def load(contents: bytes, label: str) -> Any:
+def load(contents: bytes, label: str, available: int | None = None) -> Any:
     """
     Read a ``.pth`` file of torch's: the zip that 1.6 and later write, or what earlier ones did.
 
     :param contents: the file's contents
     :param label: what to call the file in error messages
+    :param available: length in bytes of the archive that it comes from, if it was packed there
     :return: the object that was saved, with arrays for tensors (64-bit floats in NumPy, others in MLX)
     :raises ModelFileError: if it is damaged or holds anything but tensors, containers, numbers and texts
     """
     kind = _ZipFile if contents.startswith(b"PK") else _LegacyFile
-    return kind(contents, label).read()
+    return kind(contents, label, len(contents) if available is None else available).read()
 
 
 class _TorchWriter:

@@ -19,7 +19,15 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common import _safetensors, save_util
-from mlx_baselines3.common._archive import ArchiveReader, Content, ModelFileError, atomic_open, write_entries
+from mlx_baselines3.common._archive import (
+    ArchiveReader,
+    Content,
+    ModelFileError,
+    atomic_open,
+    bounded_json,
+    printable,
+    write_entries,
+)
 from mlx_baselines3.common._file_classes import check_attribute, class_of
 from mlx_baselines3.common._file_paths import open_path, starts_as_archive
 from mlx_baselines3.common._import_paths import UnknownName, path_of
@@ -125,15 +133,16 @@ def _from_archive(archive: ArchiveReader) -> VecNormalize:
     if _ATTRIBUTES not in archive.names:
         raise ModelFileError("it is an archive, but `VecNormalize.save` did not write it")
     save_util.check_format(archive)
-    parts = json.loads(archive.text(_ATTRIBUTES))
-    arrays = _safetensors.load_arrays(archive.read(_ARRAYS), f"{archive.label}: {_ARRAYS}")
+    parts = bounded_json(archive.text(_ATTRIBUTES), archive.length, f"{_ATTRIBUTES} is")
+    label = f"{archive.label}: {_ARRAYS}"
+    arrays = _safetensors.load_arrays(archive.read(_ARRAYS), label, archive.length)
     decoder = Decoder(arrays)
     if not isinstance(parts, dict) or not isinstance(parts.get("attributes"), dict):
         raise ModelFileError(f"{archive.label}: {_ATTRIBUTES} is not a table")
     kind = class_of(parts["class"], VecNormalize)
     if parts.get("lost"):
         lost = ", ".join(map(str, parts["lost"]))
-        warnings.warn(f"Not part of {archive.label}: {lost:.1000}.", stacklevel=4)
+        warnings.warn(printable(f"Not part of {archive.label}: {lost:.1000}."), stacklevel=4)
     fields = parts["attributes"]
     return _assembled(kind, list(fields), lambda name: decoder.decode(fields[name]))
 

@@ -19,12 +19,11 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_baselines3.common import model_io
-from mlx_baselines3.common._archive import ArchiveReader, Content, ModelFileError
+from mlx_baselines3.common._archive import ArchiveReader, Content, ModelFileError, bounded_json, printable
 from mlx_baselines3.common._buffer_stream import read_buffer, write_buffer
 from mlx_baselines3.common._env_record import env_record, rebuild, restore_env
 from mlx_baselines3.common._evaluated import ModelCall
 from mlx_baselines3.common._file_paths import open_path
-from mlx_baselines3.common._model_data import bounded_json
 from mlx_baselines3.common._run_record import RunRecord, run_record
 from mlx_baselines3.common.type_aliases import GymEnv
 
@@ -115,7 +114,7 @@ def load_checkpoint(
         record.restore_generators(model)
     model._resumed = record
     if lost:
-        warnings.warn(f"Not part of the checkpoint: {', '.join(map(str, lost))}.", stacklevel=3)
+        warnings.warn(printable(f"Not part of the checkpoint: {', '.join(map(str, lost))}."), stacklevel=3)
     return model
 
 
@@ -171,6 +170,7 @@ def _tables(archive: ArchiveReader) -> tuple[dict[str, Any], dict[str, Any] | No
     lost = run.get("lost", []) if isinstance(run, dict) else None
     if (
         not isinstance(lost, list)
+        or type(run.get("algorithm")) is not str
         or not all(type(item) is str for item in lost)
         or not (envs is None or _is_env_record(envs))
     ):

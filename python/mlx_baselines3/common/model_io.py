@@ -217,7 +217,8 @@ def load(
             _put_parameters(model, params, device)
             _put_variables(model, variables or {})
         if model.use_sde:
-            model.policy.reset_noise()
+            with reading(label, "a model of these attributes"):
+                model.policy.reset_noise()
     return model
 
 

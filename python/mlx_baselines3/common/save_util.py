@@ -33,6 +33,7 @@ from mlx_baselines3.common._archive import (
     Content,
     ModelFileError,
     atomic_open,
+    printable,
     write_entries,
 )
 from mlx_baselines3.common._file_paths import open_path, open_path_pathlib, open_path_str
@@ -247,7 +248,9 @@ def _read_tensors(archive: ArchiveReader) -> dict[str, Any]:
         raise ModelFileError(f"{archive.label} is a zip, but not of a model saved by mlx_baselines3 or SB3.")
     check_format(archive)
     return {
-        name.removesuffix(_TENSOR_SUFFIX): load_tree(archive.read(name), f"{archive.label}: {name}")
+        name.removesuffix(_TENSOR_SUFFIX): load_tree(
+            archive.read(name), f"{archive.label}: {name}", archive.length
+        )
         for name in archive.names
         # What lies in a folder belongs to a checkpoint and not to the model.
         if name.endswith(_TENSOR_SUFFIX) and "/" not in name
@@ -271,6 +274,6 @@ def check_format(archive: ArchiveReader) -> None:
 def _print_system_info(archive: ArchiveReader) -> None:
     if "system_info.txt" in archive.names:
         print("== SAVED MODEL SYSTEM INFO ==")
-        print(archive.text("system_info.txt"))
+        print(printable(archive.text("system_info.txt")))
     else:
         warnings.warn("The model file does not say on which system it was saved.", UserWarning, stacklevel=3)

@@ -47,14 +47,19 @@ def read_tensors(archive: ArchiveReader, variables: str) -> dict[str, Any]:
         convolution OIHW
     :raises ModelFileError: if one of them is damaged
     """
-    states = {}
+    states: dict[str, Any] = {}
+    left = 8 * archive.length + 16 * _SLACK
     for entry in archive.names:
         if not entry.endswith(_SUFFIX):
             continue
         label = f"{archive.label}: {entry}"
-        state = _torch_file.load(archive.read(entry), label)
+        state = _torch_file.load(archive.read(entry), label, archive.length)
         if not isinstance(state, dict):
             raise ModelFileError(f"{label} holds a {type(state).__name__}, expected a table.")
+        # Each may be somewhat larger than it is packed, but there can be thousands of them.
+        left -= _bytes_in(state)
+        if left < 0:
+            raise ModelFileError(f"{archive.label} claims far more data than the file has.")
         name = variables if entry in _VARIABLES else entry.removesuffix(_SUFFIX)
         if name in states:
             raise ModelFileError(f"{archive.label}: '{name}' is there twice.")
@@ -62,16 +67,25 @@ def read_tensors(archive: ArchiveReader, variables: str) -> dict[str, Any]:
     return states
 
 
-def read_pickle(pickled: bytes) -> Any:
+def _bytes_in(state: Any) -> int:
+    if isinstance(state, dict):
+        return sum(map(_bytes_in, state.values()))
+    if isinstance(state, (list, tuple)):
+        return sum(map(_bytes_in, state))
+    return int(getattr(state, "nbytes", 0))
+
+
+def read_pickle(pickled: bytes, available: int | None = None) -> Any:
     """
     Read one of the pickles in SB3's ``data``, as data.
 
     :param pickled: the pickle
+    :param available: length in bytes of the file that it comes from, if it was packed there
     :return: the value
     :raises UnknownName: if it is damaged, or needs something that is not understood; the text names it
     """
     evaluate = Evaluator(CONSTRUCTORS, resolve, 4 * len(pickled) + _SLACK)
     try:
-        return evaluate(parse(pickled))
+        return evaluate(parse(pickled, available))
     except DAMAGE as error:
         raise UnknownName(f"its pickle is damaged or of an unknown kind ({error!r:.200})") from error

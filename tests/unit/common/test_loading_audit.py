@@ -20,6 +20,9 @@ CHILD = """
     import fuzz_archives as fuzz
     from audit_hook import Watch
     from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
+    from mlx_baselines3.common import _torch_file
+    from mlx_baselines3.common._replay_file import load_replay_buffer
+    from mlx_baselines3.common._vec_normalize_file import load_vec_normalize
     from mlx_baselines3.common.policies import ActorCriticPolicy
     from mlx_baselines3.common.save_util import ModelFileError
     from mlx_baselines3.common.vec_env import NativeVecEnv, VecNormalize
@@ -45,6 +48,29 @@ CHILD = """
     model = PPO("MlpPolicy", native, n_steps=8, batch_size=8, policy_kwargs={"net_arch": [3]}).learn(16)
     add("checkpoint native", PPO.load_checkpoint, model.save_checkpoint)
     add("policy", ActorCriticPolicy.load, models["PPO"].policy.save)
+    add("policy object", models["DQN"].policy.load, models["DQN"].policy.save)
+    # Files that are not archives of ours, and SB3's with tensors of both of torch's formats.
+    for kind, name in (("sb3 torch", "models/ppo_cartpole.zip"), ("sb3 legacy", "torch/ppo_legacy.zip")):
+        contents = (tests / "data" / name).read_bytes()
+        add(kind, PPO.load, lambda path, contents=contents: path.write_bytes(contents))
+    small_sb3 = PPO("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [3]})
+    add("parameters sb3", small_sb3.set_parameters, lambda path: small_sb3.save(path, format="sb3"))
+    owner, collected = models["DQN"], {}
+    load_buffer = {
+        # As its owner does, and with the environments of goals that HER's asks for.
+        "replay": lambda path: owner.load_replay_buffer(path),
+        "replay_pickle": load_replay_buffer,
+        "statistics": lambda path: VecNormalize.load(path, NativeVecEnv("CartPole-v1", 1)),
+        "statistics_pickle": load_vec_normalize,
+        "legacy_torch": lambda path: _torch_file.load(path.read_bytes(), "file"),
+    }
+    for name, files, _ in fuzz.readers():
+        for number, contents in enumerate(files):
+            if name in ("replay", "statistics") and number == 0:
+                add(f"{name} of a model", load_buffer[name], lambda path, c=contents: path.write_bytes(c))
+            read = load_replay_buffer if name == "replay" else load_buffer[name]
+            add(f"{name} {number}", read, lambda path, c=contents: path.write_bytes(c))
+            collected[f"{name} {number}"] = name
 
     def rezipped(kind, entry, change):
         path = folder / f"next {kind}.zip"
@@ -59,9 +85,29 @@ CHILD = """
     def changed(**entries):
         return lambda data: json.dumps({**json.loads(data), **entries}).encode()
 
+    def of_others(rng, kind):
+        # Bytes and whole values of what is no archive of a model; pickles that call something, too.
+        contents, name = good[kind].read_bytes(), collected.get(kind, "sb3")
+        pickled = name.endswith("_pickle")
+        for number in range(30 if pickled else 20):
+            path = folder / "next.bin"
+            path.write_bytes(fuzz.mutate(rng, name, contents, [contents]))
+            yield kind, path
+        for evil in fuzz.EVIL if pickled else ():
+            path.write_bytes(evil)
+            yield kind, path
+
     def forged():
         rng = random.Random(0)
         for kind in readers:
+            if kind in collected or kind in ("sb3 torch", "sb3 legacy", "parameters sb3"):
+                yield from of_others(rng, kind)
+                continue
+            if kind.endswith("of a model"):
+                for entry in ("replay_buffer/layout", "vec_normalize/attributes"):
+                    for _ in range(25):
+                        yield kind, rezipped(kind, entry, lambda data: fuzz.json_text(rng, json.loads(data)))
+                continue
             if kind.startswith("parameters"):
                 yield kind, rezipped(
                     kind, "policy.safetensors", lambda data: fuzz.mutate_bytes(rng, data, [data])
@@ -127,6 +173,7 @@ CHILD = """
         except ValueError as error:
             outcome = "another" if any(text in str(error) for text in (
                 "holds a model of", "is a checkpoint of", "give such environments", "do not match agents",
+                "spaces do not match",
             )) else f"{kind}: {error!r}"
         watch.on = False
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
