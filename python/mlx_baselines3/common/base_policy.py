@@ -326,7 +326,7 @@ class BaseModel(Module):
         """
         :param observation: one observation or a batch
         :return: a batch, and whether it was one already
-        :raises ValueError: a shape fits neither, or the keys have different numbers of rows
+        :raises ValueError: a shape fits neither
         """
         batches, odd = {}, {}
         rows: set[int] = set()
@@ -348,9 +348,6 @@ class BaseModel(Module):
             ):
                 raise refusal
             batches[key] = array.reshape(-1, *shape)
-        if len({len(batch) for batch in batches.values()}) > 1:
-            lengths = ", ".join(f"{key!r} has {len(batch)}" for key, batch in batches.items())
-            raise ValueError(f"The keys of the observation differ in their number of rows: {lengths}.")
         return batches, bool(rows)
 
     def obs_to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[PyTorchObs, bool]:
@@ -359,11 +356,15 @@ class BaseModel(Module):
 
         :param observation: one observation or a batch; images may be channel-last
         :return: the batch, and whether it was one already
-        :raises ValueError: if the shape fits neither one observation nor a batch
+        :raises ValueError: if a shape fits neither one observation nor a batch, or the keys of a Dict
+            have different numbers of rows
         """
         use_mlx()
         if isinstance(observation, dict):
             batches, vectorized = self._dict_batch(observation)
+            if len({len(batch) for batch in batches.values()}) > 1:
+                lengths = ", ".join(f"{key!r} has {len(batch)}" for key, batch in batches.items())
+                raise ValueError(f"The keys of the observation differ in their number of rows: {lengths}.")
             return obs_as_tensor(batches, self.device), vectorized
         batch, vectorized = _as_batch(observation, self.observation_space)
         return obs_as_tensor(batch, self.device), vectorized

@@ -82,3 +82,10 @@ def test_one_observation(model):
     one = {key: value[0] for key, value in batch(3).items()}
     assert model.predict(one, deterministic=True)[0].shape == ()
     assert not model.policy.is_vectorized_observation(one)
+
+
+def test_whether_it_is_a_batch_does_not_ask_for_equal_numbers_of_rows(model):
+    """As in SB3: one key with an axis of rows makes the observation a batch."""
+    assert model.policy.is_vectorized_observation({**batch(3), "a": np.zeros(2, np.int64)})
+    one = {key: value[0] for key, value in batch(1).items()}
+    assert model.policy.is_vectorized_observation({**one, "d": batch(3)["d"]})
