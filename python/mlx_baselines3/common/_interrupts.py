@@ -1,6 +1,7 @@
 """Ctrl-C and a model that is changing: it waits until the change is whole, but not for the computation."""
 
-import signal
+# Not `signal`, which looks for every handler in an enum: that takes longer than all else here.
+import _signal  # type: ignore[import-not-found]
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ __all__ = ["interrupts_allowed", "interrupts_deferred"]
 _Handler = Callable[[int, FrameType | None], Any]
 
 # Signals whose handlers raise exceptions: KeyboardInterrupt, and what programs make of a request to end.
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (_signal.SIGINT, _signal.SIGTERM)
 
 
 class _Deferral:
@@ -25,17 +26,21 @@ class _Deferral:
 
     def begin(self) -> None:
         for number in _SIGNALS:
-            handler = signal.getsignal(number)
+            handler = _signal.getsignal(number)
             # None, SIG_DFL and SIG_IGN raise nothing.
-            if callable(handler) and not isinstance(handler, signal.Handlers):
+            if callable(handler):
                 self._handlers[number] = handler
-                signal.signal(number, self._on_signal)
+                _signal.signal(number, self._on_signal)
 
     def end(self) -> None:
-        for number, handler in self._handlers.items():
-            if signal.getsignal(number) == self._on_signal:  # nobody has set another one meanwhile
-                signal.signal(number, handler)
-        self.call_waiting()
+        try:
+            for number, handler in self._handlers.items():
+                if _signal.getsignal(number) == self._on_signal:  # nobody has set another one meanwhile
+                    _signal.signal(number, handler)
+        finally:
+            # If a handler has raised in between, this object is still in the place of the other one.
+            self._allowed = True
+            self.call_waiting()
 
     @contextmanager
     def set_to(self, allowed: bool) -> Iterator[None]:
@@ -82,8 +87,8 @@ def interrupts_deferred() -> Iterator[None]:
             yield
         return
     _current = deferral = _Deferral()
-    deferral.begin()
     try:
+        deferral.begin()
         yield
     finally:
         _current = None

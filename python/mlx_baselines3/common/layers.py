@@ -162,7 +162,8 @@ class Sequential(Module):
 
     def layers(self) -> Iterator[Callable[[mx.array], mx.array]]:
         """:return: the layers in order"""
-        return (getattr(self, str(i)) for i in range(self._length))
+        # A module lies in the dictionary; `getattr` looks everywhere else first.
+        return (self[name] if (name := str(i)) in self else getattr(self, name) for i in range(self._length))
 
     def __len__(self) -> int:
         return self._length

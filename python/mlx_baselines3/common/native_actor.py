@@ -114,9 +114,12 @@ class NativeActor:
         """
         return self._plan.has_modules_of(plan) or self._shape == plan.shape()
 
-    def is_current(self) -> bool:
-        """:return: whether the policy still has the arrays of the last :meth:`refresh`"""
-        arrays = self._plan.arrays()
+    def is_current(self, plan: Blueprint | None = None) -> bool:
+        """
+        :param plan: a blueprint of the policy; the last one if not given
+        :return: whether the policy still has the arrays of the last :meth:`refresh`
+        """
+        arrays = (plan or self._plan).arrays()
         return len(arrays) == len(self._arrays) and all(map(operator.is_, arrays, self._arrays))
 
     def refresh(self, plan: Blueprint | None = None) -> None:
@@ -344,9 +347,10 @@ def native_actor(policy: Any) -> NativeActor:
     # Another thread may be tracing an update of the same networks.
     with tracing:
         plan = blueprint(policy)
-        if any(array.dtype != mx.float32 for array in plan.arrays()):
-            raise NotMirrored("its weights are not float32")
         twin = _twins.get(policy)
+        if twin is None or not twin.is_current(plan):
+            if any(array.dtype != mx.float32 for array in plan.arrays()):
+                raise NotMirrored("its weights are not float32")
         if twin is None or not twin.fits(plan):
             twin = _twins[policy] = NativeActor(plan)
         else:
