@@ -29,7 +29,7 @@ from mlx_baselines3.common._import_paths import (
     path_of,
     public_path,
 )
-from mlx_baselines3.common._pickle_reader import checked_key
+from mlx_baselines3.common._pickle_reader import checked_keys
 from mlx_baselines3.common._safetensors import is_shape, tensor_bytes, tensor_from_bytes
 from mlx_baselines3.common._slots import is_schedule_object, schedule_object, schedule_state
 from mlx_baselines3.common._space_codec import BIT_GENERATORS, build_generator, build_space, space_state
@@ -315,6 +315,11 @@ class Decoder:
             raise TypeError("items are not a list")
         return self._list(items)
 
+    def _pairs(self, value: dict[str, Any]) -> list[tuple[Any, Any]]:
+        pairs = [(key, item) for key, item in self._items(value)]
+        checked_keys([key for key, _ in pairs])
+        return pairs
+
     def _ndarray(self, value: dict[str, Any]) -> np.ndarray:
         if not _DTYPE.fullmatch(value["dtype"]) or not is_shape(value["shape"]):
             raise ValueError("dtype or shape")
@@ -421,13 +426,11 @@ _DECODERS: dict[str, Callable[[Decoder, dict[str, Any]], Any]] = {
     "float": lambda self, value: float(value["value"]),
     "bytes": lambda self, value: base64.b64decode(value["base64"], validate=True),
     "tuple": lambda self, value: tuple(self._items(value)),
-    "set": lambda self, value: set(map(checked_key, self._items(value))),
-    "frozenset": lambda self, value: frozenset(map(checked_key, self._items(value))),
+    "set": lambda self, value: set(checked_keys(self._items(value))),
+    "frozenset": lambda self, value: frozenset(checked_keys(self._items(value))),
     "deque": lambda self, value: collections.deque(self._items(value), maxlen=value["maxlen"]),
-    "dict": lambda self, value: {checked_key(key): item for key, item in self._items(value)},
-    "OrderedDict": lambda self, value: collections.OrderedDict(
-        (checked_key(key), item) for key, item in self._items(value)
-    ),
+    "dict": lambda self, value: dict(self._pairs(value)),
+    "OrderedDict": lambda self, value: collections.OrderedDict(self._pairs(value)),
     "ndarray": Decoder._ndarray,
     "mlx.array": Decoder._mlx_array,
     "mlx.dtype": Decoder._mlx_dtype,

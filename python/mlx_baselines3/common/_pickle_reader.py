@@ -27,6 +27,7 @@ _MAX_BITS = 4096
 # Integers from here on have the hashes of smaller ones, and a table of a hundred thousand with the same hash
 # takes minutes.
 _MAX_KEY = 2**61 - 1
+_MOST_LARGE_KEYS = 1000
 _MARK = object()
 _CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
@@ -374,7 +375,8 @@ class Evaluator:
         if isinstance(value, tuple):
             return tuple(self(item) for item in value)
         if isinstance(value, Table):
-            return {checked_key(self(key)): self(item) for key, item in value.pairs}
+            keys = checked_keys([self(key) for key, _ in value.pairs])
+            return {key: self(item) for key, (_, item) in zip(keys, value.pairs, strict=True)}
         if isinstance(value, Global):
             return self._resolve(value)
         callee = _named_type(value.callee)
@@ -388,18 +390,22 @@ class Evaluator:
         return constructor(self, value)
 
 
-def checked_key(key: Any) -> Any:
+def checked_keys(keys: list[Any]) -> list[Any]:
     """
-    :param key: what is to be hashed: a key of a table, or an item of a set
+    :param keys: what is to be hashed: the keys of a table, or the items of a set
     :return: the same
-    :raises ValueError: if it is so large an integer, or has one in it, that others could have the same hash
+    :raises ValueError: if more than a thousand are, or have in them, integers so large that all of them could
+        have the same hash
     """
-    if isinstance(key, int) and abs(key) >= _MAX_KEY:
-        raise ValueError("an integer of more than 60 bits is a key of a table")
+    if sum(map(_has_large_integer, keys)) > _MOST_LARGE_KEYS:
+        raise ValueError(f"more than {_MOST_LARGE_KEYS} keys are integers of more than 60 bits")
+    return keys
+
+
+def _has_large_integer(key: Any) -> bool:
     if isinstance(key, (tuple, frozenset)):
-        for part in key:
-            checked_key(part)
-    return key
+        return any(map(_has_large_integer, key))
+    return isinstance(key, int) and abs(key) >= _MAX_KEY
 
 
 def _named_type(callee: "Global | Node") -> "Global | Node":
@@ -422,4 +428,5 @@ def ordered_dict(evaluate: Evaluator, node: Node) -> dict[Any, Any]:
     """
     given = evaluate(node.args[0]) if node.args else ()
     pairs = [*given, *((evaluate(key), evaluate(item)) for key, item in node.pairs)]
-    return collections.OrderedDict((checked_key(key), item) for key, item in pairs)
+    checked_keys([key for key, _ in pairs])
+    return collections.OrderedDict(pairs)

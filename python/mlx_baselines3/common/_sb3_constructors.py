@@ -14,7 +14,7 @@ import numpy as np
 from mlx_baselines3.common._archive import ModelFileError
 from mlx_baselines3.common._import_paths import UnknownName, find, find_class
 from mlx_baselines3.common._json_codec import PLAIN_OBJECTS, plain_object
-from mlx_baselines3.common._pickle_reader import Evaluator, Global, Node, Table, checked_key, ordered_dict
+from mlx_baselines3.common._pickle_reader import Evaluator, Global, Node, Table, checked_keys, ordered_dict
 from mlx_baselines3.common._safetensors import is_shape
 from mlx_baselines3.common._slots import schedule_object
 from mlx_baselines3.common._space_codec import SPACE_NAMES, build_generator, build_space
@@ -179,7 +179,7 @@ def _deque(evaluate: Evaluator, node: Node) -> collections.deque[Any]:
 
 def _set(evaluate: Evaluator, node: Node) -> set[Any]:
     items = (*(evaluate(node.args[0]) if node.args else ()), *map(evaluate, node.items))
-    return {checked_key(item) for item in items}
+    return set(checked_keys([*items]))
 
 
 def _enum_member(evaluate: Evaluator, node: Node) -> Any:
