@@ -11,6 +11,7 @@ import time
 import pytest
 from interrupted_runs import SCENARIOS
 
+from mlx_baselines3.common import _interrupts
 from mlx_baselines3.common._interrupts import interrupts_allowed, interrupts_deferred
 
 RUNS = pathlib.Path(__file__).with_name("interrupted_runs.py")
@@ -88,3 +89,19 @@ def test_a_handler_that_is_set_meanwhile_stays():
         assert signal.getsignal(signal.SIGTERM) is own
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_an_interrupt_at_the_very_start_leaves_the_next_ones_as_they_were(monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
+    begin = _interrupts._Deferral.begin
+
+    def begin_and_raise(deferral):
+        begin(deferral)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_interrupts._Deferral, "begin", begin_and_raise)
+        with pytest.raises(KeyboardInterrupt), interrupts_deferred():
+            pass
+    assert signal.getsignal(signal.SIGINT) is before
+    assert _interrupts._current is None

@@ -348,9 +348,9 @@ def native_actor(policy: Any) -> NativeActor:
     with tracing:
         plan = blueprint(policy)
         twin = _twins.get(policy)
-        if twin is None or not twin.is_current(plan):
-            if any(array.dtype != mx.float32 for array in plan.arrays()):
-                raise NotMirrored("its weights are not float32")
+        known = twin is not None and twin.is_current(plan)
+        if not known and any(array.dtype != mx.float32 for array in plan.arrays()):
+            raise NotMirrored("its weights are not float32")
         if twin is None or not twin.fits(plan):
             twin = _twins[policy] = NativeActor(plan)
         else:
