@@ -14,7 +14,12 @@ SelfDistribution = TypeVar("SelfDistribution", bound="Distribution")
 class Distribution(ABC):
     """A distribution over actions, whose parameters a network computes."""
 
-    distribution: Any
+    distribution: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What the last forward pass left is no state: a compiled update leaves arrays that were only traced.
+        of_last_pass = ("distribution", "gaussian_actions", "_latent_sde")
+        return {name: value for name, value in vars(self).items() if name not in of_last_pass}
 
     @abstractmethod
     def proba_distribution_net(self, *args: Any, **kwargs: Any) -> Any:

@@ -11,7 +11,7 @@ from mlx_baselines3.her import HerReplayBuffer
 
 BOX = spaces.Box(-1e6, 1e6, (3,), np.float32)
 DOUBLE = spaces.Box(-1e6, 1e6, (2, 2), np.float64)
-DICT = spaces.Dict({"image": spaces.Box(0, 255, (2, 2), np.uint8), "goal": spaces.Discrete(50)})
+DICT = spaces.Dict({"image": spaces.Box(0, 255, (2, 2), np.uint8), "goal": spaces.Discrete(2000)})
 GOALS = spaces.Dict({"observation": DOUBLE, "achieved_goal": BOX, "desired_goal": BOX})
 ACTION = spaces.Box(-1e6, 1e6, (2,), np.float32)
 
@@ -57,7 +57,7 @@ def her(*args, **kwargs):
 KINDS = {
     "plain": (ReplayBuffer, BOX, {}),
     "float64": (ReplayBuffer, DOUBLE, {}),
-    "discrete": (ReplayBuffer, spaces.Discrete(90), {}),
+    "discrete": (ReplayBuffer, spaces.Discrete(2000), {}),
     "compact": (ReplayBuffer, BOX, {"optimize_memory_usage": True}),
     "n-step": (NStepReplayBuffer, BOX, {"n_steps": 4}),
     "compact n-step": (NStepReplayBuffer, BOX, {"optimize_memory_usage": True}),

@@ -1,5 +1,8 @@
 """Policies: predict's shapes, dtypes and errors, parameters as vectors, files, evaluation."""
 
+import copy
+import pickle
+
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
@@ -7,6 +10,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from mlx_baselines3 import PPO
 from mlx_baselines3.common.policies import (
     ActorCriticCnnPolicy,
     ActorCriticPolicy,
@@ -270,3 +274,13 @@ def test_devices():
     assert policy.device.type == mx.cpu
     with pytest.raises(ValueError, match="Unknown device 'tpu'"):
         policy.to("tpu")
+
+
+def test_a_policy_is_pickled_and_copied_after_a_compiled_update(mlx_updates):
+    """The update traces the policy, and its distribution keeps arrays that were only traced."""
+    model = PPO("MlpPolicy", "Pendulum-v1", n_steps=8, batch_size=8, n_epochs=1, seed=0).learn(8)
+    obs = np.ones((2, 3), np.float32)
+    expected = model.policy.predict(obs, deterministic=True)[0]
+    for policy in (pickle.loads(pickle.dumps(model.policy)), copy.deepcopy(model.policy)):
+        np.testing.assert_array_equal(policy.predict(obs, deterministic=True)[0], expected)
+        policy.get_distribution(policy.obs_to_tensor(obs)[0])
