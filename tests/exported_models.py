@@ -7,8 +7,8 @@ from gymnasium import spaces
 
 from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3, HerReplayBuffer
 from mlx_baselines3.common.envs import BitFlippingEnv
+from mlx_baselines3.common.nn.optimizers import RMSpropTFLike
 from mlx_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
-from mlx_baselines3.common.optimizers import RMSpropTFLike
 from random_env import RandomEnv
 
 VECTOR = spaces.Box(-2.0, 2.0, (3,))

@@ -44,11 +44,13 @@ from readers import readers
 import mlx_baselines3  # noqa: F401  before mlx, for its BLAS
 from audit_hook import Watch
 from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
-from mlx_baselines3.common import _safetensors, _torch_file, sb3_zip
-from mlx_baselines3.common._import_paths import UnknownName
 from mlx_baselines3.common.base_class import BaseAlgorithm
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.export import export_sb3
+from mlx_baselines3.common.formats import safetensors as _safetensors
+from mlx_baselines3.common.formats.names import UnknownName
+from mlx_baselines3.common.formats.sb3 import torch_file as _torch_file
+from mlx_baselines3.common.formats.sb3 import zip as sb3_zip
 from mlx_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from mlx_baselines3.common.save_util import ModelFileError, json_to_data
 from mlx_baselines3.common.vec_env import VecNormalize

@@ -11,11 +11,11 @@ import warnings
 import numpy as np
 from gymnasium import spaces
 
-from mlx_baselines3.common import _torch_file
-from mlx_baselines3.common._replay_file import load_replay_buffer
-from mlx_baselines3.common._vec_normalize_file import load_vec_normalize
 from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from mlx_baselines3.common.export import export_vec_normalize
+from mlx_baselines3.common.formats.sb3 import torch_file as _torch_file
+from mlx_baselines3.common.saving.replay import load_replay_buffer
+from mlx_baselines3.common.saving.vec_normalize import load_vec_normalize
 from mlx_baselines3.common.vec_env import NativeVecEnv, VecNormalize
 from mlx_baselines3.her import HerReplayBuffer
 
@@ -48,7 +48,7 @@ def _in_memory(write):
 
 
 def _replay_files():
-    from mlx_baselines3.common._replay_file import save_replay_buffer
+    from mlx_baselines3.common.saving.replay import save_replay_buffer
 
     return [
         _in_memory(lambda stream, buffer=buffer: save_replay_buffer(buffer, stream)) for buffer in _buffers()

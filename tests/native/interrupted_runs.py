@@ -13,9 +13,9 @@ import numpy as np
 
 from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
 from mlx_baselines3.common.base_class import BaseAlgorithm
-from mlx_baselines3.common.layers import named_parameters
 from mlx_baselines3.common.logger import configure
-from mlx_baselines3.common.mlx_interop import to_numpy
+from mlx_baselines3.common.nn.interop import to_numpy
+from mlx_baselines3.common.nn.layers import named_parameters
 from mlx_baselines3.common.vec_env import NativeVecEnv
 
 WIDE = {"net_arch": [256, 256]}

@@ -7,7 +7,7 @@ import pytest
 from gymnasium import spaces
 
 from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
-from mlx_baselines3.common.native_actor import NotMirrored, native_actor
+from mlx_baselines3.common.native.actor import NotMirrored, native_actor
 from mlx_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 PARTS = {"one": ["vec"], "several": ["left", "mid", "right"]}

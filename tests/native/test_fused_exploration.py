@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 
 from mlx_baselines3 import DDPG, DQN, SAC, TD3
-from mlx_baselines3.common import _native_exploration
-from mlx_baselines3.common._native_exploration import Explorer
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.callbacks import (
     BaseCallback,
@@ -19,7 +17,9 @@ from mlx_baselines3.common.callbacks import (
 )
 from mlx_baselines3.common.env_util import make_vec_env
 from mlx_baselines3.common.logger import Logger
-from mlx_baselines3.common.native_actor import native_actor
+from mlx_baselines3.common.native import exploration as _native_exploration
+from mlx_baselines3.common.native.actor import native_actor
+from mlx_baselines3.common.native.exploration import Explorer
 from mlx_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from mlx_baselines3.common.vec_env import DummyVecEnv, NativeVecEnv, VecNormalize
 

@@ -21,8 +21,8 @@ from mlx_baselines3.common.callbacks import (
     StopTrainingOnMaxEpisodes,
 )
 from mlx_baselines3.common.env_util import make_vec_env
-from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
-from mlx_baselines3.common.native_actor import NativeActor
+from mlx_baselines3.common.native.actor import NativeActor
+from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
 from mlx_baselines3.common.vec_env import DummyVecEnv
 from mlx_baselines3.common.vec_env.native_vec_env import NativeVecEnv
 

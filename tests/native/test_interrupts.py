@@ -11,8 +11,8 @@ import time
 import pytest
 from interrupted_runs import SCENARIOS
 
-from mlx_baselines3.common import _interrupts
-from mlx_baselines3.common._interrupts import interrupts_allowed, interrupts_deferred
+from mlx_baselines3.common.native import interrupts as _interrupts
+from mlx_baselines3.common.native.interrupts import interrupts_allowed, interrupts_deferred
 
 RUNS = pathlib.Path(__file__).with_name("interrupted_runs.py")
 # About one is what is meant; the machine may be busy. Without the checks each takes ten or more.

@@ -13,11 +13,11 @@ import pytest
 from gymnasium import spaces
 
 from mlx_baselines3 import DDPG, DQN, PPO, SAC, TD3, _native
-from mlx_baselines3.common import base_policy
-from mlx_baselines3.common.layers import Sequential
-from mlx_baselines3.common.mlx_interop import to_numpy
-from mlx_baselines3.common.native_actor import NativeActor, NotMirrored, native_actor, perceptron
+from mlx_baselines3.common.native.actor import NativeActor, NotMirrored, native_actor, perceptron
+from mlx_baselines3.common.nn.interop import to_numpy
+from mlx_baselines3.common.nn.layers import Sequential
 from mlx_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
+from mlx_baselines3.common.policies import base as base_policy
 from mlx_baselines3.common.torch_layers import FlattenExtractor
 from mlx_baselines3.common.utils import set_random_seed
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
-from mlx_baselines3.common._replay_file import load_replay_buffer
 from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from mlx_baselines3.common.env_util import make_vec_env
 from mlx_baselines3.common.noise import NormalActionNoise
+from mlx_baselines3.common.saving.replay import load_replay_buffer
 from mlx_baselines3.her import HerReplayBuffer
 
 FOLDER = pathlib.Path(__file__).parents[1] / "data" / "archives"

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from mlx_baselines3.common._replay_file import load_replay_buffer
 from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from mlx_baselines3.common.saving.replay import load_replay_buffer
 from mlx_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from mlx_baselines3.her import GoalSelectionStrategy, HerReplayBuffer
 from random_env import RandomEnv

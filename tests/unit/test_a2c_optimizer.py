@@ -5,9 +5,9 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_baselines3.common.layers import Sequential
-from mlx_baselines3.common.optimizers import from_torch_state
-from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
+from mlx_baselines3.common.nn.layers import Sequential
+from mlx_baselines3.common.nn.optimizers import from_torch_state
+from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
 from mlx_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
 GRADIENTS = np.array([[1.0, -2.0], [0.5, 4.0]], np.float32)

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from mlx_baselines3.common.callbacks import BaseCallback
 from mlx_baselines3.common.env_util import make_vec_env
 from mlx_baselines3.common.evaluation import evaluate_policy
-from mlx_baselines3.common.layers import Sequential, named_parameters
+from mlx_baselines3.common.nn.layers import Sequential, named_parameters
 from mlx_baselines3.common.torch_layers import FlattenExtractor
 from mlx_baselines3.common.vec_env import DummyVecEnv
 from mlx_baselines3.dqn import DQN, losses

@@ -12,7 +12,7 @@ import mlx_baselines3
 PACKAGE = pathlib.Path(mlx_baselines3.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # The doors to the Rust core.
-NATIVE_DOORS = {"__init__.py", "_backend.py", "common/_system_info.py", "common/native_actor.py"}
+NATIVE_DOORS = {"__init__.py", "_backend.py", "common/utils/system_info.py", "common/native/actor.py"}
 ROOT = pathlib.Path(__file__).parents[2]
 SOURCES = MODULES + sorted(
     path for room in ("tests", "benchmarks", "examples", "docs") for path in (ROOT / room).rglob("*.py")
@@ -64,8 +64,8 @@ def test_losses_are_mlx_alone(path):
         "typing",
         "collections.abc",
         "mlx_baselines3.common.type_aliases",
-        "mlx_baselines3.common.losses",
-        "mlx_baselines3.common._sums",
+        "mlx_baselines3.common.training.losses",
+        "mlx_baselines3.common.nn.sums",
     }
     assert {n for n in imported_modules(path) if not n.startswith(tuple(allowed))} == set()
 

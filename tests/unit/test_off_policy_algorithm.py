@@ -10,12 +10,12 @@ import pytest
 from gymnasium import spaces
 
 from mlx_baselines3 import DQN
-from mlx_baselines3.common.base_policy import BasePolicy
 from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from mlx_baselines3.common.callbacks import BaseCallback
 from mlx_baselines3.common.logger import Logger
 from mlx_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from mlx_baselines3.common.policies.base import BasePolicy
 from mlx_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from mlx_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from mlx_baselines3.common._replay_batches import replay_batches
 from mlx_baselines3.common.buffers import ReplayBuffer
-from mlx_baselines3.common.layers import Module, named_parameters
-from mlx_baselines3.common.off_policy_update import OffPolicyUpdate, follow
-from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
+from mlx_baselines3.common.buffers.batches import replay_batches
+from mlx_baselines3.common.nn.layers import Module, named_parameters
+from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
+from mlx_baselines3.common.training.off_policy_update import OffPolicyUpdate, follow
 from mlx_baselines3.common.utils import set_random_seed
 
 
@@ -223,7 +223,7 @@ def test_a_users_sample_is_called_for_each_gradient_step():
 
 
 def test_large_batches_come_in_several_calls(monkeypatch):
-    monkeypatch.setattr("mlx_baselines3.common._replay_batches.FLUSH_BYTES", 2 * 2 * 4 * 12)
+    monkeypatch.setattr("mlx_baselines3.common.buffers.batches.FLUSH_BYTES", 2 * 2 * 4 * 12)
     buffer = filled_buffer(ReplayBuffer)
     sizes = []
     sample_many = buffer.sample_many

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import OrderEnforcing, TimeLimit
 
 import mlx_baselines3
-from mlx_baselines3.common import layers
+from mlx_baselines3.common.nn import layers
 
 PACKAGE = pathlib.Path(mlx_baselines3.__file__).parent
 # Each name with what the package expects of it. A newer MLX that fails here needs a look at the places that

@@ -7,17 +7,17 @@ import mlx.optimizers as optim
 from gymnasium import spaces
 
 from mlx_baselines3.a2c import losses
-from mlx_baselines3.common._device_choice import on_own_device
-from mlx_baselines3.common._evaluated import ModelCall
 from mlx_baselines3.common.buffers import RolloutBuffer
+from mlx_baselines3.common.nn.packed_optimizer import Arrays
 from mlx_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from mlx_baselines3.common.parameter_optimizer import Arrays
 from mlx_baselines3.common.policies import (
     ActorCriticCnnPolicy,
     ActorCriticPolicy,
     BasePolicy,
     MultiInputActorCriticPolicy,
 )
+from mlx_baselines3.common.policies.evaluated import ModelCall
+from mlx_baselines3.common.training.device_choice import on_own_device
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.common.utils import explained_variance as explained_variance
 

@@ -5,8 +5,8 @@ Pure functions of arrays; ``(batch,)`` unless said otherwise.
 
 import mlx.core as mx
 
-from mlx_baselines3.common._sums import total
-from mlx_baselines3.common.losses import entropy_loss, normalize, value_loss
+from mlx_baselines3.common.nn.sums import total
+from mlx_baselines3.common.training.losses import entropy_loss, normalize, value_loss
 
 __all__ = ["entropy_loss", "normalize", "policy_loss", "value_loss"]
 

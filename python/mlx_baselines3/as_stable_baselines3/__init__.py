@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx_baselines3
-from mlx_baselines3.common._sb3_export import SB3_VERSION
+from mlx_baselines3.common.saving.to_sb3 import SB3_VERSION
 
 __all__ = ["SB3_VERSION", "activate", "deactivate", "is_active"]
 

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from mlx_baselines3.common._callback_base import NEVER, ConvertCallback, steps_until_needed
-from mlx_baselines3.common._dead_steps import Transition, ended_episodes, without_dead_steps
-from mlx_baselines3.common._integer_observations import check_integers
-from mlx_baselines3.common._interrupts import interrupts_deferred
-from mlx_baselines3.common._native_exploration import Explored, Explorer, fills, noise_ahead
 from mlx_baselines3.common.base_class import BaseAlgorithm
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.callbacks import BaseCallback, CallbackList
-from mlx_baselines3.common.native_actor import native_actor_or_none
+from mlx_baselines3.common.callbacks.base import NEVER, ConvertCallback, steps_until_needed
+from mlx_baselines3.common.native.actor import native_actor_or_none
+from mlx_baselines3.common.native.exploration import Explored, Explorer, fills, noise_ahead
+from mlx_baselines3.common.native.interrupts import interrupts_deferred
+from mlx_baselines3.common.nn.integer_observations import check_integers
 from mlx_baselines3.common.noise import ActionNoise
+from mlx_baselines3.common.training.dead_steps import Transition, ended_episodes, without_dead_steps
 from mlx_baselines3.common.type_aliases import RolloutReturn, TrainFreq, TrainFrequencyUnit
 from mlx_baselines3.common.utils import safe_mean, should_collect_more_steps
 from mlx_baselines3.common.vec_env import VecEnv

@@ -7,14 +7,14 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_baselines3.common._off_policy_collection import OffPolicyCollection
-from mlx_baselines3.common._replay_batches import replay_arrays, replay_batches
 from mlx_baselines3.common.buffers import ReplayBuffer
-from mlx_baselines3.common.distribution_base import is_users_own
-from mlx_baselines3.common.native_actor import blueprint, check_unchanged
-from mlx_baselines3.common.native_off_policy_update import NativeActorCriticUpdate
-from mlx_baselines3.common.native_update import NativeChoice
-from mlx_baselines3.common.off_policy_update import OffPolicyUpdate, StepFunction
-from mlx_baselines3.common.parameter_optimizer import Arrays, ParameterOptimizer
+from mlx_baselines3.common.buffers.batches import replay_arrays, replay_batches
+from mlx_baselines3.common.distributions.base import is_users_own
+from mlx_baselines3.common.native.actor import blueprint, check_unchanged
+from mlx_baselines3.common.nn.packed_optimizer import Arrays, ParameterOptimizer
+from mlx_baselines3.common.training.native_off_policy import NativeActorCriticUpdate
+from mlx_baselines3.common.training.native_on_policy import NativeChoice
+from mlx_baselines3.common.training.off_policy_update import OffPolicyUpdate, StepFunction
 
 
 class OffPolicySteps(OffPolicyCollection):

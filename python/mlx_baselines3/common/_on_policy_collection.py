@@ -11,16 +11,16 @@ import mlx.core as mx
 import numpy as np
 from gymnasium import spaces
 
-from mlx_baselines3.common._blueprint import Observations, side_by_side
-from mlx_baselines3.common._callback_base import BaseCallback, steps_until_needed
-from mlx_baselines3.common._dead_steps import dead_mask
-from mlx_baselines3.common._integer_observations import check_integers
-from mlx_baselines3.common._threads import tracing
 from mlx_baselines3.common.base_class import BaseAlgorithm
 from mlx_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
-from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
-from mlx_baselines3.common.native_actor import NativeActor, NotMirrored, native_actor
+from mlx_baselines3.common.callbacks.base import BaseCallback, steps_until_needed
+from mlx_baselines3.common.native.actor import NativeActor, NotMirrored, native_actor
+from mlx_baselines3.common.native.blueprint import Observations, side_by_side
+from mlx_baselines3.common.nn.integer_observations import check_integers
+from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
+from mlx_baselines3.common.nn.threads import tracing
 from mlx_baselines3.common.policies import ActorCriticPolicy
+from mlx_baselines3.common.training.dead_steps import dead_mask
 from mlx_baselines3.common.utils import obs_as_tensor
 from mlx_baselines3.common.vec_env import VecEnv
 from mlx_baselines3.common.vec_env.native_vec_env import stepped_in_rust

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 
-from mlx_baselines3.common._archive import atomic_open
-from mlx_baselines3.common._file_paths import open_path
 from mlx_baselines3.common._onnx_graph import Graph, NotInONNX, clip, emit
-from mlx_baselines3.common.actor_critic import ActorCriticPolicy
 from mlx_baselines3.common.distributions import (
     BernoulliDistribution,
     CategoricalDistribution,
     MultiCategoricalDistribution,
     StateDependentNoiseDistribution,
 )
-from mlx_baselines3.common.layers import Sequential
-from mlx_baselines3.common.native_actor import NotMirrored, check_unchanged
+from mlx_baselines3.common.formats.archive import atomic_open
+from mlx_baselines3.common.formats.paths import open_path
+from mlx_baselines3.common.native.actor import NotMirrored, check_unchanged
+from mlx_baselines3.common.nn.layers import Sequential
+from mlx_baselines3.common.policies.actor_critic import ActorCriticPolicy
 from mlx_baselines3.common.preprocessing import is_image_space
 from mlx_baselines3.common.torch_layers import MlpExtractor
 from mlx_baselines3.dqn.policies import DQNPolicy, QNetwork

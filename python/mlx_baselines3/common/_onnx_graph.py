@@ -8,9 +8,9 @@ from typing import Any
 import mlx.nn as nn
 import numpy as np
 
-from mlx_baselines3.common.activations import Tanh
-from mlx_baselines3.common.layers import Conv2d, Flatten, Sequential, is_exactly
-from mlx_baselines3.common.mlx_interop import to_numpy
+from mlx_baselines3.common.nn.activations import Tanh
+from mlx_baselines3.common.nn.interop import to_numpy
+from mlx_baselines3.common.nn.layers import Conv2d, Flatten, Sequential, is_exactly
 from mlx_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 
 __all__ = ["Graph", "NotInONNX", "clip", "emit"]

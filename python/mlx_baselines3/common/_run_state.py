@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from mlx_baselines3.common._run_record import RunRecord
 from mlx_baselines3.common.logger import Logger
-from mlx_baselines3.common.optimizers import check_learning_rate
+from mlx_baselines3.common.nn.optimizers import check_learning_rate
+from mlx_baselines3.common.saving.run_record import RunRecord
 from mlx_baselines3.common.type_aliases import Schedule
 from mlx_baselines3.common.utils import FloatSchedule, update_learning_rate
 

@@ -7,10 +7,11 @@ from typing import Any, Literal, TypeVar, cast
 
 import mlx.core as mx
 
-from mlx_baselines3.common import checkpoint, model_io
-from mlx_baselines3.common._evaluated import ModelCall
 from mlx_baselines3.common._run_state import RunState
-from mlx_baselines3.common._sb3_export import export_sb3
+from mlx_baselines3.common.policies.evaluated import ModelCall
+from mlx_baselines3.common.saving import checkpoint
+from mlx_baselines3.common.saving import model as model_io
+from mlx_baselines3.common.saving.to_sb3 import export_sb3
 from mlx_baselines3.common.type_aliases import GymEnv, TensorDict
 
 SelfSaving = TypeVar("SelfSaving", bound="Saving")

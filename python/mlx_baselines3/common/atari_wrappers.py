@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from mlx_baselines3.common._lazy_names import lazy_names
+from mlx_baselines3._lazy_names import lazy_names
 from mlx_baselines3.common.type_aliases import AtariResetReturn as AtariResetReturn
 from mlx_baselines3.common.type_aliases import AtariStepReturn as AtariStepReturn
 

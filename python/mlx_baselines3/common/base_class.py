@@ -10,21 +10,18 @@ import mlx.core as mx
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3._lazy_names import lazy_names
 from mlx_baselines3.common import utils
-from mlx_baselines3.common._compile_notice import CompileNotice
-from mlx_baselines3.common._device_choice import choose_device
-from mlx_baselines3.common._evaluated import ModelCall
-from mlx_baselines3.common._layer_hints import refuse_torch
-from mlx_baselines3.common._lazy_names import lazy_names
 from mlx_baselines3.common._saving import Saving
-from mlx_baselines3.common._threads import use_mlx
 from mlx_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
-from mlx_baselines3.common.env_setup import check_spaces, maybe_make_env, wrap_env
 from mlx_baselines3.common.env_util import is_wrapped as is_wrapped
 from mlx_baselines3.common.logger import Logger as Logger
 from mlx_baselines3.common.monitor import Monitor as Monitor
+from mlx_baselines3.common.nn.layer_hints import refuse_torch
+from mlx_baselines3.common.nn.threads import use_mlx
 from mlx_baselines3.common.noise import ActionNoise
 from mlx_baselines3.common.policies import BasePolicy
+from mlx_baselines3.common.policies.evaluated import ModelCall
 from mlx_baselines3.common.preprocessing import check_for_nested_spaces as check_for_nested_spaces
 from mlx_baselines3.common.preprocessing import is_image_space as is_image_space
 from mlx_baselines3.common.preprocessing import is_image_space_channels_first as is_image_space_channels_first
@@ -32,6 +29,9 @@ from mlx_baselines3.common.save_util import load_from_zip_file as load_from_zip_
 from mlx_baselines3.common.save_util import recursive_getattr as recursive_getattr
 from mlx_baselines3.common.save_util import recursive_setattr as recursive_setattr
 from mlx_baselines3.common.save_util import save_to_zip_file as save_to_zip_file
+from mlx_baselines3.common.training.compile_notice import CompileNotice
+from mlx_baselines3.common.training.device_choice import choose_device
+from mlx_baselines3.common.training.env_setup import check_spaces, maybe_make_env, wrap_env
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.common.type_aliases import TensorDict as TensorDict
 from mlx_baselines3.common.utils import FloatSchedule as FloatSchedule

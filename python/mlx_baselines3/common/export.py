@@ -2,7 +2,7 @@
 
 from mlx_baselines3.common._onnx_export import export_onnx
 from mlx_baselines3.common._onnx_graph import NotInONNX
-from mlx_baselines3.common._sb3_export import export_sb3, export_vec_normalize
-from mlx_baselines3.common._sb3_values import NotInSB3
+from mlx_baselines3.common.formats.sb3.values import NotInSB3
+from mlx_baselines3.common.saving.to_sb3 import export_sb3, export_vec_normalize
 
 __all__ = ["NotInONNX", "NotInSB3", "export_onnx", "export_sb3", "export_vec_normalize"]

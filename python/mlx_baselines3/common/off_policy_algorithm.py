@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import mlx.core as mx
 from gymnasium import spaces
 
-from mlx_baselines3.common import _replay_file
-from mlx_baselines3.common._callback_base import released_on_error
-from mlx_baselines3.common._evaluated import ModelCall
-from mlx_baselines3.common._lazy_names import lazy_names
+from mlx_baselines3._lazy_names import lazy_names
 from mlx_baselines3.common._off_policy_collection import _Session
 from mlx_baselines3.common._off_policy_steps import OffPolicySteps
-from mlx_baselines3.common._sb3_export import export_replay_buffer
 from mlx_baselines3.common.base_class import BaseAlgorithm as BaseAlgorithm
 from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from mlx_baselines3.common.callbacks import BaseCallback
-from mlx_baselines3.common.native_actor import NotMirrored, native_actor
-from mlx_baselines3.common.native_update import NativeChoice
+from mlx_baselines3.common.callbacks.base import released_on_error
+from mlx_baselines3.common.native.actor import NotMirrored, native_actor
 from mlx_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from mlx_baselines3.common.policies import BasePolicy
+from mlx_baselines3.common.policies.evaluated import ModelCall
+from mlx_baselines3.common.saving import replay as _replay_file
+from mlx_baselines3.common.saving.to_sb3 import export_replay_buffer
+from mlx_baselines3.common.training.native_on_policy import NativeChoice
 from mlx_baselines3.common.type_aliases import (
     GymEnv,
     MaybeCallback,

@@ -10,22 +10,22 @@ import mlx.core as mx
 import numpy as np
 from gymnasium import spaces
 
-from mlx_baselines3.common._callback_base import released_on_error
-from mlx_baselines3.common._dead_steps import warn_of_own_minibatches
-from mlx_baselines3.common._evaluated import ModelCall
-from mlx_baselines3.common._integer_observations import check_integers
 from mlx_baselines3.common._on_policy_collection import OnPolicyCollection
-from mlx_baselines3.common._structure import is_same, structure
 from mlx_baselines3.common.base_class import BaseAlgorithm as BaseAlgorithm
 from mlx_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from mlx_baselines3.common.callbacks import BaseCallback as BaseCallback
-from mlx_baselines3.common.mlx_interop import to_mlx
-from mlx_baselines3.common.native_actor import NotMirrored, blueprint, check_unchanged
-from mlx_baselines3.common.native_update import NativeChoice, NativeOnPolicyUpdate
-from mlx_baselines3.common.parameter_optimizer import Arrays
+from mlx_baselines3.common.callbacks.base import released_on_error
+from mlx_baselines3.common.native.actor import NotMirrored, blueprint, check_unchanged
+from mlx_baselines3.common.nn.integer_observations import check_integers
+from mlx_baselines3.common.nn.interop import to_mlx
+from mlx_baselines3.common.nn.packed_optimizer import Arrays
+from mlx_baselines3.common.nn.structure import is_same, structure
 from mlx_baselines3.common.policies import ActorCriticPolicy
+from mlx_baselines3.common.policies.evaluated import ModelCall
+from mlx_baselines3.common.training.dead_steps import warn_of_own_minibatches
+from mlx_baselines3.common.training.native_on_policy import NativeChoice, NativeOnPolicyUpdate
+from mlx_baselines3.common.training.update import LossFunction, Minibatch, UpdateStep
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from mlx_baselines3.common.update import LossFunction, Minibatch, UpdateStep
 from mlx_baselines3.common.utils import explained_variance, safe_mean
 from mlx_baselines3.common.utils import obs_as_tensor as obs_as_tensor
 from mlx_baselines3.common.vec_env import VecEnv as VecEnv

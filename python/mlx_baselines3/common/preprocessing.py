@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 
-from mlx_baselines3.common._integer_observations import are_readable, check_integers, first_values
+from mlx_baselines3.common.nn.integer_observations import are_readable, check_integers, first_values
 
 if TYPE_CHECKING:
     import mlx.core as mx

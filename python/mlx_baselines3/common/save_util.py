@@ -4,12 +4,12 @@ Model files: a zip of JSON and safetensors that is read without executing anythi
 ``data`` is JSON, every entry of ``params`` is a safetensors file, and two small entries name the version of
 this package and of the format. Nothing in it is a pickle unless the user asked for one, with
 ``allow_pickle=True``, both when saving and when loading. Files that SB3 wrote are recognised and read by
-:mod:`~mlx_baselines3.common.sb3_zip`.
+:mod:`~mlx_baselines3.common.formats.sb3.zip`.
 
 Kept in ``data`` are numbers, texts, None, lists, tuples, dicts, sets, deques, bytes, NumPy and MLX arrays,
 scalars and dtypes, Gymnasium's spaces with their random generators, this package's schedules, action noise
 and enumerations, classes (by import path) in the places that take them, and schedules of a class of your own
-whose attributes are numbers, strings and booleans. See :mod:`~mlx_baselines3.common._slots`.
+whose attributes are numbers, strings and booleans. See :mod:`~mlx_baselines3.common.formats.slots`.
 
 A path in a file is only looked up among the modules that are imported already; a file never causes an import.
 """
@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from mlx_baselines3.common import sb3_zip
-from mlx_baselines3.common._archive import (
+from mlx_baselines3._lazy_names import lazy_names
+from mlx_baselines3.common.formats.archive import (
     ArchiveReader,
     Content,
     ModelFileError,
@@ -36,10 +36,10 @@ from mlx_baselines3.common._archive import (
     printable,
     write_entries,
 )
-from mlx_baselines3.common._file_paths import open_path, open_path_pathlib, open_path_str
-from mlx_baselines3.common._lazy_names import lazy_names
-from mlx_baselines3.common._model_data import data_to_json, json_to_data, read_attributes
-from mlx_baselines3.common._tensor_trees import dump_tree, load_tree
+from mlx_baselines3.common.formats.model_data import data_to_json, json_to_data, read_attributes
+from mlx_baselines3.common.formats.paths import open_path, open_path_pathlib, open_path_str
+from mlx_baselines3.common.formats.sb3 import zip as sb3_zip
+from mlx_baselines3.common.formats.trees import dump_tree, load_tree
 from mlx_baselines3.common.type_aliases import TensorDict
 from mlx_baselines3.common.utils import get_device, get_system_info
 

@@ -4,9 +4,9 @@ from typing import Any, TypeVar
 
 import mlx.core as mx
 
-from mlx_baselines3.common._evaluated import ModelCall
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.noise import ActionNoise
+from mlx_baselines3.common.policies.evaluated import ModelCall
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.td3.policies import TD3Policy
 from mlx_baselines3.td3.td3 import TD3

@@ -7,15 +7,15 @@ import mlx.core as mx
 import numpy as np
 from gymnasium import spaces
 
-from mlx_baselines3.common._device_choice import on_own_device
-from mlx_baselines3.common._evaluated import ModelCall
 from mlx_baselines3.common.buffers import ReplayBuffer
-from mlx_baselines3.common.native_actor import blueprint, check_unchanged
-from mlx_baselines3.common.native_off_policy_update import NativeQUpdate
+from mlx_baselines3.common.native.actor import blueprint, check_unchanged
+from mlx_baselines3.common.nn.packed_optimizer import Arrays
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from mlx_baselines3.common.off_policy_update import GradientStep, follow
-from mlx_baselines3.common.parameter_optimizer import Arrays
 from mlx_baselines3.common.policies import BasePolicy
+from mlx_baselines3.common.policies.evaluated import ModelCall
+from mlx_baselines3.common.training.device_choice import on_own_device
+from mlx_baselines3.common.training.native_off_policy import NativeQUpdate
+from mlx_baselines3.common.training.off_policy_update import GradientStep, follow
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.common.utils import LinearSchedule, get_parameters_by_name
 from mlx_baselines3.common.utils import polyak_update as polyak_update

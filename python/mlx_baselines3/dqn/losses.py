@@ -5,7 +5,7 @@ Pure functions of arrays; ``(batch, 1)`` unless said otherwise.
 
 import mlx.core as mx
 
-from mlx_baselines3.common._sums import mean
+from mlx_baselines3.common.nn.sums import mean
 
 __all__ = ["huber_loss", "q_of_actions", "td_target"]
 

@@ -7,17 +7,17 @@ import mlx.optimizers as optim
 from gymnasium import spaces
 from mlx import nn
 
-from mlx_baselines3.common.base_policy import BasePolicy
-from mlx_baselines3.common.given_extractor import GivenExtractorPolicy
-from mlx_baselines3.common.layers import Sequential, named_parameters
-from mlx_baselines3.common.native_actor import (
+from mlx_baselines3.common.native.actor import (
     Blueprint,
     blueprint,
     check_unchanged,
     observed_keys,
     perceptron,
 )
-from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer, nothing_to_train
+from mlx_baselines3.common.nn.layers import Sequential, named_parameters
+from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer, nothing_to_train
+from mlx_baselines3.common.policies.base import BasePolicy
+from mlx_baselines3.common.policies.given_extractor import GivenExtractorPolicy
 from mlx_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from mlx_baselines3.common._sums import mean
-from mlx_baselines3.common.losses import smallest, squared_errors
+from mlx_baselines3.common.nn.sums import mean
+from mlx_baselines3.common.training.losses import smallest, squared_errors
 
 __all__ = ["actor_loss", "critic_loss", "ent_coef_loss", "smallest", "soft_target"]
 

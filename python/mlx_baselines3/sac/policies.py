@@ -8,15 +8,12 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from gymnasium import spaces
 
-from mlx_baselines3.common._evaluated import evaluate
-from mlx_baselines3.common.critics import ContinuousActor, ContinuousPolicy
-from mlx_baselines3.common.distribution_base import takes_noise
 from mlx_baselines3.common.distributions import (
     SquashedDiagGaussianDistribution,
     StateDependentNoiseDistribution,
 )
-from mlx_baselines3.common.layers import Linear, Module, Sequential
-from mlx_baselines3.common.native_actor import (
+from mlx_baselines3.common.distributions.base import takes_noise
+from mlx_baselines3.common.native.actor import (
     DRAWING,
     Blueprint,
     Layer,
@@ -27,7 +24,10 @@ from mlx_baselines3.common.native_actor import (
     observed_keys,
     perceptron,
 )
+from mlx_baselines3.common.nn.layers import Linear, Module, Sequential
 from mlx_baselines3.common.policies import BasePolicy, ContinuousCritic
+from mlx_baselines3.common.policies.critics import ContinuousActor, ContinuousPolicy
+from mlx_baselines3.common.policies.evaluated import evaluate
 from mlx_baselines3.common.preprocessing import get_action_dim
 from mlx_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,

@@ -7,19 +7,19 @@ import mlx.optimizers as optim
 import numpy as np
 from gymnasium import spaces
 
-from mlx_baselines3.common._blueprint import NotMirrored, check_unchanged
-from mlx_baselines3.common._device_choice import on_own_device
-from mlx_baselines3.common._evaluated import ModelCall
 from mlx_baselines3.common._off_policy_steps import OffPolicySteps
 from mlx_baselines3.common.buffers import ReplayBuffer
-from mlx_baselines3.common.critics import ContinuousCritic
 from mlx_baselines3.common.distributions import SquashedDiagGaussianDistribution
-from mlx_baselines3.common.layers import Module
+from mlx_baselines3.common.native.blueprint import NotMirrored, check_unchanged
+from mlx_baselines3.common.nn.layers import Module
+from mlx_baselines3.common.nn.packed_optimizer import Arrays, ParameterOptimizer
 from mlx_baselines3.common.noise import ActionNoise
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from mlx_baselines3.common.off_policy_update import GradientStep
-from mlx_baselines3.common.parameter_optimizer import Arrays, ParameterOptimizer
 from mlx_baselines3.common.policies import BasePolicy
+from mlx_baselines3.common.policies.critics import ContinuousCritic
+from mlx_baselines3.common.policies.evaluated import ModelCall
+from mlx_baselines3.common.training.device_choice import on_own_device
+from mlx_baselines3.common.training.off_policy_update import GradientStep
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.common.utils import get_parameters_by_name as get_parameters_by_name
 from mlx_baselines3.common.utils import polyak_update as polyak_update

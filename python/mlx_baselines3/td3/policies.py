@@ -7,16 +7,16 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from gymnasium import spaces
 
-from mlx_baselines3.common.critics import ContinuousActor, ContinuousPolicy
-from mlx_baselines3.common.layers import Sequential
-from mlx_baselines3.common.native_actor import (
+from mlx_baselines3.common.native.actor import (
     Blueprint,
     blueprint,
     check_unchanged,
     observed_keys,
     perceptron,
 )
+from mlx_baselines3.common.nn.layers import Sequential
 from mlx_baselines3.common.policies import BasePolicy, ContinuousCritic
+from mlx_baselines3.common.policies.critics import ContinuousActor, ContinuousPolicy
 from mlx_baselines3.common.preprocessing import get_action_dim
 from mlx_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,

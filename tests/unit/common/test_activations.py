@@ -7,7 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_baselines3.common.activations import Tanh, make_activation, rational_tanh
+from mlx_baselines3.common.nn.activations import Tanh, make_activation, rational_tanh
 
 POINTS = np.concatenate([np.linspace(-12, 12, 40_001), np.logspace(-30, 0, 301)]).astype(np.float32)
 

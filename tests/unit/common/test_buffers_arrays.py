@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from mlx_baselines3.common._replay_batches import replay_arrays, replay_batches
 from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from mlx_baselines3.common.buffers.batches import replay_arrays, replay_batches
 from mlx_baselines3.her import HerReplayBuffer
 
 BOX = spaces.Box(-1e6, 1e6, (3,), np.float32)

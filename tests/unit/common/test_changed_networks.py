@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
-from mlx_baselines3.common.layers import Linear, named_parameters, set_named_parameters
-from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
+from mlx_baselines3.common.nn.layers import Linear, named_parameters, set_named_parameters
+from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
 
 ON = {"n_steps": 16, "seed": 0}
 OFF = {"learning_starts": 8, "batch_size": 8, "buffer_size": 100, "seed": 0}

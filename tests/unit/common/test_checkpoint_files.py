@@ -13,8 +13,6 @@ from gymnasium import spaces
 
 from checkpoint_runs import assert_same_parameters, learn, make, saved
 from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
-from mlx_baselines3.common._archive import ArchiveReader
-from mlx_baselines3.common._buffer_stream import read_buffer, write_buffer
 from mlx_baselines3.common.buffers import (
     DictReplayBuffer,
     DictRolloutBuffer,
@@ -22,7 +20,9 @@ from mlx_baselines3.common.buffers import (
     ReplayBuffer,
     RolloutBuffer,
 )
+from mlx_baselines3.common.formats.archive import ArchiveReader
 from mlx_baselines3.common.save_util import ModelFileError
+from mlx_baselines3.common.saving.buffer_stream import read_buffer, write_buffer
 from random_env import RandomEnv
 
 BOX_OF_ONE = spaces.Box(-1.0, 1.0, (1,))

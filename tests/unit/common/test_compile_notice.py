@@ -5,8 +5,8 @@ import time
 import pytest
 
 from mlx_baselines3 import DQN, PPO
-from mlx_baselines3.common import _compile_notice
-from mlx_baselines3.common._compile_notice import CompileNotice
+from mlx_baselines3.common.training import compile_notice as _compile_notice
+from mlx_baselines3.common.training.compile_notice import CompileNotice
 
 
 @pytest.fixture

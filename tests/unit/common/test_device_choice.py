@@ -6,7 +6,7 @@ import pytest
 
 from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
 from mlx_baselines3.common import base_class
-from mlx_baselines3.common._device_choice import choose_device
+from mlx_baselines3.common.training.device_choice import choose_device
 
 GPU = mx.Device(mx.gpu)
 SMALL = {"n_steps": 8, "batch_size": 4}

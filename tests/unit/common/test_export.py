@@ -16,10 +16,10 @@ from gymnasium import spaces
 
 from exported_models import CASES, IMAGE, MOVE, SMALL, VECTOR, make, observations
 from mlx_baselines3 import DQN, PPO, SAC
-from mlx_baselines3.common._pickle_reader import parse
-from mlx_baselines3.common._pickle_writer import Global, NewObject, Node, write
-from mlx_baselines3.common.activations import make_activation
 from mlx_baselines3.common.export import NotInONNX, NotInSB3, export_onnx, export_sb3
+from mlx_baselines3.common.formats.sb3.pickle_reader import parse
+from mlx_baselines3.common.formats.sb3.pickle_writer import Global, NewObject, Node, write
+from mlx_baselines3.common.nn.activations import make_activation
 from mlx_baselines3.common.noise import NormalActionNoise
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.torch_layers import FlattenExtractor

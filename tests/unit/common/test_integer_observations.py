@@ -7,7 +7,7 @@ import pytest
 from gymnasium import spaces
 
 from mlx_baselines3 import A2C, DQN, PPO, SAC
-from mlx_baselines3.common._integer_observations import check_integers, holds_integers
+from mlx_baselines3.common.nn.integer_observations import check_integers, holds_integers
 from mlx_baselines3.common.preprocessing import preprocess_obs
 from mlx_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 

@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from mlx_baselines3 import A2C
 from mlx_baselines3.common.envs import FakeImageEnv
-from mlx_baselines3.common.layers import (
+from mlx_baselines3.common.nn.layers import (
     Conv2d,
     Flatten,
     Linear,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from mlx_baselines3 import PPO
-from mlx_baselines3.common import _torch_file
-from mlx_baselines3.common._archive import ModelFileError
-from mlx_baselines3.common._pickle_writer import Global, Node, persistent, write
+from mlx_baselines3.common.formats.archive import ModelFileError
+from mlx_baselines3.common.formats.sb3 import torch_file as _torch_file
+from mlx_baselines3.common.formats.sb3.pickle_writer import Global, Node, persistent, write
 
 FOLDER = pathlib.Path(__file__).parents[2] / "data" / "torch"
 MACHINE = {

@@ -21,8 +21,8 @@ CHILD = """
     from audit_hook import Watch
     from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
     from mlx_baselines3.common import _torch_file
-    from mlx_baselines3.common._replay_file import load_replay_buffer
-    from mlx_baselines3.common._vec_normalize_file import load_vec_normalize
+    from mlx_baselines3.common.saving.replay import load_replay_buffer
+    from mlx_baselines3.common.saving.vec_normalize import load_vec_normalize
     from mlx_baselines3.common.policies import ActorCriticPolicy
     from mlx_baselines3.common.save_util import ModelFileError
     from mlx_baselines3.common.vec_env import NativeVecEnv, VecNormalize

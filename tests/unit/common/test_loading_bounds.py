@@ -15,13 +15,15 @@ import zipfile
 import pytest
 
 from mlx_baselines3 import DQN, PPO
-from mlx_baselines3.common import _safetensors, _torch_file, sb3_zip
-from mlx_baselines3.common._archive import ArchiveReader, printable
-from mlx_baselines3.common._import_paths import UnknownName
-from mlx_baselines3.common._replay_file import load_replay_buffer
-from mlx_baselines3.common._vec_normalize_file import load_vec_normalize
 from mlx_baselines3.common.export import export_sb3
+from mlx_baselines3.common.formats import safetensors as _safetensors
+from mlx_baselines3.common.formats.archive import ArchiveReader, printable
+from mlx_baselines3.common.formats.names import UnknownName
+from mlx_baselines3.common.formats.sb3 import torch_file as _torch_file
+from mlx_baselines3.common.formats.sb3 import zip as sb3_zip
 from mlx_baselines3.common.save_util import ModelFileError, json_to_data, load_from_zip_file
+from mlx_baselines3.common.saving.replay import load_replay_buffer
+from mlx_baselines3.common.saving.vec_normalize import load_vec_normalize
 from mlx_baselines3.common.vec_env import NativeVecEnv, VecNormalize
 
 OURS = {"_mlx_baselines3_version": b"0.2.0", "format": b"1"}
@@ -107,7 +109,7 @@ def test_many_small_states_are_not_more_than_the_file():
 UNFOLDING = """
     import pickle, struct, sys
     from mlx_baselines3.common import _torch_file, sb3_zip
-    from mlx_baselines3.common._import_paths import UnknownName
+    from mlx_baselines3.common.formats.names import UnknownName
     from mlx_baselines3.common.save_util import ModelFileError
     pairs = b"X\\x01\\0\\0\\0a" + b"".join(b"q%ch%c\\x86" % (at, at) for at in range(60))
     storage = b"(X\\7\\0\\0\\0storagectorch\\nFloatStorage\\n" + pairs + b"X\\3\\0\\0\\0cpuK\\1tQ"

@@ -22,9 +22,11 @@ import numpy as np
 import pytest
 
 from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
-from mlx_baselines3.common import _slots, sb3_zip, utils
-from mlx_baselines3.common._import_paths import UnknownName, current_path, find, path_of, public_path
+from mlx_baselines3.common import utils
 from mlx_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
+from mlx_baselines3.common.formats import slots as _slots
+from mlx_baselines3.common.formats.names import UnknownName, current_path, find, path_of, public_path
+from mlx_baselines3.common.formats.sb3 import zip as sb3_zip
 from mlx_baselines3.common.noise import NormalActionNoise
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.save_util import ModelFileError, data_to_json, json_to_data

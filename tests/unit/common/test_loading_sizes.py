@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mlx_baselines3 import DQN, PPO, SAC
-from mlx_baselines3.common._space_codec import build_generator
+from mlx_baselines3.common.formats.spaces import build_generator
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.save_util import ModelFileError
 from mlx_baselines3.common.vec_env import NativeVecEnv, VecNormalize

@@ -11,8 +11,8 @@ from PIL import Image as pillow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
-from mlx_baselines3.common._media import image_to_hwc
 from mlx_baselines3.common.logger import Figure, HParam, Image, TensorBoardOutputFormat, Video
+from mlx_baselines3.common.logger.media import image_to_hwc
 
 matplotlib.use("Agg")
 

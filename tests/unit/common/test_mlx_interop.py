@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
+from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from gymnasium import spaces
 
 from exported_models import make
 from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
-from mlx_baselines3.common import _torch_file
 from mlx_baselines3.common.env_util import make_vec_env
+from mlx_baselines3.common.formats.sb3 import torch_file as _torch_file
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.vec_env import DummyVecEnv
 

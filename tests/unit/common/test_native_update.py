@@ -22,7 +22,7 @@ from native_models import (
 
 from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3, _native
 from mlx_baselines3.common.buffers import NStepReplayBuffer
-from mlx_baselines3.common.optimizers import RMSpropTFLike
+from mlx_baselines3.common.nn.optimizers import RMSpropTFLike
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
 

@@ -10,11 +10,11 @@ from native_models import SETTING, assert_close, both_ways, off_policy, on_polic
 
 from mlx_baselines3 import A2C, PPO, SAC, TD3
 from mlx_baselines3.common.buffers import RolloutBuffer
-from mlx_baselines3.common.critics import ContinuousCritic
-from mlx_baselines3.common.native_actor import NotMirrored, blueprint
-from mlx_baselines3.common.native_update import NativeOnPolicyUpdate
-from mlx_baselines3.common.optimizers import RMSpropTFLike
-from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
+from mlx_baselines3.common.native.actor import NotMirrored, blueprint
+from mlx_baselines3.common.nn.optimizers import RMSpropTFLike
+from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
+from mlx_baselines3.common.policies.critics import ContinuousCritic
+from mlx_baselines3.common.training.native_on_policy import NativeOnPolicyUpdate
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
 

@@ -21,7 +21,7 @@ from native_models import (
 )
 
 from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
-from mlx_baselines3.common._native_vectors import TrainedVector
+from mlx_baselines3.common.native.vectors import TrainedVector
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
 
@@ -42,7 +42,7 @@ def test_one_may_go_on_where_the_other_has_stopped(monkeypatch, make):
 def test_a_network_that_rests(monkeypatch, gradient_steps):
     """The averages of the actor's optimizer are those of its last step, however many updates ago that was."""
     # A batch at a time: Rust is called for each gradient step.
-    monkeypatch.setattr("mlx_baselines3.common._replay_batches.FLUSH_BYTES", 1)
+    monkeypatch.setattr("mlx_baselines3.common.buffers.batches.FLUSH_BYTES", 1)
     states = {}
     for who in ("native", "mlx"):
         monkeypatch.setenv(SETTING, who)

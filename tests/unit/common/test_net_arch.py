@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlx_baselines3 import DQN, PPO, SAC, TD3
-from mlx_baselines3.common.layers import named_parameters
+from mlx_baselines3.common.nn.layers import named_parameters
 
 ON = {"n_steps": 16, "batch_size": 16, "n_epochs": 1}
 OFF = {"learning_starts": 4, "buffer_size": 50, "batch_size": 4}

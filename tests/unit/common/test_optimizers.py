@@ -6,15 +6,15 @@ import mlx.optimizers as optim
 import numpy as np
 import pytest
 
-from mlx_baselines3.common.layers import named_parameters, set_named_parameters
-from mlx_baselines3.common.optimizers import (
+from mlx_baselines3.common.nn.layers import named_parameters, set_named_parameters
+from mlx_baselines3.common.nn.optimizers import (
     RMSpropTFLike,
     check_learning_rate,
     from_torch_state,
     is_elementwise,
     make_optimizer,
 )
-from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer
+from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
 
 START = np.array([1.0, -2.0, 0.5])
 GRADIENTS = [np.array([0.1, -0.2, 3.0]), np.array([1e-6, 0.5, -1.0]), np.array([0.3, 0.0, 0.2])]

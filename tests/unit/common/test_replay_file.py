@@ -14,11 +14,11 @@ import pytest
 from gymnasium import spaces
 
 from mlx_baselines3 import DQN, SAC
-from mlx_baselines3.common import _safetensors
-from mlx_baselines3.common._archive import ModelFileError
-from mlx_baselines3.common._replay_file import load_replay_buffer, save_replay_buffer
 from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from mlx_baselines3.common.export import NotInSB3
+from mlx_baselines3.common.formats import safetensors as _safetensors
+from mlx_baselines3.common.formats.archive import ModelFileError
+from mlx_baselines3.common.saving.replay import load_replay_buffer, save_replay_buffer
 from mlx_baselines3.common.vec_env import NativeVecEnv
 from mlx_baselines3.her import GoalSelectionStrategy, HerReplayBuffer
 
@@ -129,7 +129,7 @@ def test_what_is_saved_comes_back_and_goes_on(no_pickles, name, steps):
 @pytest.mark.parametrize("steps", [7, 14])
 @pytest.mark.parametrize("name", [name for name in KINDS if name != "compact"])
 def test_sb3s_format_is_read_back(tmp_path, name, steps):
-    from mlx_baselines3.common._sb3_export import export_replay_buffer
+    from mlx_baselines3.common.saving.to_sb3 import export_replay_buffer
 
     buffer = make(name, steps)
     export_replay_buffer(buffer, tmp_path / "buffer")

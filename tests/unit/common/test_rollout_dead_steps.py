@@ -7,10 +7,10 @@ import pytest
 from gymnasium import spaces
 
 from mlx_baselines3 import A2C, PPO
-from mlx_baselines3.common import update
 from mlx_baselines3.common.buffers import RolloutBuffer
 from mlx_baselines3.common.callbacks import BaseCallback
 from mlx_baselines3.common.policies import ActorCriticPolicy
+from mlx_baselines3.common.training import update
 from mlx_baselines3.common.vec_env import GymVecEnv
 from next_step_env import NextStep
 

@@ -129,7 +129,7 @@ def test_killed_save_leaves_the_old_file(tmp_path):
     path.write_bytes(b"old")
     script = """
         import os, signal, sys
-        from mlx_baselines3.common._archive import atomic_open
+        from mlx_baselines3.common.formats.archive import atomic_open
         with atomic_open(sys.argv[1]) as stream:
             stream.write(b"new" * 10_000)
             stream.flush()

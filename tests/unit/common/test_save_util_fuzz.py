@@ -14,13 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_baselines3 import SAC
-from mlx_baselines3.common import _safetensors, _torch_file, checkpoint, sb3_zip
-from mlx_baselines3.common._archive import ArchiveReader
-from mlx_baselines3.common._buffer_stream import read_buffer
-from mlx_baselines3.common._import_paths import UnknownName
-from mlx_baselines3.common._run_record import RunRecord
 from mlx_baselines3.common.buffers import ReplayBuffer
+from mlx_baselines3.common.formats import safetensors as _safetensors
+from mlx_baselines3.common.formats.archive import ArchiveReader
+from mlx_baselines3.common.formats.names import UnknownName
+from mlx_baselines3.common.formats.sb3 import torch_file as _torch_file
+from mlx_baselines3.common.formats.sb3 import zip as sb3_zip
 from mlx_baselines3.common.save_util import ModelFileError, json_to_data, load_from_zip_file, save_to_zip_file
+from mlx_baselines3.common.saving import checkpoint
+from mlx_baselines3.common.saving.buffer_stream import read_buffer
+from mlx_baselines3.common.saving.run_record import RunRecord
 from mlx_baselines3.common.vec_env import NativeVecEnv
 
 SB3_FILE = pathlib.Path(__file__).parents[2] / "data" / "models" / "sac_pendulum.zip"

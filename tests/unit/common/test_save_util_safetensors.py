@@ -7,8 +7,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_baselines3.common._archive import ModelFileError
-from mlx_baselines3.common._safetensors import dumps, loads
+from mlx_baselines3.common.formats.archive import ModelFileError
+from mlx_baselines3.common.formats.safetensors import dumps, loads
 
 
 def by_hand(header, data=b""):

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from mlx_baselines3.common import _torch_file, sb3_zip, utils
-from mlx_baselines3.common._archive import ModelFileError
-from mlx_baselines3.common._import_paths import UnknownName
-from mlx_baselines3.common._pickle_writer import Global, Node, write
+from mlx_baselines3.common import utils
+from mlx_baselines3.common.formats.archive import ModelFileError
+from mlx_baselines3.common.formats.names import UnknownName
+from mlx_baselines3.common.formats.sb3 import torch_file as _torch_file
+from mlx_baselines3.common.formats.sb3 import zip as sb3_zip
+from mlx_baselines3.common.formats.sb3.pickle_writer import Global, Node, write
 from mlx_baselines3.common.noise import NormalActionNoise
 from mlx_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 

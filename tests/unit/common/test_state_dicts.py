@@ -6,7 +6,7 @@ import pytest
 from gymnasium import spaces
 
 from mlx_baselines3 import DQN, PPO, SAC, TD3
-from mlx_baselines3.common.layers import Conv2d, Linear, Sequential
+from mlx_baselines3.common.nn.layers import Conv2d, Linear, Sequential
 from mlx_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 
 PARTS = [

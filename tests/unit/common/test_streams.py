@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_baselines3 import SAC, TD3, _native
-from mlx_baselines3.common.streams import beside
+from mlx_baselines3.common.nn.streams import beside
 
 SETTINGS = {"learning_starts": 8, "batch_size": 32, "seed": 3, "device": "cpu"}
 

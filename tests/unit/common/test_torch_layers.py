@@ -7,8 +7,8 @@ import pytest
 from gymnasium import spaces
 from test_layers import numpy_convolution
 
-from mlx_baselines3.common.activations import Tanh, rational_tanh
-from mlx_baselines3.common.layers import Linear, named_parameters
+from mlx_baselines3.common.nn.activations import Tanh, rational_tanh
+from mlx_baselines3.common.nn.layers import Linear, named_parameters
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from mlx_baselines3 import DQN
-from mlx_baselines3.common.layers import Module, named_parameters
-from mlx_baselines3.common.parameter_optimizer import ParameterOptimizer, trainable_names
-from mlx_baselines3.common.update import UpdateStep, bound, clip_by_global_norm
+from mlx_baselines3.common.nn.layers import Module, named_parameters
+from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer, trainable_names
+from mlx_baselines3.common.training.update import UpdateStep, bound, clip_by_global_norm
 
 
 class Point(Module):

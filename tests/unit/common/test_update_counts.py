@@ -13,11 +13,13 @@ from memory import growth
 from mlx.utils import tree_flatten
 
 from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
-from mlx_baselines3.common import off_policy_update, on_policy_algorithm, parameter_optimizer, update
+from mlx_baselines3.common import on_policy_algorithm
 from mlx_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
-from mlx_baselines3.common.critics import ContinuousCritic
-from mlx_baselines3.common.optimizers import Adam
+from mlx_baselines3.common.nn import packed_optimizer as parameter_optimizer
+from mlx_baselines3.common.nn.optimizers import Adam
+from mlx_baselines3.common.policies.critics import ContinuousCritic
 from mlx_baselines3.common.torch_layers import FlattenExtractor
+from mlx_baselines3.common.training import off_policy_update, update
 from mlx_baselines3.ppo import losses
 
 pytestmark = pytest.mark.usefixtures("mlx_updates")

@@ -13,8 +13,8 @@ import pytest
 
 import mlx_baselines3
 import writer_cases
-from mlx_baselines3.common import _atomic
-from mlx_baselines3.common._atomic import atomic_open, atomic_path
+from mlx_baselines3 import _atomic
+from mlx_baselines3._atomic import atomic_open, atomic_path
 
 PACKAGE = pathlib.Path(mlx_baselines3.__file__).parent
 APPENDS = "a log: rows are appended as they come, and flushed; SB3 starts it anew with every run"
@@ -23,35 +23,35 @@ ATOMIC = "the way by which files are replaced as a whole"
 # Where files are opened to write, or given to what opens them, and why that is right. Those of the last kind
 # have cases in writer_cases.py.
 WRITERS = {
-    "common/_atomic.py:atomic_open open": "a device or a pipe, which cannot be replaced",
-    "common/_atomic.py:_temporary open": ATOMIC,
-    "common/_atomic.py:_remove_if_abandoned open": "only to lock it",
-    "common/_atomic.py:atomic_open replace": ATOMIC,
-    "common/_atomic.py:atomic_path replace": ATOMIC,
-    "common/_archive.py:write_entries ZipFile": STREAM,
-    "common/_file_paths.py:open_path_pathlib open": "SB3's function for users; the package hands it streams",
-    "common/_log_formats.py:HumanOutputFormat.__init__ open": APPENDS,
-    "common/_log_formats.py:JSONOutputFormat.__init__ open": APPENDS,
-    "common/_log_formats.py:CSVOutputFormat.__init__ open": APPENDS,
-    "common/_log_formats.py:CSVOutputFormat._add_columns open": "goes on at the end of the new file",
-    "common/_tensorboard.py:SummaryWriter.__init__ EventFileWriter": APPENDS,
+    "_atomic.py:atomic_open open": "a device or a pipe, which cannot be replaced",
+    "_atomic.py:_temporary open": ATOMIC,
+    "_atomic.py:_remove_if_abandoned open": "only to lock it",
+    "_atomic.py:atomic_open replace": ATOMIC,
+    "_atomic.py:atomic_path replace": ATOMIC,
+    "common/formats/archive.py:write_entries ZipFile": STREAM,
+    "common/formats/paths.py:open_path_pathlib open": "SB3's function for users; the package hands it streams",
+    "common/logger/formats.py:HumanOutputFormat.__init__ open": APPENDS,
+    "common/logger/formats.py:JSONOutputFormat.__init__ open": APPENDS,
+    "common/logger/formats.py:CSVOutputFormat.__init__ open": APPENDS,
+    "common/logger/formats.py:CSVOutputFormat._add_columns open": "goes on at the end of the new file",
+    "common/logger/tensorboard.py:SummaryWriter.__init__ EventFileWriter": APPENDS,
     "common/monitor.py:ResultsWriter.__init__ open": APPENDS,
     "common/save_util.py:save_to_pkl dump": STREAM,
-    "common/_eval_callback.py:EvalCallback._save_log savez": STREAM,
+    "common/callbacks/evaluation.py:EvalCallback._save_log savez": STREAM,
     "common/vec_env/vec_video_recorder.py:VecVideoRecorder._stop_recording write_videofile": ATOMIC,
 }
 # Who hands a path to `atomic_open`, and the cases that hold it to that.
 REPLACERS = {
     "common/save_util.py:save_to_zip_file": {"model.zip", "checkpoint.zip", "policy.zip", "arrays.zip"},
     "common/save_util.py:save_to_pkl": {"object.pkl"},
-    "common/_sb3_export.py:export_sb3": {"sb3.zip", "exported.zip"},
-    "common/_sb3_export.py:export_replay_buffer": {"buffer_sb3.pkl"},
-    "common/_sb3_export.py:export_vec_normalize": {"normalize_sb3.pkl", "normalize_exported.pkl"},
+    "common/saving/to_sb3.py:export_sb3": {"sb3.zip", "exported.zip"},
+    "common/saving/to_sb3.py:export_replay_buffer": {"buffer_sb3.pkl"},
+    "common/saving/to_sb3.py:export_vec_normalize": {"normalize_sb3.pkl", "normalize_exported.pkl"},
     "common/_onnx_export.py:export_onnx": {"model.onnx"},
-    "common/_replay_file.py:save_replay_buffer": {"buffer.pkl"},
-    "common/_vec_normalize_file.py:save_vec_normalize": {"normalize.pkl"},
-    "common/_eval_callback.py:EvalCallback._save_log": {"evaluations.npz"},
-    "common/_log_formats.py:CSVOutputFormat._add_columns": {"progress.csv"},
+    "common/saving/replay.py:save_replay_buffer": {"buffer.pkl"},
+    "common/saving/vec_normalize.py:save_vec_normalize": {"normalize.pkl"},
+    "common/callbacks/evaluation.py:EvalCallback._save_log": {"evaluations.npz"},
+    "common/logger/formats.py:CSVOutputFormat._add_columns": {"progress.csv"},
     "common/vec_env/vec_video_recorder.py:VecVideoRecorder._stop_recording": {"video.mp4"},
 }
 # Names of functions and methods that write a file, but for `open`, whose mode counts.
@@ -125,7 +125,7 @@ def test_whoever_replaces_a_file_is_listed_with_cases():
 # Where something is unpickled, and why it is no way for a file to run code unasked.
 UNPICKLING = {
     "common/save_util.py:load_from_pkl pickle.load": "SB3's function for users, told that it runs code",
-    "common/_model_data.py:_opened cloudpickle.loads": "allow_pickle=True, with a warning that names it",
+    "common/formats/model_data.py:_opened cloudpickle.loads": "allow_pickle=True, with a warning that names it",
     "common/vec_env/base_vec_env.py:CloudpickleWrapper.__setstate__ cloudpickle.loads": "own processes",
     "common/vec_env/_subproc_worker.py:_Worker.__init__ cloudpickle.loads": "own processes",
 }

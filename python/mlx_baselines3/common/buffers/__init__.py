@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from mlx_baselines3.common._lazy_names import lazy_names
+from mlx_baselines3._lazy_names import lazy_names
 from mlx_baselines3.common.buffers.base import BaseBuffer
 from mlx_baselines3.common.buffers.replay import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from mlx_baselines3.common.buffers.rollout import DictRolloutBuffer, RolloutBuffer

@@ -6,7 +6,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_baselines3.common.mlx_interop import to_mlx, to_numpy
+from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
 
 __all__ = ["arrays_of", "columns_of", "each", "new_to_mlx", "not_cut", "split", "stack"]
 

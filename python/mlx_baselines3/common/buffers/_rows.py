@@ -6,7 +6,7 @@ from typing import Any, cast
 import mlx.core as mx
 import numpy as np
 
-from mlx_baselines3.common._memory import available_memory
+from mlx_baselines3.common.nn.memory import available_memory
 
 __all__ = ["available_memory", "check_batch_size", "check_sizes", "fit_action", "fit_row", "fit_scalar"]
 

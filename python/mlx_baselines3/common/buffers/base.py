@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike
 from mlx_baselines3 import _native
 from mlx_baselines3.common.buffers._draws import randint
 from mlx_baselines3.common.buffers._rows import check_batch_size, check_sizes, fit_row
-from mlx_baselines3.common.mlx_interop import to_mlx
+from mlx_baselines3.common.nn.interop import to_mlx
 from mlx_baselines3.common.preprocessing import get_action_dim, get_obs_shape
 from mlx_baselines3.common.utils import get_device
 

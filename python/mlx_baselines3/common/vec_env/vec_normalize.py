@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from gymnasium import spaces
 
-from mlx_baselines3.common._lazy_names import lazy_names
+from mlx_baselines3._lazy_names import lazy_names
 from mlx_baselines3.common.preprocessing import is_image_space
 from mlx_baselines3.common.running_mean_std import RunningMeanStd
 from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvStepReturn, VecEnvWrapper
@@ -303,7 +303,7 @@ class VecNormalize(VecEnvWrapper):
         :raises AssertionError: if the shapes of the observations differ
         """
         # Not at the top: files are read and written with parts that need this module.
-        from mlx_baselines3.common._vec_normalize_file import load_vec_normalize
+        from mlx_baselines3.common.saving.vec_normalize import load_vec_normalize
 
         vec_normalize = load_vec_normalize(load_path)
         vec_normalize.set_venv(venv)
@@ -319,8 +319,8 @@ class VecNormalize(VecEnvWrapper):
         :param format: "mlx", an archive that cannot run code, or "sb3", a pickle that SB3 loads
         :raises ValueError: if the format is unknown, or a part cannot be kept
         """
-        from mlx_baselines3.common._sb3_export import export_vec_normalize
-        from mlx_baselines3.common._vec_normalize_file import save_vec_normalize
+        from mlx_baselines3.common.saving.to_sb3 import export_vec_normalize
+        from mlx_baselines3.common.saving.vec_normalize import save_vec_normalize
 
         if format not in ("mlx", "sb3"):
             raise ValueError(f"The format must be 'mlx' or 'sb3', got {format!r}.")

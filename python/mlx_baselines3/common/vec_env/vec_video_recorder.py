@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium import error, logger
 
-from mlx_baselines3.common._atomic import atomic_path
+from mlx_baselines3._atomic import atomic_path
 from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvObs, VecEnvStepReturn, VecEnvWrapper
 from mlx_baselines3.common.vec_env.dummy_vec_env import DummyVecEnv as DummyVecEnv
 from mlx_baselines3.common.vec_env.subproc_vec_env import SubprocVecEnv as SubprocVecEnv

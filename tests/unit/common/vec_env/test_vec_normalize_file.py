@@ -15,8 +15,8 @@ from gymnasium import spaces
 from vec_env_doubles import CountingEnv, DictEnv
 
 from mlx_baselines3 import PPO
-from mlx_baselines3.common._archive import ModelFileError
 from mlx_baselines3.common.export import NotInSB3
+from mlx_baselines3.common.formats.archive import ModelFileError
 from mlx_baselines3.common.vec_env import DummyVecEnv, NativeVecEnv, VecNormalize
 
 OLD = pathlib.Path(__file__).parents[3] / "data" / "archives" / "0.1.0" / "pickles"

@@ -1,0 +1,91 @@
+"""Batches for gradient steps, drawn from a replay buffer many at a time."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from mlx_baselines3.common.buffers._fields import arrays_of, stack
+from mlx_baselines3.common.buffers._rows import check_batch_size
+from mlx_baselines3.common.nn.integer_observations import check_integers, holds_integers
+from mlx_baselines3.common.nn.packed_optimizer import Arrays
+from mlx_baselines3.common.preprocessing import get_obs_shape
+
+__all__ = ["FLUSH_BYTES", "replay_arrays", "replay_batches"]
+
+# So many bytes of batches are gathered at once, and handed to the device before the next ones are.
+# Enough for hundreds of gradient steps on vectors; images must not fill the memory.
+FLUSH_BYTES = 1 << 27
+
+
+def replay_batches(buffer: Any, count: int, batch_size: int, env: Any = None) -> Iterator[Arrays]:
+    """
+    Draw batches from a replay buffer, many of them in one call where the buffer can.
+
+    :param buffer: a replay buffer. If it has no ``sample_many``, its ``sample`` is called for each batch
+    :param count: number of batches
+    :param batch_size: transitions in each
+    :param env: a VecNormalize whose statistics normalise observations and rewards, or None
+    :return: dictionaries of the fields of :class:`ReplayBufferSamples`; ``discounts`` only if there are any
+    """
+    if not hasattr(buffer, "sample_many"):
+        for _ in range(count):
+            yield _fields(buffer, buffer.sample(batch_size, env=env))
+        return
+    for at_once in _portions(buffer, count, batch_size):
+        samples = _fields(buffer, buffer.sample_many(at_once, batch_size, env=env))
+        for i in range(at_once):
+            yield {name: _row(value, i) for name, value in samples.items()}
+
+
+def replay_arrays(buffer: Any, count: int, batch_size: int, env: Any = None) -> Iterator[dict[str, Any]]:
+    """
+    The batches of :func:`replay_batches`, with the same draws, for updates that are not MLX's.
+
+    :param buffer: a replay buffer. If it has no ``sample_arrays``, its ``sample`` is called for each batch
+    :param count: number of batches
+    :param batch_size: transitions in each
+    :param env: a VecNormalize whose statistics normalise observations and rewards, or None
+    :return: as many batches as the memory should hold at a time: field of :class:`ReplayBufferSamples` ->
+        C-contiguous NumPy array ``(batches, batch_size, ...)`` in memory of its own, or a dict of them;
+        ``discounts`` only if there are any
+    """
+    for at_once in _portions(buffer, count, batch_size):
+        if hasattr(buffer, "sample_arrays"):
+            yield _fields(buffer, buffer.sample_arrays(at_once, batch_size, env=env))
+        else:
+            batches = [buffer.sample(batch_size, env=env) for _ in range(at_once)]
+            yield _fields(buffer, arrays_of(stack(batches)))
+
+
+def _portions(buffer: Any, count: int, batch_size: int) -> list[int]:
+    """How many batches to gather at once, so often that it is ``count`` in all."""
+    check_batch_size(batch_size)
+    most = max(FLUSH_BYTES // (2 * batch_size * _observation_bytes(buffer.observation_space)), 1)
+    return [min(most, count - start) for start in range(0, count, most)]
+
+
+def _observation_bytes(space: spaces.Space[Any]) -> int:
+    if isinstance(space, spaces.Dict):
+        return sum(_observation_bytes(part) for part in space.spaces.values())
+    return int(np.prod(np.array(get_obs_shape(space)))) * np.dtype(space.dtype).itemsize
+
+
+def _fields(buffer: Any, samples: Any) -> dict[str, Any]:
+    """
+    :raises RuntimeError: an observation is outside of a Discrete or MultiDiscrete space
+    """
+    space = buffer.observation_space
+    if holds_integers(space):
+        # The step that learns from them is compiled, and cannot look at them.
+        for obs in (samples.observations, samples.next_observations):
+            check_integers(obs, space, "transition")
+    return {name: value for name, value in samples._asdict().items() if value is not None}
+
+
+def _row(values: Any, i: int) -> Any:
+    if isinstance(values, Mapping):
+        return {key: value[i] for key, value in values.items()}
+    # An index is two operations, this is one.
+    return values.squeeze(0) if values.shape[0] == 1 else values[i]

@@ -1,0 +1,1 @@
+"""Files as bytes and values; nothing here knows a model."""

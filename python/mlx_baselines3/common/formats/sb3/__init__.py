@@ -1,0 +1,1 @@
+"""SB3's files, read without running them, and written."""

@@ -1,0 +1,1 @@
+"""Policies and rollouts in Rust."""

@@ -1,0 +1,240 @@
+"""A network's parameters and its optimizer's state as NumPy vectors, for gradient steps in Rust."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+from mlx.nn.layers.base import Module
+
+from mlx_baselines3.common.native.blueprint import Layer, NotMirrored, check_unchanged
+from mlx_baselines3.common.nn.layers import named_parameters, set_named_parameters
+from mlx_baselines3.common.nn.optimizers import Adam, RMSpropTFLike
+from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
+
+__all__ = ["LayerPlan", "ParameterVector", "TrainedVector", "flat", "rule_name"]
+
+# As `_native` takes it: inputs; outputs, place of weights and of biases of each part; activation, its number.
+LayerPlan = tuple[int, list[tuple[int, int, int | None]], str, float]
+
+
+def flat(array: np.ndarray) -> np.ndarray:
+    """
+    :param array: numbers of any type and shape
+    :return: the same in one row of float32; a view where that is possible
+    """
+    return np.ascontiguousarray(array, np.float32).reshape(-1)
+
+
+def _rule(optimizer: ParameterOptimizer) -> dict[str, Any]:
+    """
+    :return: the optimizer as ``_native`` knows it: ``rule``, ``smoothing`` (of the gradient and its square,
+        or of the square alone), ``eps``, ``bias_correction``
+    :raises NotMirrored: it is none of those
+    """
+    check_unchanged(optimizer, ParameterOptimizer, ("apply",))
+    bare = optimizer.bare
+    kind = type(bare)
+    if optimizer.missed:
+        raise NotMirrored("some parameters were frozen for a time")
+    if bare._schedulers:
+        raise NotMirrored("the optimizer has a schedule of its own")
+    if kind in (Adam, optim.Adam):
+        rule = {"rule": "adam", "smoothing": tuple(bare.betas), "bias_correction": bare.bias_correction}
+    elif kind is optim.RMSprop:
+        rule = {"rule": "rmsprop", "smoothing": (bare.alpha, 0.0), "bias_correction": False}
+    elif kind is RMSpropTFLike and not (bare.momentum or bare.centered or bare.weight_decay):
+        rule = {"rule": "rmsprop_tf", "smoothing": (bare.alpha, 0.0), "bias_correction": False}
+    else:
+        raise NotMirrored(f"there is no native {kind.__name__} with these arguments")
+    return {**rule, "eps": bare.eps}
+
+
+def rule_name(optimizer: ParameterOptimizer) -> str:
+    """
+    :param optimizer: an optimizer
+    :return: the name of its native form, or why it has none
+    """
+    try:
+        return str(_rule(optimizer)["rule"])
+    except NotMirrored as reason:
+        return str(reason)
+
+
+class ParameterVector:
+    """
+    The parameters of a network in one vector.
+
+    :param network: the network
+    :param layout: says where each parameter lies; the network's own optimizer or, for a slow copy, that of
+        the network it follows
+    :raises NotMirrored: some parameters are not trained, or not float32
+    """
+
+    def __init__(self, network: Module, layout: ParameterOptimizer):
+        self.network = network
+        arrays = named_parameters(network)
+        if list(arrays) != layout.names:
+            raise NotMirrored("some of its parameters are not trained")
+        if any(array.dtype != mx.float32 for array in arrays.values()):
+            raise NotMirrored("its weights are not float32")
+        self.places = layout.places()
+        self.values = np.zeros(layout.size, np.float32)
+        self._views = self._views_of(self.values, layout)
+        # What lies between the parameters: a nan that got there would stay.
+        used = np.zeros(layout.size, bool)
+        for view in self._views_of(used, layout).values():
+            view[...] = True
+        self._gaps = np.flatnonzero(~used)
+
+    def _views_of(self, vector: np.ndarray, layout: ParameterOptimizer) -> dict[str, np.ndarray]:
+        return {
+            name: vector[place : place + int(np.prod(shape))].reshape(shape)
+            for (name, place), shape in zip(self.places.items(), layout.shapes.values(), strict=True)
+        }
+
+    def load(self) -> None:
+        """
+        Take over the network's parameters.
+
+        :raises ValueError: a parameter has another shape than at first
+        """
+        arrays = named_parameters(self.network)
+        self.values[self._gaps] = 0.0
+        for name, view in self._views.items():
+            array = np.asarray(arrays[name])
+            if array.shape != view.shape:
+                raise ValueError(f"The parameter {name} has the shape {array.shape}, expected {view.shape}.")
+            view[...] = array
+
+    def store(self) -> None:
+        """Give the network the parameters of the vector."""
+        for name, view in self._views.items():
+            set_named_parameters(self.network, {name: mx.array(view)})
+
+    def what_is_not_finite(self) -> list[str] | None:
+        """
+        :return: None if the sum of all parameters is finite; else the names of those that are nan or
+            infinite, none if they are so large that only their sum is
+        """
+        # The sum of the squares is a tenth of the work of the sum, and finite unless something is wrong.
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(np.dot(self.values, self.values)) or np.isfinite(self.values.sum()):
+                return None
+        return [name for name, view in self._views.items() if not np.isfinite(view).all()]
+
+
+class TrainedVector(ParameterVector):
+    """
+    Parameters of a network and the state of their optimizer. The running averages stay here from one update
+    to the next; the optimizer makes arrays of them when someone looks.
+
+    An update is :meth:`load`, some calls of Rust with :meth:`argument`, each followed by :meth:`went_on`, and
+    :meth:`store`. One that ends without it has changed nothing.
+
+    :param network: the network
+    :param optimizer: its optimizer
+    :raises NotMirrored: as :class:`ParameterVector`, or there is no native form of the optimizer
+    """
+
+    def __init__(self, network: Module, optimizer: ParameterOptimizer):
+        super().__init__(network, optimizer)
+        self._optimizer = optimizer
+        self._has_means = _rule(optimizer)["rule"] == "adam"
+        # An update makes the new averages of the old ones, which stay until it has succeeded.
+        self._averages, self._new_averages = self._zeros(), self._zeros()
+        # Steps of the optimizer before this update, and by now; its rule and learning rate in this update.
+        self._steps_before = self._steps = 0
+        self._numbers: dict[str, Any] = {}
+
+    def _zeros(self) -> tuple[np.ndarray, np.ndarray]:
+        """:return: running averages of the gradient, empty if there are none, and of its square"""
+        size = self._optimizer.size
+        return np.zeros(size if self._has_means else 0, np.float32), np.zeros(size, np.float32)
+
+    def load(self) -> None:
+        """Take over the parameters and the state of the optimizer."""
+        super().load()
+        if not self._optimizer.defers_to(self._state):
+            state = self._optimizer.state
+            self._steps_before = int(state["step"].item())
+            for slot, vector in zip("mv", self._averages, strict=True):
+                for name, place, shape in self._optimizer.parts if vector.size else ():
+                    array = np.asarray(state[name][slot])
+                    vector[place : place + int(np.prod(shape))] = array.reshape(-1)
+        self._steps = self._steps_before
+        self._numbers = {"learning_rate": self._optimizer.learning_rate.item(), **_rule(self._optimizer)}
+
+    def argument(self) -> dict[str, Any]:
+        """:return: what ``_native`` takes for the next steps of the update; it changes the vectors"""
+        means, squares = self._new_averages
+        return {
+            "parameters": self.values,
+            "means": means,
+            "squares": squares,
+            # The first step makes the new averages of these.
+            "before": self._averages if self._steps == self._steps_before else None,
+            "steps": self._steps,
+            **self._numbers,
+        }
+
+    def went_on(self, steps: int) -> None:
+        """
+        :param steps: steps that the optimizer has made in its life, as ``_native`` says
+        """
+        self._steps = steps
+
+    def store(self) -> None:
+        """Give the network and its optimizer what the vectors hold."""
+        if self._steps == self._steps_before:
+            # No step was made (a delayed actor, a policy that had moved too far): nothing has changed, and
+            # the new averages were never made.
+            return
+        super().store()
+        self._steps_before = self._steps
+        self._averages, self._new_averages = self._new_averages, self._averages
+        self._optimizer.defer_state(self._state)
+
+    def _state(self) -> dict[str, Any]:
+        """The optimizer's state as arrays."""
+        state = {**self._optimizer.bare.state, "step": mx.array(self._steps_before, mx.uint64)}
+        slots = [(slot, vector) for slot, vector in zip("mv", self._averages, strict=True) if vector.size]
+        for name, place, shape in self._optimizer.parts:
+            size = int(np.prod(shape))
+            state[name] = {
+                slot: mx.array(vector[place : place + size].reshape(shape)) for slot, vector in slots
+            }
+        return state
+
+    def layer_plans(self, layers: Iterable[Layer]) -> list[LayerPlan]:
+        """
+        :param layers: of this network
+        :return: the same as ``_native`` takes them
+        :raises NotMirrored: a layer's arrays are not among the parameters, or it is in several places
+        """
+        # By module and not by array: two layers may have begun with the same one.
+        paths: dict[int, list[str]] = {}
+        for path, module in self.network.named_modules():
+            paths.setdefault(id(module), []).append(path)
+
+        def place(linear: nn.Linear, key: str) -> int:
+            names = [f"{path}.{key}" for path in paths.get(id(linear), ())]
+            if len(names) != 1 or names[0] not in self.places:
+                raise NotMirrored("some of its layers' parameters are not its own")
+            return self.places[names[0]]
+
+        def part(linear: nn.Linear) -> tuple[int, int, int | None]:
+            bias = place(linear, "bias") if "bias" in linear else None
+            return linear.weight.shape[0], place(linear, "weight"), bias
+
+        return [
+            (
+                layer.linears[0].weight.shape[1],
+                [part(linear) for linear in layer.linears],
+                layer.activation,
+                layer.parameter,
+            )
+            for layer in layers
+        ]

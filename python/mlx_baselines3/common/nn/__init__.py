@@ -1,0 +1,1 @@
+"""Networks and arrays: modules with SB3's parameter names, optimizers, sums."""

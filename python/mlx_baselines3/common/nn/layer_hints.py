@@ -1,0 +1,109 @@
+"""
+What to say where torch's classes, or MLX's layers for images, were left in a program written for SB3.
+
+Nothing here imports torch: its classes are known by the names of their modules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.nn as nn
+import mlx.optimizers as optim
+
+__all__ = ["explained", "refuse_torch", "torch_class"]
+
+_LAYERS = "mlx_baselines3.common.nn.layers"
+# What MLX lacks, or has in a form that does not fit SB3's observations and names.
+_OWN_LAYERS = ("Conv2d", "Flatten", "Module", "ModuleDict", "Sequential")
+# Torch's names for what has another name in MLX.
+_ELSEWHERE = {
+    "ModuleList": "a Python list of layers",
+    "Parameter": "an mlx.core.array",
+    "Tensor": "an mlx.core.array",
+    "BatchNorm1d": "mlx.nn.BatchNorm",
+    "BatchNorm2d": f"{_LAYERS}.ChannelsLast(mlx.nn.BatchNorm(...))",
+    "MaxPool2d": f"{_LAYERS}.ChannelsLast(mlx.nn.MaxPool2d(...))",
+    "AvgPool2d": f"{_LAYERS}.ChannelsLast(mlx.nn.AvgPool2d(...))",
+}
+_MISSING = re.compile(r"module 'mlx\.nn[\w.]*' has no attribute '(\w+)'")
+
+
+def torch_class(kind: type) -> type | None:
+    """
+    :param kind: any class
+    :return: the class of torch that it is or is derived from, ``None`` if there is none
+    """
+    for base in kind.__mro__:
+        if base.__module__ == "torch" or base.__module__.startswith("torch."):
+            return base
+    return None
+
+
+def refuse_torch(value: Any, what: str, instead: str | None = None) -> None:
+    """
+    :param value: a class that a user has chosen, or an object
+    :param what: what it was given as, for the message
+    :param instead: what to derive from where a class of the user's own is derived from one of torch's
+    :raises TypeError: it is torch's; the message names MLX's class
+    """
+    kind = value if isinstance(value, type) else type(value)
+    found = torch_class(kind)
+    if found is None:
+        return
+    package = "torch.optim" if found.__module__.startswith("torch.optim") else "torch.nn"
+    name = f"{package}.{found.__name__}" if found.__module__ != "torch" else f"torch.{found.__name__}"
+    if found is not kind:
+        base = instead or _counterpart(found)
+        raise TypeError(
+            f"{what} is {kind.__qualname__}, which is derived from {name}, but MLX learns here and torch's "
+            f"classes cannot be used. Write it with MLX's layers, derived from {base}; docs/migration.md has "
+            "a table."
+        )
+    raise TypeError(
+        f"{what} is {name}, but MLX learns here and torch's classes cannot be used. "
+        f"Use {_counterpart(found)}."
+    )
+
+
+def _counterpart(found: type) -> str:
+    name = found.__name__
+    if name in _ELSEWHERE:
+        return _ELSEWHERE[name]
+    if found.__module__.startswith("torch.optim"):
+        if isinstance(getattr(optim, name, None), type):
+            return f"mlx.optimizers.{name}"
+        return "one of mlx.optimizers, for instance Adam, AdamW, RMSprop or SGD: MLX has no " + name
+    if name in _OWN_LAYERS:
+        return f"{_LAYERS}.{name}"
+    if isinstance(getattr(nn, name, None), type):
+        return f"mlx.nn.{name}"
+    return f"what MLX has for it, or a class of your own derived from {_LAYERS}.Module: mlx.nn has no {name}"
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """
+    Add to errors of a features extractor what MLX's layers do otherwise than torch's.
+
+    :raises AttributeError: ``mlx.nn`` lacks the layer; the message says what to take
+    :raises ValueError: a convolution did not fit the images; the message says where channels are expected
+    """
+    try:
+        yield
+    except AttributeError as error:
+        missing = _MISSING.search(str(error))
+        if missing is None:
+            raise
+        kind = type(missing[1], (), {"__module__": "torch.nn"})
+        raise AttributeError(f"{error}. Use {_counterpart(kind)}.") from error
+    except ValueError as error:
+        if not str(error).startswith("[conv]"):
+            raise
+        raise ValueError(
+            f"{error} mlx.nn.Conv2d takes images with their channels last, but observations have them first, "
+            f"as in SB3: use {_LAYERS}.Conv2d, and {_LAYERS}.Flatten after it."
+        ) from error

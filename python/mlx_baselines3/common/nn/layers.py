@@ -1,0 +1,371 @@
+"""Modules with SB3's parameter names, on top of :mod:`mlx.nn`.
+
+``mlx.nn.Sequential`` keeps its layers in a list called ``layers``, so that a weight would be called
+``policy_net.layers.0.weight``. SB3 calls it ``policy_net.0.weight``; models travel between the two
+because the containers here give that name. Convolution weights are stored as (out, in, height,
+width), SB3's layout, and turned to MLX's where they are used.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlx_baselines3.common.nn.layer_hints import refuse_torch
+from mlx_baselines3.common.nn.memory import check_widths
+from mlx_baselines3.common.nn.named_arrays import named_parameters, set_named_parameters
+from mlx_baselines3.common.nn.state_dict import StateDict
+from mlx_baselines3.common.nn.sums import repeated, sum_rows
+
+__all__ = [
+    "ChannelsLast",
+    "Conv2d",
+    "Flatten",
+    "Linear",
+    "Module",
+    "ModuleDict",
+    "Sequential",
+    "call",
+    "is_exactly",
+    "named_parameters",
+    "orthogonal",
+    "set_named_parameters",
+]
+
+
+def _refuse_torch_layer(value: Any, what: str) -> None:
+    # Other objects of torch's, such as a device, may lie in an attribute.
+    if any(kind.__module__.startswith("torch.nn") for kind in type(value).__mro__):
+        refuse_torch(value, what)
+
+
+def _holds_parameters(value: Any) -> bool:
+    if isinstance(value, (mx.array, nn.Module)):
+        return True
+    if isinstance(value, Mapping):
+        return any(_holds_parameters(item) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return any(_holds_parameters(item) for item in value)
+    return False
+
+
+class Module(StateDict, nn.Module):
+    """
+    An :class:`mlx.nn.Module` that behaves as a program written for SB3 expects.
+
+    - A subclass may define ``forward`` (SB3's way) or ``__call__`` (MLX's way).
+    - Only arrays, modules and containers of them are parameters; a list of layer sizes or a
+      dictionary of keyword arguments is an ordinary attribute.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> "Module":
+        """
+        Choose between training and evaluation for this module and all below. As MLX's, in a tenth of the
+        time: A2C, whose rollouts are five steps long, asks twice for each of them.
+
+        :param mode: True for training
+        :return: this module
+        """
+        stack: list[Any] = [self]
+        while stack:
+            value = stack.pop()
+            if hasattr(value, "_set_training_mode"):  # MLX from 0.30 on
+                value._set_training_mode(mode)
+            elif isinstance(value, nn.Module):
+                value._training = mode
+            children = value.values() if isinstance(value, dict) else value
+            stack += [child for child in children if isinstance(child, (dict, list))]
+        return self
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """
+        Compute the output of the module. To be defined by subclasses.
+
+        :raises NotImplementedError: if the subclass defines neither ``forward`` nor ``__call__``
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines neither `forward` nor `__call__`.")
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        if type(value).__module__ != "builtins" and not isinstance(value, mx.array):
+            _refuse_torch_layer(value, f"{type(self).__name__}.{key}")
+        if isinstance(value, (dict, list, tuple)) and not _holds_parameters(value):
+            self.pop(key, None)
+            object.__setattr__(self, key, value)
+        else:
+            super().__setattr__(key, value)
+
+    # A module is a dict to MLX; as a value in `if module:` or as a dictionary key it is an object.
+    def __bool__(self) -> bool:
+        return True
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
+
+    def set_alias(self, name: str, module: nn.Module) -> None:
+        """
+        Make ``module`` reachable under a second name without listing its parameters twice.
+
+        :param name: the attribute
+        :param module: a module that is already a child under another name
+        """
+        self.pop(name, None)
+        object.__setattr__(self, name, module)
+
+
+def call(module: Any, *inputs: Any) -> Any:
+    """
+    Call a module, also one that follows torch's convention on top of :class:`mlx.nn.Module`.
+
+    :param module: a function, or a module with ``__call__`` or ``forward``
+    :param inputs: what it takes
+    :return: what it gives
+    """
+    if isinstance(module, nn.Module) and not callable(module) and hasattr(module, "forward"):
+        return module.forward(*inputs)
+    return module(*inputs)
+
+
+class Sequential(Module):
+    """
+    Modules called one after the other; layer ``i``'s parameters are named ``"{i}.…"`` as in SB3.
+
+    :param layers: the modules, or functions of one array
+    """
+
+    def __init__(self, *layers: Callable[[mx.array], mx.array]):
+        super().__init__()
+        _check_channels(layers)
+        self._length = len(layers)
+        for i, layer in enumerate(layers):
+            setattr(self, str(i), layer)
+
+    def forward(self, x: mx.array) -> mx.array:
+        """
+        :param x: input of the first layer
+        :return: output of the last layer (``x`` itself if there are no layers)
+        """
+        for layer in self.layers():
+            x = call(layer, x)
+        return x
+
+    def layers(self) -> Iterator[Callable[[mx.array], mx.array]]:
+        """:return: the layers in order"""
+        # A module lies in the dictionary; `getattr` looks everywhere else first.
+        return (self[name] if (name := str(i)) in self else getattr(self, name) for i in range(self._length))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, int):
+            return getattr(self, str(range(self._length)[key]))
+        return super().__getitem__(key)
+
+
+class ModuleDict(Module):
+    """
+    Modules by name.
+
+    :param modules: name -> module; names must not contain a dot
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module]):
+        super().__init__()
+        self._names = tuple(modules)
+        for name, module in modules.items():
+            _refuse_torch_layer(module, f"ModuleDict[{name!r}]")
+            self[name] = module
+
+    def named_items(self) -> Iterator[tuple[str, nn.Module]]:
+        """:return: (name, module) pairs in the order given"""
+        return ((name, self[name]) for name in self._names)
+
+
+class Flatten(Module):
+    """Flattens all axes but the first."""
+
+    def forward(self, x: mx.array) -> mx.array:
+        """
+        :param x: (batch, ...)
+        :return: (batch, product of the rest)
+        """
+        return x.reshape(x.shape[0], -1)
+
+
+# From so many numbers on, a bias is spread over the rows by a product.
+_LARGE = 1 << 14
+
+
+@lru_cache(maxsize=64)
+def _ones(rows: int) -> mx.array:
+    ones = mx.ones((rows, 1))
+    mx.eval(ones)
+    return ones
+
+
+@mx.custom_function
+def _affine(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
+    rows, units = x.shape[0], weight.shape[0]
+    if rows * units >= _LARGE and mx.default_device().type == mx.cpu:
+        # A CPU copies a row that is repeated number by number, which takes a quarter of the product's time.
+        return mx.addmm(_ones(rows) @ bias.reshape(1, units), x, weight.T)
+    return mx.addmm(bias, x, weight.T)
+
+
+@_affine.vjp
+def _(
+    primals: tuple[mx.array, mx.array, mx.array], cotangent: mx.array, _: mx.array
+) -> tuple[mx.array, mx.array, mx.array]:
+    x, weight, _ = primals
+    return cotangent @ weight, cotangent.T @ x, sum_rows(cotangent)
+
+
+class Linear(StateDict, nn.Linear):
+    """
+    :class:`mlx.nn.Linear` whose gradient takes five operations in place of nine: the gradient of the weight
+    comes out of the product as the weight lies, and that of the bias is a sum and nothing else.
+
+    :param input_dims: numbers that it takes
+    :param output_dims: numbers that it gives
+    :param bias: whether it adds a bias
+    :raises ValueError: more than an array of MLX can have along an axis
+    :raises MemoryError: there is no memory to train so many weights
+    """
+
+    def __init__(self, input_dims: int, output_dims: int, bias: bool = True):
+        check_widths(input_dims, output_dims)
+        super().__init__(input_dims, output_dims, bias)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """
+        :param x: (..., input_dims)
+        :return: (..., output_dims)
+        """
+        if x.ndim == 2 and "bias" in self:
+            product: mx.array = _affine(x, self.weight, self.bias)  # type: ignore[assignment]
+            return product
+        return super().__call__(x)
+
+
+def is_exactly(module: Any, kind: type) -> bool:
+    """
+    :param module: any object
+    :param kind: a class
+    :return: whether the object computes as one of that very class; a subclass may compute anything, but
+        :class:`Linear` computes what :class:`mlx.nn.Linear` does
+    """
+    return type(module) is kind or (kind is nn.Linear and type(module) is Linear)
+
+
+class Conv2d(Module):
+    """
+    2D convolution over channel-first images with SB3's weight layout and initial distribution.
+
+    Inside, MLX convolves channel-last images; the caller sees (batch, channels, height, width).
+
+    :param in_channels: channels of the input
+    :param out_channels: channels of the output
+    :param kernel_size: side of the square kernel in pixels
+    :param stride: in pixels
+    :param padding: in pixels, on each side
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0
+    ):
+        super().__init__()
+        bound = 1.0 / math.sqrt(in_channels * kernel_size * kernel_size)
+        shape = (out_channels, in_channels, kernel_size, kernel_size)
+        self.weight = mx.random.uniform(-bound, bound, shape)
+        self.bias = mx.random.uniform(-bound, bound, (out_channels,))
+        self.stride = stride
+        self.padding = padding
+
+    def forward(self, x: mx.array) -> mx.array:
+        """
+        :param x: (batch, in_channels, height, width)
+        :return: (batch, out_channels, height', width')
+        """
+        out = mx.conv2d(x.transpose(0, 2, 3, 1), self.weight.transpose(0, 2, 3, 1), self.stride, self.padding)
+        # A bias is added to every pixel of every image: the sum of its gradient is a long one.
+        pixels = out.reshape(-1, out.shape[-1])
+        return (pixels + repeated(self.bias, pixels)).reshape(out.shape).transpose(0, 3, 1, 2)
+
+
+class ChannelsLast(Module):
+    """
+    A layer of MLX's that takes images with their channels last, among layers that have them first, such as
+    ``ChannelsLast(nn.MaxPool2d(2))`` after a :class:`Conv2d`.
+
+    :param layer: the layer
+    """
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: mx.array) -> mx.array:
+        """
+        :param x: (batch, channels, height, width)
+        :return: (batch, channels', height', width')
+        """
+        return self.layer(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
+# Layers of MLX's that would take the width of a channel-first image for its channels.
+_TAKE_CHANNELS_LAST = tuple(
+    getattr(nn, name)
+    for name in (
+        "AvgPool2d", "BatchNorm", "Conv2d", "ConvTranspose2d", "Dropout2d", "GroupNorm", "InstanceNorm",
+        "MaxPool2d", "Upsample",
+    )
+    if hasattr(nn, name)
+)  # fmt: skip
+
+
+def _check_channels(layers: tuple[Any, ...]) -> None:
+    """MLX would pool or normalise the wrong axes without a word."""
+    images = False
+    for layer in layers:
+        if images and isinstance(layer, _TAKE_CHANNELS_LAST):
+            name = type(layer).__name__
+            own = "mlx_baselines3.common.nn.layers."
+            instead = f"{own}Conv2d" if name == "Conv2d" else f"{own}ChannelsLast(mlx.nn.{name}(...))"
+            raise ValueError(
+                f"mlx.nn.{name} takes images with their channels last, but {own}Conv2d before it gives them "
+                f"first, as in SB3: use {instead}."
+            )
+        images = isinstance(layer, Conv2d | ChannelsLast) or (images and not isinstance(layer, Flatten))
+
+
+def orthogonal(shape: tuple[int, ...], gain: float = 1.0) -> mx.array:
+    """
+    A (semi-)orthogonal matrix, the initial weights of PPO and A2C.
+
+    Saxe, McClelland and Ganguli (2013), https://arxiv.org/abs/1312.6120. The first axis is the rows,
+    the others together are the columns. The factorisation is NumPy's, because MLX has none on a GPU.
+
+    :param shape: shape of the weight, at least two axes
+    :param gain: factor on the result
+    :return: float32 array of that shape
+    """
+    rows, columns = shape[0], math.prod(shape[1:])
+    normal = np.array(mx.random.normal((max(rows, columns), min(rows, columns))), dtype=np.float64)
+    q, r = np.linalg.qr(normal)
+    # Without the signs of R's diagonal, Q would not be uniformly distributed.
+    q *= np.sign(np.diag(r))
+    if rows < columns:
+        q = q.T
+    return mx.array((gain * q).reshape(shape).astype(np.float32))

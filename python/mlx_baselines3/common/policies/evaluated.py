@@ -1,0 +1,127 @@
+"""Evaluating the arrays of a model: MLX computes a pending array only in the thread that made it."""
+
+from collections.abc import Mapping
+from types import ModuleType, TracebackType
+from typing import Any
+
+import mlx.core as mx
+from gymnasium import spaces
+from mlx.nn.layers.base import Module
+
+from mlx_baselines3.common.distributions.base import Distribution
+from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
+from mlx_baselines3.common.nn.threads import GeneratorPlace, computing, inside_call, use_mlx
+
+__all__ = ["ModelCall", "evaluate"]
+
+# They hold no arrays of MLX, or not those of the model.
+_LEAVES = (str, bytes, int, float, type, ModuleType, spaces.Space)
+
+
+def evaluate(*roots: Any) -> None:
+    """
+    Evaluate every array of MLX that is in or below some objects: networks, their attributes, optimizers,
+    distributions, lists and dictionaries.
+
+    :param roots: the objects
+    """
+    arrays: list[mx.array] = []
+    seen: set[int] = set()
+    waiting = list(roots)
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, mx.array):
+            arrays.append(found)
+            continue
+        if found is None or id(found) in seen or isinstance(found, _LEAVES):
+            continue
+        seen.add(id(found))
+        waiting += _inside(found)
+    try:
+        mx.eval(arrays)
+    except (RuntimeError, ValueError) as error:
+        if not _is_elsewhere(error):
+            raise
+        _evaluate_each(arrays)
+
+
+def _inside(found: Any) -> list[Any]:
+    if isinstance(found, Distribution):
+        # The rest is of the last forward pass, which may be another thread's.
+        return [vars(found).get(name) for name in ("exploration_mat", "exploration_matrices")]
+    inside: list[Any] = []
+    if isinstance(found, Mapping):
+        inside += found.values()
+    elif isinstance(found, (list, tuple, set, frozenset)):
+        inside += found
+    # A function's attributes are not the model's.
+    if hasattr(found, "__dict__") and not hasattr(found, "__code__"):
+        inside += vars(found).values()
+    return inside
+
+
+def _is_elsewhere(error: Exception) -> bool:
+    """
+    Whether an array cannot be evaluated because it is a placeholder that a network of the user's kept when
+    it was traced, or is pending in another thread. Both fail where they are used, if they are.
+    """
+    signs = ("without a primitive", "during function transformations", "in current thread")
+    return any(sign in str(error) for sign in signs)
+
+
+def _evaluate_each(arrays: list[mx.array]) -> None:
+    for array in arrays:
+        try:
+            mx.eval(array)
+        except (RuntimeError, ValueError) as error:
+            if not _is_elsewhere(error):
+                raise
+
+
+def _parts(model: Any) -> list[Any]:
+    """What of an algorithm can hold arrays: not its environments, buffers, callbacks."""
+    kinds = (mx.array, Module, ParameterOptimizer, dict, list, tuple)
+    parts = [value for value in vars(model).values() if isinstance(value, kinds)]
+    logger = vars(model).get("_logger")
+    return [*parts, getattr(logger, "name_to_value", None)]
+
+
+class ModelCall:
+    """
+    A call that computes with a model, as a context. When it ends, all arrays of the model are evaluated, and
+    the place of its random numbers is kept. Inside another call it does nothing.
+
+    :param model: the algorithm
+    """
+
+    def __init__(self, model: Any):
+        self._model = model
+        self._computing = computing()
+        self._outermost = False
+
+    def _current_place(self) -> GeneratorPlace | None:
+        return getattr(getattr(self._model, "policy", None), "_generator_place", None)
+
+    def __enter__(self) -> None:
+        use_mlx()
+        self._outermost = not inside_call()
+        place = self._current_place()
+        if self._outermost and place is not None:
+            place.enter()
+        self._computing.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if self._outermost:
+                evaluate(*_parts(self._model))
+        finally:
+            self._computing.__exit__(kind, error, traceback)
+        # Another one, if the call made the policy.
+        place = self._current_place()
+        if self._outermost and place is not None:
+            place.leave()
