@@ -8,7 +8,7 @@ from mlx_baselines3 import _backend
 # fast matrix product must be in place first.
 _backend.prepare()
 
-from mlx_baselines3._native import __version__ as __version__  # noqa: E402
+from mlx_baselines3._version import __version__ as __version__  # noqa: E402
 from mlx_baselines3.a2c import A2C  # noqa: E402
 from mlx_baselines3.common.utils import get_system_info  # noqa: E402
 from mlx_baselines3.ddpg import DDPG  # noqa: E402

@@ -1,6 +1,7 @@
 """The walls of docs/architecture.md: which module may import which, and how long files and functions are."""
 
 import ast
+import json
 import pathlib
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import mlx_baselines3
 PACKAGE = pathlib.Path(mlx_baselines3.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # The doors to the Rust core.
-NATIVE_DOORS = {"__init__.py", "_backend.py", "common/utils/system_info.py", "common/native/actor.py"}
+NATIVE_DOORS = {"_version.py", "_backend.py", "common/utils/system_info.py"}
 ROOT = pathlib.Path(__file__).parents[2]
 SOURCES = MODULES + sorted(
     path for room in ("tests", "benchmarks", "examples", "docs") for path in (ROOT / room).rglob("*.py")
@@ -42,10 +43,76 @@ def test_torch_and_sb3_stay_outside(path):
     assert not roots & {"torch", "stable_baselines3"}
 
 
+# Ours and public, and the parts of the two families of algorithms.
+OURS = {"export", "layers", "policy_checker"}
+PARTS = {"_on_policy_collection", "_off_policy_collection", "_off_policy_steps"}
+
+
+def test_common_shows_sb3s_modules():
+    """What is ours lies in folders: nn, native, training, formats, saving."""
+    recorded = json.loads((ROOT / "tests/data/sb3_namespaces.json").read_text())["names"]
+    sb3 = {name.split(".")[2] for name in recorded if name.startswith("stable_baselines3.common.")}
+    flat = {path.stem for path in MODULES if path.parent == PACKAGE / "common" and path.stem != "__init__"}
+    assert flat - sb3 - OURS - PARTS == set()
+
+
+# A module imports, when it is imported itself, only from its own line or those above. What functions import
+# when they run, and what only type checkers read, may still point the other way.
+FLOORS = [
+    "_native _atomic _kernel_cache _lazy_names _tf32",
+    "_version _backend common.monitor common.noise common.running_mean_std common.type_aliases",
+    "common common.atari_wrappers common.envs common.logger common.results_plotter",
+    "common.nn",
+    "common.formats common.layers common.preprocessing common.sb2_compat common.utils",
+    "common.distributions common.save_util common.torch_layers common.vec_env",
+    "common.buffers common.env_checker common.env_util common.evaluation",
+    "common.native her",
+    "common.policies",
+    "common.saving common.training",
+    "common.callbacks common.policy_checker",
+    "common.base_class",
+    "common._off_policy_collection common._on_policy_collection",
+    "common._off_policy_steps common.on_policy_algorithm",
+    "common.off_policy_algorithm",
+    "a2c ppo dqn sac td3",
+    "ddpg",
+    "export",
+    "common.export __init__",
+    "as_stable_baselines3",
+]
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
+
+
+def room_of(module: str) -> str:
+    parts = module.split(".")[1:] or ["__init__"]
+    return ".".join(parts[:2]) if parts[0] == "common" else parts[0]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_imports_go_up_the_list(path):
+    own = room_of(".".join(("mlx_baselines3", *path.relative_to(PACKAGE).with_suffix("").parts)))
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module in ("mlx_baselines3", "mlx_baselines3.common"):
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [str(node.module)]
+        else:
+            continue
+        for module in modules:
+            if module.startswith("mlx_baselines3"):
+                assert FLOOR_OF[room_of(module)] <= FLOOR_OF[own], f"{own} imports {module}"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=relative)
 def test_only_the_doors_import_the_rust_core(path):
     name = relative(path)
-    if name in NATIVE_DOORS or name.startswith("common/buffers/") or "native" in path.stem:
+    if (
+        name in NATIVE_DOORS
+        or name.startswith(("common/buffers/", "common/native/"))
+        or "native" in path.stem
+    ):
         return
     assert "mlx_baselines3._native" not in imported_modules(path)
 

@@ -1,10 +1,13 @@
 """What every algorithm shares: environments, schedules, logging, prediction, files."""
 
+import io
+import pathlib
 import time
 import warnings
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -12,12 +15,12 @@ from gymnasium import spaces
 
 from mlx_baselines3._lazy_names import lazy_names
 from mlx_baselines3.common import utils
-from mlx_baselines3.common._saving import Saving
 from mlx_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
 from mlx_baselines3.common.env_util import is_wrapped as is_wrapped
 from mlx_baselines3.common.logger import Logger as Logger
 from mlx_baselines3.common.monitor import Monitor as Monitor
 from mlx_baselines3.common.nn.layer_hints import refuse_torch
+from mlx_baselines3.common.nn.optimizers import check_learning_rate
 from mlx_baselines3.common.nn.threads import use_mlx
 from mlx_baselines3.common.noise import ActionNoise
 from mlx_baselines3.common.policies import BasePolicy
@@ -29,6 +32,10 @@ from mlx_baselines3.common.save_util import load_from_zip_file as load_from_zip_
 from mlx_baselines3.common.save_util import recursive_getattr as recursive_getattr
 from mlx_baselines3.common.save_util import recursive_setattr as recursive_setattr
 from mlx_baselines3.common.save_util import save_to_zip_file as save_to_zip_file
+from mlx_baselines3.common.saving import checkpoint
+from mlx_baselines3.common.saving import model as model_io
+from mlx_baselines3.common.saving.run_record import RunRecord
+from mlx_baselines3.common.saving.to_sb3 import export_sb3
 from mlx_baselines3.common.training.compile_notice import CompileNotice
 from mlx_baselines3.common.training.device_choice import choose_device
 from mlx_baselines3.common.training.env_setup import check_spaces, maybe_make_env, wrap_env
@@ -57,7 +64,7 @@ if not TYPE_CHECKING:
 SelfBaseAlgorithm = TypeVar("SelfBaseAlgorithm", bound="BaseAlgorithm")
 
 
-class BaseAlgorithm(Saving, ABC):
+class BaseAlgorithm(ABC):
     """
     Base of all algorithms.
 
@@ -86,6 +93,17 @@ class BaseAlgorithm(Saving, ABC):
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
     n_envs: int
+    learning_rate: float | Schedule
+    lr_schedule: Schedule
+    _logger: Logger
+    # An array or a dictionary of arrays; None before the first reset.
+    _last_obs: Any
+    _last_original_obs: Any
+    _last_episode_starts: np.ndarray | None
+    ep_info_buffer: deque[Any] | None
+    ep_success_buffer: deque[Any] | None
+    # The run to go on with, between load_checkpoint() and learn().
+    _resumed: RunRecord | None = None
 
     def __init__(
         self,
@@ -349,3 +367,206 @@ class BaseAlgorithm(Saving, ABC):
             "algo._dump_logs() is deprecated in favor of algo.dump_logs().", DeprecationWarning, stacklevel=2
         )
         self.dump_logs(*args)
+
+    def _init_counters(self) -> None:
+        self.num_timesteps = 0
+        self._total_timesteps = 0
+        self._num_timesteps_at_start = 0
+        self.start_time = 0
+        self._episode_num = 0
+        self._n_updates = 0
+        self._current_progress_remaining = 1.0
+        self._last_obs = None
+        self._last_original_obs = None
+        self._last_episode_starts = None
+        self.ep_info_buffer = None
+        self.ep_success_buffer = None
+        self._custom_logger = False
+
+    def set_logger(self, logger: Logger) -> None:
+        """
+        Use a logger of one's own. ``tensorboard_log`` and ``verbose`` no longer choose where logs go.
+
+        :param logger: the logger
+        """
+        self._logger = logger
+        self._custom_logger = True
+
+    @property
+    def logger(self) -> Logger:
+        """:return: the logger; there is one from the first ``learn`` on"""
+        return self._logger
+
+    def _setup_lr_schedule(self) -> None:
+        self.lr_schedule = FloatSchedule(self.learning_rate)
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        self._current_progress_remaining = 1.0 - float(num_timesteps) / float(total_timesteps)
+
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        """
+        Record the learning rate of the present progress and hand it to the optimizers.
+
+        :param optimizers: one or a list
+        :raises ValueError: if the rate is negative or not finite
+        """
+        learning_rate = self.lr_schedule(self._current_progress_remaining)
+        if self._current_progress_remaining < 0:
+            # The last rollout goes beyond total_timesteps; a line to 0 must not become gradient ascent.
+            learning_rate = max(learning_rate, 0.0)
+        check_learning_rate(learning_rate)
+        self.logger.record("train/learning_rate", learning_rate)
+        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
+            update_learning_rate(optimizer, learning_rate)
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
+        """
+        Keep return, length and success of the episodes that just ended.
+
+        :param infos: one per environment
+        :param dones: (n_envs,) which episodes ended
+        """
+        assert self.ep_info_buffer is not None
+        assert self.ep_success_buffer is not None
+        for i, info in enumerate(infos):
+            if not info:
+                continue
+            if (episode := info.get("episode")) is not None:
+                self.ep_info_buffer.append(episode)
+            if (success := info.get("is_success")) is not None and dones is not None and dones[i]:
+                self.ep_success_buffer.append(success)
+
+    # Files
+
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        """:return: object name ("policy", "policy.optimizer", …) -> name -> array"""
+        with ModelCall(self):
+            return model_io.get_parameters(self)
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | dict[str, TensorDict],
+        exact_match: bool = True,
+        device: mx.Device | str = "auto",
+    ) -> None:
+        """
+        Replace parameters in place.
+
+        :param load_path_or_dict: a file written by ``save``, or what :meth:`get_parameters` gives
+        :param exact_match: every object and every array must be given, and nothing else
+        :param device: kept for SB3's signature; MLX arrays belong to no device
+        :raises ValueError: if an object is unknown, or one is missing and ``exact_match``
+        :raises RuntimeError: if arrays are missing or unknown, or a shape differs
+        """
+        with ModelCall(self):
+            model_io.set_parameters(self, load_path_or_dict, exact_match)
+
+    @classmethod
+    def load(
+        cls: type[SelfBaseAlgorithm],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: mx.Device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        allow_pickle: bool = False,
+        **kwargs: Any,
+    ) -> SelfBaseAlgorithm:
+        """
+        Make a model from a file. To change an existing model, use :meth:`set_parameters`.
+
+        :param path: a file written by ``save`` (".zip" may be left away) or an open binary file
+        :param env: environments to use; None makes a model that predicts only
+        :param device: "auto", "cpu", "gpu" or an ``mx.Device``
+        :param custom_objects: values to use instead of stored ones, by attribute name
+        :param print_system_info: print the system that saved the file and the present one
+        :param force_reset: start new episodes at the next ``learn``
+        :param allow_pickle: open the pickles that are in the file, with a warning that names them; they can
+            run any code
+        :param kwargs: attributes to change
+        :return: the model
+        :raises ValueError: if ``policy_kwargs`` or the spaces of ``env`` differ from the stored ones
+        :raises ModelFileError: if the file is damaged or no model
+        """
+        return model_io.load(
+            cls, path, env, device, custom_objects, print_system_info, force_reset, kwargs, allow_pickle
+        )
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+        allow_pickle: bool = False,
+        format: Literal["mlx", "sb3"] = "mlx",
+    ) -> None:
+        """
+        Write the model to a file.
+
+        :param path: the file (".zip" is added if there is no suffix) or an open binary file
+        :param exclude: attributes to leave out besides the usual ones
+        :param include: attributes to write although they are usually left out
+        :param allow_pickle: pickle what the format cannot express, such as a lambda, instead of leaving it
+            out
+        :param format: "mlx", which cannot run code, or "sb3", which SB3 loads; see :func:`export_sb3`
+        :raises ValueError: if the format is unknown, or SB3 has no counterpart of a part of the model
+        """
+        if format not in ("mlx", "sb3"):
+            raise ValueError(f"The format must be 'mlx' or 'sb3', got {format!r}.")
+        if format == "sb3":
+            export_sb3(self, path, exclude, include)
+        else:
+            model_io.save(self, path, exclude, include, allow_pickle)
+
+    def save_checkpoint(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        within_learn: bool = False,
+        allow_pickle: bool = False,
+    ) -> None:
+        """
+        Write everything that a later process needs to go on exactly: the model, its buffers, all random
+        generators, native environments and their wrappers. Written as a whole or not at all.
+
+        Call it between two calls of ``learn``. Inside one, use :class:`CheckpointCallback` with
+        ``resumable=True``, which waits for a moment at which nothing is half done.
+
+        :param path: the file (".zip" is added if there is no suffix) or an open binary file
+        :param within_learn: from a callback's ``_on_rollout_start``: the next ``learn`` goes on with this one
+        :param allow_pickle: see :meth:`save`
+        """
+        with ModelCall(self):
+            checkpoint.save_checkpoint(self, path, within_learn, allow_pickle)
+
+    @classmethod
+    def load_checkpoint(
+        cls: type[SelfBaseAlgorithm],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: mx.Device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        allow_pickle: bool = False,
+        monitor_dir: str | None = None,
+        **kwargs: Any,
+    ) -> SelfBaseAlgorithm:
+        """
+        Go on from a checkpoint: ``learn(total_timesteps - model.num_timesteps, reset_num_timesteps=False)``
+        does what the interrupted run would have done. The random generators of Python, NumPy and MLX are set.
+
+        :param path: what :meth:`save_checkpoint` wrote
+        :param env: environments with the same wrappers; None makes native ones, normalised or not. Those in
+            Python start new episodes, with a warning
+        :param device: "auto", "cpu", "gpu" or an ``mx.Device``
+        :param custom_objects: values to use instead of stored ones, by attribute name
+        :param allow_pickle: see :meth:`load`
+        :param monitor_dir: folder with the monitor files of the run, which native environments go on with;
+            a file does not decide where anything is written
+        :param kwargs: attributes to change
+        :return: the model
+        :raises ModelFileError: if it is not a checkpoint, or is damaged
+        :raises ValueError: if it is another algorithm's, or ``env`` is needed or does not fit
+        """
+        return checkpoint.load_checkpoint(
+            cls, path, env, device, custom_objects, allow_pickle, kwargs, monitor_dir
+        )

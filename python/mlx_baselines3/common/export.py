@@ -1,8 +1,5 @@
-"""Models for other programs: SB3 itself, and whatever runs ONNX."""
+"""The names of :mod:`mlx_baselines3.export`, where programs look for them."""
 
-from mlx_baselines3.common._onnx_export import export_onnx
-from mlx_baselines3.common._onnx_graph import NotInONNX
-from mlx_baselines3.common.formats.sb3.values import NotInSB3
-from mlx_baselines3.common.saving.to_sb3 import export_sb3, export_vec_normalize
+from mlx_baselines3.export import NotInONNX, NotInSB3, export_onnx, export_sb3, export_vec_normalize
 
 __all__ = ["NotInONNX", "NotInSB3", "export_onnx", "export_sb3", "export_vec_normalize"]

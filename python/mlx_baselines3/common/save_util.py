@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from mlx_baselines3._lazy_names import lazy_names
+from mlx_baselines3._version import __version__
 from mlx_baselines3.common.formats.archive import (
     ArchiveReader,
     Content,
@@ -158,9 +159,6 @@ def save_to_zip_file(
 
 def version_entries() -> dict[str, bytes]:
     """:return: entries that say which version of this package, and of the format, an archive is of"""
-    # Not at the top: the package is still being imported when this module is.
-    from mlx_baselines3 import __version__
-
     return {
         "_mlx_baselines3_version": __version__.encode(),
         "format": str(FORMAT_VERSION).encode(),

@@ -15,6 +15,7 @@ from gymnasium import spaces
 import mlx_baselines3
 from mlx_baselines3.common import utils
 from mlx_baselines3.common.logger import HumanOutputFormat, TensorBoardOutputFormat
+from mlx_baselines3.common.nn import devices
 from mlx_baselines3.common.type_aliases import ReplayBufferSamples, TrainFreq, TrainFrequencyUnit
 from mlx_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
@@ -100,11 +101,11 @@ class TestGetDevice:
     @pytest.mark.parametrize("name", ["gpu", "cuda", "cuda:0", "mps", mx.gpu])
     @pytest.mark.parametrize("usable", [True, False])
     def test_gpu_names_fall_back_to_the_cpu_as_in_sb3(self, monkeypatch, name, usable):
-        monkeypatch.setattr(utils, "_gpu_is_usable", lambda: usable)
+        monkeypatch.setattr(devices, "_gpu_is_usable", lambda: usable)
         assert utils.get_device(name).type == (mx.gpu if usable else mx.cpu)
 
     def test_index_is_kept(self, monkeypatch):
-        monkeypatch.setattr(utils, "_gpu_is_usable", lambda: True)
+        monkeypatch.setattr(devices, "_gpu_is_usable", lambda: True)
         assert utils.get_device("cuda:1") == mx.Device(mx.gpu, 1)
 
     def test_unknown_name(self):

@@ -29,7 +29,7 @@ WRITERS = {
     "_atomic.py:atomic_open replace": ATOMIC,
     "_atomic.py:atomic_path replace": ATOMIC,
     "common/formats/archive.py:write_entries ZipFile": STREAM,
-    "common/formats/paths.py:open_path_pathlib open": "SB3's function for users; the package hands it streams",
+    "common/formats/paths.py:open_path_pathlib open": "SB3's, for users; the package hands it streams",
     "common/logger/formats.py:HumanOutputFormat.__init__ open": APPENDS,
     "common/logger/formats.py:JSONOutputFormat.__init__ open": APPENDS,
     "common/logger/formats.py:CSVOutputFormat.__init__ open": APPENDS,
@@ -47,7 +47,7 @@ REPLACERS = {
     "common/saving/to_sb3.py:export_sb3": {"sb3.zip", "exported.zip"},
     "common/saving/to_sb3.py:export_replay_buffer": {"buffer_sb3.pkl"},
     "common/saving/to_sb3.py:export_vec_normalize": {"normalize_sb3.pkl", "normalize_exported.pkl"},
-    "common/_onnx_export.py:export_onnx": {"model.onnx"},
+    "export/onnx.py:export_onnx": {"model.onnx"},
     "common/saving/replay.py:save_replay_buffer": {"buffer.pkl"},
     "common/saving/vec_normalize.py:save_vec_normalize": {"normalize.pkl"},
     "common/callbacks/evaluation.py:EvalCallback._save_log": {"evaluations.npz"},
@@ -125,7 +125,7 @@ def test_whoever_replaces_a_file_is_listed_with_cases():
 # Where something is unpickled, and why it is no way for a file to run code unasked.
 UNPICKLING = {
     "common/save_util.py:load_from_pkl pickle.load": "SB3's function for users, told that it runs code",
-    "common/formats/model_data.py:_opened cloudpickle.loads": "allow_pickle=True, with a warning that names it",
+    "common/formats/model_data.py:_opened cloudpickle.loads": "allow_pickle=True, with a warning",
     "common/vec_env/base_vec_env.py:CloudpickleWrapper.__setstate__ cloudpickle.loads": "own processes",
     "common/vec_env/_subproc_worker.py:_Worker.__init__ cloudpickle.loads": "own processes",
 }

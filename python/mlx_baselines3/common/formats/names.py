@@ -2,8 +2,8 @@
 Classes by name: how a file refers to them, and what a name in a file may lead to.
 
 A name is only looked up among the modules that are imported already, and only classes are found. Which class
-a place in a file takes is decided by :mod:`~mlx_baselines3.common.formats.slots`, for this package's files and for
-SB3's alike.
+a place in a file takes is decided by :mod:`~mlx_baselines3.common.formats.slots`, for this package's files
+and for SB3's alike.
 """
 
 import collections
@@ -32,6 +32,9 @@ _PUBLIC_MODULES = {
         "actor_critic": "policies",
         "base_policy": "policies",
         "critics": "policies",
+        "policies.actor_critic": "policies",
+        "policies.base": "policies",
+        "policies.critics": "policies",
         "buffers.base": "buffers",
         "buffers.replay": "buffers",
         "buffers.rollout": "buffers",

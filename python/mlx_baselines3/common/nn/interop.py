@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mlx_baselines3.common.utils import get_device
+from mlx_baselines3.common.nn.devices import get_device
 
 __all__ = ["to_mlx", "to_numpy"]
 

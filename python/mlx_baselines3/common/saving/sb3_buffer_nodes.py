@@ -1,4 +1,4 @@
-"""Replay buffers as SB3 would have pickled them: nodes for :mod:`~mlx_baselines3.common.formats.sb3.pickle_writer`."""
+"""Replay buffers as SB3 would have pickled them: nodes for ``formats.sb3.pickle_writer``."""
 
 from __future__ import annotations
 

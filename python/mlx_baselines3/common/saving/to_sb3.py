@@ -1,4 +1,4 @@
-"""Models for SB3. Reached through :mod:`~mlx_baselines3.common.export`."""
+"""Models for SB3. Reached through :mod:`~mlx_baselines3.export`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gradient steps of DQN, TD3, DDPG and SAC in Rust; see :mod:`~mlx_baselines3.common.training.native_on_policy`."""
+"""The gradient steps of DQN, TD3, DDPG and SAC in Rust; see ``native_on_policy``."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

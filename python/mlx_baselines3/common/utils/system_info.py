@@ -12,7 +12,8 @@ import gymnasium as gym
 import mlx.core as mx
 import numpy as np
 
-from mlx_baselines3 import _tf32
+from mlx_baselines3 import _backend, _tf32
+from mlx_baselines3._version import __version__
 
 
 def _installed(distribution: str) -> str | None:
@@ -34,9 +35,6 @@ def _blas_line() -> tuple[str, str]:
     """
     :return: the version of the Rust core, and who multiplies matrices on the CPU
     """
-    # here, not above: the package imports this module before it has finished preparing the backend
-    from mlx_baselines3 import __version__, _backend
-
     state = _backend.blas_state()
     if state.active:
         return __version__, f"{state.library} ({state.calls} calls)"

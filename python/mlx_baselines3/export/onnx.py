@@ -1,4 +1,4 @@
-"""Policies as ONNX. Reached through :mod:`~mlx_baselines3.common.export`."""
+"""Policies as ONNX. Reached through :mod:`~mlx_baselines3.export`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 
-from mlx_baselines3.common._onnx_graph import Graph, NotInONNX, clip, emit
+from mlx_baselines3._version import __version__
 from mlx_baselines3.common.distributions import (
     BernoulliDistribution,
     CategoricalDistribution,
@@ -25,6 +25,7 @@ from mlx_baselines3.common.policies.actor_critic import ActorCriticPolicy
 from mlx_baselines3.common.preprocessing import is_image_space
 from mlx_baselines3.common.torch_layers import MlpExtractor
 from mlx_baselines3.dqn.policies import DQNPolicy, QNetwork
+from mlx_baselines3.export.onnx_graph import Graph, NotInONNX, clip, emit
 from mlx_baselines3.sac import policies as sac
 from mlx_baselines3.td3 import policies as td3
 
@@ -198,7 +199,6 @@ def _file(graph: Graph, parts: dict[str, spaces.Space[Any]], action_space: space
         dtype = _box_dtype(action_space)
     output = tensor("actions", dtype, action_space.shape or ())
     made = helper.make_graph(graph.nodes, "policy", inputs, [output], graph.constants)
-    from mlx_baselines3 import __version__
 
     file = helper.make_model(
         made,
