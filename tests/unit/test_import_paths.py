@@ -97,6 +97,8 @@ def test_a_name_means_the_same_object_wherever_it_is_imported_from(module):
             continue
         if origin.startswith("module "):
             path = ours(origin.removeprefix("module "))
+            # A module inside a package is its attribute once somebody has imported it.
+            assert _importable(here, name), name
             assert getattr(here, name) in (None, sys.modules.get(path)), name
         elif origin.startswith("stable_baselines3."):
             home = importlib.import_module(ours(origin))

@@ -19,6 +19,8 @@ from mlx_baselines3.common.native.actor import NotMirrored, native_actor
 from mlx_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.policies.evaluated import ModelCall
+from mlx_baselines3.common.save_util import load_from_pkl as load_from_pkl
+from mlx_baselines3.common.save_util import save_to_pkl as save_to_pkl
 from mlx_baselines3.common.saving import replay as _replay_file
 from mlx_baselines3.common.saving.to_sb3 import export_replay_buffer
 from mlx_baselines3.common.training.native_on_policy import NativeChoice
