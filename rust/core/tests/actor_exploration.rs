@@ -106,12 +106,13 @@ fn one_environment_uses_the_common_matrix_and_counts_its_steps() {
 #[test]
 fn standard_deviations_of_another_size_are_refused() {
     let mut actor = actor(false);
-    let wrong = Head::StateDependent {
-        std: vec![1.0; 7],
-        squash: false,
-    };
-    assert!(matches!(
-        actor.set_head(wrong),
-        Err(ActorError::Width { expected: 3, .. })
-    ));
+    // Rows that are not whole, one more number or one less than the two outputs take.
+    for (size, outputs) in [(7, 3), (5, 1), (9, 3)] {
+        let std = vec![1.0; size];
+        let squash = false;
+        assert!(matches!(
+            actor.set_head(Head::StateDependent { std, squash }),
+            Err(ActorError::Width { expected, .. }) if expected == outputs
+        ));
+    }
 }

@@ -128,11 +128,12 @@ impl Head {
             Self::MultiCategorical(options) => total(options.iter().copied()),
             Self::Gaussian(std) => std.len(),
             Self::SquashedGaussian => got.next_multiple_of(2),
-            // A row for each feature; 0, which no network gives, where the rows are not whole.
-            Self::StateDependent { std, .. } if std.len().is_multiple_of(net.features()) => {
-                std.len() / net.features()
+            // A row for each feature. Where the rows are not whole, no number of outputs fits.
+            Self::StateDependent { std, .. } => {
+                let columns = std.len() / net.features();
+                let whole = std.len().is_multiple_of(net.features());
+                columns + usize::from(!whole && columns == got)
             }
-            Self::StateDependent { .. } => 0,
             _ => got,
         }
     }
