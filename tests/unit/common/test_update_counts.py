@@ -162,8 +162,9 @@ def calls_of_train(name: str, steps: int) -> dict[str, int]:
 def test_what_the_host_does_does_not_depend_on_the_number_of_steps(name):
     few, many = calls_of_train(name, 2), calls_of_train(name, 8)
     assert few == many
-    # Evaluations: one an epoch and one when the outcome is put in its place; one off-policy.
-    assert many["eval"] == (3 if name == "PPO" else 1)
+    # Evaluations: one an epoch and one when the outcome is put in its place; one off-policy. And one when the
+    # call ends, of what another thread could not compute (inside of learn() when that ends).
+    assert many["eval"] == (4 if name == "PPO" else 2)
     assert "async_eval" not in many
     # Keys of the target networks were checked when the update was made.
     assert "_sources" not in many
@@ -174,9 +175,9 @@ def test_what_the_host_does_does_not_depend_on_the_number_of_steps(name):
         assert "get" not in many
 
 
-def test_a2c_asks_twice():
+def test_a2c_asks_twice_and_once_when_the_call_ends():
     calls = calls_of_train("A2C", 1)
-    assert calls["eval"] == 2
+    assert calls["eval"] == 3
     assert calls["flattened"] == 1
 
 
@@ -254,8 +255,9 @@ def test_target_critics_stay_outside_the_gradient(monkeypatch, name):
 
 def test_advantages_are_normalised_in_one_pass():
     rows = mx.array(np.arange(8, dtype=np.float32))
-    # Two reductions, and a centred copy that is computed once: not a mean and a deviation of their own.
-    assert count(losses.normalize(rows)).nodes <= 14
+    # Two reductions, and a centred copy that is computed once: not a mean and a deviation of their own. Two
+    # nodes take the first one off all, so that equal ones become 0.
+    assert count(losses.normalize(rows)).nodes <= 16
 
 
 @pytest.mark.parametrize("depth", [1, 4])

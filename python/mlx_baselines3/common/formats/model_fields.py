@@ -55,8 +55,10 @@ def reading(label: str, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except ModelFileError:
-        raise
+    except ModelFileError as error:
+        if label in str(error):
+            raise
+        raise type(error)(f"{label}: {what}: {error}") from error
     except AssertionError as error:
         raise NotAsserted(f"{label}: {error}") from error
     except RuntimeError as error:

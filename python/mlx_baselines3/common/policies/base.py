@@ -258,10 +258,10 @@ class BaseModel(Module):
                 f"{label} holds no network, it lacks its arguments or its parameters: `{cls.__name__}.save` "
                 "writes such files, and a model's file is loaded by its algorithm."
             )
-        check_fields(Attributes(data))
         spaces = data.get("observation_space"), data.get("action_space")
-        check_sizes(cls, *spaces, data, params, label)
         with reading(label, f"a {cls.__name__}"):
+            check_fields(Attributes(data))
+            check_sizes(cls, *spaces, data, params, label)
             model = cls._from_constructor_parameters(data).to(device)
             model.load_state_dict(params["policy"])
         return model
