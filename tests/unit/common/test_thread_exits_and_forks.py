@@ -44,7 +44,9 @@ def output(code: str, updates: str = "native", timeout: int = 240) -> str:
         timeout=timeout,
         env={**os.environ, "MLX_BASELINES3_UPDATES": updates},
     )
-    assert (done.returncode, done.stderr.replace("\n", " ")[-500:]) == (0, ""), done.stdout
+    # On a machine without MLX's kernels the first update says that it compiles them.
+    told = [line for line in done.stderr.splitlines() if "MLX is compiling kernels" not in line]
+    assert (done.returncode, " ".join(told)[-500:]) == (0, ""), done.stdout
     return done.stdout.strip()
 
 
