@@ -20,7 +20,7 @@ CHILD = """
     import fuzz_archives as fuzz
     from audit_hook import Watch
     from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
-    from mlx_baselines3.common import _torch_file
+    from mlx_baselines3.common.formats.sb3 import torch_file as _torch_file
     from mlx_baselines3.common.saving.replay import load_replay_buffer
     from mlx_baselines3.common.saving.vec_normalize import load_vec_normalize
     from mlx_baselines3.common.policies import ActorCriticPolicy

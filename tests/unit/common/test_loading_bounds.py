@@ -108,7 +108,8 @@ def test_many_small_states_are_not_more_than_the_file():
 # In a child that can be ended: hashing and writing out are not to be interrupted.
 UNFOLDING = """
     import pickle, struct, sys
-    from mlx_baselines3.common import _torch_file, sb3_zip
+    from mlx_baselines3.common.formats.sb3 import torch_file as _torch_file
+    from mlx_baselines3.common.formats.sb3 import zip as sb3_zip
     from mlx_baselines3.common.formats.names import UnknownName
     from mlx_baselines3.common.save_util import ModelFileError
     pairs = b"X\\x01\\0\\0\\0a" + b"".join(b"q%ch%c\\x86" % (at, at) for at in range(60))
@@ -161,9 +162,7 @@ def test_calls_of_a_long_name_take_no_longer_than_the_file_is_long():
     """Five seconds for each megabyte, when the name was copied for every call."""
     name = b"c" + b"m" * 4_000_000 + b"\nn\nq\x01"
     pickled = b"\x80\x02" + name + b"0" + b"h\x01)R0" * 40_000 + b"N."
-    script = (
-        "import sys; from mlx_baselines3.common import sb3_zip; sb3_zip.read_pickle(sys.stdin.buffer.read())"
-    )
+    script = "import sys; from mlx_baselines3.common.formats.sb3 import zip; zip.read_pickle(sys.stdin.buffer.read())"
     done = subprocess.run([sys.executable, "-c", script], input=pickled, timeout=60, check=False)
     assert done.returncode == 0
 

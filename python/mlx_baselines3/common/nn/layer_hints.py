@@ -16,7 +16,7 @@ import mlx.optimizers as optim
 
 __all__ = ["explained", "refuse_torch", "torch_class"]
 
-_LAYERS = "mlx_baselines3.common.nn.layers"
+_LAYERS = "mlx_baselines3.common.layers"
 # What MLX lacks, or has in a form that does not fit SB3's observations and names.
 _OWN_LAYERS = ("Conv2d", "Flatten", "Module", "ModuleDict", "Sequential")
 # Torch's names for what has another name in MLX.

@@ -341,7 +341,7 @@ def _check_channels(layers: tuple[Any, ...]) -> None:
     for layer in layers:
         if images and isinstance(layer, _TAKE_CHANNELS_LAST):
             name = type(layer).__name__
-            own = "mlx_baselines3.common.nn.layers."
+            own = "mlx_baselines3.common.layers."
             instead = f"{own}Conv2d" if name == "Conv2d" else f"{own}ChannelsLast(mlx.nn.{name}(...))"
             raise ValueError(
                 f"mlx.nn.{name} takes images with their channels last, but {own}Conv2d before it gives them "
