@@ -67,12 +67,12 @@ def test_a_policy_of_torchs_is_named():
     ("name", "advice"),
     [
         ("Linear", "mlx.nn.Linear"),
-        ("Conv2d", "mlx_baselines3.common.nn.layers.Conv2d"),
-        ("Sequential", "mlx_baselines3.common.nn.layers.Sequential"),
-        ("ModuleDict", "mlx_baselines3.common.nn.layers.ModuleDict"),
+        ("Conv2d", "mlx_baselines3.common.layers.Conv2d"),
+        ("Sequential", "mlx_baselines3.common.layers.Sequential"),
+        ("ModuleDict", "mlx_baselines3.common.layers.ModuleDict"),
         ("ModuleList", "a Python list of layers"),
-        ("BatchNorm2d", "mlx_baselines3.common.nn.layers.ChannelsLast(mlx.nn.BatchNorm(...))"),
-        ("Hardtanh", "derived from mlx_baselines3.common.nn.layers.Module: mlx.nn has no Hardtanh"),
+        ("BatchNorm2d", "mlx_baselines3.common.layers.ChannelsLast(mlx.nn.BatchNorm(...))"),
+        ("Hardtanh", "derived from mlx_baselines3.common.layers.Module: mlx.nn has no Hardtanh"),
     ],
 )
 def test_torchs_layers_in_a_module_are_named(name, advice):
@@ -161,7 +161,7 @@ def test_mlxs_convolution_names_the_one_that_fits_and_that_one_works(measured, u
     by_hand = nn.Sequential, lambda: lambda x: x.reshape(len(x), -1)
     with pytest.raises(ValueError, match=r"\[conv\].* channels last") as caught:
         learn(extractor((nn.Conv2d, by_hand[1], by_hand[0]), measured))
-    names = "mlx_baselines3.common.nn.layers.Conv2d", "mlx_baselines3.common.nn.layers.Flatten"
+    names = "mlx_baselines3.common.layers.Conv2d", "mlx_baselines3.common.layers.Flatten"
     assert all(name in str(caught.value) for name in names)
     conv, flatten = (getattr(layers, name.rpartition(".")[2]) for name in names)
     learn(extractor((conv, flatten, nn.Sequential), measured))
@@ -188,7 +188,7 @@ def test_other_errors_of_an_extractor_stay_as_they_are():
 
     with pytest.raises(AttributeError) as caught:
         PPO("MlpPolicy", "CartPole-v1", policy_kwargs={"features_extractor_class": Extractor})
-    assert "mlx_baselines3.common.nn.layers" not in str(caught.value)
+    assert "mlx_baselines3.common.layers" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
