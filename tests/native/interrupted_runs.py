@@ -225,4 +225,6 @@ SCENARIOS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 if __name__ == "__main__":
+    # A job in the background of a shell ignores Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     print("\n" + json.dumps(SCENARIOS[sys.argv[1]]()))

@@ -19,6 +19,14 @@ RUNS = pathlib.Path(__file__).with_name("interrupted_runs.py")
 SECONDS = 5.0
 
 
+@pytest.fixture(autouse=True)
+def _heard():
+    """A job in the background of a shell ignores Ctrl-C; its tests are to hear it all the same."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_run_is_interrupted_and_goes_on(name):
     updates = "mlx" if name.endswith("MLX") else "native"
