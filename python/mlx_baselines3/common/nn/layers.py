@@ -53,6 +53,9 @@ def _holds_parameters(value: Any) -> bool:
     return False
 
 
+_SETS_A_FLAG = getattr(nn.Module, "_set_training_mode", None)
+
+
 class Module(StateDict, nn.Module):
     """
     An :class:`mlx.nn.Module` that behaves as a program written for SB3 expects.
@@ -76,10 +79,12 @@ class Module(StateDict, nn.Module):
         stack: list[Any] = [self]
         while stack:
             value = stack.pop()
-            if hasattr(value, "_set_training_mode"):  # MLX from 0.30 on
-                value._set_training_mode(mode)
-            elif isinstance(value, nn.Module):
-                value._training = mode
+            if isinstance(value, nn.Module):
+                # MLX has this method from 0.30 on. Where nobody has replaced it, a flag is all that it sets.
+                if getattr(type(value), "_set_training_mode", _SETS_A_FLAG) is _SETS_A_FLAG:
+                    object.__setattr__(value, "_training", mode)
+                else:
+                    value._set_training_mode(mode)
             children = value.values() if isinstance(value, dict) else value
             stack += [child for child in children if isinstance(child, (dict, list))]
         return self
