@@ -223,6 +223,8 @@ def mutate_pickle(rng, data):
     except (ValueError, IndexError, struct.error):
         return mutate_bytes(rng, data, [data])
     for _ in range(rng.choice((1, 1, 2, 4))):
+        if not parts:  # the last opcode has been taken out
+            break
         at = rng.randrange(len(parts))
         parts[at : at + 1] = _other_opcode(rng, *parts[at], parts)
     return b"".join(part for _, part in parts) + data[end:]
