@@ -18,6 +18,7 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common.formats.json_codec import PLAIN_OBJECTS
+from mlx_baselines3.common.formats.names import public_path
 from mlx_baselines3.common.formats.sb3.constructors import TORCH_TWINS
 from mlx_baselines3.common.formats.sb3.pickle_writer import Global, NewObject, Node
 from mlx_baselines3.common.formats.spaces import BIT_GENERATORS, SPACE_NAMES
@@ -26,14 +27,6 @@ from mlx_baselines3.common.nn import activations
 __all__ = ["NotInSB3", "encode", "object_array", "torch_kwargs"]
 
 _OWN = "mlx_baselines3"
-# Modules of ours whose classes SB3 keeps elsewhere.
-_HOMES = {
-    "common.actor_critic": "common.policies",
-    "common.base_policy": "common.policies",
-    "common.critics": "common.policies",
-    "common.buffers.replay": "common.buffers",
-    "common.buffers.rollout": "common.buffers",
-}
 _TORCH_NAMES = {
     **{twin: Global(*name) for name, twin in TORCH_TWINS.items() if twin is not None},
     activations.Tanh: Global("torch.nn.modules.activation", "Tanh"),
@@ -45,8 +38,9 @@ class NotInSB3(ValueError):
 
 
 def _sb3_name(kind: type) -> Global:
-    module = kind.__module__.removeprefix(f"{_OWN}.")
-    return Global(f"stable_baselines3.{_HOMES.get(module, module)}", kind.__qualname__)
+    # The public name of a class is the one that SB3 has.
+    module, _, name = public_path(kind).removeprefix(f"{_OWN}.").partition(":")
+    return Global(f"stable_baselines3.{module}", name)
 
 
 def encode(value: Any) -> Any:
