@@ -3,19 +3,21 @@
 import io
 import pathlib
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import mlx.core as mx
 from gymnasium import spaces
 
 from mlx_baselines3._lazy_names import lazy_names
-from mlx_baselines3.common._off_policy_collection import _Session
-from mlx_baselines3.common._off_policy_steps import OffPolicySteps
+from mlx_baselines3.common._off_policy_collection import OffPolicyCollection, _Session
 from mlx_baselines3.common.base_class import BaseAlgorithm as BaseAlgorithm
 from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from mlx_baselines3.common.buffers.batches import replay_arrays, replay_batches
 from mlx_baselines3.common.callbacks import BaseCallback
 from mlx_baselines3.common.callbacks.base import released_on_error
-from mlx_baselines3.common.native.actor import NotMirrored, native_actor
+from mlx_baselines3.common.native.actor import NotMirrored, blueprint, check_unchanged, native_actor
+from mlx_baselines3.common.nn.packed_optimizer import Arrays
 from mlx_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.policies.evaluated import ModelCall
@@ -23,7 +25,9 @@ from mlx_baselines3.common.save_util import load_from_pkl as load_from_pkl
 from mlx_baselines3.common.save_util import save_to_pkl as save_to_pkl
 from mlx_baselines3.common.saving import replay as _replay_file
 from mlx_baselines3.common.saving.to_sb3 import export_replay_buffer
-from mlx_baselines3.common.training.native_on_policy import NativeChoice
+from mlx_baselines3.common.training.compiled_update import StepFunction
+from mlx_baselines3.common.training.native_off_policy import NativeActorCriticUpdate
+from mlx_baselines3.common.training.updater import Trained, Updater
 from mlx_baselines3.common.type_aliases import (
     GymEnv,
     MaybeCallback,
@@ -46,7 +50,7 @@ else:
 SelfOffPolicyAlgorithm = TypeVar("SelfOffPolicyAlgorithm", bound="OffPolicyAlgorithm")
 
 
-class OffPolicyAlgorithm(OffPolicySteps):
+class OffPolicyAlgorithm(OffPolicyCollection):
     """
     Base of DQN, SAC, TD3 and DDPG.
 
@@ -81,6 +85,10 @@ class OffPolicyAlgorithm(OffPolicySteps):
     """
 
     replay_buffer: Any
+    # Of algorithms with an actor and critics.
+    actor: Any
+    critic: Any
+    _gradient_step: StepFunction
 
     def __init__(
         self,
@@ -148,7 +156,7 @@ class OffPolicyAlgorithm(OffPolicySteps):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name == "policy" and "_update_step" in vars(self):
+        if name == "policy" and "_updater" in vars(self):
             # Another policy than the one of `_setup_model`: its networks are trained, too.
             self._create_aliases()
 
@@ -210,8 +218,7 @@ class OffPolicyAlgorithm(OffPolicySteps):
             )
         self.policy = self._settle_device(policy, self.batch_size)
         self.replay_buffer.device = self.device
-        self._update_step = None
-        self._native_choice = NativeChoice()
+        self._updater = Updater()
 
     def _warn_of_ignored_steps(self) -> None:
         kind, n_steps = self.replay_buffer_class, self.n_steps
@@ -379,6 +386,43 @@ class OffPolicyAlgorithm(OffPolicySteps):
                 with self._compile_notice:
                     self.train(batch_size=self.batch_size, gradient_steps=count)
         return True
+
+    def _batches(self, gradient_steps: int, batch_size: int) -> Iterator[Arrays]:
+        """
+        Draw the batches of one update.
+
+        :param gradient_steps: how many
+        :param batch_size: transitions in each
+        :return: for each gradient step ``observations``, ``actions``, ``next_observations``, ``dones``,
+            ``rewards`` and, with n-step returns, ``discounts``; all with a leading axis of ``batch_size``
+        """
+        return replay_batches(self.replay_buffer, gradient_steps, batch_size, self._vec_normalize_env)
+
+    def _batch_arrays(self, gradient_steps: int, batch_size: int) -> Iterator[dict[str, Any]]:
+        """
+        :meth:`_batches` for gradient steps in Rust.
+
+        :param gradient_steps: how many
+        :param batch_size: transitions in each
+        :return: the same fields as NumPy arrays, with the axes (some gradient steps, ``batch_size``) in front
+        """
+        return replay_arrays(self.replay_buffer, gradient_steps, batch_size, self._vec_normalize_env)
+
+    def _trained(self) -> Trained:
+        """:return: what an update reads and changes; here of an actor and critics"""
+        networks, targets = self.policy.update_networks()
+        optimizers = {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
+        return Trained(networks, optimizers, targets)
+
+    def _native_update(self, base: type["OffPolicyAlgorithm"]) -> Any:
+        """
+        :param base: the algorithm whose gradient step Rust knows
+        :return: the gradient steps in Rust; here of an actor and critics
+        :raises NotMirrored: the step, the batches or the networks are not those that Rust knows
+        """
+        check_unchanged(self, base, ("_gradient_step", "_target", "_batches"))
+        networks, optimizers, _, _ = self._trained()
+        return NativeActorCriticUpdate(networks, optimizers, blueprint(self.policy))
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """

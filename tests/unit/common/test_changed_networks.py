@@ -298,7 +298,7 @@ def test_a_new_optimizer_trains(make, cls, updates):
     assert changed(before, numbers(model.policy))
     for owner in owners:
         assert owner.optimizer.state["step"].item() > 0
-    assert (model._update_step is None) == (updates == "native")
+    assert (model._updater.compiled is None) == (updates == "native")
 
 
 @both_paths

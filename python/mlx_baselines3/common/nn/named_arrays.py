@@ -1,6 +1,7 @@
 """The arrays of a module by their dotted names. Reached through ``layers``."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -52,3 +53,21 @@ def set_named_parameters(module: Any, parameters: Mapping[str, mx.array]) -> Non
             dict.__setitem__(owner, leaf, array)
         else:
             raise KeyError(name)
+
+
+@contextmanager
+def bound(module: Any, parameters: Mapping[str, mx.array]) -> Iterator[None]:
+    """
+    Let a module compute with other arrays inside a ``with`` block; it has its own again afterwards.
+
+    Used while a step is traced, not while it runs.
+
+    :param module: the module
+    :param parameters: name -> array, any subset
+    """
+    own = named_parameters(module)
+    set_named_parameters(module, parameters)
+    try:
+        yield
+    finally:
+        set_named_parameters(module, own)
