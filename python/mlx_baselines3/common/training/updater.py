@@ -1,5 +1,6 @@
 """Who computes a model's gradient steps: the one place that decides, and says why not Rust."""
 
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from mlx_baselines3.common.distributions.base import is_users_own
 from mlx_baselines3.common.native.blueprint import NotMirrored
 from mlx_baselines3.common.native.vectors import rule_name
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
-from mlx_baselines3.common.nn.structure import is_same, structure
+from mlx_baselines3.common.nn.structure import Structure
 from mlx_baselines3.common.training.compiled_update import CompiledUpdate, Metrics
 
 __all__ = ["Trained", "Updater"]
@@ -48,8 +49,11 @@ class Updater:
         self.compiled: CompiledUpdate | None = None
         self._static: Any = None
         self._has_asked = False
+        # What both were made of: objects that have to be the same, names that have to be equal.
         self._made_of: list[Any] = []
         self._names: list[str] = []
+        # Of networks without an optimizer.
+        self._structures: dict[str, Structure] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Native updates share the model's memory, and compiled ones its networks: a copy makes its own.
@@ -115,14 +119,29 @@ class Updater:
     def _look_at(self, model: Any) -> Trained:
         """Forget what was made of other networks, optimizers or rules."""
         trained: Trained = model._trained()
-        optimizers = trained.optimizers.values()
-        made_of = structure(*trained.networks.values(), *optimizers, *trained.others)
-        names = [*trained.networks, *map(rule_name, optimizers)]
-        if not is_same(made_of, self._made_of) or names != self._names:
+        networks, optimizers, _, others = trained
+        made_of = [*others]
+        for name, network in networks.items():
+            made_of += [network, self._structure(name, network, optimizers.get(name))]
+        for optimizer in optimizers.values():
+            made_of += [optimizer, optimizer.bare, optimizer.parts]
+        names = [*networks, *map(rule_name, optimizers.values())]
+        same = len(made_of) == len(self._made_of) and all(map(operator.is_, made_of, self._made_of))
+        if not same or names != self._names:
             self.native = self.compiled = None
             self._has_asked = False
             self._made_of, self._names = made_of, names
         return trained
+
+    def _structure(self, name: str, network: Module, optimizer: ParameterOptimizer | None) -> Structure:
+        """What a network is made of: the very same object as long as that is the same."""
+        if optimizer is not None and optimizer.structure is not None:
+            # It has just looked.
+            return optimizer.structure
+        known = self._structures.get(name)
+        if known is None or known.network is not network or not known.is_current():
+            known = self._structures[name] = Structure(network)
+        return known
 
     def _native(self, model: Any, base: type) -> Any:
         """
