@@ -1,4 +1,4 @@
-"""What a bug report needs to know about the machine. Reached through ``utils.get_system_info``."""
+"""What a bug report needs to know about the machine. Reached through ``common.utils.get_system_info``."""
 
 from __future__ import annotations
 
