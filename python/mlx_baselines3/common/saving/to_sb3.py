@@ -15,7 +15,6 @@ import numpy as np
 from mlx_baselines3._system_info import get_system_info
 from mlx_baselines3.common._model import Model
 from mlx_baselines3.common.buffers import ReplayBuffer
-from mlx_baselines3.common.formats import vec_normalize
 from mlx_baselines3.common.formats.archive import atomic_open, write_entries
 from mlx_baselines3.common.formats.paths import open_path
 from mlx_baselines3.common.formats.sb3 import torch_file as _torch_file
@@ -25,9 +24,8 @@ from mlx_baselines3.common.nn.layers import named_parameters
 from mlx_baselines3.common.nn.optimizers import RMSpropTFLike
 from mlx_baselines3.common.save_util import is_json_serializable, recursive_getattr
 from mlx_baselines3.common.saving.sb3_buffer_nodes import encode_buffer
-from mlx_baselines3.common.vec_env import VecNormalize
 
-__all__ = ["SB3_VERSION", "export_replay_buffer", "export_sb3", "export_vec_normalize"]
+__all__ = ["SB3_VERSION", "export_replay_buffer", "export_sb3"]
 
 # Whose layout is written, and whose interface the package has.
 SB3_VERSION = "2.9.2"
@@ -123,18 +121,6 @@ def export_replay_buffer(
             write_to(stream, node)
     else:
         write_to(open_path(path, "w", verbose), node)
-
-
-def export_vec_normalize(env: VecNormalize, path: str | pathlib.Path | io.BufferedIOBase) -> None:
-    """
-    Write the statistics and settings of a ``VecNormalize`` as SB3 saves them: SB3's
-    ``VecNormalize.load(path, venv)`` reads the file.
-
-    :param env: the wrapper
-    :param path: the file or an open binary file
-    :raises NotInSB3: if it holds something that SB3 has no counterpart of
-    """
-    vec_normalize.export_vec_normalize(env, path, VecNormalize)
 
 
 def _entry(key: str, value: Any) -> Any:
