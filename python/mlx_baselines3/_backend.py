@@ -224,7 +224,7 @@ def _too_late() -> BlasState:
 
 
 def _installed_backends() -> list[str]:
-    """Found by their folders, since importing `importlib.metadata` is a twentieth of importing the package."""
+    """By their folders: `importlib.metadata` would be a twentieth of the time to import this package."""
     beside: list[str] = []
     for folder in sys.path:
         # Entries need not be folders, or exist.

@@ -16,7 +16,7 @@ from mlx_baselines3._lazy_names import _ABBREVIATIONS
 PACKAGE = pathlib.Path(mlx_baselines3.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # The doors to the Rust core.
-NATIVE_DOORS = {"_version.py", "_backend.py", "_system_info.py"}
+NATIVE_DOORS = {"_version.py", "_backend.py"}
 ROOT = pathlib.Path(__file__).parents[2]
 SOURCES = MODULES + sorted(
     path for room in ("tests", "benchmarks", "examples", "docs") for path in (ROOT / room).rglob("*.py")
