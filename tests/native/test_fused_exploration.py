@@ -1,4 +1,4 @@
-"""Off-policy stretches in Rust are single steps in Python, bit for bit, and callbacks see what SB3 shows."""
+"""Off-policy chunks in Rust are single steps in Python, bit for bit, and callbacks see what SB3 shows."""
 
 from typing import Any
 
@@ -17,9 +17,9 @@ from mlx_baselines3.common.callbacks import (
 )
 from mlx_baselines3.common.env_util import make_vec_env
 from mlx_baselines3.common.logger import Logger
-from mlx_baselines3.common.native import exploration as _native_exploration
 from mlx_baselines3.common.native.actor import native_actor
-from mlx_baselines3.common.native.exploration import Explorer
+from mlx_baselines3.common.native.eligibility import can_store_natively
+from mlx_baselines3.common.native.exploration import NativeCollector
 from mlx_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from mlx_baselines3.common.vec_env import DummyVecEnv, NativeVecEnv, VecNormalize
 
@@ -60,19 +60,19 @@ class Pages(Logger):
 _TIMES = ("time/fps", "time/time_elapsed")
 
 
-class CountStretches:
+class CountChunks:
     """Counts the calls of the fused loop, and the steps of each."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.lengths: list[int] = []
-        original = Explorer.explore
+        original = NativeCollector.collect_chunk
 
-        def explore(explorer: Any, *args: Any, **kwargs: Any) -> Any:
-            done = original(explorer, *args, **kwargs)
+        def collect_chunk(collector: Any, *args: Any, **kwargs: Any) -> Any:
+            done = original(collector, *args, **kwargs)
             self.lengths.append(done.n_steps)
             return done
 
-        monkeypatch.setattr(Explorer, "explore", explore)
+        monkeypatch.setattr(NativeCollector, "collect_chunk", collect_chunk)
 
 
 def normal() -> NormalActionNoise:
@@ -159,7 +159,7 @@ CASES = {
 def test_fused_stepwise_and_gymnasium_are_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES[name]
     steps = 420 * case.get("n_envs", 1) // 2 + 200
-    count = CountStretches(monkeypatch)
+    count = CountChunks(monkeypatch)
     fused, pages = run(case, True, None, steps)
     assert sum(count.lengths) * case.get("n_envs", 1) >= steps
     assert len(count.lengths) == sum(count.lengths) or max(count.lengths) > 4
@@ -177,10 +177,10 @@ def test_fused_stepwise_and_gymnasium_are_one(name: str, monkeypatch: pytest.Mon
     assert fused["timeouts"].any() == ("limit" in case and "replay_buffer_kwargs" not in case)
 
 
-def test_a_dump_in_the_middle_of_a_stretch_has_the_steps_of_its_episode(
+def test_a_dump_in_the_middle_of_a_chunk_has_the_steps_of_its_episode(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    count = CountStretches(monkeypatch)
+    count = CountChunks(monkeypatch)
     model = make_model(DQN, "CartPole-v1", train_freq=400, learning_starts=0, gradient_steps=0)
     pages = Pages()
     model.set_logger(pages)
@@ -210,7 +210,7 @@ def test_a_users_callback_sees_every_step() -> None:
         assert (step["dones"].shape, len(step["infos"]), step["self"]) == ((2,), 2, model)
 
 
-def test_stretches_are_as_long_as_callbacks_allow(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_chunks_are_as_long_as_callbacks_allow(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     checkpoint = CheckpointCallback(6, str(tmp_path))
     cases = [
         (None, [10, 10]),
@@ -221,7 +221,7 @@ def test_stretches_are_as_long_as_callbacks_allow(monkeypatch: pytest.MonkeyPatc
         (EveryNTimesteps(13, ConvertCallback(None)), [4, 4, 4, 4]),
     ]
     for callback, expected in cases:
-        count = CountStretches(monkeypatch)
+        count = CountChunks(monkeypatch)
         model = make_model(DQN, "CartPole-v1", n_envs=3, train_freq=10, gradient_steps=0, learning_starts=0)
         model.learn(60, callback)
         assert count.lengths == expected, callback
@@ -262,7 +262,7 @@ def test_what_python_must_see_is_not_fused(monkeypatch: pytest.MonkeyPatch, tmp_
             self.exploration_rate = 0.5
 
     cart = {"env_id": "CartPole-v1", "gradient_steps": 0, "train_freq": 10}
-    count = CountStretches(monkeypatch)
+    count = CountChunks(monkeypatch)
     noise = OwnNoise(np.zeros(1), np.ones(1))
     models = [
         make_model(DQN, **cart, replay_buffer_class=OwnBuffer),
@@ -360,7 +360,7 @@ def test_it_says_once_why_mlx_infers(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out.count("MLX infers each step of the rollouts, because gSDE is used.") == 1
 
 
-def test_nothing_of_a_running_session_is_saved(tmp_path: Any) -> None:
+def test_nothing_of_a_running_collection_is_saved(tmp_path: Any) -> None:
     class Save(BaseCallback):
         def _on_rollout_start(self) -> None:
             self.model.save(tmp_path / "model")
@@ -369,20 +369,20 @@ def test_nothing_of_a_running_session_is_saved(tmp_path: Any) -> None:
             return True
 
     make_model(DQN, "CartPole-v1", gradient_steps=0).learn(20, Save())
-    assert DQN.load(tmp_path / "model")._session is None
+    assert DQN.load(tmp_path / "model")._collector_choice is None
 
 
 def test_arrays_that_do_not_fit_are_refused() -> None:
     model = make_model(DQN, "CartPole-v1", gradient_steps=0)
     model.learn(8)
-    explorer = Explorer(
+    collector = NativeCollector(
         native_actor(model.policy), model.env._core, model.replay_buffer, model.action_space,
         lambda count: [True] * count,
     )  # fmt: skip
     with pytest.raises(ValueError, match="last observations"):
-        explorer.explore(np.zeros((2, 4), np.float32), 3)
-    explorer._columns = (*explorer._columns[:3], np.zeros((7, 1), np.float32), *explorer._columns[4:])
+        collector.collect_chunk(np.zeros((2, 4), np.float32), 3)
+    collector._columns = (*collector._columns[:3], np.zeros((7, 1), np.float32), *collector._columns[4:])
     with pytest.raises(ValueError, match="rewards holds 7 numbers, expected 200"):
-        explorer.explore(model._last_obs, 3)
+        collector.collect_chunk(model._last_obs, 3)
     assert model.replay_buffer.pos == 8
-    assert not _native_exploration.fills(model.replay_buffer, NativeVecEnv("Pendulum-v1").action_space)
+    assert not can_store_natively(model.replay_buffer, NativeVecEnv("Pendulum-v1").action_space)

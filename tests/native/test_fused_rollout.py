@@ -44,7 +44,7 @@ class Watch(BaseCallback):
         return True
 
 
-class CountStretches:
+class CountChunks:
     """Counts the calls of the fused loop, and the steps of each."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_a_users_callback_sees_every_step() -> None:
             assert np.array_equal(step["new_obs"], buffer.observations[row + 1])
 
 
-def test_stretches_are_as_long_as_callbacks_allow(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_chunks_are_as_long_as_callbacks_allow(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     class Own(EvalCallback):
         def _on_step(self) -> bool:
             return True
@@ -180,7 +180,7 @@ def test_stretches_are_as_long_as_callbacks_allow(monkeypatch: pytest.MonkeyPatc
         (LogEveryNTimesteps(30), [10, 10]),
     ]
     for callback, expected in cases:
-        count = CountStretches(monkeypatch)
+        count = CountChunks(monkeypatch)
         model = make_idle_model("CartPole-v1", n_steps=10)
         model.learn(60, callback)
         assert count.lengths == expected, callback
@@ -257,7 +257,7 @@ def test_closed_environments_are_refused() -> None:
 
 
 def test_monitor_files_are_written(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    count = CountStretches(monkeypatch)
+    count = CountChunks(monkeypatch)
     env = NativeVecEnv("CartPole-v1", 2, monitor_dir=str(tmp_path))
     model = IdlePPO("MlpPolicy", env, n_steps=100, batch_size=200, seed=0, device="cpu").learn(200)
     lines = sum(len(path.read_text().splitlines()) - 2 for path in tmp_path.iterdir())

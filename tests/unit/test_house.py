@@ -45,7 +45,7 @@ def test_torch_and_sb3_stay_outside(path):
 
 # Ours and public, and the parts of the two families of algorithms.
 OURS = {"export", "layers", "policy_checker"}
-PARTS = {"_on_policy_collection", "_off_policy_collection", "_off_policy_steps"}
+PARTS = {"_off_policy_steps"}
 
 
 def test_common_shows_sb3s_modules():
@@ -71,7 +71,6 @@ FLOORS = [
     "common.saving common.training",
     "common.callbacks common.policy_checker",
     "common.base_class",
-    "common._off_policy_collection common._on_policy_collection",
     "common._off_policy_steps common.on_policy_algorithm",
     "common.off_policy_algorithm",
     "a2c ppo dqn sac td3",
