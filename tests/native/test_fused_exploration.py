@@ -22,6 +22,7 @@ from mlx_baselines3.common.native.eligibility import can_store_natively
 from mlx_baselines3.common.native.exploration import NativeCollector
 from mlx_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from mlx_baselines3.common.vec_env import DummyVecEnv, NativeVecEnv, VecNormalize
+from mlx_baselines3.dqn.policies import MlpPolicy
 
 COLUMNS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
@@ -356,8 +357,117 @@ def test_a_callback_may_change_the_policy_at_the_ends_of_rollouts() -> None:
 def test_it_says_once_why_mlx_infers(capsys: pytest.CaptureFixture[str]) -> None:
     model = make_model(SAC, "Pendulum-v1", use_sde=True, gradient_steps=0, verbose=1)
     capsys.readouterr()
+    model.learn(20).learn(20)
+    out = capsys.readouterr().out
+    assert out.count("MLX infers each step of the rollouts, because gSDE is used.\n") == 1
+    assert out.count("because") == 1
+
+
+class OwnBuffer(ReplayBuffer):
+    pass
+
+
+class OwnNoise(NormalActionNoise):
+    pass
+
+
+class OwnDQN(DQN):
+    def _store_transition(self, *args: Any) -> None:
+        super()._store_transition(*args)
+
+
+class OwnPolicy(MlpPolicy):
+    def _predict(self, observation: mx.array, deterministic: bool = True) -> mx.array:
+        return super()._predict(observation, deterministic)
+
+
+def _own_method(model: Any) -> None:
+    model._on_step = lambda: None
+
+
+def _own_add(model: Any) -> None:
+    model.replay_buffer.add = model.replay_buffer.add
+
+
+def _noise(cls: Any, *args: Any) -> Any:
+    return lambda _: {"action_noise": cls(np.zeros(1), np.ones(1), *args)}
+
+
+CART, PENDULUM = "CartPole-v1", "Pendulum-v1"
+# Algorithm, environments, arguments (from a folder), what is done to the model, and the reason.
+STEPWISE: dict[str, tuple[Any, Any, Any, Any, str]] = {
+    "wrapper": (DQN, lambda _: VecNormalize(NativeVecEnv(CART)), None, None,
+                "the environments are wrapped in VecNormalize"),
+    "files": (DQN, lambda path: NativeVecEnv(CART, monitor_dir=str(path)), None, None,
+              "the environments write monitor files"),
+    "method of a class": (OwnDQN, CART, None, None, "OwnDQN has its own _store_transition"),
+    "method of a model": (DQN, CART, None, _own_method, "DQN has its own _on_step"),
+    "buffer": (DQN, CART, lambda _: {"replay_buffer_class": OwnBuffer}, None,
+               "the replay buffer is a OwnBuffer"),
+    "method of a buffer": (DQN, CART, None, _own_add, "this ReplayBuffer was changed"),
+    "noise": (TD3, PENDULUM, _noise(OwnNoise), None, "the action noise is a OwnNoise"),
+    "noise of several": (TD3, lambda _: NativeVecEnv(PENDULUM, 2), _noise(OwnNoise), None,
+                         "the action noise is a OwnNoise"),
+    "noise in float64": (TD3, PENDULUM, _noise(NormalActionNoise, np.float64), None,
+                         "this NormalActionNoise was changed or does not give float32 numbers"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STEPWISE)
+def test_it_says_once_why_python_takes_the_steps(
+    name: str, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    algorithm, env, kwargs, change, reason = STEPWISE[name]
+    model = algorithm(
+        "MlpPolicy", env if isinstance(env, str) else env(tmp_path),
+        **small(gradient_steps=0, verbose=1, **(kwargs(tmp_path) if kwargs else {})),
+    )  # fmt: skip
+    if change is not None:
+        change(model)
+    capsys.readouterr()
+    model.learn(20).learn(20, Watch())
+    out = capsys.readouterr().out
+    assert out.count(f"Python takes each step of the rollouts, because {reason}.\n") == 1
+    assert out.count("because") == 1
+
+
+def test_it_says_nothing_where_there_is_nothing_to_change(capsys: pytest.CaptureFixture[str]) -> None:
+    python = make_env(CART, 1, native=False, limit=None)
+    quiet = DQN("MlpPolicy", VecNormalize(NativeVecEnv(CART)), **small(gradient_steps=0))
+    models = [
+        make_model(DQN, CART, gradient_steps=0, verbose=1),
+        make_model(DQN, CART, native=False, gradient_steps=0, verbose=1),
+        # Python steps them anyway.
+        OwnDQN("MlpPolicy", VecNormalize(python), **small(gradient_steps=0, verbose=1)),
+        quiet,
+    ]
+    for model in models:
+        model.learn(20)
+        model.learn(20, Watch())
+    assert "because" not in capsys.readouterr().out
+
+
+def test_a_reason_is_told_again_when_it_is_another(capsys: pytest.CaptureFixture[str]) -> None:
+    env = NativeVecEnv(CART)
+    model = DQN(OwnPolicy, VecNormalize(env), **small(gradient_steps=0, verbose=1))
     model.learn(20)
-    assert capsys.readouterr().out.count("MLX infers each step of the rollouts, because gSDE is used.") == 1
+    out = capsys.readouterr().out
+    assert "MLX infers each step of the rollouts, because OwnPolicy has its own _predict.\n" in out
+    assert out.count("because") == 1
+    model.policy = MlpPolicy(env.observation_space, env.action_space, lambda _: 1e-3)
+    model.learn(20)
+    assert "because the environments are wrapped in VecNormalize.\n" in capsys.readouterr().out
+    model.set_env(env)
+    model.learn(20)
+    assert "because" not in capsys.readouterr().out
+
+
+def test_a_file_does_not_hold_what_was_said(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    model = DQN("MlpPolicy", VecNormalize(NativeVecEnv(CART)), **small(gradient_steps=0, verbose=1))
+    model.learn(20).save(tmp_path / "model")
+    assert capsys.readouterr().out.count("because") == 1
+    DQN.load(tmp_path / "model", VecNormalize(NativeVecEnv(CART))).learn(20)
+    assert capsys.readouterr().out.count("because") == 1
 
 
 def test_nothing_of_a_running_collection_is_saved(tmp_path: Any) -> None:

@@ -23,7 +23,7 @@ from mlx_baselines3.common.callbacks import (
 from mlx_baselines3.common.env_util import make_vec_env
 from mlx_baselines3.common.native.actor import NativeActor
 from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
-from mlx_baselines3.common.vec_env import DummyVecEnv
+from mlx_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from mlx_baselines3.common.vec_env.native_vec_env import NativeVecEnv
 
 COLUMNS = (
@@ -234,6 +234,22 @@ def test_it_says_once_why_mlx_infers(capsys: pytest.CaptureFixture[str]) -> None
         assert capsys.readouterr().out.count(f"because {reason}.\n") == 1
     make_idle_model("Pendulum-v1", n_steps=10, verbose=1).learn(60)
     assert "because" not in capsys.readouterr().out
+
+
+def test_it_says_once_why_python_takes_the_steps(capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
+    squashed = {"use_sde": True, "policy_kwargs": {"squash_output": True}}
+    for env, kwargs, reason in (
+        (VecNormalize(NativeVecEnv("Pendulum-v1")), {}, "the environments are wrapped in VecNormalize"),
+        (NativeVecEnv("Pendulum-v1", monitor_dir=str(tmp_path)), {}, "the environments write monitor files"),
+        (NativeVecEnv("Pendulum-v1"), squashed, "the policy squashes its actions"),
+        (make_vec_env("Pendulum-v1", vec_env_cls=DummyVecEnv), squashed, None),
+    ):
+        model = IdlePPO("MlpPolicy", env, n_steps=10, batch_size=10, device="cpu", verbose=1, **kwargs)
+        capsys.readouterr()
+        model.learn(20).learn(20)
+        out = capsys.readouterr().out
+        assert out.count("because") == (reason is not None)
+        assert f"Python takes each step of the rollouts, because {reason}.\n" in out or reason is None
 
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])

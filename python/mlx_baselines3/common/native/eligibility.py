@@ -39,6 +39,8 @@ _COLLECTION_HOOKS = (
     "_on_step", "_random_steps", "_sample_action", "_store_transition", "_update_current_progress_remaining",
     "_update_info_buffer", "_with_terminal_observations", "predict", "progress_at",
 )  # fmt: skip
+_NOISES = (NormalActionNoise, OrnsteinUhlenbeckActionNoise)
+_REPLAY_BUFFERS = (ReplayBuffer, NStepReplayBuffer)
 _REPLAY_COLUMNS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
@@ -107,10 +109,11 @@ def check_collection(model: Any, buffer: Any, noise: ActionNoise | None) -> None
     if isinstance(model.action_space, spaces.Box) and not model.policy.squash_output:
         raise NotNative("the policy does not squash its actions")
     if predrawable_noises(noise) is None:
-        parts = getattr(noise, "noises", None) or [noise]
-        raise NotNative(f"there is no native form of this {type(parts[0]).__name__}")
+        raise NotNative(_why_not_predrawable(noise))
     if not can_store_natively(buffer, model.action_space):
-        raise NotNative(f"there is no native form of this {type(buffer).__name__}")
+        name = type(buffer).__name__
+        known = type(buffer) in _REPLAY_BUFFERS
+        raise NotNative(f"this {name} was changed" if known else f"the replay buffer is a {name}")
 
 
 def can_store_natively(buffer: Any, action_space: spaces.Space[Any]) -> bool:
@@ -119,7 +122,7 @@ def can_store_natively(buffer: Any, action_space: spaces.Space[Any]) -> bool:
     :param action_space: the action space
     :return: whether Rust can store steps as the buffer's own ``add`` does
     """
-    if type(buffer) not in (ReplayBuffer, NStepReplayBuffer) or "add" in vars(buffer):
+    if type(buffer) not in _REPLAY_BUFFERS or "add" in vars(buffer):
         return False
     dtype = np.int64 if isinstance(action_space, spaces.Discrete) else np.float32
     rows = (buffer.buffer_size, buffer.n_envs)
@@ -141,7 +144,14 @@ def predrawable_noises(noise: ActionNoise | None) -> list[ActionNoise] | None:
     if noise is None:
         return []
     parts = noise.noises if type(noise) is VectorizedActionNoise else [noise]
-    known = (NormalActionNoise, OrnsteinUhlenbeckActionNoise)
-    if any(type(part) not in known or {"__call__", "reset"} & vars(part).keys() for part in parts):
+    if any(type(part) not in _NOISES or {"__call__", "reset"} & vars(part).keys() for part in parts):
         return None
     return parts if all(np.dtype(part._dtype) == np.float32 for part in parts) else None  # type: ignore[attr-defined]
+
+
+def _why_not_predrawable(noise: Any) -> str:
+    parts = noise.noises if type(noise) is VectorizedActionNoise else [noise]
+    unknown = next((type(part).__name__ for part in parts if type(part) not in _NOISES), None)
+    if unknown is not None:
+        return f"the action noise is a {unknown}"
+    return f"this {type(parts[0]).__name__} was changed or does not give float32 numbers"
