@@ -159,6 +159,12 @@ def test_files_are_one_topic_and_functions_fit_a_screen(path):
             assert length <= 50, f"{node.name} has {length} lines"
 
 
+def test_no_two_test_modules_share_a_name():
+    """pytest imports them by their file names, without folders, and so do processes that a test spawns."""
+    names = [path.stem for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_import_needs_no_extra():
     extras = ("pandas", "matplotlib", "tensorboard", "tqdm", "rich", "pygame", "torch", "stable_baselines3")
     code = (

@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
-import checkpoint_runs
-from checkpoint_runs import CASES, learn, make
+from support import checkpoint_runs
+from support.checkpoint_runs import CASES, learn, make
 
 # Where in the run: before anything was learned, in the middle of a rollout, near the end.
 KILLS = {

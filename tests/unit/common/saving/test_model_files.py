@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from exported_models import make
 from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
 from mlx_baselines3.common.env_util import make_vec_env
 from mlx_baselines3.common.formats.sb3 import torch_file as _torch_file
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.vec_env import DummyVecEnv
+from support.exported_models import make
 
 SMALL = {"n_steps": 8, "batch_size": 4, "n_epochs": 1, "policy_kwargs": {"net_arch": [4]}}
 OBS = np.linspace(-1, 1, 20, dtype=np.float32).reshape(5, 4)

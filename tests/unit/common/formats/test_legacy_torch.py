@@ -1,6 +1,5 @@
 """Torch's format from before 1.6: what torch wrote, and files made by hand that are wrong in one place."""
 
-import pathlib
 import random
 import struct
 
@@ -12,8 +11,9 @@ from mlx_baselines3 import PPO
 from mlx_baselines3.common.formats.archive import ModelFileError
 from mlx_baselines3.common.formats.sb3 import torch_file as _torch_file
 from mlx_baselines3.common.formats.sb3.pickle_writer import Global, Node, persistent, write
+from support import DATA
 
-FOLDER = pathlib.Path(__file__).parents[2] / "data" / "torch"
+FOLDER = DATA / "torch"
 MACHINE = {
     "protocol_version": 1001,
     "little_endian": True,

@@ -11,11 +11,11 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from thread_models import ACTIONS, MODELS, VECTORS, Drawn, in_thread, numbers, observation
 
 from mlx_baselines3 import PPO, SAC, HerReplayBuffer
 from mlx_baselines3.common import utils
 from mlx_baselines3.common.policies import ActorCriticPolicy
+from support.thread_models import ACTIONS, MODELS, VECTORS, Drawn, in_thread, numbers, observation
 
 # What Rust would update is tried both ways.
 KINDS = [(name, "native") for name in MODELS] + [(name, "mlx") for name in ("ppo_box", "dqn", "sac", "td3")]

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from checkpoint_runs import CASES, assert_same_parameters, learn, make, saved
 from mlx_baselines3 import A2C, DQN, PPO, HerReplayBuffer
 from mlx_baselines3.common.callbacks import CheckpointCallback, EveryNTimesteps
 from mlx_baselines3.common.env_util import make_vec_env
@@ -17,7 +16,8 @@ from mlx_baselines3.common.vec_env import (
     VecFrameStack,
     VecNormalize,
 )
-from random_env import RandomEnv
+from support.checkpoint_runs import CASES, assert_same_parameters, learn, make, saved
+from support.random_env import RandomEnv
 
 SMALL = {"policy_kwargs": {"net_arch": [4]}}
 PPO_ARGS = {"n_steps": 8, "batch_size": 8, "n_epochs": 1, **SMALL}

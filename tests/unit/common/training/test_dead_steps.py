@@ -12,7 +12,7 @@ from mlx_baselines3.common.callbacks import BaseCallback
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.training import update
 from mlx_baselines3.common.vec_env import GymVecEnv
-from next_step_env import NextStep
+from support.next_step_env import NextStep
 
 SMALL = {"policy_kwargs": {"net_arch": [4]}, "seed": 0}
 # Episodes of 2 and of 3 steps, each with a dead step behind it; in row 10 both end at once.

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 import pytest
-from memory import growth
 from mlx.utils import tree_flatten
 
 from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
@@ -21,6 +20,7 @@ from mlx_baselines3.common.policies.critics import ContinuousCritic
 from mlx_baselines3.common.torch_layers import FlattenExtractor
 from mlx_baselines3.common.training import off_policy_update, update
 from mlx_baselines3.ppo import losses
+from support.memory import growth
 
 pytestmark = pytest.mark.usefixtures("mlx_updates")
 

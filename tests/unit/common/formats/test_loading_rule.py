@@ -5,7 +5,6 @@ import copy
 import inspect
 import io
 import json
-import pathlib
 import pickle
 import re
 import sys
@@ -34,8 +33,9 @@ from mlx_baselines3.common.torch_layers import FlattenExtractor
 from mlx_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from mlx_baselines3.common.vec_env import NativeVecEnv, SubprocVecEnv
 from mlx_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
+from support import ROOT
 
-PAGE = (pathlib.Path(__file__).parents[3] / "docs" / "saving.md").read_text()
+PAGE = (ROOT / "docs" / "saving.md").read_text()
 SMALL = {"n_steps": 8, "batch_size": 8, "n_epochs": 1, "policy_kwargs": {"net_arch": [3]}}
 
 USERS = """

@@ -12,16 +12,16 @@ import time
 import pytest
 
 import mlx_baselines3
-import writer_cases
 from mlx_baselines3 import _atomic
 from mlx_baselines3._atomic import atomic_open, atomic_path
+from support import writer_cases
 
 PACKAGE = pathlib.Path(mlx_baselines3.__file__).parent
 APPENDS = "a log: rows are appended as they come, and flushed; SB3 starts it anew with every run"
 STREAM = "writes to a stream that is given"
 ATOMIC = "the way by which files are replaced as a whole"
 # Where files are opened to write, or given to what opens them, and why that is right. Those of the last kind
-# have cases in writer_cases.py.
+# have cases in support/writer_cases.py.
 WRITERS = {
     "_atomic.py:atomic_open open": "a device or a pipe, which cannot be replaced",
     "_atomic.py:_temporary open": ATOMIC,

@@ -5,12 +5,12 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from golden import Case, SpacesOnlyEnv
 from gymnasium import spaces
 
 from mlx_baselines3.common.logger import Logger
 from mlx_baselines3.common.type_aliases import ReplayBufferSamples
 from mlx_baselines3.common.vec_env import DummyVecEnv
+from support.golden import Case, SpacesOnlyEnv
 
 VECTOR = spaces.Box(-np.inf, np.inf, (5,), np.float32)
 CONTINUOUS = spaces.Box(-2.0, 2.0, (2,), np.float32)

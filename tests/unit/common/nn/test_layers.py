@@ -23,6 +23,7 @@ from mlx_baselines3.common.nn.layers import (
     set_named_parameters,
 )
 from mlx_baselines3.common.policies import ActorCriticPolicy
+from support.convolutions import numpy_convolution
 
 OBSERVATIONS = spaces.Box(-1, 1, (4,), np.float32)
 
@@ -243,19 +244,6 @@ def test_initial_weights_of_a_policy():
         np.testing.assert_allclose(norms, gain, rtol=1e-5)
         assert not np.array(layer.bias).any()
     assert np.array(make_policy(ortho_init=False).action_net.bias).any()
-
-
-def numpy_convolution(x, weight, bias, stride, padding):
-    x = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
-    n, _, height, width = x.shape
-    out_channels, _, kernel, _ = weight.shape
-    rows, columns = (height - kernel) // stride + 1, (width - kernel) // stride + 1
-    out = np.zeros((n, out_channels, rows, columns))
-    for i in range(rows):
-        for j in range(columns):
-            patch = x[:, :, i * stride : i * stride + kernel, j * stride : j * stride + kernel]
-            out[:, :, i, j] = np.einsum("nchw,ochw->no", patch, weight) + bias
-    return out
 
 
 @pytest.mark.parametrize(("stride", "padding"), [(1, 0), (2, 1), (3, 0)])

@@ -3,17 +3,17 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
+from support import TESTS
+
 SETUP = f"""
 import sys
-sys.path.insert(0, {str(HERE)!r})
+sys.path.insert(0, {str(TESTS)!r})
 import multiprocessing, os, threading, time
 import numpy as np
-from thread_models import IN_RUST, MODELS, in_thread, numbers, observation
+from support.thread_models import IN_RUST, MODELS, in_thread, numbers, observation
 from mlx_baselines3 import PPO, SAC, _native
 """
 FORK = """

@@ -8,8 +8,11 @@ import cloudpickle
 import mlx.core as mx
 import numpy as np
 import pytest
-from memory import growth
-from native_models import (
+
+from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
+from mlx_baselines3.common.native.vectors import TrainedVector
+from support.memory import growth
+from support.native_models import (
     ROWS,
     SETTING,
     assert_close,
@@ -19,9 +22,6 @@ from native_models import (
     state_of,
     train,
 )
-
-from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
-from mlx_baselines3.common.native.vectors import TrainedVector
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
 

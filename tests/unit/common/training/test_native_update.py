@@ -9,7 +9,12 @@ import mlx.optimizers as optim
 import numpy as np
 import pytest
 from gymnasium import spaces
-from native_models import (
+
+from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3, _native
+from mlx_baselines3.common.buffers import NStepReplayBuffer
+from mlx_baselines3.common.nn.optimizers import RMSpropTFLike
+from mlx_baselines3.common.policies import evaluated
+from support.native_models import (
     BOX,
     ROWS,
     assert_close,
@@ -19,11 +24,6 @@ from native_models import (
     state_of,
     train,
 )
-
-from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3, _native
-from mlx_baselines3.common.buffers import NStepReplayBuffer
-from mlx_baselines3.common.nn.optimizers import RMSpropTFLike
-from mlx_baselines3.common.policies import evaluated
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from checkpoint_runs import assert_same_parameters, learn, make, saved
 from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
 from mlx_baselines3.common.buffers import (
     DictReplayBuffer,
@@ -23,7 +22,8 @@ from mlx_baselines3.common.buffers import (
 from mlx_baselines3.common.formats.archive import ArchiveReader
 from mlx_baselines3.common.save_util import ModelFileError
 from mlx_baselines3.common.saving.buffer_stream import read_buffer, write_buffer
-from random_env import RandomEnv
+from support.checkpoint_runs import assert_same_parameters, learn, make, saved
+from support.random_env import RandomEnv
 
 BOX_OF_ONE = spaces.Box(-1.0, 1.0, (1,))
 SMALL = {"policy_kwargs": {"net_arch": [4]}}

@@ -1,7 +1,6 @@
 """Model files with bytes changed, cut or exchanged: read or refused, nothing else, and nothing big."""
 
 import io
-import pathlib
 import tracemalloc
 import warnings
 import zipfile
@@ -25,8 +24,9 @@ from mlx_baselines3.common.saving import checkpoint
 from mlx_baselines3.common.saving.buffer_stream import read_buffer
 from mlx_baselines3.common.saving.run_record import RunRecord
 from mlx_baselines3.common.vec_env import NativeVecEnv
+from support import DATA
 
-SB3_FILE = pathlib.Path(__file__).parents[2] / "data" / "models" / "sac_pendulum.zip"
+SB3_FILE = DATA / "models" / "sac_pendulum.zip"
 BOUND = 100 * 2**20
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 

@@ -9,7 +9,7 @@ from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3, HerReplayBuffer
 from mlx_baselines3.common.envs import BitFlippingEnv
 from mlx_baselines3.common.nn.optimizers import RMSpropTFLike
 from mlx_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
-from random_env import RandomEnv
+from support.random_env import RandomEnv
 
 VECTOR = spaces.Box(-2.0, 2.0, (3,))
 IMAGE = spaces.Box(0, 255, (1, 36, 36), np.uint8)

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from exported_models import CASES, IMAGE, MOVE, SMALL, VECTOR, make, observations
 from mlx_baselines3 import DQN, PPO, SAC
 from mlx_baselines3.common.export import NotInONNX, NotInSB3, export_onnx, export_sb3
 from mlx_baselines3.common.formats.sb3.pickle_reader import parse
@@ -24,7 +23,8 @@ from mlx_baselines3.common.noise import NormalActionNoise
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.torch_layers import FlattenExtractor
 from mlx_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
-from random_env import RandomEnv
+from support.exported_models import CASES, IMAGE, MOVE, SMALL, VECTOR, make, observations
+from support.random_env import RandomEnv
 
 
 def with_optimizer_state(model):

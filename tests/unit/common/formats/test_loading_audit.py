@@ -1,14 +1,13 @@
 """Loading causes nothing but reading the named file, whatever that says: a child under an audit hook."""
 
 import json
-import pathlib
 import subprocess
 import sys
 import textwrap
 
 import pytest
 
-TESTS = pathlib.Path(__file__).parents[2]
+from support import TESTS
 
 # A good file of each kind is loaded first, so that what is imported late is there. Then the watch goes on.
 CHILD = """
@@ -18,7 +17,7 @@ CHILD = """
     warnings.simplefilter("ignore")
     import mlx_baselines3
     import fuzz_archives as fuzz
-    from audit_hook import Watch
+    from support.audit_hook import Watch
     from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
     from mlx_baselines3.common.formats.sb3 import torch_file as _torch_file
     from mlx_baselines3.common.saving.replay import load_replay_buffer

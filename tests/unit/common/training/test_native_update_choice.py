@@ -6,7 +6,6 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 import pytest
-from native_models import SETTING, assert_close, both_ways, off_policy, on_policy, train
 
 from mlx_baselines3 import A2C, PPO, SAC, TD3
 from mlx_baselines3.common.buffers import RolloutBuffer
@@ -16,6 +15,7 @@ from mlx_baselines3.common.nn.optimizers import RMSpropTFLike
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
 from mlx_baselines3.common.policies.critics import ContinuousCritic
 from mlx_baselines3.common.training.native_on_policy import NativeOnPolicyUpdate
+from support.native_models import SETTING, assert_close, both_ways, off_policy, on_policy, train
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
 
