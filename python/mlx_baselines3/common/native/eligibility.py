@@ -31,7 +31,9 @@ __all__ = [
     "check_rollout_buffer",
     "check_unchanged",
     "is_shipped",
+    "mlx_infers",
     "predrawable_noises",
+    "python_steps",
 ]
 
 # Methods of off-policy algorithms that several steps in Rust replace, or call later than single steps would.
@@ -46,6 +48,22 @@ _REPLAY_COLUMNS = ("observations", "next_observations", "actions", "rewards", "d
 
 class NotNative(Exception):
     """Something that only MLX or Python can do. The message completes "because"."""
+
+
+def mlx_infers(reason: Any) -> str:
+    """
+    :param reason: why the policy is not native
+    :return: the sentence that tells a user
+    """
+    return f"MLX infers each step of the rollouts, because {reason}."
+
+
+def python_steps(reason: Any) -> str:
+    """
+    :param reason: why native environments are not stepped in Rust, although the policy may be native
+    :return: the sentence that tells a user
+    """
+    return f"Python takes each step of the rollouts, because {reason}."
 
 
 def check_unchanged(policy: Any, base: type, names: Collection[str]) -> None:
@@ -96,18 +114,13 @@ def check_collection(model: Any, buffer: Any, noise: ActionNoise | None) -> None
     :param model: an off-policy algorithm
     :param buffer: its replay buffer
     :param noise: its action noise
-    :raises NotNative: its steps in native environments cannot be taken in Rust
+    :raises NotNative: its steps in native environments cannot be taken in Rust, whatever its policy is
     """
     kind = type(model)
     for name in _COLLECTION_HOOKS:
         # Algorithms of this package override some of them, and Rust knows how.
         if name in vars(model) or not is_shipped(getattr(kind, name)):
             raise NotNative(f"{kind.__name__} has its own {name}")
-    if model.use_sde:
-        # The noise lives in the policy's MLX arrays, which Rust does not see.
-        raise NotNative("gSDE is used")
-    if isinstance(model.action_space, spaces.Box) and not model.policy.squash_output:
-        raise NotNative("the policy does not squash its actions")
     if predrawable_noises(noise) is None:
         raise NotNative(_why_not_predrawable(noise))
     if not can_store_natively(buffer, model.action_space):

@@ -16,7 +16,13 @@ from gymnasium import spaces
 from mlx_baselines3 import _native
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.native.actor import NativeActor, native_actor
-from mlx_baselines3.common.native.eligibility import NotNative, check_collection, predrawable_noises
+from mlx_baselines3.common.native.eligibility import (
+    NotNative,
+    check_collection,
+    mlx_infers,
+    predrawable_noises,
+    python_steps,
+)
 from mlx_baselines3.common.native.interrupts import interrupts_allowed
 from mlx_baselines3.common.noise import ActionNoise, OrnsteinUhlenbeckActionNoise
 from mlx_baselines3.common.vec_env import VecEnv
@@ -175,19 +181,25 @@ def choose_collector(
     :return: what takes the steps in Rust; otherwise a sentence that says why Rust does not, or nothing where
         only the environments are not native
     """
+    core = stepped_in_rust(env)
+    # What decides is asked before every rollout, so that what takes the least time comes first.
+    if core is not None:
+        try:
+            check_collection(model, buffer, noise)
+        except NotNative as reason:
+            return python_steps(reason)
     try:
         actor = native_actor(model.policy)
+        if model.use_sde:
+            # The noise lives in the policy's MLX arrays, which Rust does not see.
+            raise NotNative("gSDE is used")
     except NotNative as reason:
-        return f"MLX infers each step of the rollouts, because {reason}."
-    core = stepped_in_rust(env)
-    try:
-        if core is None:
-            if (why := why_stepped_in_python(env)) is None:
-                return ""
-            raise NotNative(why)
-        check_collection(model, buffer, noise)
-    except NotNative as reason:
-        return f"Python takes each step of the rollouts, because {reason}."
+        return mlx_infers(reason)
+    if core is None:
+        why = why_stepped_in_python(env)
+        return "" if why is None else python_steps(why)
+    if isinstance(model.action_space, spaces.Box) and not model.policy.squash_output:
+        return python_steps("the policy does not squash its actions")
     random_steps = partial(model._random_steps, n_envs=env.num_envs, learning_starts=learning_starts)
     return NativeCollector(actor, core, buffer, model.action_space, random_steps, noise)
 

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from mlx_baselines3.common.buffers import RolloutBuffer
 from mlx_baselines3.common.native.actor import NativeActor, native_actor
 from mlx_baselines3.common.native.blueprint import Observations, side_by_side
-from mlx_baselines3.common.native.eligibility import NotNative, check_rollout_buffer
+from mlx_baselines3.common.native.eligibility import NotNative, check_rollout_buffer, mlx_infers, python_steps
 from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
 from mlx_baselines3.common.nn.threads import tracing
 from mlx_baselines3.common.vec_env import VecEnv
@@ -35,7 +35,7 @@ def choose_actor(policy: Any, buffer: Any) -> NativeActor | str:
         check_rollout_buffer(buffer)
         return native_actor(policy)
     except NotNative as reason:
-        return f"MLX infers each step of the rollouts, because {reason}."
+        return mlx_infers(reason)
 
 
 def actions_for_env(policy: Any, action_space: spaces.Space[Any], actions: np.ndarray) -> np.ndarray:
@@ -142,7 +142,7 @@ class NativeRollout:
         reason = why_stepped_in_python(self._env)
         if reason is None and self._policy.squash_output and stepped_in_rust(self._env) is not None:
             reason = "the policy squashes its actions"
-        return "" if reason is None else f"Python takes each step of the rollouts, because {reason}."
+        return "" if reason is None else python_steps(reason)
 
     def take_steps(self, last: tuple[Any, np.ndarray], count: int) -> Steps:
         """
