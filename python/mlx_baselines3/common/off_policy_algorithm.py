@@ -1,6 +1,7 @@
 """What DQN, SAC, TD3 and DDPG share: store what was experienced, then learn from samples of it."""
 
 import io
+import math
 import pathlib
 import warnings
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -455,7 +456,9 @@ class OffPolicyAlgorithm(OffPolicySteps):
         :param learning_starts: environment steps with random actions
         :return: one flag for each step
         """
-        return [self.num_timesteps + i * n_envs < learning_starts for i in range(count)]
+        # A chunk may have millions of steps.
+        n_random = max(math.ceil(min((learning_starts - self.num_timesteps) / n_envs, count)), 0)
+        return [True] * n_random + [False] * (count - n_random)
 
     def _native_chunk(
         self,
