@@ -50,7 +50,7 @@ def test_torch_and_sb3_stay_outside(path):
 OURS = {"export", "layers", "policy_checker"}
 # What modules need of two of SB3's, `type_aliases` and `base_class`, that import them.
 PRIVATE = {"_types", "_model"}
-PARTS = {"_on_policy_collection", "_off_policy_collection", "_off_policy_steps"}
+PARTS = {"_off_policy_steps"}
 
 
 def test_common_shows_sb3s_modules():
@@ -142,7 +142,6 @@ FLOORS = [
     "common.callbacks common.policy_checker",
     "common.type_aliases",
     "common.base_class",
-    "common._off_policy_collection common._on_policy_collection",
     "common._off_policy_steps common.on_policy_algorithm",
     "common.off_policy_algorithm",
     "a2c dqn ppo sac td3",

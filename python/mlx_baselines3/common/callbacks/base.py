@@ -11,6 +11,7 @@ from typing import Any
 
 from mlx_baselines3.common._model import Model
 from mlx_baselines3.common.logger import Logger
+from mlx_baselines3.common.native.eligibility import is_shipped
 from mlx_baselines3.common.vec_env import VecEnv
 
 # Further away than any step.
@@ -307,6 +308,24 @@ class ConvertCallback(BaseCallback):
 
     def _steps_until_needed(self) -> int:
         return NEVER if self.callback is None else 1
+
+
+def is_noop(callback: BaseCallback) -> bool:
+    """
+    :param callback: any callback
+    :return: whether it is what ``learn`` makes of no callback at all
+    """
+    return type(callback) is ConvertCallback and callback.callback is None
+
+
+def has_no_rollout_hooks(callback: BaseCallback) -> bool:
+    """
+    :param callback: any callback
+    :return: whether no code of a user runs at either end of a rollout, where it could change the policy
+    """
+    if type(callback) is CallbackList:
+        return all(map(has_no_rollout_hooks, callback.callbacks))
+    return is_shipped(callback._on_rollout_start) and is_shipped(callback._on_rollout_end)
 
 
 MaybeCallback = Callable[[dict[str, Any], dict[str, Any]], Any] | list[BaseCallback] | BaseCallback | None

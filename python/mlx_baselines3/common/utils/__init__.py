@@ -324,6 +324,29 @@ def obs_as_tensor(obs: np.ndarray | dict[str, np.ndarray], device: mx.Device | s
     )
 
 
+def parse_train_freq(train_freq: Any) -> TrainFreq:
+    """
+    :param train_freq: a number of steps, or a frequency and its unit
+    :return: the same as a :class:`TrainFreq`
+    :raises ValueError: if the unit is neither "step" nor "episode", or the frequency no integer
+    """
+    if isinstance(train_freq, TrainFreq):
+        return train_freq
+    pair = train_freq if isinstance(train_freq, tuple) else (train_freq, "step")
+    if len(pair) != 2:
+        raise ValueError(f"`train_freq` must be an integer or (frequency, unit), not {train_freq}")
+    frequency, unit = pair
+    try:
+        unit = TrainFrequencyUnit(unit)
+    except ValueError as error:
+        raise ValueError(
+            f"The unit of the `train_freq` must be either 'step' or 'episode' not '{unit}'!"
+        ) from error
+    if not isinstance(frequency, int):
+        raise ValueError(f"The frequency of `train_freq` must be an integer and not {frequency}")
+    return TrainFreq(frequency, unit)
+
+
 def should_collect_more_steps(
     train_freq: TrainFreq, num_collected_steps: int, num_collected_episodes: int
 ) -> bool:
