@@ -13,7 +13,8 @@ import numpy as np
 from mlx.nn.layers.base import Module
 
 from mlx_baselines3 import _native
-from mlx_baselines3.common.native.blueprint import Blueprint, NotMirrored, check_unchanged, side_by_side
+from mlx_baselines3.common.native.blueprint import Blueprint, side_by_side
+from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.native.interrupts import interrupts_allowed, interrupts_deferred
 from mlx_baselines3.common.native.vectors import TrainedVector, flat
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
@@ -37,12 +38,12 @@ class NativeOnPolicyUpdate:
     :param policy: policy and value function
     :param optimizer: its optimizer
     :param plan: how the policy computes actions and values
-    :raises NotMirrored: there is no native form of them
+    :raises NotNative: there is no native form of them
     """
 
     def __init__(self, policy: Module, optimizer: ParameterOptimizer, plan: Blueprint):
         if plan.head not in _HEADS:
-            raise NotMirrored(f"there is no native gradient of a {plan.head} policy")
+            raise NotNative(f"there is no native gradient of a {plan.head} policy")
         dist = policy.action_dist
         check_unchanged(dist, type(dist), ("entropy",))
         self._vector = TrainedVector(policy, optimizer)

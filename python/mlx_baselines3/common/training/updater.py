@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 
+from mlx_baselines3.common.buffers.batches import replay_arrays
 from mlx_baselines3.common.distributions.base import is_users_own
-from mlx_baselines3.common.native.blueprint import NotMirrored
+from mlx_baselines3.common.native.eligibility import NotNative
 from mlx_baselines3.common.native.vectors import rule_name
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
 from mlx_baselines3.common.nn.structure import Structure
@@ -40,7 +41,7 @@ class Updater:
     compiles them. Found out once for the same networks and optimizers.
 
     A model has ``_trained()``, which says what these are, ``_native_update(base)``, which makes the native
-    update or raises NotMirrored, and ``_gradient_step``, which MLX compiles.
+    update or raises NotNative, and ``_gradient_step``, which MLX compiles.
     """
 
     def __init__(self) -> None:
@@ -108,7 +109,9 @@ class Updater:
         trained = self._look_at(model)
         if (native := self._native(model, base)) is not None:
             drawn = () if noise is None else (noise, flags)
-            return native.run(model._batch_arrays(gradient_steps, batch_size), settings, *drawn)
+            buffer, normalizer = model.replay_buffer, model._vec_normalize_env
+            arrays = replay_arrays(buffer, gradient_steps, batch_size, normalizer)
+            return native.run(arrays, settings, *drawn)
         batches = model._batches(gradient_steps, batch_size)
         if noise is not None:
             pairs = zip(batches, noise, strict=True)
@@ -153,7 +156,7 @@ class Updater:
         if not self._has_asked:
             try:
                 self.native = model._native_update(base)
-            except NotMirrored as reason:
+            except NotNative as reason:
                 if model.verbose >= 1:
                     print(f"MLX computes the gradient steps, because {reason}.")
             self._has_asked = True
