@@ -47,13 +47,10 @@ from mlx_baselines3.common.utils import safe_mean as safe_mean
 from mlx_baselines3.common.utils import should_collect_more_steps as should_collect_more_steps
 from mlx_baselines3.common.utils.observations import with_terminal_observations
 from mlx_baselines3.common.vec_env import VecEnv as VecEnv
+from mlx_baselines3.her.her_replay_buffer import HerReplayBuffer as HerReplayBuffer
 
-if TYPE_CHECKING:
-    from mlx_baselines3.her.her_replay_buffer import HerReplayBuffer as HerReplayBuffer
-else:
-    __getattr__ = lazy_names(
-        globals(), "np", names={"HerReplayBuffer": "mlx_baselines3.her.her_replay_buffer:HerReplayBuffer"}
-    )
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(globals(), "np")
 
 SelfOffPolicyAlgorithm = TypeVar("SelfOffPolicyAlgorithm", bound="OffPolicyAlgorithm")
 

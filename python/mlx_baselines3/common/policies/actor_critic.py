@@ -9,6 +9,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from gymnasium import spaces
 
+from mlx_baselines3.common._types import PyTorchObs, Schedule
 from mlx_baselines3.common.distributions import (
     BernoulliDistribution,
     CategoricalDistribution,
@@ -31,7 +32,6 @@ from mlx_baselines3.common.torch_layers import (
     MlpExtractor,
     NatureCNN,
 )
-from mlx_baselines3.common.type_aliases import PyTorchObs, Schedule
 
 _HEADS = {
     CategoricalDistribution: "categorical",
