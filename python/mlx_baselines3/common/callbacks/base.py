@@ -310,10 +310,6 @@ class ConvertCallback(BaseCallback):
         return NEVER if self.callback is None else 1
 
 
-MaybeCallback = Callable[[dict[str, Any], dict[str, Any]], Any] | list[BaseCallback] | BaseCallback | None
-"""What ``learn`` takes: a callback, several, or a function. Reached through ``type_aliases``."""
-
-
 def is_noop(callback: BaseCallback) -> bool:
     """
     :param callback: any callback
@@ -330,3 +326,7 @@ def has_no_rollout_hooks(callback: BaseCallback) -> bool:
     if type(callback) is CallbackList:
         return all(map(has_no_rollout_hooks, callback.callbacks))
     return is_shipped(callback._on_rollout_start) and is_shipped(callback._on_rollout_end)
+
+
+MaybeCallback = Callable[[dict[str, Any], dict[str, Any]], Any] | list[BaseCallback] | BaseCallback | None
+"""What ``learn`` takes: a callback, several, or a function. Reached through ``type_aliases``."""
