@@ -51,13 +51,12 @@ from mlx_baselines3.common.type_aliases import RolloutReturn as RolloutReturn
 from mlx_baselines3.common.utils import parse_train_freq
 from mlx_baselines3.common.utils import safe_mean as safe_mean
 from mlx_baselines3.common.utils import should_collect_more_steps as should_collect_more_steps
+from mlx_baselines3.common.utils.observations import with_terminal_observations
 from mlx_baselines3.common.vec_env import VecEnv as VecEnv
 from mlx_baselines3.her.her_replay_buffer import HerReplayBuffer as HerReplayBuffer
 
 if not TYPE_CHECKING:
     __getattr__ = lazy_names(globals(), "np")
-
-Observations = np.ndarray | dict[str, np.ndarray]
 
 SelfOffPolicyAlgorithm = TypeVar("SelfOffPolicyAlgorithm", bound="OffPolicyAlgorithm")
 
@@ -580,7 +579,8 @@ class OffPolicyAlgorithm(BaseAlgorithm):
             self._last_original_obs = self._last_obs
         else:
             original_obs, reward = normalizer.get_original_obs(), normalizer.get_original_reward()
-        next_obs = self._with_terminal_observations(original_obs, dones, infos)
+        unnormalize = None if normalizer is None else normalizer.unnormalize_obs
+        next_obs = with_terminal_observations(original_obs, dones, infos, unnormalize)
         stored = without_dead_steps(
             (self._last_original_obs, buffer_action, reward), self._last_stored, infos
         )
@@ -589,26 +589,6 @@ class OffPolicyAlgorithm(BaseAlgorithm):
         self._last_obs = new_obs
         if normalizer is not None:
             self._last_original_obs = original_obs
-
-    def _with_terminal_observations(
-        self, obs: Observations, dones: np.ndarray, infos: list[dict[str, Any]]
-    ) -> Observations:
-        """The environments have reset themselves: what followed the last action is in the infos."""
-        ended = [i for i in np.flatnonzero(dones) if infos[i].get("terminal_observation") is not None]
-        if not ended:
-            return obs
-        # `obs` is the next step's starting point, so the change goes into a copy.
-        obs = {key: part.copy() for key, part in obs.items()} if isinstance(obs, dict) else obs.copy()
-        for i in ended:
-            terminal = infos[i]["terminal_observation"]
-            if self._vec_normalize_env is not None:
-                terminal = self._vec_normalize_env.unnormalize_obs(terminal)
-            if isinstance(obs, dict):
-                for key, part in obs.items():
-                    part[i] = terminal[key]
-            else:
-                obs[i] = terminal
-        return obs
 
     def _on_step(self) -> None:
         """Called after each step of the environments; DQN counts here."""

@@ -39,7 +39,7 @@ __all__ = [
 # Methods of off-policy algorithms that several steps in Rust replace, or call later than single steps would.
 _COLLECTION_HOOKS = (
     "_on_step", "_random_steps", "_sample_action", "_store_transition", "_update_current_progress_remaining",
-    "_update_info_buffer", "_with_terminal_observations", "predict", "progress_at",
+    "_update_info_buffer", "predict", "progress_at",
 )  # fmt: skip
 _NOISES = (NormalActionNoise, OrnsteinUhlenbeckActionNoise)
 _REPLAY_BUFFERS = (ReplayBuffer, NStepReplayBuffer)
