@@ -109,7 +109,8 @@ class ParameterVector:
         :raises ValueError: a parameter has another shape than at first
         """
         arrays = self._structure.arrays().values()
-        self.values[self._gaps] = 0.0
+        if self._gaps.size:
+            self.values[self._gaps] = 0.0
         for (name, view), array in zip(self._views.items(), map(np.asarray, arrays), strict=True):
             _check_shape(name, array.shape, view.shape)
             view[...] = array
