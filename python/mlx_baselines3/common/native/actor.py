@@ -55,7 +55,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 class NativeActor:
     """
-    A policy's twin in Rust, with a random generator of its own.
+    A policy that acts in Rust, with its own random generator.
 
     The generator is seeded from MLX's whenever that one has moved: whoever seeds MLX decides about the
     actions, as with MLX's own sampling.
@@ -301,14 +301,14 @@ def _mlx_random_state() -> bytes:
     return random_key()
 
 
-_twins: "weakref.WeakKeyDictionary[Any, NativeActor]" = weakref.WeakKeyDictionary()
+_actors: "weakref.WeakKeyDictionary[Any, NativeActor]" = weakref.WeakKeyDictionary()
 
 
 def _locks() -> Iterator[Any]:
-    for twin in list(_twins.values()):
-        yield twin._lock
-        if twin._critic is not None:
-            yield twin._critic._lock
+    for actor in list(_actors.values()):
+        yield actor._lock
+        if actor._critic is not None:
+            yield actor._critic._lock
 
 
 # Else a child could wait for a thread that it does not have.
@@ -317,24 +317,24 @@ with_fork(locks=_locks)
 
 def native_actor(policy: Any) -> NativeActor:
     """
-    The twin of a policy, with its present weights.
+    The native actor of a policy, with its present weights.
 
     :param policy: a policy
-    :return: always the same twin for the same policy, unless its layers are replaced
+    :return: always the same one for the same policy, unless its layers are replaced
     :raises NotMirrored: only MLX can run the policy; the message says why
     """
     # Another thread may be tracing an update of the same networks.
     with tracing:
         plan = blueprint(policy)
-        twin = _twins.get(policy)
-        known = twin is not None and twin.is_current(plan)
+        actor = _actors.get(policy)
+        known = actor is not None and actor.is_current(plan)
         if not known and any(array.dtype != mx.float32 for array in plan.arrays()):
             raise NotMirrored("its weights are not float32")
-        if twin is None or not twin.fits(plan):
-            twin = _twins[policy] = NativeActor(plan)
+        if actor is None or not actor.fits(plan):
+            actor = _actors[policy] = NativeActor(plan)
         else:
-            twin.refresh(plan)
-        return twin
+            actor.refresh(plan)
+        return actor
 
 
 def native_actor_or_none(policy: Any) -> NativeActor | None:
