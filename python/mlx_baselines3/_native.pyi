@@ -39,6 +39,7 @@ __all__ = [
     "flatten_env_major",
     "gae",
     "gather",
+    "learn_q",
     "n_step_spans",
     "randint",
     "sample_batches",
@@ -774,14 +775,14 @@ class OptimizerRule(TypedDict):
     is not read.
     """
 
-    rule: str
+    name: str
     betas: tuple[float, float]
     alpha: float
     eps: float
     bias_correction: bool
 
 @type_check_only
-class Trained(OptimizerRule, Moments):
+class Trained(Moments):
     """
     Parameters and the moments of their optimizer, all three written. ``previous`` are the moments that the
     first step starts from, None if those are meant; ``steps`` were made so far.
@@ -791,6 +792,7 @@ class Trained(OptimizerRule, Moments):
     previous: Moments | None
     steps: int
     learning_rate: float
+    rule: OptimizerRule
 
 @type_check_only
 class RolloutArrays(TypedDict):
@@ -917,6 +919,105 @@ class QUpdate:
         :return: the losses
         :raises ValueError: the sizes do not fit, or an action is none
         """
+
+# Whole iterations of learn()
+
+@type_check_only
+class MultiStep(TypedDict):
+    """What each reward of an n-step return counts, and the value after so many steps, from 0 on."""
+
+    discounts: _F32
+    bootstraps: _F32
+
+@type_check_only
+class QPlan(TypedDict):
+    """
+    What iterations of DQN are made of: steps of the environments in each; for each step of all of them the
+    probability of random actions; at least as many such actions as there may be; gradient steps and learning
+    rate of each iteration; the batches; what the target network takes of the Q network and keeps of itself at
+    every so many steps; steps made before, and whether those of the first iteration are among them; the
+    episode (counted from 1) whose end Python waits for, if any.
+    """
+
+    steps: int
+    exploration_rates: _F64
+    random_actions: _I64
+    gradient_steps: int
+    learning_rates: _F32
+    batch_size: int
+    gamma: float
+    multi_step: MultiStep | None
+    max_grad_norm: float
+    shares: tuple[float, float]
+    target_interval: int
+    steps_before: int
+    is_collected: bool
+    awaited_episode: int | None
+
+@type_check_only
+class ReplayArrays(TypedDict):
+    """A replay buffer."""
+
+    columns: ReplayColumns
+    cursor: Cursor
+
+@type_check_only
+class LearnedVector(TypedDict):
+    """
+    Parameters and their optimizer. All vectors are written: ``parameters_before`` holds the parameters before
+    the last update, and ``moments`` and ``next_moments`` change places with each.
+    """
+
+    parameters: _F32
+    parameters_before: _F32
+    moments: Moments
+    next_moments: Moments
+    optimizer_steps: int
+    rule: OptimizerRule
+
+@type_check_only
+class QLearning(TypedDict):
+    """What DQN learns with; the parameters of the target network are written, too."""
+
+    network: LearnedVector
+    target: _F32
+    update: QUpdate
+
+@final
+class LearnedChunk:
+    """
+    What some iterations gave: steps that were stored, how many of them took random actions; updates, the
+    losses of the last one, and of one that gave nan or infinity and is not counted; steps of the optimizer so
+    far; why there is no next step, if there should be one; the episodes that ended; the present observations.
+    """
+
+    n_steps: Final[int]
+    n_random_steps: Final[int]
+    n_updates: Final[int]
+    losses: Final[_F64]
+    nonfinite_losses: Final[_F64]
+    optimizer_steps: Final[int]
+    error: Final[BaseException | None]
+    episodes: Final[list[FinishedEpisode]]
+    new_obs: Final[_F32]
+
+def learn_q(
+    envs: EnvBatch, actor: Actor, last_obs: _F32, plan: QPlan, buffer: ReplayArrays, learned: QLearning
+) -> LearnedChunk | None:
+    """
+    Iterations of DQN: steps into the replay buffer, then gradient steps on what is drawn from it, until there
+    are no more learning rates, or after the steps of the iteration in which the awaited episode ends.
+
+    :param envs: environments
+    :param actor: the policy; has the weights of some moment afterwards
+    :param last_obs: the present observations ``(n_envs, obs)``
+    :param plan: what the iterations are made of
+    :param buffer: written
+    :param learned: written
+    :return: what happened; None, and nothing has, where NumPy's global generator is not of the usual kind
+    :raises ValueError: the parts do not fit each other; nothing has happened
+    :raises RuntimeError: the environments are closed
+    """
 
 @type_check_only
 class ActorCriticBatches(TypedDict):

@@ -1,23 +1,17 @@
 """Calls of ``_native``: right arguments for every function and method of its stub, and ways to spoil them."""
 
 import copy
-import gc
 import itertools
 import pickle
 import random
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from odd_values import DTYPES, FLOATS, INTS, Liar, Spiteful, Sub
 
 POOL = 6
-INTS = [
-    *(0, -1, 1, 2, 3, 7, 255, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**53, 2**62, 2**63 - 1, 2**63),
-    *(2**64 - 1, 2**64, 2**128 - 1, 2**128, 10**40, -(2**31), -(2**63), -(10**40)),
-]
-FLOATS = [0.0, -0.0, 1.0, -1.0, 1e-300, 1e30, 1e300, float("nan"), float("inf"), float("-inf"), 5e7]
-DTYPES = ["f4", "f8", "f2", "i8", "i4", "u4", "u8", "u1", "?", ">f4", ">i8", "O", "c8", "U3", "M8[s]"]
 # Numbers of an observation, numbers of an action or None for choices.
 IDS: dict[str, tuple[int, int | None]] = {
     "CartPole-v1": (4, None),
@@ -33,35 +27,6 @@ HEADS = [
 ]
 CHOICES = ("categorical", "multi_categorical", "epsilon_greedy")
 ACTIVATIONS = ["tanh", "relu", "identity", "elu", "leaky_relu", "silu", "gelu"]
-
-
-class Liar(Sequence):  # type: ignore[type-arg]
-    """A sequence that says something else about its length than is true."""
-
-    def __init__(self, says: int):
-        self.says = says
-
-    def __len__(self) -> int:
-        return self.says
-
-    def __getitem__(self, index: Any) -> Any:
-        if index > 3:
-            raise IndexError
-        return 0.5
-
-
-class Spiteful:
-    """Raises whenever it is asked for a number, and collects garbage before."""
-
-    def __index__(self) -> int:
-        gc.collect()
-        raise ZeroDivisionError
-
-    __float__ = __len__ = __index__  # type: ignore[assignment]
-
-
-class Sub(np.ndarray):  # type: ignore[type-arg]
-    """A subclass of an array."""
 
 
 class Envs(NamedTuple):
@@ -340,11 +305,13 @@ class Fuzzer:
             "previous": previous if self.rng.random() < 0.5 else None,
             "steps": 3,
             "learning_rate": 0.01,
-            "rule": rule,
-            "betas": [0.9, 0.99],
-            "alpha": 0.99,
-            "eps": 1e-5,
-            "bias_correction": True,
+            "rule": {
+                "name": rule,
+                "betas": [0.9, 0.99],
+                "alpha": 0.99,
+                "eps": 1e-5,
+                "bias_correction": True,
+            },
         }
 
     # Targets: buffers
@@ -667,6 +634,46 @@ class Fuzzer:
         (size,) = update.sizes
         arguments = self.args(self.batches(2, 3), 2, 10.0, self.f32(size), self.trained(size))
         self.read(update.core.run(*arguments))
+
+    def call_learn_q(self) -> None:
+        envs = self.some("envs")
+        net = self.actor_for(envs.dim, "epsilon_greedy", 2)
+        layers, size = self.plans(envs.dim, net.hidden, 2)
+        update = self.native.QUpdate(layers, size)
+
+        def actions(*shape: int) -> np.ndarray:
+            return self.ints(2, *shape)
+
+        obs = self.f32(5, envs.n, envs.dim)
+        columns = {"observations": obs, "next_observations": obs.copy(), "actions": actions(5, envs.n)}
+        columns |= {name: self.f32(5, envs.n) for name in ("rewards", "dones", "timeouts")}
+        returns = {"discounts": self.f32(2), "bootstraps": self.f32(3)}
+        plan = {
+            "steps": 2,
+            "exploration_rates": self.numbers.random(6),
+            "random_actions": actions(6, envs.n).reshape(-1),
+            "gradient_steps": 1,
+            "learning_rates": self.f32(3),
+            "batch_size": 3,
+            "gamma": 0.9,
+            "multi_step": returns if self.rng.random() < 0.3 else None,
+            "max_grad_norm": 10.0,
+            "shares": (0.1, 0.9),
+            "target_interval": 3,
+            "steps_before": 1,
+            "is_collected": False,
+            "awaited_episode": self.rng.choice([None, 1]),
+        }
+        rule = self.trained(size)["rule"]
+        first = size if rule["name"] == "adam" else 0
+        moments = [{"exp_avg": self.f32(first), "exp_avg_sq": self.flags(size)} for _ in range(2)]
+        vectors = {"parameters": self.f32(size), "parameters_before": self.f32(size)}
+        vectors |= {"moments": moments[0], "next_moments": moments[1], "optimizer_steps": 3, "rule": rule}
+        learned = {"network": vectors, "target": self.f32(size), "update": update}
+        buffer = {"columns": columns, "cursor": {"capacity": 5, "pos": 3, "full": True}}
+        arguments = self.args(envs.core, net.core, self.f32(envs.n, envs.dim), plan, buffer, learned)
+        done = self.native.learn_q(*arguments)
+        self.read(done, *done.episodes)
 
     def call_ActorCriticUpdate__new(self) -> None:
         actor, size = self.plans(3, 4, 2)

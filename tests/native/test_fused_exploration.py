@@ -62,18 +62,20 @@ _TIMES = ("time/fps", "time/time_elapsed")
 
 
 class CountChunks:
-    """Counts the calls of the fused loop, and the steps of each."""
+    """Counts the calls that take steps in Rust, and the steps of each."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.lengths: list[int] = []
-        original = NativeCollector.collect_chunk
+        for name in ("collect_chunk", "learn"):
+            monkeypatch.setattr(NativeCollector, name, self._counting(getattr(NativeCollector, name)))
 
-        def collect_chunk(collector: Any, *args: Any, **kwargs: Any) -> Any:
+    def _counting(self, original: Any) -> Any:
+        def collect(collector: Any, *args: Any, **kwargs: Any) -> Any:
             done = original(collector, *args, **kwargs)
             self.lengths.append(done.n_steps)
             return done
 
-        monkeypatch.setattr(NativeCollector, "collect_chunk", collect_chunk)
+        return collect
 
 
 def normal() -> NormalActionNoise:

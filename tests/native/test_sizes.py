@@ -41,8 +41,8 @@ def layer(inputs: int, outputs: int, weights: int = 0) -> Any:
 
 def trained(size: int) -> Any:
     vectors = {name: np.zeros(size, np.float32) for name in ("parameters", "exp_avg", "exp_avg_sq")}
-    rule = {"rule": "adam", "betas": (0.9, 0.99), "alpha": 0.0, "eps": 1e-8, "bias_correction": True}
-    return {**vectors, **rule, "previous": None, "steps": 0, "learning_rate": 0.1}
+    rule = {"name": "adam", "betas": (0.9, 0.99), "alpha": 0.0, "eps": 1e-8, "bias_correction": True}
+    return {**vectors, "rule": rule, "previous": None, "steps": 0, "learning_rate": 0.1}
 
 
 def q_update(outputs: int) -> _native.QUpdate:

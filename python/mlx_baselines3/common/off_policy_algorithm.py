@@ -38,6 +38,7 @@ from mlx_baselines3.common.saving import replay as _replay_file
 from mlx_baselines3.common.saving.to_sb3 import export_replay_buffer
 from mlx_baselines3.common.training.compiled_update import StepFunction
 from mlx_baselines3.common.training.dead_steps import Transition, ended_episodes, without_dead_steps
+from mlx_baselines3.common.training.native_learning import NativeQLearning
 from mlx_baselines3.common.training.native_off_policy import NativeActorCriticUpdate
 from mlx_baselines3.common.training.updater import Trained, Updater
 from mlx_baselines3.common.type_aliases import (
@@ -100,8 +101,9 @@ class OffPolicyAlgorithm(BaseAlgorithm):
     actor: Any
     critic: Any
     _gradient_step: StepFunction
-    # Who collects, while `learn` runs.
+    # Who collects, and what takes whole iterations, while `learn` runs.
     _collector_choice: CollectorChoice | None = None
+    _learning: NativeQLearning | None = None
     # What the buffer got for the last step.
     _last_stored: Transition | None = None
 
@@ -343,13 +345,14 @@ class OffPolicyAlgorithm(BaseAlgorithm):
             callback.on_training_start(locals(), globals())
             self._explain_collection()
             self._collector_choice = CollectorChoice()
+            self._learning = self._native_learning(log_interval)
             try:
                 with ModelCall(self), mx.stream(self.device):
                     while self.num_timesteps < total_timesteps:
                         if not self._collect_and_train(callback, log_interval):
                             break
             finally:
-                self._collector_choice = None
+                self._collector_choice = self._learning = None
             callback.on_training_end()
         return self
 
@@ -364,25 +367,42 @@ class OffPolicyAlgorithm(BaseAlgorithm):
     def _collect_and_train(self, callback: BaseCallback, log_interval: int) -> bool:
         """:return: False if the callback stopped the training"""
         assert self.env is not None
-        rollout = self.collect_rollouts(
-            self.env,
-            train_freq=self.train_freq,
-            action_noise=self.action_noise,
-            callback=callback,
-            learning_starts=self.learning_starts,
-            replay_buffer=self.replay_buffer,
-            log_interval=log_interval,
-        )
-        if not rollout.continue_training:
-            return False
+        is_learning = self._iterate_natively(callback)
+        if is_learning is False:
+            return True
+        collected = self.train_freq.frequency * self.env.num_envs
+        if is_learning is None:
+            rollout = self.collect_rollouts(
+                self.env,
+                train_freq=self.train_freq,
+                action_noise=self.action_noise,
+                callback=callback,
+                learning_starts=self.learning_starts,
+                replay_buffer=self.replay_buffer,
+                log_interval=log_interval,
+            )
+            if not rollout.continue_training:
+                return False
+            collected = rollout.episode_timesteps
         if self.num_timesteps > max(self.learning_starts, 0):
-            count = self.gradient_steps if self.gradient_steps >= 0 else rollout.episode_timesteps
+            count = self.gradient_steps if self.gradient_steps >= 0 else collected
             if count > 0:
                 # The weights change, and whatever else a subclass changes with them.
                 self._collector_choice = CollectorChoice()
                 with self._compile_notice:
                     self.train(batch_size=self.batch_size, gradient_steps=count)
         return True
+
+    def _native_learning(self, log_interval: int | None) -> NativeQLearning | None:
+        """:return: what takes whole iterations in Rust, if there is such a thing"""
+        return None
+
+    def _iterate_natively(self, callback: BaseCallback) -> bool | None:
+        """Collect and learn in Rust until Python has something to do; see :meth:`NativeQLearning.run`."""
+        if self._learning is None or not has_no_rollout_hooks(callback):
+            return None
+        unseen = NEVER if is_noop(callback) else steps_until_needed(callback) - 1
+        return self._learning.run(unseen, callback._pass_steps)
 
     # Callbacks get the local variables of the next method: the names that SB3's has too are a contract.
 
@@ -658,7 +678,7 @@ class OffPolicyAlgorithm(BaseAlgorithm):
         raise NotImplementedError
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_collector_choice", "_last_stored"]
+        return [*super()._excluded_save_params(), "_collector_choice", "_last_stored", "_learning"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []

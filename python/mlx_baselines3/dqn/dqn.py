@@ -16,6 +16,7 @@ from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.policies.evaluated import ModelCall
 from mlx_baselines3.common.training.compiled_update import GradientStep
 from mlx_baselines3.common.training.device_choice import on_own_device
+from mlx_baselines3.common.training.native_learning import NativeQLearning
 from mlx_baselines3.common.training.native_off_policy import NativeQUpdate
 from mlx_baselines3.common.training.target_networks import follow
 from mlx_baselines3.common.training.updater import Trained
@@ -170,6 +171,9 @@ class DQN(OffPolicyAlgorithm):
         self._n_calls += 1
         if self._n_calls % max(self.target_update_interval // self.n_envs, 1) == 0:
             follow(self.q_net, self.q_net_target, self.tau)
+        self._update_exploration_rate()
+
+    def _update_exploration_rate(self) -> None:
         self.exploration_rate = self.exploration_schedule(self._current_progress_remaining)
         self.logger.record("rollout/exploration_rate", self.exploration_rate)
 
@@ -206,6 +210,9 @@ class DQN(OffPolicyAlgorithm):
     def _native_update(self, base: type[OffPolicyAlgorithm]) -> NativeQUpdate:
         check_unchanged(self, base, ("_gradient_step", "_batches"))
         return NativeQUpdate(self.q_net, self.q_net_target, self.policy.optimizer, blueprint(self.policy))
+
+    def _native_learning(self, log_interval: int | None) -> NativeQLearning:
+        return NativeQLearning(self, DQN, log_interval)
 
     @on_own_device
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:

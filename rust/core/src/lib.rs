@@ -11,6 +11,7 @@ pub mod buffer;
 pub mod collect;
 pub mod env;
 pub mod interrupt;
+pub mod learn;
 pub mod memory;
 pub mod nn;
 pub mod rng;

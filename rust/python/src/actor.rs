@@ -84,6 +84,13 @@ pub(crate) struct Actor {
     seen: Vec<Vec<f32>>,
 }
 
+impl Actor {
+    /// Somebody else is about to change the weights: the next ones that are shown are others.
+    pub(crate) fn forget(&mut self) {
+        self.seen.clear();
+    }
+}
+
 #[guarded]
 #[pymethods]
 impl Actor {

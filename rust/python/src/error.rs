@@ -12,6 +12,7 @@ use mlx_baselines3_core::buffer::rows::RowError;
 use mlx_baselines3_core::buffer::terminal::BadBlock;
 use mlx_baselines3_core::collect::CollectError;
 use mlx_baselines3_core::env::EnvError;
+use mlx_baselines3_core::learn::LearnError;
 use mlx_baselines3_core::memory::OutOfMemory;
 use mlx_baselines3_core::nn::NnError;
 use mlx_baselines3_core::threads::ThreadsError;
@@ -121,6 +122,18 @@ impl Failure for CollectError {
 impl Failure for UpdateError {
     fn raised(self) -> PyErr {
         match self {
+            Self::Memory(error) => error.raised(),
+            other => bad(other),
+        }
+    }
+}
+
+impl Failure for LearnError {
+    fn raised(self) -> PyErr {
+        match self {
+            Self::Collect(error) => error.raised(),
+            Self::Update(error) => error.raised(),
+            Self::Network(error) => error.raised(),
             Self::Memory(error) => error.raised(),
             other => bad(other),
         }

@@ -8,6 +8,7 @@ mod buffers;
 mod collect;
 mod error;
 mod ffi;
+mod learn;
 mod replay;
 mod signals;
 mod terminal;
@@ -25,6 +26,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     blas::register(m)?;
     buffers::register(m)?;
     collect::register(m)?;
+    learn::register(m)?;
     threads::register(m)?;
     update::register(m)?;
     replay::register(m)?;

@@ -79,6 +79,33 @@ struct MomentArrays<'py> {
     exp_avg_sq: PyReadonlyArray1<'py, f32>,
 }
 
+/// How an optimizer moves parameters.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct RuleSpec {
+    name: String,
+    betas: [f64; 2],
+    alpha: f64,
+    eps: f64,
+    bias_correction: bool,
+}
+
+impl RuleSpec {
+    pub(crate) fn rule(&self) -> PyResult<Rule> {
+        let (betas, alpha, eps) = (self.betas, self.alpha, self.eps);
+        Ok(match self.name.as_str() {
+            "adam" => Rule::Adam {
+                betas,
+                eps,
+                bias_correction: self.bias_correction,
+            },
+            "rmsprop" => Rule::RmsProp { alpha, eps },
+            "rmsprop_tf" => Rule::RmsPropTf { alpha, eps },
+            name => return Err(bad(format!("no native optimizer is called {name:?}"))),
+        })
+    }
+}
+
 /// Parameters and their optimizer: the vectors that a call changes, and its settings.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
@@ -89,11 +116,7 @@ struct TrainedArrays<'py> {
     previous: Option<MomentArrays<'py>>,
     steps: u64,
     learning_rate: f32,
-    rule: String,
-    betas: [f64; 2],
-    alpha: f64,
-    eps: f64,
-    bias_correction: bool,
+    rule: RuleSpec,
 }
 
 impl TrainedArrays<'_> {
@@ -107,17 +130,7 @@ impl TrainedArrays<'_> {
     }
 
     fn trained(&mut self) -> PyResult<Trained<'_>> {
-        let (betas, alpha, eps) = (self.betas, self.alpha, self.eps);
-        let rule = match self.rule.as_str() {
-            "adam" => Rule::Adam {
-                betas,
-                eps,
-                bias_correction: self.bias_correction,
-            },
-            "rmsprop" => Rule::RmsProp { alpha, eps },
-            "rmsprop_tf" => Rule::RmsPropTf { alpha, eps },
-            name => return Err(bad(format!("no native optimizer is called {name:?}"))),
-        };
+        let rule = self.rule.rule()?;
         let previous = match &self.previous {
             Some(moments) => Some(Moments {
                 exp_avg: moments.exp_avg.as_slice()?,
@@ -418,7 +431,7 @@ pub(crate) struct QResult {
 
 /// DQN.
 #[pyclass(module = "mlx_baselines3._native")]
-pub(crate) struct QUpdate(CoreQ);
+pub(crate) struct QUpdate(pub(crate) CoreQ);
 
 #[guarded]
 #[pymethods]

@@ -9,6 +9,7 @@ import operator
 import threading
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -237,6 +238,13 @@ class NativeActor:
             if self._discrete:
                 return self._core.choose(rows, deterministic)
             return self._core.act(rows, deterministic)
+
+    @contextmanager
+    def lent(self) -> "Iterator[_native.Actor]":
+        """Let others give it other weights, which :meth:`refresh` finds changed."""
+        with self._lock:
+            self._arrays = []
+            yield self._core
 
     def collect(
         self,

@@ -164,13 +164,43 @@ class NativeCollector:
             done = self.actor.collect_transitions(
                 self.envs, last_obs, whole_plan, self._columns, buffer._cursor()
             )
-        after = buffer.pos + done.n_steps
-        buffer.full = buffer.full or after >= buffer.buffer_size
-        buffer.pos = after % buffer.buffer_size
+        self._advance(done.n_steps)
         seen = last_obs if done.n_steps == 1 else done.last.new_obs
         if done.n_steps > 1:
-            seen = buffer.observations[buffer.pos - 1].copy()
+            seen = self.seen_last()
         return ChunkResult(done.n_steps, done.error, done.episodes, done.last, seen)
+
+    def _advance(self, n_steps: int) -> None:
+        buffer = self.buffer
+        after = buffer.pos + n_steps
+        buffer.full = buffer.full or after >= buffer.buffer_size
+        buffer.pos = after % buffer.buffer_size
+
+    def seen_last(self) -> np.ndarray:
+        """:return: (n_envs, obs) observations before the last step that was stored"""
+        return self.buffer.observations[self.buffer.pos - 1].copy()
+
+    def learn(
+        self, last_obs: np.ndarray, plan: "_native.QPlan", learned: "_native.QLearning"
+    ) -> "_native.LearnedChunk | None":
+        """
+        Take steps, store them, and learn from them.
+
+        :param last_obs: (n_envs, obs) observations to begin with
+        :param plan: what to do
+        :param learned: what learns
+        :return: what happened; the buffer's cursor has moved. None if nothing has
+        :raises ValueError: the parts do not fit each other; nothing has happened then
+        :raises RuntimeError: the environments are closed or not reset
+        """
+        obs = np.ascontiguousarray(last_obs, np.float32)
+        # A signal that is seen to in Rust comes back as an error, with the steps before it.
+        with self.actor.lent() as actor, interrupts_allowed():
+            buffer: _native.ReplayArrays = {"columns": self._columns, "cursor": self.buffer._cursor()}
+            done = _native.learn_q(self.envs, actor, obs, plan, buffer, learned)
+        if done is not None:
+            self._advance(done.n_steps)
+        return done
 
 
 def choose_collector(

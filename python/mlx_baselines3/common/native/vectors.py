@@ -40,7 +40,7 @@ def _rule(optimizer: ParameterOptimizer) -> "_native.OptimizerRule":
     if bare._schedulers:
         raise NotNative("the optimizer has a schedule of its own")
     rule: _native.OptimizerRule = {
-        "rule": "adam",
+        "name": "adam",
         "betas": (0.0, 0.0),
         "alpha": 0.0,
         "eps": bare.eps,
@@ -49,9 +49,9 @@ def _rule(optimizer: ParameterOptimizer) -> "_native.OptimizerRule":
     if kind in (Adam, optim.Adam):
         return {**rule, "betas": tuple(bare.betas), "bias_correction": bare.bias_correction}
     if kind is optim.RMSprop:
-        return {**rule, "rule": "rmsprop", "alpha": bare.alpha}
+        return {**rule, "name": "rmsprop", "alpha": bare.alpha}
     if kind is RMSpropTFLike and not (bare.momentum or bare.centered or bare.weight_decay):
-        return {**rule, "rule": "rmsprop_tf", "alpha": bare.alpha}
+        return {**rule, "name": "rmsprop_tf", "alpha": bare.alpha}
     raise NotNative(f"there is no native {kind.__name__} with these arguments")
 
 
@@ -61,7 +61,7 @@ def rule_name(optimizer: ParameterOptimizer) -> str:
     :return: the name of its native form, or why it has none
     """
     try:
-        return _rule(optimizer)["rule"]
+        return _rule(optimizer)["name"]
     except NotNative as reason:
         return str(reason)
 
@@ -149,9 +149,10 @@ class TrainedVector(ParameterVector):
     def __init__(self, network: Module, optimizer: ParameterOptimizer):
         super().__init__(network, optimizer)
         self._optimizer = optimizer
-        self._has_first_moment = _rule(optimizer)["rule"] == "adam"
+        self._has_first_moment = _rule(optimizer)["name"] == "adam"
         # An update computes the new moments from the old ones, which stay until it has succeeded.
         self._moments, self._new_moments = self._zeros(), self._zeros()
+        self._before = np.zeros_like(self.values)
         # Steps of the optimizer before this update, and by now; its rule and learning rate in this update.
         self._steps_before = self._steps = 0
         self._rule, self._learning_rate = _rule(optimizer), 0.0
@@ -184,7 +185,7 @@ class TrainedVector(ParameterVector):
     def as_native(self) -> "_native.Trained":
         """:return: what ``_native`` takes for the next steps of the update; it changes the vectors"""
         return {
-            **self._rule,
+            "rule": self._rule,
             **self._new_moments,
             "parameters": self.values,
             # The first step computes the new moments from these.
@@ -205,10 +206,41 @@ class TrainedVector(ParameterVector):
             # No step was made (a delayed actor, a policy that had moved too far): nothing has changed, and
             # the new moments were never computed.
             return
+        self._moments, self._new_moments = self._new_moments, self._moments
+        self.store_recorded()
+
+    def store_recorded(self) -> None:
+        """Give the network and its optimizer what :meth:`record_updates` has told of."""
+        if self._steps == self._steps_before:
+            return
         super().store()
         self._steps_before = self._steps
-        self._moments, self._new_moments = self._new_moments, self._moments
         self._optimizer.defer_state(self._state)
+
+    def as_learned(self) -> "_native.LearnedVector":
+        """:return: what ``_native`` takes for several updates; it changes all vectors"""
+        return {
+            "parameters": self.values,
+            "parameters_before": self._before,
+            "moments": self._moments,
+            "next_moments": self._new_moments,
+            "optimizer_steps": self._steps,
+            "rule": self._rule,
+        }
+
+    def record_updates(self, n_updates: int, steps: int) -> None:
+        """
+        :param n_updates: how many updates came of :meth:`as_learned`
+        :param steps: steps that the optimizer has made in its life
+        """
+        if n_updates % 2 == 1:
+            # The moments have changed places as often.
+            self._moments, self._new_moments = self._new_moments, self._moments
+        self._steps = steps
+
+    def take_back(self) -> None:
+        """Have the parameters before the last update of :meth:`as_learned` again."""
+        self.values[...] = self._before
 
     def _state(self) -> dict[str, Any]:
         """The optimizer's state as arrays."""

@@ -10,6 +10,7 @@ from mlx.nn.layers.base import Module
 from mlx_baselines3 import _native
 from mlx_baselines3.common.native.blueprint import Blueprint, observed_keys, perceptron, side_by_side
 from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
+from mlx_baselines3.common.native.exploration import NativeCollector
 from mlx_baselines3.common.native.interrupts import interrupts_allowed, interrupts_deferred
 from mlx_baselines3.common.native.vectors import ParameterVector, TrainedVector, flat
 from mlx_baselines3.common.nn.interop import to_numpy
@@ -81,6 +82,7 @@ class NativeQUpdate:
         self._vector = TrainedVector(q_net, optimizer)
         self._target = _target_vector(q_net_target, q_net, optimizer)
         self._keys = plan.keys
+        self._is_target_moved = False
         self._core = _native.QUpdate(self._vector.layer_plans(plan.layers), optimizer.size)
 
     def run(self, batches: Iterable[ArrayBatches], settings: Mapping[str, float]) -> Metrics:
@@ -107,6 +109,59 @@ class NativeQUpdate:
         metrics = {"loss": np.concatenate(losses)}
         _store({"q_net": self._vector}, metrics)
         return metrics
+
+    def load(self) -> None:
+        """Take over the networks and the optimizer, for :meth:`iterate`."""
+        self._vector.load()
+        self._target.load()
+        self._is_target_moved = False
+
+    def iterate(
+        self, collector: NativeCollector, last_obs: np.ndarray, plan: "_native.QPlan"
+    ) -> "tuple[_native.LearnedChunk | None, FloatingPointError | None]":
+        """
+        Collect and learn in turn, after :meth:`load` and before :meth:`store`.
+
+        :param collector: takes the steps
+        :param last_obs: (n_envs, obs) observations to begin with
+        :param plan: what the iterations are made of
+        :return: what happened, None if nothing has; and what to raise if an update gave numbers that are nan
+            or infinite, which has been undone
+        :raises ValueError: the parts do not fit each other; nothing has happened then
+        """
+        vector, wrong = self._vector, None
+        learned: _native.QLearning = {
+            "network": vector.as_learned(),
+            "target": self._target.values,
+            "update": self._core,
+        }
+        done = collector.learn(last_obs, plan, learned)
+        if done is None:
+            return None, None
+        if len(done.nonfinite_losses):
+            wrong = _nonfinite(vector, done.nonfinite_losses)
+        vector.record_updates(done.n_updates, done.optimizer_steps)
+        before, interval = plan["steps_before"], plan["target_interval"]
+        self._is_target_moved |= (before + done.n_steps) // interval > before // interval
+        return done, wrong
+
+    def store(self) -> None:
+        """Give the networks and the optimizer what came of :meth:`iterate`."""
+        self._vector.store_recorded()
+        if self._is_target_moved:
+            self._target.store()
+
+
+def _nonfinite(vector: TrainedVector, losses: np.ndarray) -> FloatingPointError | None:
+    """What to raise after an update of the Q network; its parameters are those before it again."""
+    try:
+        names = vector.nonfinite_names()
+        check_finite({"loss": losses}, {} if names is None else {"q_net": (names, len(vector.places))})
+    except FloatingPointError as error:
+        return error
+    finally:
+        vector.take_back()
+    return None
 
 
 def _critic_plans(critic: Any, vector: TrainedVector) -> "list[list[_native.TrainableLayer]]":

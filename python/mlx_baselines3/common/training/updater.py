@@ -119,6 +119,15 @@ class Updater:
         follows = None if flags is None else [follows for _, follows in flags]
         return self._compiled(model, trained).run(batches, settings, follows)
 
+    def find_native(self, model: Any, base: type) -> Any:
+        """
+        :param model: a model
+        :param base: the algorithm whose gradient step Rust knows
+        :return: what takes the gradient steps in Rust; None if MLX is to compute
+        """
+        self._look_at(model)
+        return self._native(model, base)
+
     def _look_at(self, model: Any) -> Trained:
         """Forget what was made of other networks, optimizers or rules."""
         trained: Trained = model._trained()

@@ -152,6 +152,20 @@ impl TerminalObs {
         Ok(())
     }
 
+    /// Puts the floats that are kept for `transition` into `row`, if any are.
+    pub fn copy_to(&self, transition: usize, row: &mut [f32]) {
+        let Some(bytes) = (!self.kept.is_empty())
+            .then(|| self.kept.get(&transition))
+            .flatten()
+        else {
+            return;
+        };
+        let (numbers, _) = bytes.as_chunks::<4>();
+        for (to, &from) in row.iter_mut().zip(numbers) {
+            *to = f32::from_ne_bytes(from);
+        }
+    }
+
     /// Everything, by rising transition: their indices and the bytes of their observations.
     #[must_use]
     pub fn export(&self) -> (Vec<usize>, Vec<u8>) {

@@ -22,7 +22,7 @@ pub struct InferenceLayer {
     activation: Activation,
 }
 
-fn check(what: &'static str, got: usize, expected: usize) -> Result<(), NnError> {
+pub(super) fn check(what: &'static str, got: usize, expected: usize) -> Result<(), NnError> {
     if got == expected {
         return Ok(());
     }
@@ -63,17 +63,27 @@ impl InferenceLayer {
         if let Some(bias) = bias {
             check("biases", bias.len(), self.outputs)?;
         }
-        match bias {
-            Some(bias) => self.bias[..self.outputs].copy_from_slice(bias),
-            None => self.bias.fill(0.0),
-        }
-        for (input, row) in self.weights.chunks_exact_mut(self.stride).enumerate() {
-            let column = weights[input..].iter().step_by(self.inputs);
-            row.iter_mut()
-                .zip(column)
-                .for_each(|(to, &from)| *to = from);
-        }
+        self.load_rows(0, weights, bias);
         Ok(())
+    }
+
+    /// Takes the weights and biases of some outputs, from `first` on.
+    pub(super) fn load_rows(&mut self, first: usize, weights: &[f32], bias: Option<&[f32]>) {
+        let outputs = weights.len() / self.inputs;
+        let biases = &mut self.bias[first..first + outputs];
+        match bias {
+            Some(bias) => biases.copy_from_slice(bias),
+            None => biases.fill(0.0),
+        }
+        // Block by block, so that whole cache lines are written.
+        for (block, rows) in weights.chunks(LANES * self.inputs).enumerate() {
+            let (start, count) = (first + block * LANES, rows.len() / self.inputs);
+            for (input, row) in self.weights.chunks_exact_mut(self.stride).enumerate() {
+                let column = rows[input..].iter().step_by(self.inputs);
+                let to = &mut row[start..start + count];
+                to.iter_mut().zip(column).for_each(|(to, &from)| *to = from);
+            }
+        }
     }
 
     /// Numbers in an input row.

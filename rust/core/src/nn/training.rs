@@ -5,8 +5,9 @@
 
 use pulp::Arch;
 
+use super::inference::check;
 use super::product::{Matrix, multiply};
-use super::{Activation, NnError};
+use super::{Activation, InferenceMlp, NnError};
 
 /// How many rows one `f32` sum takes up: one that takes up tens of thousands of them loses their last digits.
 pub(crate) const SUM_ROWS: usize = 256;
@@ -251,6 +252,31 @@ impl TrainableMlp {
     #[must_use]
     pub fn outputs(&self) -> usize {
         self.layers[self.layers.len() - 1].outputs
+    }
+
+    /// Gives the layers of a network of the same shape the weights in `parameters`.
+    ///
+    /// # Errors
+    /// [`NnError::Count`] if it has another number of layers or a layer another shape.
+    pub(crate) fn load_into(
+        &self,
+        parameters: &[f32],
+        net: &mut InferenceMlp,
+    ) -> Result<(), NnError> {
+        check("layers", net.layers().len(), self.layers.len())?;
+        for (layer, to) in self.layers.iter().zip(net.layers_mut()) {
+            check("outputs", to.outputs(), layer.outputs)?;
+            check("inputs", to.inputs(), layer.inputs)?;
+            let mut first = 0;
+            for part in &layer.parts {
+                let size = part.outputs * layer.inputs;
+                let weights = &parameters[part.weights..part.weights + size];
+                let bias = part.bias.map(|bias| &parameters[bias..bias + part.outputs]);
+                to.load_rows(first, weights, bias);
+                first += part.outputs;
+            }
+        }
+        Ok(())
     }
 
     /// How long the vector of parameters has to be.

@@ -153,14 +153,25 @@ fn add_up(vectors: &mut [&mut [f32]]) {
 
 /// Polyak update: `target <- tau * source + (1 - tau) * target`
 fn polyak_update(source: &[f32], target: &mut [f32], tau: f32) {
+    average(source, target, [tau, 1.0 - tau]);
+}
+
+/// `target <- share * source + rest * target`
+pub(crate) fn average(source: &[f32], target: &mut [f32], [share, rest]: [f32; 2]) {
     let cost = target.len() / 8;
     let mut ranges: Vec<_> = target.chunks_mut(RANGE).collect();
     each(&mut ranges, cost, |index, target| {
         let source = &source[index * RANGE..];
         pulp::Arch::new().dispatch(|| {
             for (target, &source) in target.iter_mut().zip(source) {
-                *target = tau * source + (1.0 - tau) * *target;
+                *target = share * source + rest * *target;
             }
         });
     });
+}
+
+/// Whether the sum of all numbers is finite.
+pub(crate) fn all_finite(numbers: &[f32]) -> bool {
+    // The sum of the squares is a fraction of the work of the sum, and finite unless something is wrong.
+    optimizer::sum_of_squares(numbers).is_finite() || numbers.iter().sum::<f32>().is_finite()
 }

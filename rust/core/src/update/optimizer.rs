@@ -218,21 +218,25 @@ impl Formula {
     }
 }
 
+/// The sum of the squares of all numbers.
+pub(super) fn sum_of_squares(numbers: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    Arch::new().dispatch(|| {
+        let mut sums = [0.0_f32; LANES];
+        let (blocks, rest) = numbers.as_chunks::<LANES>();
+        for block in blocks {
+            for (sum, &x) in sums.iter_mut().zip(block) {
+                *sum += x * x;
+            }
+        }
+        sums.iter().sum::<f32>() + rest.iter().map(|&x| x * x).sum::<f32>()
+    })
+}
+
 /// What to multiply a gradient with for its 2-norm to be at most `most`
 /// (Pascanu et al. 2013, <https://arxiv.org/abs/1211.5063>).
 pub(super) fn clip(gradient: &[f32], most: f32) -> f32 {
-    const LANES: usize = 16;
-    let squares = Arch::new().dispatch(|| {
-        let mut sums = [0.0_f32; LANES];
-        let (blocks, rest) = gradient.as_chunks::<LANES>();
-        for block in blocks {
-            for (sum, &g) in sums.iter_mut().zip(block) {
-                *sum += g * g;
-            }
-        }
-        sums.iter().sum::<f32>() + rest.iter().map(|&g| g * g).sum::<f32>()
-    });
-    let scale = most / (squares.sqrt() + 1e-6);
+    let scale = most / (sum_of_squares(gradient).sqrt() + 1e-6);
     // Not `min`, which would hide a nan.
     if scale > 1.0 { 1.0 } else { scale }
 }

@@ -66,6 +66,16 @@ impl QUpdate {
         })
     }
 
+    /// Numbers in the vector of parameters.
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The network.
+    pub(crate) fn net(&self) -> &TrainableMlp {
+        &self.net
+    }
+
     fn check(&self, batch: &Transitions<'_>) -> Result<(), UpdateError> {
         batch.check(self.net.inputs(), 1)?;
         let options = self.net.outputs();

@@ -21,6 +21,8 @@ use crate::args::place;
 use crate::ffi::new_array::array_of;
 use crate::vec_env::EnvBatch;
 
+pub(crate) use transitions::{ColumnArrays, NewStep};
+
 /// Episodes that are reported without a look at the signals.
 const EPISODES: usize = 1024;
 
@@ -131,7 +133,7 @@ where
 
 /// The finished episodes with their entries for Monitor. Making a million of them takes seconds: what a
 /// signal's handler raises meanwhile goes to `raised`, and then only the last of them are made.
-fn report_episodes<'a, 'py>(
+pub(crate) fn report_episodes<'a, 'py>(
     py: Python<'py>,
     envs: &EnvBatch,
     episodes: impl ExactSizeIterator<Item = (usize, &'a Episode)>,
@@ -155,7 +157,7 @@ fn report_episodes<'a, 'py>(
 }
 
 /// The exception, for an attribute.
-fn exception(py: Python<'_>, raised: Option<PyErr>) -> Option<Py<PyAny>> {
+pub(crate) fn exception(py: Python<'_>, raised: Option<PyErr>) -> Option<Py<PyAny>> {
     raised.map(|error| error.into_value(py).into_any())
 }
 

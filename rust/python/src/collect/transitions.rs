@@ -74,7 +74,7 @@ impl PlanArrays<'_> {
 /// The columns of a replay buffer.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-struct ColumnArrays<'py> {
+pub(crate) struct ColumnArrays<'py> {
     observations: PyReadwriteArrayDyn<'py, f32>,
     next_observations: NextArray<'py>,
     actions: ActionArray<'py>,
@@ -91,7 +91,7 @@ enum NextArray<'py> {
 }
 
 impl ColumnArrays<'_> {
-    fn places(&self) -> [Range<usize>; 6] {
+    pub(crate) fn places(&self) -> [Range<usize>; 6] {
         [
             place(&self.observations),
             match &self.next_observations {
@@ -105,7 +105,7 @@ impl ColumnArrays<'_> {
         ]
     }
 
-    fn columns(&mut self, ring: Ring) -> PyResult<ReplayColumns<'_>> {
+    pub(crate) fn columns(&mut self, ring: Ring) -> PyResult<ReplayColumns<'_>> {
         Ok(ReplayColumns {
             ring,
             observations: self.observations.as_slice_mut()?,
@@ -165,8 +165,8 @@ impl CollectedTransitions {
 
 /// The arrays of the last step while it is under way. Discrete actions have no scaled form: the one array
 /// is then empty.
-struct NewStep<'py> {
-    obs: NewArray<'py, f32, Ix2>,
+pub(crate) struct NewStep<'py> {
+    pub(crate) obs: NewArray<'py, f32, Ix2>,
     rewards: NewArray<'py, f32, Ix1>,
     dones: NewArray<'py, bool, Ix1>,
     ints: Option<NewArray<'py, i64, Ix1>>,
@@ -175,23 +175,23 @@ struct NewStep<'py> {
 }
 
 impl<'py> NewStep<'py> {
-    fn new(
+    /// `width` is that of continuous actions.
+    pub(crate) fn new(
         py: Python<'py>,
         envs: &dyn VectorEnv,
-        plan: &PlanArrays<'py>,
+        width: Option<usize>,
         obs: &[f32],
     ) -> PyResult<Self> {
         let (n_envs, dim) = (envs.num_envs(), envs.spec().obs_dim);
-        let discrete = plan.is_discrete();
-        let width = if discrete { 0 } else { plan.bounds.low.len() };
         let mut now = NewArray::zeros(py, [n_envs, dim])?;
         let to = now.as_mut_slice();
         let known = to.len().min(obs.len());
         to[..known].copy_from_slice(&obs[..known]);
-        let ints = match discrete {
-            true => Some(NewArray::zeros(py, [n_envs])?),
-            false => None,
+        let ints = match width {
+            None => Some(NewArray::zeros(py, [n_envs])?),
+            Some(_) => None,
         };
+        let width = width.unwrap_or(0);
         Ok(Self {
             obs: now,
             rewards: NewArray::zeros(py, [n_envs])?,
@@ -202,7 +202,7 @@ impl<'py> NewStep<'py> {
         })
     }
 
-    fn slices(&mut self) -> CoreLastStep<'_> {
+    pub(crate) fn slices(&mut self) -> CoreLastStep<'_> {
         CoreLastStep {
             obs: self.obs.as_mut_slice(),
             rewards: self.rewards.as_mut_slice(),
@@ -262,7 +262,8 @@ fn collect_transitions<'py>(
         ));
     }
     let mut replay = columns.columns(cursor.ring()?)?;
-    let mut end = NewStep::new(py, &*envs.envs, &plan, last_obs)?;
+    let width = (!plan.is_discrete()).then(|| plan.bounds.low.len());
+    let mut end = NewStep::new(py, &*envs.envs, width, last_obs)?;
     let (collected, raised) = {
         let (plan, mut last) = (plan.plan()?, end.slices());
         let (envs, policy) = (&mut *envs.envs, &mut actor.core);

@@ -18,6 +18,7 @@ struct BitGenerator {
     state: *mut c_void,
     next_uint64: unsafe extern "C" fn(*mut c_void) -> u64,
     next_uint32: unsafe extern "C" fn(*mut c_void) -> u32,
+    next_double: unsafe extern "C" fn(*mut c_void) -> f64,
 }
 
 /// Whole numbers from `low` on that are drawn from 32 bits at a time.
@@ -40,6 +41,13 @@ impl Bounds {
 pub(crate) struct Numbers<'a>(&'a BitGenerator);
 
 impl Numbers<'_> {
+    /// The next number of `np.random.rand`.
+    #[inline]
+    pub(crate) fn uniform(&mut self) -> f64 {
+        // SAFETY: whoever made `self` has the generator's lock. It runs no Python code.
+        unsafe { (self.0.next_double)(self.0.state) }
+    }
+
     /// The next of the numbers that `np.random.randint` draws from `bounds`.
     ///
     /// It takes as many draws of 32 bits as it needs until one, cut to the bits of the largest
@@ -69,20 +77,50 @@ pub(crate) fn with_numbers<T>(
     py: Python<'_>,
     work: impl FnOnce(&mut Numbers<'_>) -> T,
 ) -> PyResult<Option<T>> {
-    let Some((capsule, lock)) = global_generator(py)? else {
-        return Ok(None);
-    };
-    let generator = capsule.pointer_checked(Some(c"BitGenerator"))?;
-    let generator = generator.cast::<BitGenerator>();
-    lock.call_method0(intern!(py, "acquire"))?;
-    // SAFETY: a capsule of this name holds a generator, which lives as long as the capsule; the lock
-    // keeps others from it.
-    let mut numbers = Numbers(unsafe { generator.as_ref() });
-    let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut numbers)));
-    lock.call_method0(intern!(py, "release"))?;
-    match outcome {
-        Ok(outcome) => Ok(Some(outcome)),
-        Err(panic) => resume_unwind(panic),
+    match GlobalNumbers::find(py)? {
+        Some(global) => global.visit(py, work).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// NumPy's global generator, to draw from it several times.
+pub(crate) struct GlobalNumbers {
+    capsule: Py<PyCapsule>,
+    lock: Py<PyAny>,
+}
+
+impl GlobalNumbers {
+    /// The one that `np.random.randint` draws from at this moment, if it does that the way that is known
+    /// here.
+    pub(crate) fn find(py: Python<'_>) -> PyResult<Option<Self>> {
+        Ok(global_generator(py)?.map(|(capsule, lock)| Self {
+            capsule: capsule.unbind(),
+            lock: lock.unbind(),
+        }))
+    }
+
+    /// What `work` makes of the generator, which others wait for meanwhile. They may run before.
+    pub(crate) fn visit<T>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&mut Numbers<'_>) -> T,
+    ) -> PyResult<T> {
+        let generator = self
+            .capsule
+            .bind(py)
+            .pointer_checked(Some(c"BitGenerator"))?;
+        let generator = generator.cast::<BitGenerator>();
+        let lock = self.lock.bind(py);
+        lock.call_method0(intern!(py, "acquire"))?;
+        // SAFETY: a capsule of this name holds a generator, which lives as long as the capsule; the lock
+        // keeps others from it.
+        let mut numbers = Numbers(unsafe { generator.as_ref() });
+        let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut numbers)));
+        lock.call_method0(intern!(py, "release"))?;
+        match outcome {
+            Ok(outcome) => Ok(outcome),
+            Err(panic) => resume_unwind(panic),
+        }
     }
 }
 

@@ -1,0 +1,179 @@
+"""Whole iterations of learn() in Rust are single steps and updates in Python, bit for bit."""
+
+import json
+import tempfile
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlx.utils import tree_flatten
+
+from mlx_baselines3 import DQN
+from mlx_baselines3.common.callbacks import BaseCallback, EveryNTimesteps
+from mlx_baselines3.common.logger import JSONOutputFormat, Logger
+from mlx_baselines3.common.native.exploration import NativeCollector
+from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from mlx_baselines3.common.vec_env import NativeVecEnv
+
+_TIMES = ("time/fps", "time/time_elapsed")
+
+
+class Pages(Logger):
+    """Keeps what is written, except for the time, in the order in which it was recorded."""
+
+    def __init__(self) -> None:
+        super().__init__(None, [])
+        self.written: list[Any] = []
+
+    def dump(self, step: int = 0) -> None:
+        entry = [(key, value) for key, value in self.name_to_value.items() if key not in _TIMES]
+        self.written.append((step, entry))
+        super().dump(step)
+
+
+class Seen(BaseCallback):
+    """Looks at the model whenever it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Any] = []
+
+    def _on_step(self) -> bool:
+        model: Any = self.model
+        weights = np.array(model.policy.q_net.q_net[0].weight)
+        self.seen.append((self.num_timesteps, model._n_updates, model.exploration_rate, weights.tolist()))
+        return True
+
+
+class Chunks:
+    """Counts the steps of the calls that take whole iterations."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.lengths: list[int] = []
+        original = NativeCollector.learn
+
+        def learn(collector: Any, *args: Any) -> Any:
+            done = original(collector, *args)
+            self.lengths.append(done.n_steps)
+            return done
+
+        monkeypatch.setattr(NativeCollector, "learn", learn)
+
+
+def make(**kwargs: Any) -> Any:
+    n_envs, limit = kwargs.pop("n_envs", 1), kwargs.pop("limit", None)
+    env_kwargs = {} if limit is None else {"max_episode_steps": limit}
+    env = NativeVecEnv(kwargs.pop("env_id", "CartPole-v1"), n_envs, env_kwargs=env_kwargs)
+    defaults = {"learning_starts": 20, "batch_size": 8, "buffer_size": 90, "device": "cpu", "seed": 5}
+    kwargs.setdefault("policy_kwargs", {"net_arch": [16]})
+    return DQN("MlpPolicy", env, **{**defaults, **kwargs})
+
+
+def outcome(model: Any) -> dict[str, Any]:
+    """Everything that a run leaves behind."""
+    buffer, optimizer = model.replay_buffer, model.policy.optimizer
+    columns = ("observations", "actions", "rewards", "dones", "timeouts")
+    result = {name: np.array(getattr(buffer, name)) for name in columns}
+    if buffer._terminal is None:
+        result["next_observations"] = np.array(buffer.next_observations)
+    else:
+        kept = buffer._terminal.export()
+        result |= {"transitions": kept["transitions"], "kept": kept["observations"]}
+    result |= {name: np.array(array) for name, array in model.policy.state_dict().items()}
+    result |= {f"optimizer/{name}": np.array(a) for name, a in tree_flatten(optimizer.state)}
+    result["counts"] = np.array(
+        [buffer.pos, buffer.full, model.num_timesteps, model._episode_num, model._n_updates, model._n_calls]
+    )
+    result["rates"] = np.array(
+        [model.exploration_rate, model._current_progress_remaining, model.policy.training]
+    )
+    result["present"], result["before"] = np.array(model._last_obs), np.array(model._last_original_obs)
+    result["episodes"] = np.array([(entry["r"], entry["l"]) for entry in model.ep_info_buffer])
+    result["drawn"] = np.array([np.random.rand(), model.action_space.sample()])  # noqa: NPY002
+    result["mlx"] = np.array(mx.random.uniform(shape=(2,)))
+    result["predicted"], _ = model.predict(model._last_obs, deterministic=True)
+    return result
+
+
+def logs(kind: str, folder: str) -> Logger:
+    """A user's logger, which sees the model at every entry, or one of this package's."""
+    return Pages() if kind == "pages" else Logger(folder, [JSONOutputFormat(f"{folder}/log.json")])
+
+
+def written(logger: Logger, folder: str) -> list[Any]:
+    if isinstance(logger, Pages):
+        return logger.written
+    logger.close()
+    with open(f"{folder}/log.json") as file:
+        entries = [json.loads(line) for line in file]
+    return [[item for item in entry.items() if item[0] not in _TIMES] for entry in entries]
+
+
+def run(
+    fused: bool, steps: int, log_interval: int | None, every: int | None, log: str = "pages", **case: Any
+) -> Any:
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        if not fused:
+            patch.setattr(OffPolicyAlgorithm, "_iterate_natively", lambda *_: None)
+        model, logger, seen = make(**case), logs(log, folder), Seen()
+        model.set_logger(logger)
+        callback = None if every is None else EveryNTimesteps(every, seen)
+        for part, resets in ((steps // 3, True), (steps - steps // 3, False)):
+            model.learn(part, callback, log_interval=log_interval, reset_num_timesteps=resets)
+        recorded = [item for item in logger.name_to_value.items() if item[0] not in _TIMES]
+        return outcome(model), written(logger, folder), recorded, seen.seen
+
+
+def assert_same(fused: Any, stepwise: Any) -> None:
+    for key, value in fused[0].items():
+        assert np.array_equal(value, stepwise[0][key]), key
+    assert fused[0].keys() == stepwise[0].keys()
+    assert fused[1:] == stepwise[1:]
+
+
+CASES = st.fixed_dictionaries(
+    {
+        "train_freq": st.integers(1, 9),
+        "gradient_steps": st.sampled_from([-1, 1, 1, 2, 5]),
+        "n_envs": st.integers(1, 3),
+        "buffer_size": st.integers(12, 200),
+        "learning_starts": st.integers(0, 60),
+        "batch_size": st.integers(1, 20),
+        "n_steps": st.sampled_from([1, 1, 2, 3, 7, 8]),
+        "target_update_interval": st.integers(3, 40),
+        "tau": st.sampled_from([1.0, 0.3, 0.005]),
+        "exploration_fraction": st.sampled_from([0.1, 0.7, 1.0]),
+        "exploration_final_eps": st.sampled_from([0.0, 0.05, 1.0]),
+        "optimize_memory_usage": st.booleans(),
+        "limit": st.sampled_from([None, 1, 7, 30]),
+        "learning_rate": st.sampled_from([1e-3, lambda progress: 1e-3 * progress]),
+        "env_id": st.sampled_from(["CartPole-v1", "MountainCar-v0", "Acrobot-v1"]),
+        "max_grad_norm": st.sampled_from([10.0, 0.1]),
+    }
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    case=CASES,
+    steps=st.integers(60, 400),
+    log_interval=st.sampled_from([None, 1, 3, 50]),
+    every=st.sampled_from([None, None, 13, 50, 1000]),
+    log=st.sampled_from(["pages", "file"]),
+)
+def test_iterations_in_rust_are_single_steps(
+    case: dict[str, Any], steps: int, log_interval: int | None, every: int | None, log: str
+) -> None:
+    arguments = (steps, log_interval, every, log)
+    assert_same(run(True, *arguments, **case), run(False, *arguments, **case))
+
+
+def test_most_iterations_are_taken_in_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks = Chunks(monkeypatch)
+    make(train_freq=2).learn(1020, log_interval=None)
+    # The steps before learning starts are Python's to give.
+    assert sum(chunks.lengths) == 1000
+    assert len(chunks.lengths) < 6
