@@ -299,7 +299,7 @@ class OffPolicyAlgorithm(OffPolicySteps):
                     "`reset_num_timesteps=False` or `optimize_memory_usage=False` avoids it.",
                     stacklevel=4,
                 )
-            buffer._break_off()
+            buffer._truncate_last()
         assert self.env is not None, "There is no environment to train in: call set_env() first."
         noise, n_envs = self.action_noise, self.env.num_envs
         if noise is not None and n_envs > 1 and not isinstance(noise, VectorizedActionNoise):

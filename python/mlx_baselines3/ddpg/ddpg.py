@@ -94,7 +94,7 @@ class DDPG(TD3):
             target_policy_noise=0.1,
             _init_setup_model=False,
         )
-        # Not in place: the dictionary is the caller's.
+        # Copy: the dictionary belongs to the caller.
         self.policy_kwargs = {"n_critics": 1, **self.policy_kwargs}
         if _init_setup_model:
             with ModelCall(self):

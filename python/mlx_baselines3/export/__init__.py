@@ -1,4 +1,4 @@
-"""Models for other programs: SB3 itself, and whatever runs ONNX."""
+"""Export of models to SB3 and ONNX."""
 
 from mlx_baselines3.common.formats.sb3.values import NotInSB3
 from mlx_baselines3.common.saving.to_sb3 import export_sb3, export_vec_normalize

@@ -41,7 +41,7 @@ class TD3(OffPolicyAlgorithm):
     :param buffer_size: transitions that the replay buffer holds
     :param learning_starts: steps to collect with random actions before the first update
     :param batch_size: transitions per gradient step
-    :param tau: how far the slow copies follow at each update, between 0 and 1
+    :param tau: coefficient of the Polyak update of the target networks, between 0 and 1
     :param gamma: discount factor
     :param train_freq: steps of each environment between two updates, or ``(n, "step")`` or
         ``(n, "episode")``
@@ -50,9 +50,9 @@ class TD3(OffPolicyAlgorithm):
     :param replay_buffer_class: class of the replay buffer; chosen by the observation space if None
     :param replay_buffer_kwargs: further arguments of it
     :param optimize_memory_usage: keep each observation once instead of twice
-    :param n_steps: steps of the n-step returns that the critics learn from
-    :param policy_delay: gradient steps of the critics per gradient step of the actor and move of the slow
-        copies
+    :param n_steps: number of steps of the n-step returns
+    :param policy_delay: gradient steps of the critics per gradient step of the actor and update of the target
+        networks
     :param target_policy_noise: standard deviation of the noise that smooths the target
     :param target_noise_clip: largest absolute value of that noise
     :param stats_window_size: number of episodes that the logged means are taken over
@@ -148,12 +148,12 @@ class TD3(OffPolicyAlgorithm):
 
     def _gradient_step(self, step: GradientStep, batch: Arrays, settings: Arrays, delayed: Any) -> Arrays:
         """
-        One gradient step: critics, and at times actor and slow copies.
+        One gradient step of the critics and, if due, of the actor and the target networks.
 
         :param step: the step that is being traced
         :param batch: transitions, and ``noise`` (batch, action_dim) that smooths the target
         :param settings: scalars
-        :param delayed: whether actor and slow copies move too
+        :param delayed: whether actor and target networks are updated too
         :return: SB3's metrics
         """
         obs = batch["observations"]
@@ -178,7 +178,7 @@ class TD3(OffPolicyAlgorithm):
         return metrics
 
     def _target(self, batch: Arrays, settings: Arrays) -> mx.array:
-        """:return: (batch, 1) what the critics should say of the batch's actions"""
+        """:return: (batch, 1) targets of the critics"""
         next_obs = batch["next_observations"]
         shared = self.policy.shared_features(next_obs, self.actor_target)
         next_actions = losses.smoothed(

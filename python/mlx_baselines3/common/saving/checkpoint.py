@@ -204,4 +204,4 @@ def _start_new_episodes(model: BaseAlgorithm) -> None:
             warnings.simplefilter("ignore")
             buffer.truncate_last_trajectory()
     else:
-        buffer._break_off()
+        buffer._truncate_last()
