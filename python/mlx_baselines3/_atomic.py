@@ -59,7 +59,7 @@ def atomic_open(path: FilePath, verbose: int = 0, suffix: str | None = None) -> 
     Open a file for writing so that readers see either the old or the new contents, never a part.
 
     The bytes go to a temporary file in the same folder, are flushed to disk, and the file is renamed to the
-    target when the block ends. If the block raises, the temporary file is removed and the target is unchanged.
+    target when the block ends. If the block raises, the temporary file is removed and the target unchanged.
     Temporary files of killed processes are removed by the next writer of the same target.
 
     :param path: path of the file

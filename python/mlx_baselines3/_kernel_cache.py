@@ -1,6 +1,6 @@
 """
-Location of MLX's compiled kernels: ``mlx`` in the temporary folder, which belongs to the machine's first user.
-Other users cannot write kernels there, and would load the first user's files as code.
+Location of MLX's compiled kernels: ``mlx`` in the temporary folder, which belongs to its first user. Other
+users cannot write kernels there, and would load the first user's files as code.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 Lazy re-exports of names that SB3's module of the same name has.
 
 Most re-exports are plain imports, ``X as X`` or in ``__all__``. These are lazy for one of three reasons: the
-import would violate the layering (from ``common`` to an algorithm, from ``vec_env`` to modules that need MLX),
+import would violate the layering (from ``common`` to an algorithm, from ``vec_env`` to code that needs MLX),
 the package behind it is optional, or the module itself does not use the package.
 """
 

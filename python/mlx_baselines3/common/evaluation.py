@@ -28,8 +28,8 @@ def _finished_episode(
     info: dict[str, Any], reward: float, length: int, is_monitor_wrapped: bool
 ) -> tuple[float, int] | None:
     """
-    :return: return and length of the episode, ``None`` if a wrapper only reports an end (a lost life in Atari)
-        that Monitor does not confirm. A step that only resets does not count
+    :return: return and length of the episode, ``None`` if a wrapper only reports an end (a lost life in
+        Atari) that Monitor does not confirm. A step that only resets does not count
     """
     if "autoreset_step" in info:
         return None

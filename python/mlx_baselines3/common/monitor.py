@@ -225,7 +225,7 @@ def _read_monitor_file(file_name: str) -> tuple[dict[str, Any], "pandas.DataFram
         first_line = file_handler.readline()
         if not first_line.startswith("#"):
             raise LoadMonitorResultsError(
-                f"{file_name} is not a monitor file: expected a line of '#' and JSON, got {first_line[:80]!r}."
+                f"{file_name} is not a monitor file: expected '#' and JSON, got {first_line[:80]!r}."
             )
         return json.loads(first_line[1:]), pandas.read_csv(file_handler, index_col=None)
 

@@ -44,15 +44,15 @@ class _Pass(NamedTuple):
 
 def check_policy(policy: Any, warn: bool = True) -> list[str]:
     """
-    Check that a policy does what the algorithms of this package ask of it, and say what makes it slow.
-    Observations are drawn from its space; its weights and the random generator stay as they are.
+    Check that a policy meets the requirements of the algorithms, and report what makes it slow.
+    Observations are drawn from its space; its weights and the random generator are left unchanged.
 
     :param policy: a policy, or an algorithm that has one
-    :param warn: also give the advice as warnings
+    :param warn: also emit the advice as warnings
     :return: the advice: numbers read on the host, ``deterministic`` without effect, Python loops over the
-        rows of a batch, layers whose input has to be copied, answers that depend on the memory layout
-    :raises AssertionError: if an output has a wrong shape or dtype; the message says which
-    :raises TypeError: if it is no policy
+        rows of a batch, layers whose input has to be copied, outputs that depend on the memory layout
+    :raises AssertionError: an output has a wrong shape or dtype; the message says which
+    :raises TypeError: it is not a policy
     """
     policy = getattr(policy, "policy", policy)
     if not isinstance(policy, BasePolicy):
@@ -118,7 +118,7 @@ def _inputs(policy: BasePolicy, n: int) -> tuple[Any, mx.array]:
 def _host_read(policy: BasePolicy, step: _Pass) -> str | None:
     obs, actions = _inputs(policy, _ROWS)
     random_state: Any = mx.random.state
-    # Computes what the policy keeps from earlier calls, as the noise of gSDE: nothing pending may be traced.
+    # Evaluate arrays kept from earlier calls, such as gSDE's noise: pending arrays must not be traced.
     mx.eval([out for out in _as_tuple(step.run(obs, actions)) if isinstance(out, mx.array)])
 
     def pure(parameters: dict[str, mx.array], obs: Any, actions: mx.array) -> Any:

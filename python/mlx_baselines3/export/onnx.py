@@ -44,8 +44,8 @@ def export_onnx(model: BaseAlgorithm, path: str | pathlib.Path | io.BufferedIOBa
 
     The graph takes batches of any size of the observations of ``predict(observation, deterministic=True)``:
     ``obs``, or one input per key of a Dict space, in the dtype of the space, images channel-first. It returns
-    ``actions`` inside the action space. Image scaling, one-hot encoding, clipping and unscaling are part of the
-    graph; ``VecNormalize`` is not.
+    ``actions`` inside the action space. Image scaling, one-hot encoding, clipping and unscaling are part of
+    the graph; ``VecNormalize`` is not.
 
     :param model: the algorithm
     :param path: the file (".onnx" is added if there is no suffix) or an open binary file

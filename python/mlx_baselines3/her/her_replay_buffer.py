@@ -191,7 +191,7 @@ class HerReplayBuffer(DictReplayBuffer):
         :param env: normalises observations and rewards with its statistics, if given
         :return: the samples as ``mx.array``
         :raises RuntimeError: no episode has ended yet
-        :raises ValueError: ``batch_size`` is below 1, or ``compute_reward`` does not return one reward per goal
+        :raises ValueError: ``batch_size`` is below 1, or ``compute_reward`` returns not one reward per goal
         :raises AssertionError: the buffer was unpickled and has no environment
         """
         samples: DictReplayBufferSamples = self._to_mlx(self._relabel(*self._draw(batch_size), env), env)

@@ -67,7 +67,7 @@ class SampledBuffer(BaseBuffer):
     def _ready_fields(self, n_batches: int, batch_size: int, flat: bool) -> tuple[Any, ...] | None:
         """
         Observations, actions, next observations, ends and rewards as stored, in new arrays, if neither a
-        subclass nor the instance overrides any of the methods involved and the columns only need to be copied.
+        subclass nor the instance overrides a method involved and the columns only need to be copied.
         """
         kind = type(self)
         if (
@@ -115,8 +115,8 @@ class SampledBuffer(BaseBuffer):
         :param n_batches: number of batches
         :param batch_size: transitions per batch
         :param env: normalises observations and rewards with its statistics, if given
-        :return: samples of C-contiguous NumPy arrays that own their memory (float32 for float64 columns), with
-            the leading axes ``(n_batches, batch_size)``
+        :return: samples of C-contiguous NumPy arrays that own their memory (float32 for float64 columns),
+            with the leading axes ``(n_batches, batch_size)``
         :raises ValueError: a number is below 1 or the buffer is empty
         """
         check_batch_size(n_batches, "n_batches")

@@ -132,7 +132,7 @@ class BaseBuffer(ABC):
         return column
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take a pickled state; what was in Rust memory goes back there."""
+        """Restore a pickled state; columns are copied back to Rust memory."""
         self.__dict__.update(state)
         held = {name: self._column(name) for name in self._columns}
         self._allocate(self._columns)

@@ -14,8 +14,8 @@ from mlx_baselines3.common.preprocessing import get_obs_shape
 
 __all__ = ["FLUSH_BYTES", "replay_arrays", "replay_batches"]
 
-# Bytes of batches that are gathered at once and passed to the device before the next ones. Enough for hundreds
-# of gradient steps on vectors; images must not fill the memory.
+# Bytes of batches that are gathered at once and passed to the device before the next ones. Enough for
+# hundreds of gradient steps on vectors; images must not fill the memory.
 FLUSH_BYTES = 1 << 27
 
 

@@ -1,8 +1,7 @@
 """
 Statistics and settings of ``VecNormalize`` in a file: an archive of JSON and safetensors, or SB3's pickle.
 
-The archive holds ``vec_normalize/attributes`` and, for the arrays in there,
-``vec_normalize/arrays.safetensors``.
+The archive contains ``vec_normalize/attributes`` and, for its arrays, ``vec_normalize/arrays.safetensors``.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ __all__ = ["load_vec_normalize", "save_vec_normalize"]
 _FOLDER = "vec_normalize/"
 _ATTRIBUTES, _ARRAYS = f"{_FOLDER}attributes", f"{_FOLDER}arrays.safetensors"
 _BUDGET, _SLACK = 4, 2**20
-# Belong to the environments, which a loaded wrapper gets anew, or follow from the rest.
+# Attributes that belong to the environments, which a loaded wrapper gets separately, or that are derived.
 _SKIPPED = {
     *("venv", "class_attributes", "returns", "obs_spaces", "metadata", "render_mode", "num_envs"),
     *("reset_infos", "_seeds", "_options"),
@@ -58,11 +57,11 @@ FileOrStream = str | pathlib.Path | io.BufferedIOBase
 
 def save_vec_normalize(env: VecNormalize, path: FileOrStream) -> None:
     """
-    Write statistics and settings as an archive. A file given by its path is replaced as a whole.
+    Write statistics and settings as an archive. A file given by its path is replaced atomically.
 
     :param env: the wrapper
-    :param path: the file, under the very name given, or an open binary file
-    :raises ValueError: if its class cannot be found again by its import path, or a space cannot be kept
+    :param path: the file, whose name is used unchanged, or an open binary file
+    :raises ValueError: if its class cannot be found by its import path, or a space cannot be stored
     """
     arrays: dict[str, np.ndarray] = {}
 
@@ -72,18 +71,18 @@ def save_vec_normalize(env: VecNormalize, path: FileOrStream) -> None:
         arrays[place] = array
         return place
 
-    lost: list[str] = []
+    unsaved: list[str] = []
     state = {name: value for name, value in env.__getstate__().items() if name not in _SKIPPED}
     try:
         parts = {
             "class": path_of(type(env)),
-            "attributes": _encoded(state, Encoder(store), lost),
-            "lost": lost,
+            "attributes": _encoded(state, Encoder(store), unsaved),
+            "lost": unsaved,
         }
     except (UnknownName, Unencodable) as error:
-        raise ValueError(f"A {type(env).__name__} cannot be kept in a file: {error}.") from error
-    if lost:
-        warnings.warn(f"Not kept in the file of {type(env).__name__}: {', '.join(lost)}.", stacklevel=3)
+        raise ValueError(f"A {type(env).__name__} cannot be saved: {error}.") from error
+    if unsaved:
+        warnings.warn(f"Not saved in the file of {type(env).__name__}: {', '.join(unsaved)}.", stacklevel=3)
     entries: dict[str, Content] = {
         _ATTRIBUTES: json.dumps(parts, indent=4, allow_nan=False).encode(),
         _ARRAYS: _safetensors.pieces(arrays, {}),
@@ -96,7 +95,7 @@ def save_vec_normalize(env: VecNormalize, path: FileOrStream) -> None:
         write_entries(open_path(path, "w"), entries)
 
 
-def _encoded(state: dict[str, Any], encoder: Encoder, lost: list[str]) -> dict[str, Any]:
+def _encoded(state: dict[str, Any], encoder: Encoder, unsaved: list[str]) -> dict[str, Any]:
     fields = {}
     for name, value in state.items():
         try:
@@ -104,19 +103,19 @@ def _encoded(state: dict[str, Any], encoder: Encoder, lost: list[str]) -> dict[s
         except Unencodable as error:
             if name in _NEEDED:
                 raise
-            lost.append(f"{name} ({error})")
+            unsaved.append(f"{name} ({error})")
     return fields
 
 
 def load_vec_normalize(path: FileOrStream) -> VecNormalize:
     """
-    Read what this package or SB3 saved, without executing anything that is in the file. Its contents decide
-    how it is read, not its suffix.
+    Read a file of this package or SB3, without executing anything in it. The format is detected by its
+    contents, not its suffix.
 
     :param path: the file or an open binary file
     :return: the wrapper, without an environment
-    :raises ModelFileError: if it is damaged, holds something else, or needs a class that is not imported
-    :raises FileNotFoundError: if there is no such file
+    :raises ModelFileError: if it is corrupted, holds something else, or needs a class that is not imported
+    :raises FileNotFoundError: if the file does not exist
     """
     stream = open_path(path, "r")
     label = str(path) if isinstance(path, (str, pathlib.Path)) else "the file of VecNormalize"
@@ -126,7 +125,7 @@ def load_vec_normalize(path: FileOrStream) -> VecNormalize:
             return _from_archive(archive) if archive is not None else _from_pickle(stream)
         except (*DAMAGE, UnknownName, MemoryError, AssertionError) as error:
             said = str(error) if isinstance(error, (ModelFileError, UnknownName)) else f"{error!r:.200}"
-            text = said if said.startswith(label) else f"{label} holds no sound VecNormalize: {said}"
+            text = said if said.startswith(label) else f"{label} contains no valid VecNormalize: {said}"
             raise ModelFileError(f"{text.rstrip('.')}.") from error
 
 
@@ -142,8 +141,8 @@ def _from_archive(archive: ArchiveReader) -> VecNormalize:
         raise ModelFileError(f"{archive.label}: {_ATTRIBUTES} is not a table")
     kind = class_of(parts["class"], VecNormalize)
     if parts.get("lost"):
-        lost = ", ".join(map(str, parts["lost"]))
-        warnings.warn(printable(f"Not part of {archive.label}: {lost:.1000}."), stacklevel=4)
+        unsaved = ", ".join(map(str, parts["lost"]))
+        warnings.warn(printable(f"Not part of {archive.label}: {unsaved:.1000}."), stacklevel=4)
     fields = parts["attributes"]
     return _assembled(kind, list(fields), lambda name: decoder.decode(fields[name]))
 
@@ -163,8 +162,8 @@ def _from_pickle(stream: IO[bytes]) -> VecNormalize:
 def _assembled(kind: type[VecNormalize], names: list[str], value_of: Callable[[str], Any]) -> VecNormalize:
     """
     :param kind: the wrapper's class
-    :param names: attributes that the file has
-    :param value_of: gives the value of one
+    :param names: attributes in the file
+    :param value_of: returns the value of an attribute
     """
     own = kind is VecNormalize
     state = {}
@@ -233,7 +232,7 @@ def _check_statistics(name: str, statistics: Any, shape: tuple[int, ...] | None)
         raise ModelFileError(f"{name} is a {type(statistics).__name__}, expected a RunningMeanStd")
     for part in ("mean", "var"):
         array = vars(statistics).get(part)
-        # A scalar where there is one number, once it was updated.
+        # A single number becomes a scalar when it is updated.
         if not isinstance(array, (np.ndarray, np.floating, float)) or np.shape(array) != shape:
             raise ModelFileError(f"{name}.{part} is not an array of shape {shape}")
         if np.asarray(array).dtype.kind != "f":

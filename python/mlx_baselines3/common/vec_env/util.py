@@ -1,4 +1,4 @@
-"""What the classes of this folder share: named arrays of structured spaces, copies of infos, one warning."""
+"""Shared utilities: named arrays of structured spaces, copies of infos, a warning."""
 
 import warnings
 from copy import deepcopy
@@ -10,13 +10,13 @@ from gymnasium import spaces
 from mlx_baselines3.common.preprocessing import check_for_nested_spaces
 from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvObs
 
-# Sharing one of these between two infos cannot be noticed.
+# Immutable types, which two infos can share.
 _IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, np.generic)
 
 
 def dict_to_obs(obs_space: spaces.Space[Any], obs_dict: dict[Any, np.ndarray]) -> VecEnvObs:
     """
-    Give named arrays the structure of a space; the inverse of what :func:`obs_space_info` describes.
+    Structure named arrays like a space; the inverse of :func:`obs_space_info`.
 
     :param obs_space: the observation space
     :param obs_dict: arrays under the keys of :func:`obs_space_info`
@@ -40,7 +40,7 @@ def obs_space_info(
     obs_space: spaces.Space[Any],
 ) -> tuple[list[Any], dict[Any, tuple[int, ...]], dict[Any, np.dtype]]:
     """
-    Describe the arrays that an observation consists of.
+    Describe the arrays of an observation.
 
     The keys are those of a Dict space, the positions of a Tuple space, and ``None`` for any other space.
 
@@ -64,7 +64,7 @@ def obs_space_info(
 
 def no_images(env: VecEnv) -> list[None]:
     """
-    Say that environments do not draw themselves into arrays.
+    Warn that environments do not render to arrays.
 
     :param env: environments whose render mode is not ``rgb_array``
     :return: None for each of them
@@ -77,9 +77,9 @@ def no_images(env: VecEnv) -> list[None]:
 
 def copy_value(value: Any) -> Any:
     """
-    Copy what can change, as :func:`copy.deepcopy` does, but fast for the usual contents of an info.
+    Copy mutable values like :func:`copy.deepcopy`, but fast for the usual contents of an info.
 
-    :param value: an observation, or a value found in an info
+    :param value: an observation, or a value of an info
     :return: a value that shares nothing mutable with the original
     """
     if isinstance(value, _IMMUTABLE):
