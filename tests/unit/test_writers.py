@@ -46,10 +46,10 @@ REPLACERS = {
     "common/save_util.py:save_to_pkl": {"object.pkl"},
     "common/saving/to_sb3.py:export_sb3": {"sb3.zip", "exported.zip"},
     "common/saving/to_sb3.py:export_replay_buffer": {"buffer_sb3.pkl"},
-    "common/saving/to_sb3.py:export_vec_normalize": {"normalize_sb3.pkl", "normalize_exported.pkl"},
+    "common/formats/vec_normalize.py:export_vec_normalize": {"normalize_sb3.pkl", "normalize_exported.pkl"},
     "export/onnx.py:export_onnx": {"model.onnx"},
     "common/saving/replay.py:save_replay_buffer": {"buffer.pkl"},
-    "common/saving/vec_normalize.py:save_vec_normalize": {"normalize.pkl"},
+    "common/formats/vec_normalize.py:save_vec_normalize": {"normalize.pkl"},
     "common/callbacks/evaluation.py:EvalCallback._save_log": {"evaluations.npz"},
     "common/logger/formats.py:CSVOutputFormat._add_columns": {"progress.csv"},
     "common/vec_env/vec_video_recorder.py:VecVideoRecorder._stop_recording": {"video.mp4"},
@@ -128,6 +128,7 @@ UNPICKLING = {
     "common/formats/model_data.py:_opened cloudpickle.loads": "allow_pickle=True, with a warning",
     "common/vec_env/base_vec_env.py:CloudpickleWrapper.__setstate__ cloudpickle.loads": "own processes",
     "common/vec_env/_subproc_worker.py:_Worker.__init__ cloudpickle.loads": "own processes",
+    "common/vec_env/_subproc_worker.py:run_worker cloudpickle.loads": "own processes",
 }
 
 

@@ -6,18 +6,19 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_baselines3.common._off_policy_collection import OffPolicyCollection
+from mlx_baselines3.common.base_class import BaseAlgorithm
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.buffers.batches import replay_arrays, replay_batches
 from mlx_baselines3.common.distributions.base import is_users_own
-from mlx_baselines3.common.native.actor import blueprint, check_unchanged
+from mlx_baselines3.common.native.actor import blueprint
+from mlx_baselines3.common.native.eligibility import check_unchanged
 from mlx_baselines3.common.nn.packed_optimizer import Arrays, ParameterOptimizer
 from mlx_baselines3.common.training.native_off_policy import NativeActorCriticUpdate
 from mlx_baselines3.common.training.native_on_policy import NativeChoice
 from mlx_baselines3.common.training.off_policy_update import OffPolicyUpdate, StepFunction
 
 
-class OffPolicySteps(OffPolicyCollection):
+class OffPolicySteps(BaseAlgorithm):
     """The part of :class:`OffPolicyAlgorithm` that learns; it has no own arguments."""
 
     replay_buffer: ReplayBuffer
@@ -101,7 +102,7 @@ class OffPolicySteps(OffPolicyCollection):
     def _check_objective(self, base: type["OffPolicySteps"]) -> None:
         """
         :param base: the algorithm whose gradient step Rust knows
-        :raises NotMirrored: this one has another
+        :raises NotNative: this one has another
         """
         check_unchanged(self, base, ("_gradient_step", "_target", "_batches", "_update"))
 

@@ -8,7 +8,8 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common.buffers import ReplayBuffer
-from mlx_baselines3.common.native.actor import blueprint, check_unchanged
+from mlx_baselines3.common.native.actor import blueprint
+from mlx_baselines3.common.native.eligibility import check_unchanged
 from mlx_baselines3.common.nn.packed_optimizer import Arrays
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mlx_baselines3.common.policies import BasePolicy
@@ -171,16 +172,15 @@ class DQN(OffPolicyAlgorithm):
         self.logger.record("rollout/exploration_rate", self.exploration_rate)
 
     def _random_steps(self, count: int, n_envs: int, learning_starts: int) -> list[bool]:
-        """Whether each of the next steps takes a random action; draws :meth:`predict`'s random numbers."""
+        """Steps to come with random actions; the others draw the number that :meth:`predict` compares."""
         random = super()._random_steps(count, n_envs, learning_starts)
-        total = float(self._total_timesteps)
         first = sum(random)
-        for i, draw in enumerate(np.random.rand(count - first).tolist(), start=first):  # noqa: NPY002
-            # The exploration rate that `_on_step` will have set at that step.
+        for i, drawn in enumerate(np.random.rand(count - first).tolist(), start=first):  # noqa: NPY002
+            # As `_on_step` will have set it by then.
             rate = self.exploration_rate
             if i > 0:
-                rate = self.exploration_schedule(1.0 - float(self.num_timesteps + i * n_envs) / total)
-            random[i] = not draw >= rate
+                rate = self.exploration_schedule(self.progress_at(self.num_timesteps + i * n_envs))
+            random[i] = not drawn >= rate
         return random
 
     def _gradient_step(self, step: GradientStep, batch: Arrays, settings: Arrays, variant: None) -> Arrays:
@@ -197,7 +197,7 @@ class DQN(OffPolicyAlgorithm):
         return {"loss": value}
 
     def _native_update(self) -> NativeQUpdate:
-        """:raises NotMirrored: the step, the batches or the network are not those that Rust knows"""
+        """:raises NotNative: the step, the batches or the network are not those that Rust knows"""
         check_unchanged(self, DQN, ("_gradient_step", "_batches", "_compiled_update"))
         return NativeQUpdate(self.q_net, self.q_net_target, self.policy.optimizer, blueprint(self.policy))
 

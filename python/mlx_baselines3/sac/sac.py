@@ -10,7 +10,7 @@ from gymnasium import spaces
 from mlx_baselines3.common._off_policy_steps import OffPolicySteps
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.distributions import SquashedDiagGaussianDistribution
-from mlx_baselines3.common.native.blueprint import NotMirrored, check_unchanged
+from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.nn.layers import Module
 from mlx_baselines3.common.nn.packed_optimizer import Arrays, ParameterOptimizer
 from mlx_baselines3.common.noise import ActionNoise
@@ -290,7 +290,7 @@ class SAC(OffPolicyAlgorithm):
             dist, SquashedDiagGaussianDistribution, ("log_prob", "log_prob_from_params", "sample")
         )
         if dist.epsilon != SquashedDiagGaussianDistribution(1).epsilon:
-            raise NotMirrored(f"the squashed distribution's epsilon is {dist.epsilon}")
+            raise NotNative(f"the squashed distribution's epsilon is {dist.epsilon}")
 
     @on_own_device
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:

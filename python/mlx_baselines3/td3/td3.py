@@ -8,7 +8,7 @@ from gymnasium import spaces
 from mlx_baselines3._lazy_names import lazy_names
 from mlx_baselines3.common._off_policy_steps import OffPolicySteps
 from mlx_baselines3.common.buffers import ReplayBuffer
-from mlx_baselines3.common.native.blueprint import check_unchanged
+from mlx_baselines3.common.native.eligibility import check_unchanged
 from mlx_baselines3.common.nn.packed_optimizer import Arrays
 from mlx_baselines3.common.noise import ActionNoise
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm

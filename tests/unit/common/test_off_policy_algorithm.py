@@ -191,6 +191,15 @@ def test_actions_are_random_until_learning_starts():
     assert env.taken[4:] == [1.0, 1.0]
 
 
+@pytest.mark.parametrize("learning_starts", [0, 6, 7, 8, 9, 10, 20, 8.5, float("inf")])
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_which_steps_to_come_are_random(learning_starts, n_envs):
+    model = Idle(Countdown())
+    model.num_timesteps = 7
+    expected = [7 + step * n_envs < learning_starts for step in range(4)]
+    assert model._random_steps(4, n_envs, learning_starts) == expected
+
+
 def test_noise_is_vectorised_and_reset_where_an_episode_ended(monkeypatch):
     resets = []
     monkeypatch.setattr(VectorizedActionNoise, "reset", lambda self, indices=None: resets.append(indices))

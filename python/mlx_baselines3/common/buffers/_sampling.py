@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlx_baselines3 import _native
+from mlx_baselines3.common._types import DictReplayBufferSamples, ReplayBufferSamples
 from mlx_baselines3.common.buffers._draws import randint
 from mlx_baselines3.common.buffers._fields import (
     arrays_of,
@@ -20,7 +21,6 @@ from mlx_baselines3.common.buffers._fields import (
 from mlx_baselines3.common.buffers._rows import check_batch_size
 from mlx_baselines3.common.buffers._scratch import Scratch, ScratchPool
 from mlx_baselines3.common.buffers.base import BaseBuffer, as_bytes
-from mlx_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 
 if TYPE_CHECKING:
     from mlx_baselines3.common.vec_env import VecNormalize

@@ -10,9 +10,9 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3 import _native
+from mlx_baselines3.common._types import DictRolloutBufferSamples, RolloutBufferSamples
 from mlx_baselines3.common.buffers._rows import check_batch_size, fit_action, fit_scalar
 from mlx_baselines3.common.buffers.base import BaseBuffer, action_dtype
-from mlx_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
 
 if TYPE_CHECKING:
     from mlx_baselines3.common.vec_env import VecNormalize

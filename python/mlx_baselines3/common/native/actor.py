@@ -19,15 +19,13 @@ from mlx_baselines3.common.native.blueprint import (
     DRAWING,
     Blueprint,
     Layer,
-    NotMirrored,
     Observations,
     blueprint,
-    check_parts,
-    check_unchanged,
     observed_keys,
     perceptron,
     side_by_side,
 )
+from mlx_baselines3.common.native.eligibility import NotNative
 from mlx_baselines3.common.nn.interop import to_mlx
 from mlx_baselines3.common.nn.threads import random_key, tracing, use_generator, with_fork
 from mlx_baselines3.common.utils import is_vectorized_observation
@@ -37,11 +35,8 @@ __all__ = [
     "Blueprint",
     "Layer",
     "NativeActor",
-    "NotMirrored",
     "Stretch",
     "blueprint",
-    "check_parts",
-    "check_unchanged",
     "native_actor",
     "native_actor_or_none",
     "observed_keys",
@@ -342,7 +337,7 @@ def native_actor(policy: Any) -> NativeActor:
 
     :param policy: a policy
     :return: always the same twin for the same policy, unless its layers are replaced
-    :raises NotMirrored: only MLX can run the policy; the message says why
+    :raises NotNative: only MLX can run the policy; the message says why
     """
     # Another thread may be tracing an update of the same networks.
     with tracing:
@@ -350,7 +345,7 @@ def native_actor(policy: Any) -> NativeActor:
         twin = _twins.get(policy)
         known = twin is not None and twin.is_current(plan)
         if not known and any(array.dtype != mx.float32 for array in plan.arrays()):
-            raise NotMirrored("its weights are not float32")
+            raise NotNative("its weights are not float32")
         if twin is None or not twin.fits(plan):
             twin = _twins[policy] = NativeActor(plan)
         else:
@@ -365,7 +360,7 @@ def native_actor_or_none(policy: Any) -> NativeActor | None:
     """
     try:
         return native_actor(policy)
-    except NotMirrored:
+    except NotNative:
         return None
 
 

@@ -9,7 +9,8 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx.nn.layers.base import Module
 
-from mlx_baselines3.common.native.blueprint import Layer, NotMirrored, check_unchanged
+from mlx_baselines3.common.native.blueprint import Layer
+from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.nn.layers import named_parameters, set_named_parameters
 from mlx_baselines3.common.nn.optimizers import Adam, RMSpropTFLike
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
@@ -32,15 +33,15 @@ def _rule(optimizer: ParameterOptimizer) -> dict[str, Any]:
     """
     :return: the optimizer as ``_native`` knows it: ``rule``, ``smoothing`` (of the gradient and its square,
         or of the square alone), ``eps``, ``bias_correction``
-    :raises NotMirrored: it is none of those
+    :raises NotNative: it is none of those
     """
     check_unchanged(optimizer, ParameterOptimizer, ("apply",))
     bare = optimizer.bare
     kind = type(bare)
     if optimizer.missed:
-        raise NotMirrored("some parameters were frozen for a time")
+        raise NotNative("some parameters were frozen for a time")
     if bare._schedulers:
-        raise NotMirrored("the optimizer has a schedule of its own")
+        raise NotNative("the optimizer has a schedule of its own")
     if kind in (Adam, optim.Adam):
         rule = {"rule": "adam", "smoothing": tuple(bare.betas), "bias_correction": bare.bias_correction}
     elif kind is optim.RMSprop:
@@ -48,7 +49,7 @@ def _rule(optimizer: ParameterOptimizer) -> dict[str, Any]:
     elif kind is RMSpropTFLike and not (bare.momentum or bare.centered or bare.weight_decay):
         rule = {"rule": "rmsprop_tf", "smoothing": (bare.alpha, 0.0), "bias_correction": False}
     else:
-        raise NotMirrored(f"there is no native {kind.__name__} with these arguments")
+        raise NotNative(f"there is no native {kind.__name__} with these arguments")
     return {**rule, "eps": bare.eps}
 
 
@@ -59,7 +60,7 @@ def rule_name(optimizer: ParameterOptimizer) -> str:
     """
     try:
         return str(_rule(optimizer)["rule"])
-    except NotMirrored as reason:
+    except NotNative as reason:
         return str(reason)
 
 
@@ -70,16 +71,16 @@ class ParameterVector:
     :param network: the network
     :param layout: says where each parameter lies; the network's own optimizer or, for a slow copy, that of
         the network it follows
-    :raises NotMirrored: some parameters are not trained, or not float32
+    :raises NotNative: some parameters are not trained, or not float32
     """
 
     def __init__(self, network: Module, layout: ParameterOptimizer):
         self.network = network
         arrays = named_parameters(network)
         if list(arrays) != layout.names:
-            raise NotMirrored("some of its parameters are not trained")
+            raise NotNative("some of its parameters are not trained")
         if any(array.dtype != mx.float32 for array in arrays.values()):
-            raise NotMirrored("its weights are not float32")
+            raise NotNative("its weights are not float32")
         self.places = layout.places()
         self.values = np.zeros(layout.size, np.float32)
         self._views = self._views_of(self.values, layout)
@@ -136,7 +137,7 @@ class TrainedVector(ParameterVector):
 
     :param network: the network
     :param optimizer: its optimizer
-    :raises NotMirrored: as :class:`ParameterVector`, or there is no native form of the optimizer
+    :raises NotNative: as :class:`ParameterVector`, or there is no native form of the optimizer
     """
 
     def __init__(self, network: Module, optimizer: ParameterOptimizer):
@@ -212,7 +213,7 @@ class TrainedVector(ParameterVector):
         """
         :param layers: of this network
         :return: the same as ``_native`` takes them
-        :raises NotMirrored: a layer's arrays are not among the parameters, or it is in several places
+        :raises NotNative: a layer's arrays are not among the parameters, or it is in several places
         """
         # By module and not by array: two layers may have begun with the same one.
         paths: dict[int, list[str]] = {}
@@ -222,7 +223,7 @@ class TrainedVector(ParameterVector):
         def place(linear: nn.Linear, key: str) -> int:
             names = [f"{path}.{key}" for path in paths.get(id(linear), ())]
             if len(names) != 1 or names[0] not in self.places:
-                raise NotMirrored("some of its layers' parameters are not its own")
+                raise NotNative("some of its layers' parameters are not its own")
             return self.places[names[0]]
 
         def part(linear: nn.Linear) -> tuple[int, int, int | None]:

@@ -8,14 +8,8 @@ import numpy as np
 from mlx.nn.layers.base import Module
 
 from mlx_baselines3 import _native
-from mlx_baselines3.common.native.blueprint import (
-    Blueprint,
-    NotMirrored,
-    check_unchanged,
-    observed_keys,
-    perceptron,
-    side_by_side,
-)
+from mlx_baselines3.common.native.blueprint import Blueprint, observed_keys, perceptron, side_by_side
+from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.native.interrupts import interrupts_allowed, interrupts_deferred
 from mlx_baselines3.common.native.vectors import ParameterVector, TrainedVector, flat
 from mlx_baselines3.common.nn.interop import to_numpy
@@ -64,10 +58,10 @@ def _slow_copy(network: Module, original: Module, optimizer: ParameterOptimizer)
     :param original: the network that it follows
     :param optimizer: that of the original
     :return: its parameters
-    :raises NotMirrored: it computes in another way than the original
+    :raises NotNative: it computes in another way than the original
     """
     if type(network) is not type(original):
-        raise NotMirrored(f"a {type(network).__name__} follows a {type(original).__name__}")
+        raise NotNative(f"a {type(network).__name__} follows a {type(original).__name__}")
     check_unchanged(network, type(original), ("__call__", "forward", "extract_features"))
     return ParameterVector(network, optimizer)
 
@@ -80,7 +74,7 @@ class NativeQUpdate:
     :param q_net_target: its slow copy
     :param optimizer: its optimizer
     :param plan: how the Q network computes
-    :raises NotMirrored: there is no native form of them
+    :raises NotNative: there is no native form of them
     """
 
     def __init__(self, q_net: Module, q_net_target: Module, optimizer: ParameterOptimizer, plan: Blueprint):
@@ -116,7 +110,7 @@ class NativeQUpdate:
 
 def _critic_plans(critic: Any, vector: TrainedVector) -> list[list[Any]]:
     if not isinstance(critic, ContinuousCritic):
-        raise NotMirrored(f"the critic is a {type(critic).__name__}")
+        raise NotNative(f"the critic is a {type(critic).__name__}")
     methods = ("__call__", "forward", "q1_forward", "q_networks", "extract_features")
     check_unchanged(critic, ContinuousCritic, methods)
     observed_keys(critic.observation_space, critic.features_extractor)
@@ -131,7 +125,7 @@ class NativeActorCriticUpdate:
         ``ent_coef``
     :param optimizers: those of ``actor``, ``critic`` and ``ent_coef``
     :param plan: how the actor computes
-    :raises NotMirrored: there is no native form of them
+    :raises NotNative: there is no native form of them
     """
 
     def __init__(

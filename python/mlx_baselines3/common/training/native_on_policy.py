@@ -16,7 +16,8 @@ import numpy as np
 from mlx.nn.layers.base import Module
 
 from mlx_baselines3 import _native
-from mlx_baselines3.common.native.blueprint import Blueprint, NotMirrored, check_unchanged, side_by_side
+from mlx_baselines3.common.native.blueprint import Blueprint, side_by_side
+from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.native.interrupts import interrupts_allowed, interrupts_deferred
 from mlx_baselines3.common.native.vectors import TrainedVector, flat, rule_name
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
@@ -52,7 +53,7 @@ class NativeChoice:
         """
         :param model: an algorithm
         :param parts: its networks, optimizers and whatever else decides
-        :param make: makes the native update; raises NotMirrored if there is none
+        :param make: makes the native update; raises NotNative if there is none
         :return: the update; None if MLX is to compute, and then a line once that says why
         :raises ValueError: ``MLX_BASELINES3_UPDATES`` is neither ``native`` nor ``mlx``
         """
@@ -63,7 +64,7 @@ class NativeChoice:
         if not is_same(made_of, self._parts) or rules != self._rules:
             try:
                 self._update = make()
-            except NotMirrored as reason:
+            except NotNative as reason:
                 self._update = None
                 if model.verbose >= 1:
                     print(f"MLX computes the gradient steps, because {reason}.")
@@ -86,12 +87,12 @@ class NativeOnPolicyUpdate:
     :param policy: policy and value function
     :param optimizer: its optimizer
     :param plan: how the policy computes actions and values
-    :raises NotMirrored: there is no native form of them
+    :raises NotNative: there is no native form of them
     """
 
     def __init__(self, policy: Module, optimizer: ParameterOptimizer, plan: Blueprint):
         if plan.head not in _HEADS:
-            raise NotMirrored(f"there is no native gradient of a {plan.head} policy")
+            raise NotNative(f"there is no native gradient of a {plan.head} policy")
         dist = policy.action_dist
         check_unchanged(dist, type(dist), ("entropy",))
         self._vector = TrainedVector(policy, optimizer)

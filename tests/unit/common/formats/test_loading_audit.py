@@ -20,10 +20,10 @@ CHILD = """
     from support.audit_hook import Watch
     from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
     from mlx_baselines3.common.formats.sb3 import torch_file as _torch_file
-    from mlx_baselines3.common.saving.replay import load_replay_buffer
-    from mlx_baselines3.common.saving.vec_normalize import load_vec_normalize
+    from mlx_baselines3.common.formats.vec_normalize import load_vec_normalize
     from mlx_baselines3.common.policies import ActorCriticPolicy
     from mlx_baselines3.common.save_util import ModelFileError
+    from mlx_baselines3.common.saving.replay import load_replay_buffer
     from mlx_baselines3.common.vec_env import NativeVecEnv, VecNormalize
 
     fuzz.users_module()
@@ -60,7 +60,7 @@ CHILD = """
         "replay": lambda path: owner.load_replay_buffer(path),
         "replay_pickle": load_replay_buffer,
         "statistics": lambda path: VecNormalize.load(path, NativeVecEnv("CartPole-v1", 1)),
-        "statistics_pickle": load_vec_normalize,
+        "statistics_pickle": lambda path: load_vec_normalize(path, VecNormalize),
         "legacy_torch": lambda path: _torch_file.load(path.read_bytes(), "file"),
     }
     for name, files, _ in fuzz.readers():

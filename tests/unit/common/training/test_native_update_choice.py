@@ -9,7 +9,8 @@ import pytest
 
 from mlx_baselines3 import A2C, PPO, SAC, TD3
 from mlx_baselines3.common.buffers import RolloutBuffer
-from mlx_baselines3.common.native.actor import NotMirrored, blueprint
+from mlx_baselines3.common.native.actor import blueprint
+from mlx_baselines3.common.native.eligibility import NotNative
 from mlx_baselines3.common.nn.optimizers import RMSpropTFLike
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
 from mlx_baselines3.common.policies.critics import ContinuousCritic
@@ -81,7 +82,7 @@ def test_parameters_that_are_not_trained_are_mlx_s():
     policy = on_policy(A2C).policy
     some = [name for name in policy.optimizer.names if not name.startswith("value_net")]
     optimizer = ParameterOptimizer(policy, optim.Adam, 1e-3, names=some)
-    with pytest.raises(NotMirrored, match="some of its parameters are not trained"):
+    with pytest.raises(NotNative, match="some of its parameters are not trained"):
         NativeOnPolicyUpdate(policy, optimizer, blueprint(policy))
 
 

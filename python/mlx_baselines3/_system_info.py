@@ -1,10 +1,9 @@
-"""System information for bug reports; import ``get_system_info`` from ``common.utils``."""
+"""What a bug report needs to know about the machine. Reached through ``common.utils.get_system_info``."""
 
 from __future__ import annotations
 
 import platform
 import re
-from importlib import metadata
 from typing import Any
 
 import cloudpickle
@@ -17,6 +16,9 @@ from mlx_baselines3._version import __version__
 
 
 def _installed(distribution: str) -> str | None:
+    # Not at the top: it would be a twentieth of importing the package.
+    from importlib import metadata
+
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:

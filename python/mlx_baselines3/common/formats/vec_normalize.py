@@ -1,7 +1,9 @@
 """
 Statistics and settings of ``VecNormalize`` in a file: an archive of JSON and safetensors, or SB3's pickle.
 
-The archive contains ``vec_normalize/attributes`` and, for its arrays, ``vec_normalize/arrays.safetensors``.
+The archive holds ``vec_normalize/attributes`` and, for the arrays in there,
+``vec_normalize/arrays.safetensors``. ``VecNormalize`` reads and writes its files itself, so this module knows
+its attributes and is given the class.
 """
 
 from __future__ import annotations
@@ -12,12 +14,11 @@ import json
 import pathlib
 import warnings
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from gymnasium import spaces
 
-from mlx_baselines3.common import save_util
 from mlx_baselines3.common.formats import safetensors as _safetensors
 from mlx_baselines3.common.formats.archive import (
     ArchiveReader,
@@ -34,10 +35,14 @@ from mlx_baselines3.common.formats.names import UnknownName, path_of
 from mlx_baselines3.common.formats.paths import open_path, starts_as_archive
 from mlx_baselines3.common.formats.sb3.constructors import CONSTRUCTORS, DAMAGE, own_path, resolve
 from mlx_baselines3.common.formats.sb3.pickle_reader import Evaluator, Global, Node, Source, Table, parse
+from mlx_baselines3.common.formats.sb3.pickle_writer import NewObject, write_to
+from mlx_baselines3.common.formats.sb3.values import NotInSB3, encode
+from mlx_baselines3.common.formats.version import check_format, version_entries
 from mlx_baselines3.common.running_mean_std import RunningMeanStd
-from mlx_baselines3.common.vec_env import VecNormalize
 
-__all__ = ["load_vec_normalize", "save_vec_normalize"]
+__all__ = ["export_vec_normalize", "load_vec_normalize", "save_vec_normalize"]
+
+Wrapper = TypeVar("Wrapper")
 
 _FOLDER = "vec_normalize/"
 _ATTRIBUTES, _ARRAYS = f"{_FOLDER}attributes", f"{_FOLDER}arrays.safetensors"
@@ -55,13 +60,13 @@ _KNOWN = {*_NEEDED, "action_space", "obs_rms", "norm_obs_keys", "old_obs", "old_
 FileOrStream = str | pathlib.Path | io.BufferedIOBase
 
 
-def save_vec_normalize(env: VecNormalize, path: FileOrStream) -> None:
+def save_vec_normalize(env: Any, path: FileOrStream) -> None:
     """
     Write statistics and settings as an archive. A file given by its path is replaced atomically.
 
-    :param env: the wrapper
-    :param path: the file, whose name is used unchanged, or an open binary file
-    :raises ValueError: if its class cannot be found by its import path, or a space cannot be stored
+    :param env: the ``VecNormalize``
+    :param path: the file, under the very name given, or an open binary file
+    :raises ValueError: if its class cannot be found again by its import path, or a space cannot be kept
     """
     arrays: dict[str, np.ndarray] = {}
 
@@ -86,7 +91,7 @@ def save_vec_normalize(env: VecNormalize, path: FileOrStream) -> None:
     entries: dict[str, Content] = {
         _ATTRIBUTES: json.dumps(parts, indent=4, allow_nan=False).encode(),
         _ARRAYS: _safetensors.pieces(arrays, {}),
-        **save_util.version_entries(),
+        **version_entries(),
     }
     if isinstance(path, (str, pathlib.Path)):
         with atomic_open(path) as stream:
@@ -95,7 +100,30 @@ def save_vec_normalize(env: VecNormalize, path: FileOrStream) -> None:
         write_entries(open_path(path, "w"), entries)
 
 
-def _encoded(state: dict[str, Any], encoder: Encoder, unsaved: list[str]) -> dict[str, Any]:
+def export_vec_normalize(env: Any, path: FileOrStream, base: type) -> None:
+    """
+    Write statistics and settings as SB3 saves them: SB3's ``VecNormalize.load(path, venv)`` reads the file.
+
+    :param env: the ``VecNormalize``
+    :param path: the file or an open binary file
+    :param base: ``VecNormalize``
+    :raises NotInSB3: if the wrapper is of another class, or holds something that SB3 has no counterpart of
+    """
+    skipped = ("venv", "class_attributes", "returns", "obs_spaces", "metadata")
+    if type(env) is not base:
+        raise NotInSB3(f"a {type(env).__name__} is not SB3's VecNormalize, but a class of its own")
+    state = {key: encode(value) for key, value in vars(env).items() if key not in skipped}
+    if isinstance(vars(env)["observation_space"], spaces.Dict):
+        state["obs_spaces"] = state["observation_space"].state["spaces"]
+    wrapper = NewObject(Global("stable_baselines3.common.vec_env.vec_normalize", "VecNormalize"), (), state)
+    if isinstance(path, (str, pathlib.Path)):
+        with atomic_open(path) as stream:
+            write_to(stream, wrapper)
+    else:
+        write_to(open_path(path, "w"), wrapper)
+
+
+def _encoded(state: dict[str, Any], encoder: Encoder, lost: list[str]) -> dict[str, Any]:
     fields = {}
     for name, value in state.items():
         try:
@@ -107,12 +135,13 @@ def _encoded(state: dict[str, Any], encoder: Encoder, unsaved: list[str]) -> dic
     return fields
 
 
-def load_vec_normalize(path: FileOrStream) -> VecNormalize:
+def load_vec_normalize(path: FileOrStream, base: type[Wrapper]) -> Wrapper:
     """
     Read a file of this package or SB3, without executing anything in it. The format is detected by its
     contents, not its suffix.
 
     :param path: the file or an open binary file
+    :param base: ``VecNormalize``; what the file holds is of this class or derived from it
     :return: the wrapper, without an environment
     :raises ModelFileError: if it is corrupted, holds something else, or needs a class that is not imported
     :raises FileNotFoundError: if the file does not exist
@@ -122,32 +151,32 @@ def load_vec_normalize(path: FileOrStream) -> VecNormalize:
     with contextlib.nullcontext(stream) if stream is path else stream:
         archive = ArchiveReader(stream, label) if starts_as_archive(stream, label) else None
         try:
-            return _from_archive(archive) if archive is not None else _from_pickle(stream)
+            return _from_archive(archive, base) if archive is not None else _from_pickle(stream, base)
         except (*DAMAGE, UnknownName, MemoryError, AssertionError) as error:
             said = str(error) if isinstance(error, (ModelFileError, UnknownName)) else f"{error!r:.200}"
             text = said if said.startswith(label) else f"{label} contains no valid VecNormalize: {said}"
             raise ModelFileError(f"{text.rstrip('.')}.") from error
 
 
-def _from_archive(archive: ArchiveReader) -> VecNormalize:
+def _from_archive(archive: ArchiveReader, base: type[Wrapper]) -> Wrapper:
     if _ATTRIBUTES not in archive.names:
         raise ModelFileError("it is an archive, but `VecNormalize.save` did not write it")
-    save_util.check_format(archive)
+    check_format(archive)
     parts = bounded_json(archive.text(_ATTRIBUTES), archive.length, f"{_ATTRIBUTES} is")
     label = f"{archive.label}: {_ARRAYS}"
     arrays = _safetensors.load_arrays(archive.read(_ARRAYS), label, archive.length)
     decoder = Decoder(arrays)
     if not isinstance(parts, dict) or not isinstance(parts.get("attributes"), dict):
         raise ModelFileError(f"{archive.label}: {_ATTRIBUTES} is not a table")
-    kind = class_of(parts["class"], VecNormalize)
+    kind = class_of(parts["class"], base)
     if parts.get("lost"):
         unsaved = ", ".join(map(str, parts["lost"]))
         warnings.warn(printable(f"Not part of {archive.label}: {unsaved:.1000}."), stacklevel=4)
     fields = parts["attributes"]
-    return _assembled(kind, list(fields), lambda name: decoder.decode(fields[name]))
+    return _assembled(kind, base, list(fields), lambda name: decoder.decode(fields[name]))
 
 
-def _from_pickle(stream: IO[bytes]) -> VecNormalize:
+def _from_pickle(stream: IO[bytes], base: type[Wrapper]) -> Wrapper:
     source = Source(stream)
     budget = _BUDGET * source.left + _SLACK
     root = parse(source)
@@ -155,17 +184,18 @@ def _from_pickle(stream: IO[bytes]) -> VecNormalize:
         raise ModelFileError(f"it is the pickle of {root if isinstance(root, Node) else type(root).__name__}")
     evaluate = Evaluator(CONSTRUCTORS, resolve, budget)
     fields = {key: value for key, value in root.state.pairs if isinstance(key, str)}
-    kind = class_of(own_path(root.callee), VecNormalize)
-    return _assembled(kind, list(fields), lambda name: evaluate(fields[name]))
+    kind = class_of(own_path(root.callee), base)
+    return _assembled(kind, base, list(fields), lambda name: evaluate(fields[name]))
 
 
-def _assembled(kind: type[VecNormalize], names: list[str], value_of: Callable[[str], Any]) -> VecNormalize:
+def _assembled(kind: Any, base: type[Wrapper], names: list[str], value_of: Callable[[str], Any]) -> Wrapper:
     """
     :param kind: the wrapper's class
-    :param names: attributes in the file
-    :param value_of: returns the value of an attribute
+    :param base: ``VecNormalize``
+    :param names: attributes that the file has
+    :param value_of: gives the value of one
     """
-    own = kind is VecNormalize
+    own = kind is base
     state = {}
     for name in names:
         if name in _SKIPPED or (own and name not in _KNOWN):
@@ -177,9 +207,10 @@ def _assembled(kind: type[VecNormalize], names: list[str], value_of: Callable[[s
     # Files from before SB3 1.6 have no keys.
     state.setdefault("norm_obs_keys", list(space.spaces) if isinstance(space, spaces.Dict) else None)
     state["obs_spaces"] = space.spaces if isinstance(space, spaces.Dict) else None
-    made = object.__new__(kind)
+    made: Any = object.__new__(kind)
     made.__setstate__(state)
-    return made
+    wrapper: Wrapper = made
+    return wrapper
 
 
 def _check(state: dict[str, Any]) -> None:
