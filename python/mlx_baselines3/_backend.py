@@ -222,12 +222,12 @@ def _too_late() -> BlasState:
 
 def _installed_backends() -> list[str]:
     """By their folders: `importlib.metadata` would be a twentieth of the time to import this package."""
-    beside: list[str] = []
+    entries: list[str] = []
     for folder in sys.path:
         # Entries need not be folders, or exist.
         with suppress(OSError):
-            beside += os.listdir(folder or ".")
-    infos = {name.partition("-")[0] for name in beside if name.endswith(".dist-info")}
+            entries += os.listdir(folder or ".")
+    infos = {name.partition("-")[0] for name in entries if name.endswith(".dist-info")}
     return [name for name in _BACKENDS if name.replace("-", "_") in infos]
 
 

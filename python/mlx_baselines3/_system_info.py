@@ -1,4 +1,4 @@
-"""What a bug report needs to know about the machine. Reached through ``common.utils.get_system_info``."""
+"""System information for bug reports; import ``get_system_info`` from ``common.utils``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlx_baselines3._version import __version__
 
 
 def _installed(distribution: str) -> str | None:
-    # Not at the top: it would be a twentieth of importing the package.
+    # Not at the top: it would take a twentieth of the package's import time.
     from importlib import metadata
 
     try:

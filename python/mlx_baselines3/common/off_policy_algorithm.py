@@ -73,7 +73,7 @@ class OffPolicyAlgorithm(OffPolicySteps):
     :param replay_buffer_class: class of the replay buffer; chosen by the observation space if None
     :param replay_buffer_kwargs: further arguments of it
     :param optimize_memory_usage: keep every observation once instead of twice
-    :param n_steps: rewards that are summed up before the value of a state is asked for
+    :param n_steps: number of steps of the n-step returns
     :param policy_kwargs: further arguments of the policy
     :param stats_window_size: number of episodes that the logged means are taken over
     :param tensorboard_log: folder for tensorboard; None writes nothing
@@ -83,7 +83,7 @@ class OffPolicyAlgorithm(OffPolicySteps):
     :param monitor_wrapper: wrap a single environment in a Monitor
     :param seed: seed of all random generators
     :param use_sde: state-dependent exploration (gSDE)
-    :param sde_sample_freq: draw gSDE's noise matrix every that many steps; -1: once per rollout
+    :param sde_sample_freq: number of steps between draws of gSDE's noise matrix; -1: once per rollout
     :param use_sde_at_warmup: explore with gSDE instead of random actions before learning starts
     :param sde_support: whether the policy knows gSDE
     :param supported_action_spaces: action spaces that the algorithm can use
@@ -262,7 +262,7 @@ class OffPolicyAlgorithm(OffPolicySteps):
         :param truncate_last_traj: with ``HerReplayBuffer``: take its last episode as ended; False goes on
             with it
         :raises AssertionError: if the file holds something else, or HER's buffer and there is no environment
-        :raises ModelFileError: if the file is damaged, or needs a class that is not imported. The present
+        :raises ModelFileError: if the file is corrupted, or needs a class that is not imported. The present
             buffer stays
         """
         buffer = _replay_file.load_replay_buffer(path, self.verbose)

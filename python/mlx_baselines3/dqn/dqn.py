@@ -172,11 +172,11 @@ class DQN(OffPolicyAlgorithm):
         self.logger.record("rollout/exploration_rate", self.exploration_rate)
 
     def _random_steps(self, count: int, n_envs: int, learning_starts: int) -> list[bool]:
-        """Steps to come with random actions; the others draw the number that :meth:`predict` compares."""
+        """Whether each of the next steps takes a random action; draws :meth:`predict`'s random numbers."""
         random = super()._random_steps(count, n_envs, learning_starts)
         first = sum(random)
         for i, drawn in enumerate(np.random.rand(count - first).tolist(), start=first):  # noqa: NPY002
-            # As `_on_step` will have set it by then.
+            # The exploration rate that `_on_step` will have set at that step.
             rate = self.exploration_rate
             if i > 0:
                 rate = self.exploration_schedule(self.progress_at(self.num_timesteps + i * n_envs))

@@ -63,7 +63,7 @@ def export_onnx(model: BaseAlgorithm, path: str | pathlib.Path | io.BufferedIOBa
     try:
         raw = _actions(policy, graph, prepared if is_dict else prepared["obs"])
     except NotNative as error:
-        raise NotInONNX(f"{error}, which the file would not know of") from error
+        raise NotInONNX(f"{error}, which the file would not contain") from error
     _finish(graph, raw, policy)
     contents = _file(graph, parts, policy.action_space).SerializeToString()
     if isinstance(path, (str, pathlib.Path)):

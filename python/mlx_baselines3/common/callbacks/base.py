@@ -14,7 +14,7 @@ from mlx_baselines3.common.logger import Logger
 from mlx_baselines3.common.native.eligibility import is_shipped
 from mlx_baselines3.common.vec_env import VecEnv
 
-# Further away than any step.
+# More than any number of steps.
 NEVER = sys.maxsize
 _SEES_EVERY_STEP = ("_on_step", "on_step", "update_locals", "update_child_locals")
 
@@ -312,7 +312,7 @@ class ConvertCallback(BaseCallback):
 def is_noop(callback: BaseCallback) -> bool:
     """
     :param callback: any callback
-    :return: whether it is what ``learn`` makes of no callback at all
+    :return: whether it is the callback that ``learn`` creates for ``callback=None``
     """
     return type(callback) is ConvertCallback and callback.callback is None
 
@@ -328,4 +328,4 @@ def has_no_rollout_hooks(callback: BaseCallback) -> bool:
 
 
 MaybeCallback = Callable[[dict[str, Any], dict[str, Any]], Any] | list[BaseCallback] | BaseCallback | None
-"""What ``learn`` takes: a callback, several, or a function. Reached through ``type_aliases``."""
+"""The ``callback`` of ``learn``: a callback, a list or a function; import it from ``common.type_aliases``."""

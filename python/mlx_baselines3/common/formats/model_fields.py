@@ -76,7 +76,7 @@ def _said(error: BaseException) -> str:
     return str(error) if isinstance(error, ValueError) and str(error) else repr(error)[:300]
 
 
-# What files of 0.1.0 hold besides: why the last rollout was not native, which every model finds out anew.
+# Additional attribute of 0.1.0's files: why the last rollout was not native, which is recomputed.
 _OF_OLD_FILES = {"_why_not_native"}
 
 

@@ -1,9 +1,8 @@
 """
 Statistics and settings of ``VecNormalize`` in a file: an archive of JSON and safetensors, or SB3's pickle.
 
-The archive holds ``vec_normalize/attributes`` and, for the arrays in there,
-``vec_normalize/arrays.safetensors``. ``VecNormalize`` reads and writes its files itself, so this module knows
-its attributes and is given the class.
+The archive contains ``vec_normalize/attributes`` and, for its arrays, ``vec_normalize/arrays.safetensors``.
+``VecNormalize`` reads and writes its files itself, so it passes its class to this module.
 """
 
 from __future__ import annotations
@@ -65,8 +64,8 @@ def save_vec_normalize(env: Any, path: FileOrStream) -> None:
     Write statistics and settings as an archive. A file given by its path is replaced atomically.
 
     :param env: the ``VecNormalize``
-    :param path: the file, under the very name given, or an open binary file
-    :raises ValueError: if its class cannot be found again by its import path, or a space cannot be kept
+    :param path: the file, whose name is used unchanged, or an open binary file
+    :raises ValueError: if its class cannot be found by its import path, or a space cannot be stored
     """
     arrays: dict[str, np.ndarray] = {}
 
@@ -102,16 +101,16 @@ def save_vec_normalize(env: Any, path: FileOrStream) -> None:
 
 def export_vec_normalize(env: Any, path: FileOrStream, base: type) -> None:
     """
-    Write statistics and settings as SB3 saves them: SB3's ``VecNormalize.load(path, venv)`` reads the file.
+    Write statistics and settings in SB3's format: SB3's ``VecNormalize.load(path, venv)`` reads the file.
 
     :param env: the ``VecNormalize``
     :param path: the file or an open binary file
     :param base: ``VecNormalize``
-    :raises NotInSB3: if the wrapper is of another class, or holds something that SB3 has no counterpart of
+    :raises NotInSB3: if the wrapper is of another class, or a value has no counterpart in SB3
     """
     skipped = ("venv", "class_attributes", "returns", "obs_spaces", "metadata")
     if type(env) is not base:
-        raise NotInSB3(f"a {type(env).__name__} is not SB3's VecNormalize, but a class of its own")
+        raise NotInSB3(f"a {type(env).__name__} is a custom class, not SB3's VecNormalize")
     state = {key: encode(value) for key, value in vars(env).items() if key not in skipped}
     if isinstance(vars(env)["observation_space"], spaces.Dict):
         state["obs_spaces"] = state["observation_space"].state["spaces"]
@@ -123,7 +122,7 @@ def export_vec_normalize(env: Any, path: FileOrStream, base: type) -> None:
         write_to(open_path(path, "w"), wrapper)
 
 
-def _encoded(state: dict[str, Any], encoder: Encoder, lost: list[str]) -> dict[str, Any]:
+def _encoded(state: dict[str, Any], encoder: Encoder, unsaved: list[str]) -> dict[str, Any]:
     fields = {}
     for name, value in state.items():
         try:
@@ -141,9 +140,9 @@ def load_vec_normalize(path: FileOrStream, base: type[Wrapper]) -> Wrapper:
     contents, not its suffix.
 
     :param path: the file or an open binary file
-    :param base: ``VecNormalize``; what the file holds is of this class or derived from it
+    :param base: ``VecNormalize``, the base class of the wrapper in the file
     :return: the wrapper, without an environment
-    :raises ModelFileError: if it is corrupted, holds something else, or needs a class that is not imported
+    :raises ModelFileError: if it is corrupted, contains something else, or needs a class that is not imported
     :raises FileNotFoundError: if the file does not exist
     """
     stream = open_path(path, "r")
@@ -192,8 +191,8 @@ def _assembled(kind: Any, base: type[Wrapper], names: list[str], value_of: Calla
     """
     :param kind: the wrapper's class
     :param base: ``VecNormalize``
-    :param names: attributes that the file has
-    :param value_of: gives the value of one
+    :param names: attributes in the file
+    :param value_of: returns the value of an attribute
     """
     own = kind is base
     state = {}

@@ -243,7 +243,7 @@ class NativeActor:
     def act(self, obs: Observations, deterministic: bool = False) -> np.ndarray:
         """
         :param obs: (batch, ...) observations, for a Dict space a dictionary of them
-        :param deterministic: the most likely actions instead of random ones
+        :param deterministic: return the most likely actions instead of samples
         :return: (batch, action_dim) actions before clipping: int64 choices or float32 numbers
         :raises ValueError: the policy's output is not finite (choices and coins), or the observations
             have another size than the policy was made for

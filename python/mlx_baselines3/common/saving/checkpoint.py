@@ -192,7 +192,7 @@ def _is_env_record(envs: Any) -> bool:
 
 
 def _start_new_episodes(model: Model) -> None:
-    """The environments cannot go on with their episodes: the replay buffer's last ones end here."""
+    """The environments cannot continue their episodes: truncate the last ones in the replay buffer."""
     model._last_obs = None
     buffer = getattr(model, "replay_buffer", None)
     if buffer is None or buffer.size() == 0:

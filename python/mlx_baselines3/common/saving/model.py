@@ -36,7 +36,7 @@ from mlx_baselines3.common.vec_env.abstract import GymEnv
 from mlx_baselines3.common.vec_env.patch_gym import _convert_space
 
 Algorithm = TypeVar("Algorithm", bound=Model)
-# Which algorithms learn with a policy.
+# The algorithms that use each policy class.
 _FAMILIES = {
     "mlx_baselines3.common.policies:ActorCriticPolicy": ("PPO", "A2C"),
     "mlx_baselines3.dqn.policies:DQNPolicy": ("DQN",),
@@ -233,7 +233,7 @@ def _put_variables(model: Model, variables: Mapping[str, Any]) -> None:
 
 
 def _put_parameters(model: Model, params: dict[str, Any], device: mx.Device | str) -> None:
-    """Set the parameters of a file, or of what an early SB3 wrote, with a warning."""
+    """Set the parameters of a file, with a warning for files of early SB3 versions."""
     try:
         model.set_parameters(params, exact_match=True, device=device)
         return
@@ -290,7 +290,7 @@ def _check_attributes(data: Attributes, changes: dict[str, Any], label: str) -> 
 
 
 def _check_algorithm(cls: type[Model], data: dict[str, Any]) -> None:
-    """Refuse another algorithm's model; TD3 and DDPG are one algorithm with different settings."""
+    """Reject another algorithm's model; TD3 and DDPG are one algorithm with different settings."""
     stored = _family(data["policy_class"])
     own = _family(next(iter(cls.policy_aliases.values()), BasePolicy))
     if len(stored) == 2 and "PPO" in stored:

@@ -37,8 +37,8 @@ def _generators(model: Model) -> dict[str, Any]:
     }
 
 
-def _action_space(model: Model, lost: list[str]) -> Any:
-    """The space with its generator, which random actions are drawn from."""
+def _action_space(model: Model, unsaved: list[str]) -> Any:
+    """The space with the generator of random actions."""
     try:
         return Encoder().encode(model.action_space, "action_space")
     except Unencodable:
@@ -105,14 +105,14 @@ def _checked_row(name: str, row: Any) -> tuple[Any, int | None, tuple[str, ...]]
 
 
 def _noise_of(model: Model) -> tuple[Any, Any]:
-    """The network whose exploration matrices are drawn (gSDE), and their distribution."""
+    """The network with gSDE's exploration matrices, and its distribution."""
     owner = getattr(model, "actor", model.policy)
     distribution = getattr(owner, "action_dist", None)
     return owner, distribution if isinstance(distribution, StateDependentNoiseDistribution) else None
 
 
-def _logged(model: Model, lost: list[str]) -> dict[str, Any]:
-    """What is waiting for the next row of the log."""
+def _logged(model: Model, unsaved: list[str]) -> dict[str, Any]:
+    """Values pending for the next log row."""
     logger = getattr(model, "_logger", None)
     rows: dict[str, Any] = {}
     if logger is None:
@@ -128,7 +128,7 @@ def _logged(model: Model, lost: list[str]) -> dict[str, Any]:
     return rows
 
 
-def run_record(model: Model, within_learn: bool, lost: list[str]) -> dict[str, Any]:
+def run_record(model: Model, within_learn: bool, unsaved: list[str]) -> dict[str, Any]:
     """
     :param model: the algorithm
     :param within_learn: whether its ``learn`` is to be continued, or had finished

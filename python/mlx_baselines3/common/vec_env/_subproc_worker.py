@@ -19,8 +19,9 @@ from mlx_baselines3.common.vec_env.util import copy_value, is_wrapped
 
 # Rows of different arrays never share a cache line.
 _ALIGNMENT = 64
-# What each worker calls before it makes its environment, for packages that change what the environment's
-# module may import: functions of modules, which a new process finds by their import path.
+# Functions that each worker calls before it creates its environment, for packages that change what the
+# environment's module may import. They are module-level functions, found by their import path in a new
+# process.
 worker_initializers: list[Callable[[], object]] = []
 
 
@@ -148,12 +149,12 @@ def run_worker(remote: Connection, env_fn: bytes, initializers: bytes) -> None:
     Exceptions are sent as replies: the process and its environment stay alive.
 
     :param remote: the worker's end of the pipe; ``(command, arguments)`` in, results or ``Failure`` out
-    :param env_fn: pickled function that makes the environment
+    :param env_fn: pickled function that creates the environment
     :param initializers: pickled list of functions that are called first
     """
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
-        # what there was to warn of, the parent has warned of
+        # The parent has already emitted the warnings.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for initialize in cloudpickle.loads(initializers):

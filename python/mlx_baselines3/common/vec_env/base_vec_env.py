@@ -1,4 +1,4 @@
-"""Wrappers around vectorised environments, and SB3's path to the vectorised environment itself."""
+"""Base class of wrappers of vectorized environments, and SB3's import path of ``VecEnv``."""
 
 import inspect
 from collections.abc import Sequence

@@ -111,9 +111,7 @@ class SubprocVecEnv(VecEnv):
         if self.closed:
             raise RuntimeError("The SubprocVecEnv is closed. Create a new one.")
         if self.waiting:
-            raise RuntimeError(
-                f"'{command}' was called between step_async and step_wait: call step_wait first."
-            )
+            raise RuntimeError(f"'{command}' was called before step_wait. Call step_wait first.")
         try:
             self.remotes[index].send((command, arguments))
             self._owed[index] += 1

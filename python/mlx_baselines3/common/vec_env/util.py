@@ -1,4 +1,4 @@
-"""What the classes of this folder share: named arrays of structured spaces, wrappers, copies of infos."""
+"""Shared utilities: named arrays of structured spaces, wrappers, copies of infos."""
 
 import warnings
 from copy import deepcopy
@@ -65,10 +65,10 @@ def obs_space_info(
 
 def check_shape_equal(space1: spaces.Space[Any], space2: spaces.Space[Any]) -> None:
     """
-    Check that two ``Box`` spaces have one shape; ``Dict`` spaces are compared key by key, others pass.
+    Check that two ``Box`` spaces have the same shape; ``Dict`` spaces are compared key by key, others pass.
 
     :param space1: a space
-    :param space2: another one
+    :param space2: another space
     :raises AssertionError: keys or shapes differ
     """
     if isinstance(space1, spaces.Dict):
@@ -102,11 +102,11 @@ def unwrap_wrapper(env: gym.Env, wrapper_class: type[gym.Wrapper]) -> gym.Wrappe
 
 def is_wrapped(env: gym.Env, wrapper_class: type[gym.Wrapper]) -> bool:
     """
-    Say whether an environment carries a wrapper.
+    Check whether an environment is wrapped in a class.
 
     :param env: the environment
     :param wrapper_class: the wrapper to look for
-    :return: True if it is there, at any depth
+    :return: True if the wrapper is present at any depth
     """
     return unwrap_wrapper(env, wrapper_class) is not None
 
