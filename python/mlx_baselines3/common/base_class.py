@@ -191,8 +191,7 @@ class BaseAlgorithm(ABC):
             "_custom_logger",
             "_chooses_device",
             "_compile_notice",
-            "_update_step",
-            "_native_choice",
+            "_updater",
             "_why_not_native",
             "_resumed",
         ]

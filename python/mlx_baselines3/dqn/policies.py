@@ -212,7 +212,8 @@ class DQNPolicy(BasePolicy):
         :param mode: True for training
         """
         self.q_net.set_training_mode(mode)
-        self._training = mode
+        # A module's `__setattr__` takes longer than the rest, and every update asks.
+        object.__setattr__(self, "_training", mode)
 
 
 MlpPolicy = DQNPolicy

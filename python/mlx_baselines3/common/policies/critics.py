@@ -353,4 +353,5 @@ class ContinuousPolicy(BasePolicy):
         """
         self.actor.set_training_mode(mode)
         self.critic.set_training_mode(mode)
-        self._training = mode
+        # A module's `__setattr__` takes longer than the rest, and every update asks.
+        object.__setattr__(self, "_training", mode)
