@@ -432,7 +432,9 @@ class OffPolicyAlgorithm(BaseAlgorithm):
             else:
                 num_collected_episodes += self._pass_steps(chunk, callback, action_noise, log_interval)
                 num_collected_steps += chunk.n_steps - 1
-                actions, buffer_actions, new_obs, rewards, dones, infos = chunk.last
+                last = chunk.last
+                actions, buffer_actions, new_obs = last.actions, last.buffer_actions, last.new_obs
+                rewards, dones, infos = last.rewards, last.dones, last.infos
             self.num_timesteps += env.num_envs
             num_collected_steps += 1
 
@@ -488,7 +490,7 @@ class OffPolicyAlgorithm(BaseAlgorithm):
                 chunk = collector.collect_chunk(self._last_obs, count)
             else:
                 chunk = collector.collect_chunk(self._last_obs, unseen, until_end=True)
-            self._last_obs, self._last_original_obs = chunk.last[2], chunk.seen
+            self._last_obs, self._last_original_obs = chunk.last.new_obs, chunk.seen
         return chunk
 
     def _pass_steps(
@@ -510,10 +512,10 @@ class OffPolicyAlgorithm(BaseAlgorithm):
             steps are accounted for then
         """
         n_steps = chunk.n_steps - (chunk.error is None)
-        n_envs, n_episodes = len(chunk.last[3]), 0
+        n_envs, n_episodes = len(chunk.last.rewards), 0
         entries: dict[int, list[tuple[int, dict[str, Any]]]] = {}
-        for step, env, entry in chunk.episodes:
-            entries.setdefault(step, []).append((env, entry))
+        for end in chunk.episodes:
+            entries.setdefault(end.step, []).append((end.env, end.monitor_entry))
         for step in range(n_steps):
             self.num_timesteps += n_envs
             ended = entries.get(step, [])

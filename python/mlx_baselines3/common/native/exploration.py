@@ -40,17 +40,15 @@ class ChunkResult(NamedTuple):
 
     :param n_steps: how many were taken and stored
     :param error: why there was no next one, if there should have been one
-    :param episodes: step, environment and Monitor's entry of the episodes that ended before the last step;
-        after an error, of all
-    :param last: the last step's actions, the same as the buffer has them, observations, rewards, dones and
-        infos; of no use after an error, except for the observations
+    :param episodes: the episodes that ended before the last step; after an error, all of them
+    :param last: the last step; of no use after an error, except for the observations
     :param seen: (n_envs, obs) observations before the last step
     """
 
     n_steps: int
     error: BaseException | None
-    episodes: list[tuple[int, int, dict[str, Any]]]
-    last: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]
+    episodes: list[_native.FinishedEpisode]
+    last: _native.LastStep
     seen: np.ndarray
 
 
@@ -95,20 +93,21 @@ class NativeCollector:
         self._walks = [
             part for part in predrawable_noises(noise) or [] if type(part) is OrnsteinUhlenbeckActionNoise
         ]
-        self._bounds = (np.empty(0, np.float32), np.empty(0, np.float32))
+        none = np.empty(0, np.float32)
+        self._bounds: _native.ActionBounds = {"low": none, "high": none}
         if isinstance(action_space, spaces.Box):
-            self._bounds = (action_space.low.ravel(), action_space.high.ravel())
+            self._bounds = {"low": action_space.low.ravel(), "high": action_space.high.ravel()}
         self._nothing = np.empty(0, buffer.actions.dtype)
         counted = buffer.timeouts if buffer.handle_timeout_termination else None
         following = buffer.next_observations if buffer._terminal is None else buffer._terminal
-        self._columns = (
-            buffer.observations,
-            following,
-            buffer.actions,
-            buffer.rewards,
-            buffer.dones,
-            counted,
-        )
+        self._columns: _native.ReplayColumns = {
+            "observations": buffer.observations,
+            "next_observations": following,
+            "actions": buffer.actions,
+            "rewards": buffer.rewards,
+            "dones": buffer.dones,
+            "timeouts": counted,
+        }
 
     def collect_chunk(self, last_obs: np.ndarray, count: int, until_end: bool = False) -> ChunkResult:
         """
@@ -152,19 +151,26 @@ class NativeCollector:
         self, last_obs: np.ndarray, plan: tuple[list[bool], np.ndarray, np.ndarray | None], until_end: bool
     ) -> ChunkResult:
         buffer = self.buffer
-        whole_plan = (*plan, self._bounds, until_end)
+        random, drawn, noise = plan
+        whole_plan: _native.ActionPlan = {
+            "is_random": random,
+            "random_actions": drawn,
+            "noise": noise,
+            "bounds": self._bounds,
+            "until_end": until_end,
+        }
         # A signal that is seen to in Rust comes back as an error, with the steps before it.
         with interrupts_allowed():
-            n_steps, error, episodes, last = self.actor.collect_transitions(
+            done = self.actor.collect_transitions(
                 self.envs, last_obs, whole_plan, self._columns, buffer._cursor()
             )
-        after = buffer.pos + n_steps
+        after = buffer.pos + done.n_steps
         buffer.full = buffer.full or after >= buffer.buffer_size
         buffer.pos = after % buffer.buffer_size
-        seen = last_obs if n_steps == 1 else last[2]
-        if n_steps > 1:
+        seen = last_obs if done.n_steps == 1 else done.last.new_obs
+        if done.n_steps > 1:
             seen = buffer.observations[buffer.pos - 1].copy()
-        return ChunkResult(n_steps, error, episodes, last, seen)
+        return ChunkResult(done.n_steps, done.error, done.episodes, done.last, seen)
 
 
 def choose_collector(

@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3 import _native
 from mlx_baselines3.common.buffers import RolloutBuffer
 from mlx_baselines3.common.native.actor import NativeActor, native_actor
 from mlx_baselines3.common.native.blueprint import Observations, side_by_side
@@ -183,17 +184,24 @@ class NativeRollout:
     def _fused_steps(self, last: tuple[np.ndarray, np.ndarray], count: int) -> Steps:
         """Steps of native environments, written into the buffer."""
         buffer, start = self._buffer, self._n_steps
-        columns = (buffer.observations, buffer.actions, buffer.rewards, buffer.episode_starts)
-        bounds = (np.empty(0, np.float32), np.empty(0, np.float32))
+        low = high = np.empty(0, np.float32)
         if isinstance(self._space, spaces.Box):
-            bounds = (self._space.low, self._space.high)
-        rows = slice(start, start + count)
-        done = self._actor.collect(self._core, bounds, last, [column[rows] for column in columns])
+            low, high = self._space.low, self._space.high
+        rows, (obs, starts) = slice(start, start + count), last
+        columns: _native.RolloutColumns = {
+            "observations": buffer.observations[rows],
+            "actions": buffer.actions[rows],
+            "rewards": buffer.rewards[rows],
+            "episode_starts": buffer.episode_starts[rows],
+        }
+        done = self._actor.collect(
+            self._core, {"low": low, "high": high}, {"obs": obs, "episode_starts": starts}, columns
+        )
         newest = start + done.n_steps - 1
         # Copies: what callbacks hold of these steps stays as it is.
         actions = buffer.actions[newest].reshape(-1, *(self._space.shape or ())).copy()
         env_actions = actions_for_env(self._policy, self._space, actions)
-        ends = (actions, env_actions, done.new_obs, buffer.rewards[newest].copy(), done.dones, done.infos)
+        ends = (actions, env_actions, obs, buffer.rewards[newest].copy(), starts, done.infos)
         seen = buffer.observations[newest].copy(), buffer.episode_starts[newest].astype(bool)
         n_earlier = done.n_steps - (done.error is None)
         return Steps(
@@ -201,8 +209,12 @@ class NativeRollout:
             done.error,
             seen,
             ends,
-            [entry for step, _, entry in done.episodes if step < n_earlier],
-            [_Truncation(start + step, env, obs) for step, env, obs in done.timeouts if step < n_earlier],
+            [end.monitor_entry for end in done.episodes if end.step < n_earlier],
+            [
+                _Truncation(start + end.step, end.env, end.last_obs)
+                for end in done.timeouts
+                if end.step < n_earlier
+            ],
         )
 
     def estimate(self, steps: Steps) -> Estimates:
