@@ -58,4 +58,4 @@ def assert_log_equal(logged: dict[str, Any], expected: dict[str, np.ndarray]) ->
 def check_who_computed(model: Any, name: str, updates: str) -> None:
     """The steps of plain perceptrons are Rust's, unless they are to be MLX's."""
     by_mlx = updates == "mlx" or name.endswith(("_sde", "_cnn", "_multiinput"))
-    assert (model._update_step is not None) == by_mlx
+    assert (model._updater.compiled is not None) == by_mlx

@@ -99,7 +99,7 @@ def both_ways(monkeypatch, make, steps: int = 3) -> tuple[dict[str, np.ndarray],
         model = make()
         before = state_of(model)
         train(model, steps)
-        assert (model._update_step is None) == (who == "native")
+        assert (model._updater.compiled is None) == (who == "native")
         answers.append(state_of(model))
         changed = [name for name, value in before.items() if not np.array_equal(value, answers[-1][name])]
         assert len(changed) > len(before) // 2

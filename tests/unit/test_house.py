@@ -1,4 +1,4 @@
-"""The walls of docs/architecture.md: which module may import which, and how long files and functions are."""
+"""The rules of docs/architecture.md: which module may import which, and how long files and functions are."""
 
 import ast
 import json
@@ -15,11 +15,11 @@ from mlx_baselines3._lazy_names import _ABBREVIATIONS
 
 PACKAGE = pathlib.Path(mlx_baselines3.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-# The doors to the Rust core.
-NATIVE_DOORS = {"_version.py", "_backend.py"}
+# The modules that may import the Rust core.
+NATIVE_IMPORTERS = {"_version.py", "_backend.py"}
 ROOT = pathlib.Path(__file__).parents[2]
 SOURCES = MODULES + sorted(
-    path for room in ("tests", "benchmarks", "examples", "docs") for path in (ROOT / room).rglob("*.py")
+    path for folder in ("tests", "benchmarks", "examples", "docs") for path in (ROOT / folder).rglob("*.py")
 )
 ALGORITHMS = {"a2c", "ddpg", "dqn", "her", "ppo", "sac", "td3"}
 
@@ -50,7 +50,6 @@ def test_torch_and_sb3_stay_outside(path):
 OURS = {"export", "layers", "policy_checker"}
 # What modules need of two of SB3's, `type_aliases` and `base_class`, that import them.
 PRIVATE = {"_types", "_model"}
-PARTS = {"_off_policy_steps"}
 
 
 def test_common_shows_sb3s_modules():
@@ -58,7 +57,7 @@ def test_common_shows_sb3s_modules():
     recorded = json.loads((ROOT / "tests/data/sb3_namespaces.json").read_text())["names"]
     sb3 = {name.split(".")[2] for name in recorded if name.startswith("stable_baselines3.common.")}
     flat = {path.stem for path in MODULES if path.parent == PACKAGE / "common" and path.stem != "__init__"}
-    assert flat - sb3 - OURS - PRIVATE - PARTS == set()
+    assert flat - sb3 - OURS - PRIVATE == set()
 
 
 def module_name(path: pathlib.Path) -> str:
@@ -142,8 +141,7 @@ FLOORS = [
     "common.callbacks common.policy_checker",
     "common.type_aliases",
     "common.base_class",
-    "common._off_policy_steps common.on_policy_algorithm",
-    "common.off_policy_algorithm",
+    "common.off_policy_algorithm common.on_policy_algorithm",
     "a2c dqn ppo sac td3",
     "contrib ddpg",
     "export",
@@ -237,10 +235,10 @@ def test_an_import_from_the_own_package_counts_as_one_of_its_init():
 
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)
-def test_only_the_doors_import_the_rust_core(path):
+def test_few_modules_import_the_rust_core(path):
     name = relative(path)
     if (
-        name in NATIVE_DOORS
+        name in NATIVE_IMPORTERS
         or name.startswith(("common/buffers/", "common/native/"))
         or "native" in path.stem
     ):

@@ -4,6 +4,7 @@ import io
 import math
 import pathlib
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import mlx.core as mx
@@ -11,9 +12,9 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3._lazy_names import lazy_names
-from mlx_baselines3.common._off_policy_steps import OffPolicySteps
 from mlx_baselines3.common.base_class import BaseAlgorithm as BaseAlgorithm
 from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from mlx_baselines3.common.buffers.batches import replay_batches
 from mlx_baselines3.common.callbacks import BaseCallback
 from mlx_baselines3.common.callbacks.base import (
     NEVER,
@@ -22,9 +23,12 @@ from mlx_baselines3.common.callbacks.base import (
     released_on_error,
     steps_until_needed,
 )
+from mlx_baselines3.common.native.actor import blueprint
+from mlx_baselines3.common.native.eligibility import check_unchanged
 from mlx_baselines3.common.native.exploration import ChunkResult, CollectorChoice, choose_collector
 from mlx_baselines3.common.native.interrupts import interrupts_deferred
 from mlx_baselines3.common.nn.integer_observations import check_integers
+from mlx_baselines3.common.nn.packed_optimizer import Arrays
 from mlx_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.policies.evaluated import ModelCall
@@ -32,8 +36,10 @@ from mlx_baselines3.common.save_util import load_from_pkl as load_from_pkl
 from mlx_baselines3.common.save_util import save_to_pkl as save_to_pkl
 from mlx_baselines3.common.saving import replay as _replay_file
 from mlx_baselines3.common.saving.to_sb3 import export_replay_buffer
+from mlx_baselines3.common.training.compiled_update import StepFunction
 from mlx_baselines3.common.training.dead_steps import Transition, ended_episodes, without_dead_steps
-from mlx_baselines3.common.training.native_on_policy import NativeChoice
+from mlx_baselines3.common.training.native_off_policy import NativeActorCriticUpdate
+from mlx_baselines3.common.training.updater import Trained, Updater
 from mlx_baselines3.common.type_aliases import (
     GymEnv,
     MaybeCallback,
@@ -55,7 +61,7 @@ if not TYPE_CHECKING:
 SelfOffPolicyAlgorithm = TypeVar("SelfOffPolicyAlgorithm", bound="OffPolicyAlgorithm")
 
 
-class OffPolicyAlgorithm(OffPolicySteps):
+class OffPolicyAlgorithm(BaseAlgorithm):
     """
     Base of DQN, SAC, TD3 and DDPG.
 
@@ -73,7 +79,7 @@ class OffPolicyAlgorithm(OffPolicySteps):
     :param replay_buffer_class: class of the replay buffer; chosen by the observation space if None
     :param replay_buffer_kwargs: further arguments of it
     :param optimize_memory_usage: keep every observation once instead of twice
-    :param n_steps: rewards that are summed up before the value of a state is asked for
+    :param n_steps: number of steps of the n-step returns
     :param policy_kwargs: further arguments of the policy
     :param stats_window_size: number of episodes that the logged means are taken over
     :param tensorboard_log: folder for tensorboard; None writes nothing
@@ -83,14 +89,17 @@ class OffPolicyAlgorithm(OffPolicySteps):
     :param monitor_wrapper: wrap a single environment in a Monitor
     :param seed: seed of all random generators
     :param use_sde: state-dependent exploration (gSDE)
-    :param sde_sample_freq: draw gSDE's noise matrix every that many steps; -1: once per rollout
+    :param sde_sample_freq: number of steps between draws of gSDE's noise matrix; -1: once per rollout
     :param use_sde_at_warmup: explore with gSDE instead of random actions before learning starts
     :param sde_support: whether the policy knows gSDE
     :param supported_action_spaces: action spaces that the algorithm can use
     """
 
     replay_buffer: Any
+    # Of algorithms with an actor and critics.
     actor: Any
+    critic: Any
+    _gradient_step: StepFunction
     # Who collects, while `learn` runs.
     _collector_choice: CollectorChoice | None = None
     # What the buffer got for the last step.
@@ -162,7 +171,7 @@ class OffPolicyAlgorithm(OffPolicySteps):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name == "policy" and "_update_step" in vars(self):
+        if name == "policy" and "_updater" in vars(self):
             # Another policy than the one of `_setup_model`: its networks are trained, too.
             self._create_aliases()
 
@@ -205,8 +214,7 @@ class OffPolicyAlgorithm(OffPolicySteps):
             )
         self.policy = self._settle_device(policy, self.batch_size)
         self.replay_buffer.device = self.device
-        self._update_step = None
-        self._native_choice = NativeChoice()
+        self._updater = Updater()
 
     def _warn_of_ignored_steps(self) -> None:
         kind, n_steps = self.replay_buffer_class, self.n_steps
@@ -262,7 +270,7 @@ class OffPolicyAlgorithm(OffPolicySteps):
         :param truncate_last_traj: with ``HerReplayBuffer``: take its last episode as ended; False goes on
             with it
         :raises AssertionError: if the file holds something else, or HER's buffer and there is no environment
-        :raises ModelFileError: if the file is damaged, or needs a class that is not imported. The present
+        :raises ModelFileError: if the file is corrupted, or needs a class that is not imported. The present
             buffer stays
         """
         buffer = _replay_file.load_replay_buffer(path, self.verbose)
@@ -294,7 +302,7 @@ class OffPolicyAlgorithm(OffPolicySteps):
                     "`reset_num_timesteps=False` or `optimize_memory_usage=False` avoids it.",
                     stacklevel=4,
                 )
-            buffer._break_off()
+            buffer._truncate_last()
         assert self.env is not None, "There is no environment to train in: call set_env() first."
         noise, n_envs = self.action_noise, self.env.num_envs
         if noise is not None and n_envs > 1 and not isinstance(noise, VectorizedActionNoise):
@@ -611,6 +619,33 @@ class OffPolicyAlgorithm(OffPolicySteps):
         self.logger.record("time/episodes", self._episode_num, exclude="tensorboard")
         self._record_progress({"train/std": self.actor.get_std().mean().item()} if self.use_sde else None)
         self.logger.dump(step=self.num_timesteps)
+
+    def _batches(self, gradient_steps: int, batch_size: int) -> Iterator[Arrays]:
+        """
+        Draw the batches of one update.
+
+        :param gradient_steps: how many
+        :param batch_size: transitions in each
+        :return: for each gradient step ``observations``, ``actions``, ``next_observations``, ``dones``,
+            ``rewards`` and, with n-step returns, ``discounts``; all with a leading axis of ``batch_size``
+        """
+        return replay_batches(self.replay_buffer, gradient_steps, batch_size, self._vec_normalize_env)
+
+    def _trained(self) -> Trained:
+        """:return: what an update reads and changes; here of an actor and critics"""
+        networks, targets = self.policy.update_networks()
+        optimizers = {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
+        return Trained(networks, optimizers, targets)
+
+    def _native_update(self, base: type["OffPolicyAlgorithm"]) -> Any:
+        """
+        :param base: the algorithm whose gradient step Rust knows
+        :return: the gradient steps in Rust; here of an actor and critics
+        :raises NotNative: the step, the batches or the networks are not those that Rust knows
+        """
+        check_unchanged(self, base, ("_gradient_step", "_target", "_batches"))
+        networks, optimizers, _, _ = self._trained()
+        return NativeActorCriticUpdate(networks, optimizers, blueprint(self.policy))
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """

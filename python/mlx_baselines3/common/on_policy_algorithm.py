@@ -1,7 +1,7 @@
 """What PPO and A2C share: collect a rollout with the present policy, then learn from it."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -18,13 +18,13 @@ from mlx_baselines3.common.native.rollouts import NativeRollout, Steps, actions_
 from mlx_baselines3.common.nn.integer_observations import check_integers
 from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
 from mlx_baselines3.common.nn.packed_optimizer import Arrays
-from mlx_baselines3.common.nn.structure import is_same, structure
 from mlx_baselines3.common.nn.threads import tracing
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.policies.evaluated import ModelCall
+from mlx_baselines3.common.training.compiled_update import GradientStep, Minibatch
 from mlx_baselines3.common.training.dead_steps import dead_mask, warn_of_own_minibatches
-from mlx_baselines3.common.training.native_on_policy import NativeChoice, NativeOnPolicyUpdate
-from mlx_baselines3.common.training.update import LossFunction, Minibatch, UpdateStep
+from mlx_baselines3.common.training.native_on_policy import NativeOnPolicyUpdate
+from mlx_baselines3.common.training.updater import Trained, Updater
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.common.utils import explained_variance
 from mlx_baselines3.common.utils import obs_as_tensor as obs_as_tensor
@@ -48,7 +48,7 @@ class OnPolicyAlgorithm(BaseAlgorithm):
     :param vf_coef: weight of the value loss
     :param max_grad_norm: largest 2-norm of the gradient
     :param use_sde: state-dependent exploration (gSDE)
-    :param sde_sample_freq: draw gSDE's noise matrix every that many steps; -1: once per rollout
+    :param sde_sample_freq: number of steps between draws of gSDE's noise matrix; -1: once per rollout
     :param rollout_buffer_class: class of the rollout buffer; chosen by the observation space if None
     :param rollout_buffer_kwargs: further arguments of it
     :param stats_window_size: number of episodes that the logged means are taken over
@@ -146,8 +146,7 @@ class OnPolicyAlgorithm(BaseAlgorithm):
         rows = self.n_steps * self.n_envs
         self.policy = self._settle_device(policy, min(getattr(self, "batch_size", rows), rows))
         self.rollout_buffer.device = self.device
-        self._update_step: tuple[list[Any], tuple[Any, ...], UpdateStep] | None = None
-        self._native_choice = NativeChoice()
+        self._updater = Updater()
         self._maybe_recommend_cpu()
 
     def _maybe_recommend_cpu(self, mlp_class_name: str = "ActorCriticPolicy") -> None:
@@ -394,60 +393,37 @@ class OnPolicyAlgorithm(BaseAlgorithm):
             yield batch, mx.arange(samples.advantages.shape[0])
         warn_of_own_minibatches(self.rollout_buffer, n_rows)
 
-    def _take_steps(
-        self,
-        base: type["OnPolicyAlgorithm"],
-        settings: Mapping[str, float],
-        batch_size: int | None,
-        n_epochs: int,
-    ) -> list[dict[str, np.ndarray]]:
-        """
-        Take the gradient steps of one rollout, in Rust where that can compute them.
-
-        :param base: the algorithm whose loss Rust knows
-        :param settings: numbers of the loss
-        :param batch_size: rows of a minibatch; None takes all at once
-        :param n_epochs: number of passes over the rollout
-        :return: the metrics of each pass, up to the one that stopped early
-        """
-        buffer, normalize = self.rollout_buffer, self.normalize_advantage
-        parts = (self.policy, self.policy.optimizer, type(buffer))
-        native = self._native_choice.get(self, parts, lambda: self._native_update(base))
-        if native is not None:
-            orders = (buffer.shuffled_rows().astype(np.uint32) for _ in range(n_epochs))
-            return native.run(buffer.flattened(), orders, batch_size, settings, normalize)
-        step = self._compiled_step(self._loss, normalize)
-        return step.run(self._epochs(batch_size, n_epochs), settings)
+    def _trained(self) -> Trained:
+        """:return: what an update reads and changes"""
+        return Trained(
+            {"policy": self.policy}, {"policy": self.policy.optimizer}, {}, (type(self.rollout_buffer),)
+        )
 
     def _native_update(self, base: type["OnPolicyAlgorithm"]) -> NativeOnPolicyUpdate:
-        """:raises NotNative: the loss, the minibatches or the policy are not those that Rust knows"""
-        check_unchanged(self, base, ("_loss", "_epochs", "_compiled_step"))
+        """
+        :param base: the algorithm whose gradient step Rust knows
+        :return: the gradient steps in Rust
+        :raises NotNative: the loss, the minibatches or the policy are not those that Rust knows
+        """
+        check_unchanged(self, base, ("_loss", "_gradient_step", "_epochs"))
         if type(self.rollout_buffer) not in (RolloutBuffer, DictRolloutBuffer):
             raise NotNative(f"the rollout buffer is a {type(self.rollout_buffer).__name__}")
         return NativeOnPolicyUpdate(self.policy, self.policy.optimizer, blueprint(self.policy))
 
+    def _gradient_step(self, step: GradientStep, batch: Arrays, settings: Arrays, variant: None) -> Arrays:
+        """Descend on the loss of one minibatch; see :class:`CompiledUpdate`."""
+        loss, metrics = step.descend("policy", lambda: self._loss(batch, settings), settings["max_grad_norm"])
+        return {"loss": loss, **metrics}
+
     def _loss(self, batch: Arrays, settings: Arrays) -> tuple[mx.array, Arrays]:
-        """The objective on one minibatch, with SB3's metrics. Each algorithm has its own."""
+        """
+        The objective on one minibatch. Each algorithm has its own.
+
+        :param batch: the minibatch
+        :param settings: scalars
+        :return: the loss, and SB3's metrics; a condition ``stop`` among them ends the update
+        """
         raise NotImplementedError
-
-    def _compiled_step(self, loss: LossFunction, *static: Any) -> UpdateStep:
-        """
-        The compiled update step; made anew when something changed that it has compiled in.
-
-        :param loss: the loss function
-        :param static: whatever else the loss depends on besides its arguments
-        """
-        self._compile_notice.announce()
-        made_of = structure(self.policy, self.policy.optimizer)
-        known = self._update_step
-        if known is None or not is_same(known[0], made_of) or known[1] != static:
-            known = (made_of, static, UpdateStep(self.policy, self.policy.optimizer, loss))
-        self._update_step = known
-        step = known[2]
-        # Dead steps leave the last minibatch another size in every rollout.
-        dead = getattr(self.rollout_buffer, "dead_steps", None)
-        step.compiled_sizes = None if dead is None else {getattr(self, "batch_size", 0)}
-        return step
 
     def _record_fit(self) -> None:
         """Record how well the values explain the returns, and the width of the action noise."""

@@ -12,9 +12,9 @@ from mlx.nn.layers.base import Module
 from mlx_baselines3 import _native
 from mlx_baselines3.common.native.blueprint import Layer
 from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
-from mlx_baselines3.common.nn.layers import named_parameters, set_named_parameters
 from mlx_baselines3.common.nn.optimizers import Adam, RMSpropTFLike
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
+from mlx_baselines3.common.nn.structure import Structure
 
 __all__ = ["ParameterVector", "TrainedVector", "flat", "rule_name"]
 
@@ -66,6 +66,11 @@ def rule_name(optimizer: ParameterOptimizer) -> str:
         return str(reason)
 
 
+def _check_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if shape != expected:
+        raise ValueError(f"The parameter {name} has the shape {shape}, expected {expected}.")
+
+
 class ParameterVector:
     """
     The parameters of a network in one vector.
@@ -78,7 +83,8 @@ class ParameterVector:
 
     def __init__(self, network: Module, layout: ParameterOptimizer):
         self.network = network
-        arrays = named_parameters(network)
+        self._structure = Structure(network)
+        arrays = self._structure.arrays()
         if list(arrays) != layout.names:
             raise NotNative("some of its parameters are not trained")
         if any(array.dtype != mx.float32 for array in arrays.values()):
@@ -104,18 +110,16 @@ class ParameterVector:
 
         :raises ValueError: a parameter has another shape than at first
         """
-        arrays = named_parameters(self.network)
-        self.values[self._gaps] = 0.0
-        for name, view in self._views.items():
-            array = np.asarray(arrays[name])
-            if array.shape != view.shape:
-                raise ValueError(f"The parameter {name} has the shape {array.shape}, expected {view.shape}.")
+        arrays = self._structure.arrays().values()
+        if self._gaps.size:
+            self.values[self._gaps] = 0.0
+        for (name, view), array in zip(self._views.items(), map(np.asarray, arrays), strict=True):
+            _check_shape(name, array.shape, view.shape)
             view[...] = array
 
     def store(self) -> None:
         """Give the network the parameters of the vector."""
-        for name, view in self._views.items():
-            set_named_parameters(self.network, {name: mx.array(view)})
+        self._structure.set_arrays({name: mx.array(view) for name, view in self._views.items()})
 
     def nonfinite_names(self) -> list[str] | None:
         """
@@ -222,21 +226,25 @@ class TrainedVector(ParameterVector):
         :param layers: of this network
         :return: the same as ``_native`` takes them
         :raises NotNative: a layer's arrays are not among the parameters, or it is in several places
+        :raises ValueError: a bias has not one number for each output
         """
         # By module and not by array: two layers may have begun with the same one.
         paths: dict[int, list[str]] = {}
         for path, module in self.network.named_modules():
             paths.setdefault(id(module), []).append(path)
 
-        def place(linear: nn.Linear, key: str) -> int:
+        def place(linear: nn.Linear, key: str, shape: tuple[int, ...]) -> int:
             names = [f"{path}.{key}" for path in paths.get(id(linear), ())]
             if len(names) != 1 or names[0] not in self.places:
                 raise NotNative("some of its layers' parameters are not its own")
+            _check_shape(names[0], linear[key].shape, shape)
             return self.places[names[0]]
 
         def part(linear: nn.Linear) -> "_native.LayerPart":
-            bias = place(linear, "bias") if "bias" in linear else None
-            return {"outputs": linear.weight.shape[0], "weights": place(linear, "weight"), "bias": bias}
+            outputs, _ = linear.weight.shape
+            bias = place(linear, "bias", (outputs,)) if "bias" in linear else None
+            weights = place(linear, "weight", linear.weight.shape)
+            return {"outputs": outputs, "weights": weights, "bias": bias}
 
         return [
             {

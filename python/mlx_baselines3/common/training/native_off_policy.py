@@ -15,7 +15,7 @@ from mlx_baselines3.common.native.vectors import ParameterVector, TrainedVector,
 from mlx_baselines3.common.nn.interop import to_numpy
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
 from mlx_baselines3.common.policies.critics import ContinuousCritic
-from mlx_baselines3.common.training.off_policy_update import off_policy_error
+from mlx_baselines3.common.training.not_finite import check_finite
 
 __all__ = ["NativeActorCriticUpdate", "NativeQUpdate"]
 
@@ -45,10 +45,8 @@ def _store(vectors: Mapping[str, ParameterVector], metrics: Metrics) -> None:
     :param metrics: name -> numbers
     :raises FloatingPointError: if a number is nan or infinite; nothing has changed then
     """
-    wrong = [f"the parameters of {name}" for name, v in vectors.items() if v.nonfinite_names() is not None]
-    wrong += [f"the metric {name}" for name, values in metrics.items() if not np.isfinite(values).all()]
-    if wrong:
-        raise off_policy_error(wrong)
+    found = ((name, vector.nonfinite_names(), vector.places) for name, vector in vectors.items())
+    check_finite(metrics, {name: (wrong, len(all)) for name, wrong, all in found if wrong is not None})
     with interrupts_deferred():
         for vector in vectors.values():
             vector.store()
@@ -157,24 +155,24 @@ class NativeActorCriticUpdate:
     def run(
         self,
         batches: Iterable[ArrayBatches],
-        noise: mx.array,
         settings: Mapping[str, float],
+        noise: mx.array,
         flags: Sequence[tuple[bool, bool]],
     ) -> Metrics:
         """
         Take one gradient step for each batch.
 
         :param batches: fields of the buffer's samples with the axes (steps, batch) in front
+        :param settings: those of the MLX step
         :param noise: standard normals: (steps, 2, batch, action_dim) for what a squashed actor draws at the
             observations and at the next ones, (steps, batch, action_dim) to smooth a deterministic target
-        :param settings: those of the MLX step
         :param flags: for each step whether the actor and whether the target networks are updated
         :return: name -> (steps,) float64; the actor's loss only of the steps where it learned
         :raises FloatingPointError: if the outcome is nan or infinite; nothing has changed then
         :raises ValueError: the batches do not fit the networks; nothing has changed then
         """
         with interrupts_allowed():
-            done = self._compute(batches, noise, settings, flags)
+            done = self._compute(batches, settings, noise, flags)
         metrics = self._metrics(done, np.array([updated for updated, _ in flags]))
         moved = self._targets if any(updated for _, updated in flags) else {}
         _store({**self._trained, **moved}, metrics)
@@ -183,8 +181,8 @@ class NativeActorCriticUpdate:
     def _compute(
         self,
         batches: Iterable[ArrayBatches],
-        noise: mx.array,
         settings: Mapping[str, float],
+        noise: mx.array,
         flags: Sequence[tuple[bool, bool]],
     ) -> "list[_native.ActorCriticResult]":
         """The steps of :meth:`run` on the vectors, which the networks do not see yet."""

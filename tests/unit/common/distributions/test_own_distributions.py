@@ -120,7 +120,7 @@ def test_a_distribution_of_this_package_is_compiled_again(monkeypatch):
     for dist, compiled in ((NumpyNoise(1), False), (ours, True)):
         model.actor.action_dist = dist
         model.learn(8)
-        assert model._update_step[0].compiled is compiled
+        assert model._updater.compiled.compiles is compiled
 
 
 @both_paths

@@ -331,11 +331,11 @@ def test_properties_defaults_and_machinery_stay(ppo):
         "logger": 1,
         "policy_aliases": {},
         "_resumed": 7,
-        "_native_choice": 3,
+        "_updater": 3,
         "policy": 1,
         "mine": [1],
     }
-    with pytest.warns(UserWarning, match=r"`_resumed`, `_native_choice`, `policy`\."):
+    with pytest.warns(UserWarning, match=r"`_resumed`, `_updater`, `policy`\."):
         model = PPO.load(forged(ppo, lambda data: data.update(entries)))
     assert {"logger", "policy_aliases"}.isdisjoint(vars(model))
     assert (model._resumed, model.mine) == (None, [1])

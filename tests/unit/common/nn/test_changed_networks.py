@@ -298,7 +298,7 @@ def test_a_new_optimizer_trains(make, cls, updates):
     assert changed(before, numbers(model.policy))
     for owner in owners:
         assert owner.optimizer.state["step"].item() > 0
-    assert (model._update_step is None) == (updates == "native")
+    assert (model._updater.compiled is None) == (updates == "native")
 
 
 @both_paths
@@ -399,3 +399,19 @@ def test_a_second_optimizer_of_the_policys_class_is_torchs(make, cls):
     corrects = getattr(owner.optimizer.bare, "bias_correction", None)
     assert getattr(again, "bias_correction", None) == corrects
     assert corrects is (None if cls is A2C else True)
+
+
+@both_paths
+def test_an_activation_that_is_replaced_is_noticed(make, updates):
+    """Layers without parameters are empty dictionaries to MLX."""
+    model = make(DQN, updates).learn(32)
+    before = model._updater.native if updates == "native" else model._updater.compiled
+    assert before is not None
+    for network in (model.q_net, model.q_net_target):
+        setattr(network.q_net, "1", nn.SiLU())
+    model.train(2, 8)
+    after = model._updater.native if updates == "native" else model._updater.compiled
+    assert after is not None
+    assert after is not before
+    model.train(2, 8)
+    assert after is (model._updater.native if updates == "native" else model._updater.compiled)

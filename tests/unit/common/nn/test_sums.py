@@ -8,9 +8,9 @@ from mlx_baselines3 import A2C, DQN, PPO, TD3
 from mlx_baselines3.a2c import losses as a2c
 from mlx_baselines3.common.nn import sums as _sums
 from mlx_baselines3.common.nn.layers import Conv2d
+from mlx_baselines3.common.nn.optimizers import clip_by_global_norm
 from mlx_baselines3.common.running_mean_std import RunningMeanStd
 from mlx_baselines3.common.training import losses
-from mlx_baselines3.common.training.update import clip_by_global_norm
 from mlx_baselines3.common.utils import explained_variance
 from mlx_baselines3.common.vec_env import NativeVecEnv
 from mlx_baselines3.dqn import losses as dqn

@@ -185,7 +185,7 @@ def test_exclude_and_include(model, tmp_path):
 def test_environments_buffers_and_loggers_stay_outside(path):
     with zipfile.ZipFile(path.with_suffix(".zip")) as archive:
         stored = archive.read("data").decode()
-    for name in ("rollout_buffer", "_logger", "_update_step", "env", "_vec_normalize_env", "device"):
+    for name in ("rollout_buffer", "_logger", "_updater", "env", "_vec_normalize_env", "device"):
         assert f'"{name}"' not in stored
 
 

@@ -10,7 +10,7 @@ from mlx_baselines3 import A2C, PPO
 from mlx_baselines3.common.buffers import RolloutBuffer
 from mlx_baselines3.common.callbacks import BaseCallback
 from mlx_baselines3.common.policies import ActorCriticPolicy
-from mlx_baselines3.common.training import update
+from mlx_baselines3.common.training import compiled_update
 from mlx_baselines3.common.vec_env import GymVecEnv
 from support.next_step_env import NextStep
 
@@ -181,13 +181,14 @@ def test_nothing_is_compiled_for_the_sizes_that_dead_steps_leave(
     def watching(function, *args, **options):
         run = compile_of_mlx(function, *args, **options)
 
-        def record(state, data, indices, settings):
+        def record(state, batch, settings):
+            _, indices = batch
             compiled.append(indices.size)
-            return run(state, data, indices, settings)
+            return run(state, batch, settings)
 
         return record
 
-    monkeypatch.setattr(update.mx, "compile", watching)
+    monkeypatch.setattr(compiled_update.mx, "compile", watching)
     model = cls("MlpPolicy", NextStep((2, 3, 5, 9), False), n_steps=10, **kwargs, **SMALL)
     for rollout in range(12):
         model.learn(40, reset_num_timesteps=False)

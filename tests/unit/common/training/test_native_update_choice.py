@@ -75,7 +75,7 @@ def test_a_line_says_why_mlx_computes(capsys, make, reason):
     for _ in range(2):
         train(model, 1)
     assert capsys.readouterr().out == f"MLX computes the gradient steps, because {reason}.\n"
-    assert model._update_step is not None
+    assert model._updater.compiled is not None
 
 
 def test_parameters_that_are_not_trained_are_mlx_s():

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from mlx_baselines3 import DQN
-from mlx_baselines3.common.nn.layers import Module, named_parameters
+from mlx_baselines3.common.nn.layers import Module, bound, named_parameters
+from mlx_baselines3.common.nn.optimizers import clip_by_global_norm
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer, trainable_names
-from mlx_baselines3.common.training.update import UpdateStep, bound, clip_by_global_norm
+from mlx_baselines3.common.training.compiled_update import CompiledUpdate
 
 
 class Point(Module):
@@ -39,21 +40,27 @@ class Quadratic:
         return loss, metrics
 
 
+def update_of(module, optimizer, loss):
+    """As PPO's: one network, and one descent on each minibatch."""
+
+    def descend(step, batch, settings, _):
+        value, metrics = step.descend("net", lambda: loss(batch, settings), settings.get("max_grad_norm"))
+        return {"loss": value, **metrics}
+
+    return CompiledUpdate({"net": module}, {"net": optimizer}, descend)
+
+
 def make(start=0.0, lr=0.5, optimizer=optim.SGD, **kwargs):
     module = Point(start)
     loss = Quadratic(module, **kwargs)
-    return UpdateStep(module, ParameterOptimizer(module, optimizer, lr), loss), loss
+    return update_of(module, ParameterOptimizer(module, optimizer, lr), loss), loss
 
 
-def run(step, batches, data=None, settings=None):
+def run(update, minibatches, data=None, settings=None):
     data = {"x": mx.full((4,), 8.0)} if data is None else data
-    settings = {name: mx.array(value) for name, value in (settings or {}).items()}
-    state, rows = step.begin(), []
-    for indices in batches:
-        state, row = step(state, data, mx.array(indices, mx.uint32), settings)
-        rows.append(row)
-    step.finish(state)
-    return step.metrics(mx.stack(rows))
+    pairs = [(data, mx.array(indices, mx.uint32)) for indices in minibatches]
+    (metrics,) = update.run_epochs([pairs], settings or {})
+    return metrics
 
 
 @pytest.mark.parametrize("max_norm", [0.5, 100.0])
@@ -79,13 +86,13 @@ def test_gradient_descent_by_hand():
     assert metrics["w"].tolist() == [0.0, 4.0, 6.0]
     assert metrics["loss"].tolist() == [32.0, 8.0, 2.0]
     assert metrics["w"].dtype == np.float64
-    assert step.module.w.item() == 7.0
+    assert step.networks["net"].w.item() == 7.0
 
 
 def test_gradient_is_clipped():
     step, _ = make(lr=1.0)
     run(step, [[0, 1, 2, 3]] * 2, settings={"max_grad_norm": 3.0})
-    assert step.module.w.item() == pytest.approx(6.0, abs=1e-5)
+    assert step.networks["net"].w.item() == pytest.approx(6.0, abs=1e-5)
 
 
 def test_rows_are_picked_and_the_last_minibatch_may_be_short():
@@ -95,7 +102,7 @@ def test_rows_are_picked_and_the_last_minibatch_may_be_short():
     # With a step of 1, w is the mean of the minibatch before.
     assert metrics["w"].tolist() == [0.0, 5.0, 2.0]
     assert metrics["rows"].tolist() == [3, 3, 1]
-    assert step.module.w.item() == 7.0
+    assert step.networks["net"].w.item() == 7.0
     assert loss.traces == 2
 
 
@@ -112,8 +119,8 @@ def test_stopping_by_mask_is_stopping(optimizer, start):
     assert (metrics["w"] > 3.0).tolist() == [False] * n_run + [True]
     plain, _ = make(start, optimizer=optimizer)
     run(plain, [[0, 1]] * n_run)
-    np.testing.assert_array_equal(np.array(masked.module.w), np.array(plain.module.w))
-    ours, theirs = masked.optimizer.state_dict(), plain.optimizer.state_dict()
+    np.testing.assert_array_equal(np.array(masked.networks["net"].w), np.array(plain.networks["net"].w))
+    ours, theirs = masked.optimizers["net"].state_dict(), plain.optimizers["net"].state_dict()
     for name, array in theirs.items():
         np.testing.assert_array_equal(np.array(ours[name]), np.array(array), err_msg=name)
 
@@ -128,26 +135,26 @@ def test_changed_numbers_do_not_trace_again():
     step, loss = make()
     run(step, [[0, 1]], settings={"max_grad_norm": 0.5, "bonus": 0.0})
     run(step, [[2, 3]] * 3, settings={"max_grad_norm": 0.25, "bonus": 1.0})
-    step.optimizer.learning_rate = 0.125
+    step.optimizers["net"].learning_rate = 0.125
     run(step, [[2, 3]], settings={"max_grad_norm": 100.0, "bonus": 1.0})
     assert loss.traces == 1
-    assert step.optimizer.learning_rate.item() == 0.125
+    assert step.optimizers["net"].learning_rate.item() == 0.125
 
 
 def test_a_new_setting_traces_again():
     step, loss = make(lr=1.0)
     run(step, [[0, 1]])
-    assert step.module.w.item() == 8.0
+    assert step.networks["net"].w.item() == 8.0
     run(step, [[0, 1]], settings={"bonus": 2.0})
-    assert step.module.w.item() == 10.0
+    assert step.networks["net"].w.item() == 10.0
     assert loss.traces == 2
 
 
 def test_learning_rate_takes_effect():
     step, _ = make(lr=0.5)
-    step.optimizer.learning_rate = 0.25
+    step.optimizers["net"].learning_rate = 0.25
     run(step, [[0, 1]])
-    assert step.module.w.item() == 2.0
+    assert step.networks["net"].w.item() == 2.0
 
 
 class Normed(Module):
@@ -163,7 +170,7 @@ def test_running_statistics_are_carried():
     def loss(batch, settings):
         return mx.square(module.norm(batch["x"])).mean(), {}
 
-    step = UpdateStep(module, ParameterOptimizer(module, optim.SGD, 0.0), loss)
+    step = update_of(module, ParameterOptimizer(module, optim.SGD, 0.0), loss)
     x = np.array([[1.0, 10.0], [3.0, 10.0], [8.0, 13.0], [4.0, 11.0]], np.float32)
     mean, var = np.zeros(2), np.ones(2)
     for rows in ([0, 1], [2, 3]):
@@ -182,7 +189,7 @@ def test_random_numbers_advance():
     def loss(batch, settings):
         return 0.0 * module.w.sum(), {"noise": mx.random.normal((1,))[0]}
 
-    step = UpdateStep(module, ParameterOptimizer(module, optim.SGD, 0.0), loss)
+    step = update_of(module, ParameterOptimizer(module, optim.SGD, 0.0), loss)
     mx.random.seed(5)
     first = run(step, [[0]] * 3)["noise"]
     assert np.unique(first).size == 3
@@ -200,12 +207,12 @@ def test_the_network_has_its_own_arrays_back_after_tracing():
     def failing(batch, settings):
         raise RuntimeError("in the loss")
 
-    step = UpdateStep(module, ParameterOptimizer(module, optim.Adam, 0.1), failing)
-    before = step.optimizer.state_dict()
+    step = update_of(module, ParameterOptimizer(module, optim.Adam, 0.1), failing)
+    before = step.optimizers["net"].state_dict()
     with pytest.raises(RuntimeError, match="in the loss"):
         run(step, [[0]])
     assert module.w.item() == 2.0
-    assert step.optimizer.state_dict().keys() == before.keys()
+    assert step.optimizers["net"].state_dict().keys() == before.keys()
     # MLX's generator still works.
     assert math.isfinite(mx.random.normal((1,)).item())
 
@@ -214,21 +221,55 @@ def test_the_network_has_its_own_arrays_back_after_tracing():
 def test_numbers_that_are_not_finite_change_nothing(bad):
     step, _ = make(optimizer=optim.Adam)
     run(step, [[0]])
-    before = {"w": step.module.w.item(), **{k: np.array(v) for k, v in step.optimizer.state_dict().items()}}
-    with pytest.raises(FloatingPointError, match=r"1 of 1 parameters, first w.*VecCheckNan"):
+    before = {
+        "w": step.networks["net"].w.item(),
+        **{k: np.array(v) for k, v in step.optimizers["net"].state_dict().items()},
+    }
+    with pytest.raises(FloatingPointError, match=r"1 of 1 parameters of net, first w.*VecCheckNan"):
         run(step, [[0], [1]], {"x": mx.array([1.0, bad])})
-    assert step.module.w.item() == before.pop("w")
+    assert step.networks["net"].w.item() == before.pop("w")
     for name, array in before.items():
-        np.testing.assert_array_equal(np.array(step.optimizer.state_dict()[name]), array)
+        np.testing.assert_array_equal(np.array(step.optimizers["net"].state_dict()[name]), array)
     # The object is still usable.
     run(step, [[0]])
-    assert math.isfinite(step.module.w.item())
+    assert math.isfinite(step.networks["net"].w.item())
 
 
 def test_a_loss_that_is_not_finite_is_named():
     step, _ = make()
-    with pytest.raises(FloatingPointError, match=r"loss of minibatch 1 \(of 3\) was inf"):
-        step.finish(step.begin(), np.array([1.0, np.inf, 2.0]))
+    data = {"x": mx.array([1.0, 1e30, 2.0])}
+    with pytest.raises(FloatingPointError, match=r"the loss of minibatch 1 \(of 3\) was inf\. Nothing"):
+        run(step, [[0], [1], [2]], data)
+    assert step.networks["net"].w.item() == 0.0
+
+
+def test_other_metrics_may_be_infinite():
+    """As the approximate KL divergence of an action that has become impossible."""
+    module = Point()
+
+    def loss(batch, settings):
+        return module.w.sum(), {"kl": 1.0 / mx.zeros(())}
+
+    step = update_of(module, ParameterOptimizer(module, optim.SGD, 0.5), loss)
+    assert run(step, [[0]])["kl"].tolist() == [np.inf]
+    with pytest.raises(FloatingPointError, match=r"the kl of minibatch 0 \(of 1\) was inf"):
+        step.run([{"x": mx.zeros(1)}], {})
+
+
+def test_settings_that_come_and_go():
+    """What was traced with one set of settings is used again, with the names of its metrics."""
+    module = Point()
+
+    def loss(batch, settings):
+        metrics = {"stop": module.w[0] > 3.0} if "limit" in settings else {"w": module.w[0]}
+        return 0.5 * mx.square(module.w - batch["x"]).mean(), metrics
+
+    step = update_of(module, ParameterOptimizer(module, optim.SGD, 0.5), loss)
+    for settings, names, count in (({"limit": 1.0}, ["loss"], 2), ({}, ["loss", "w"], 3)) * 2:
+        module.w = mx.zeros(1)
+        metrics = run(step, [[0]] * 3, settings=settings)
+        assert list(metrics) == names
+        assert len(metrics["loss"]) == count
 
 
 def test_unpacked_parameters_have_their_shapes():
