@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "ActionBounds",
     "Actor",
     "ActorCriticResult",
     "ActorCriticUpdate",
@@ -28,6 +29,7 @@ __all__ = [
     "OnPolicyUpdate",
     "QResult",
     "QUpdate",
+    "ReplayColumns",
     "SampledBatches",
     "Storage",
     "TerminalObs",
@@ -550,12 +552,16 @@ class Actor:
 
 # Collection
 
-@type_check_only
-class ActionBounds(TypedDict):
-    """The lowest and the highest action ``(width,)`` of a continuous space; empty for a discrete one."""
+@final
+class ActionBounds:
+    """
+    The bounds of a continuous action space.
 
-    low: _F32
-    high: _F32
+    :param low: the lowest action ``(width,)``; empty for a discrete space
+    :param high: the highest one
+    """
+
+    def __new__(cls, *, low: _F32, high: _F32) -> ActionBounds: ...
 
 @type_check_only
 class CurrentObs(TypedDict):
@@ -573,33 +579,41 @@ class RolloutColumns(TypedDict):
     rewards: _F32
     episode_starts: _F32
 
-@type_check_only
-class ReplayColumns(TypedDict):
+@final
+class ReplayColumns:
     """
-    The columns of a replay buffer, ``(rows, n_envs, ...)`` each. ``next_observations`` may be what keeps
-    those that the next row does not hold; continuous ``actions`` are scaled to [-1, 1]; ``timeouts`` are
-    None if they do not count.
+    The columns of a replay buffer, ``(rows, n_envs, ...)`` each.
+
+    :param observations: observations
+    :param next_observations: what followed, or what keeps those that the next row does not hold
+    :param actions: continuous ones are scaled to [-1, 1]
+    :param rewards: rewards
+    :param dones: 0 or 1
+    :param timeouts: 0 or 1; None if they do not count
     """
 
-    observations: _F32
-    next_observations: _F32 | TerminalObs
-    actions: _I64 | _F32
-    rewards: _F32
-    dones: _F32
-    timeouts: _F32 | None
+    def __new__(
+        cls,
+        *,
+        observations: _F32,
+        next_observations: _F32 | TerminalObs,
+        actions: _I64 | _F32,
+        rewards: _F32,
+        dones: _F32,
+        timeouts: _F32 | None,
+    ) -> ReplayColumns: ...
 
 @type_check_only
 class ActionPlan(TypedDict):
     """
     How the actions of a chunk of steps come about: for each step whether its actions are random and not the
     policy's; the random actions, as the environments take them; noise on scaled actions
-    ``(n_steps, n_envs, width)``; the bounds; whether to stop after a step that ends an episode.
+    ``(n_steps, n_envs, width)``; whether to stop after a step that ends an episode.
     """
 
     is_random: list[bool]
     random_actions: _I64 | _F32
     noise: _F32 | None
-    bounds: ActionBounds
     until_end: bool
 
 @final
@@ -681,6 +695,7 @@ def collect_rollout(
 def collect_transitions(
     envs: EnvBatch,
     actor: Actor,
+    bounds: ActionBounds,
     last_obs: _F32,
     plan: ActionPlan,
     columns: ReplayColumns,
@@ -691,6 +706,7 @@ def collect_transitions(
 
     :param envs: environments
     :param actor: the policy; its floats are in [-1, 1]
+    :param bounds: those of the actions that the environments take
     :param last_obs: the present observations ``(n_envs, obs)``
     :param plan: how the actions come about
     :param columns: written

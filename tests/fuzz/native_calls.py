@@ -578,6 +578,15 @@ class Fuzzer:
         low = np.full(envs.width, -1, np.float32)
         return envs, actor.core, {"low": low, "high": -low}, lambda *shape: self.f32(*shape, envs.width)
 
+    def call_ActionBounds__new(self) -> None:
+        (bounds,) = self.args({"low": self.f32(2), "high": self.f32(2)})
+        self.native.ActionBounds(**bounds)
+
+    def call_ReplayColumns__new(self) -> None:
+        names = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+        (columns,) = self.args({name: self.f32(5, 2) for name in names})
+        self.native.ReplayColumns(**columns)
+
     def call_collect_rollout(self) -> None:
         envs, actor, bounds, actions = self.match()
         columns = {
@@ -587,7 +596,8 @@ class Fuzzer:
             "episode_starts": self.f32(4, envs.n),
         }
         current = {"obs": self.f32(envs.n, envs.dim), "episode_starts": np.ones(envs.n, bool)}
-        done = self.native.collect_rollout(*self.args(envs.core, actor, bounds, current, columns))
+        core, actor, bounds, *rest = self.args(envs.core, actor, bounds, current, columns)
+        done = self.native.collect_rollout(core, actor, self.native.ActionBounds(**bounds), *rest)
         self.read(done, *done.episodes, *done.timeouts)
 
     def call_collect_transitions(self) -> None:
@@ -602,13 +612,14 @@ class Fuzzer:
             "is_random": random,
             "random_actions": actions(sum(random), envs.n),
             "noise": noise,
-            "bounds": bounds,
             "until_end": self.rng.random() < 0.5,
         }
         cursor = {"capacity": 5, "pos": 3, "full": True}
-        done = self.native.collect_transitions(
-            *self.args(envs.core, actor, self.f32(envs.n, envs.dim), plan, columns, cursor)
+        core, actor, bounds, last, plan, columns, cursor = self.args(
+            envs.core, actor, bounds, self.f32(envs.n, envs.dim), plan, columns, cursor
         )
+        known = self.native.ActionBounds(**bounds), self.native.ReplayColumns(**columns)
+        done = self.native.collect_transitions(core, actor, known[0], last, plan, known[1], cursor)
         self.read(done, done.last, *done.episodes)
 
     # Targets: threads and BLAS

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_baselines3 import DQN, PPO
+from mlx_baselines3 import DQN, PPO, _native
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.native.actor import native_actor
 from mlx_baselines3.common.native.exploration import NativeCollector
@@ -315,7 +315,7 @@ def test_a_chunk_that_its_infos_lead_back_to_is_garbage(algorithm: Any) -> None:
         columns = {name: getattr(buffer, name)[:3] for name in ("observations", "actions", "rewards")}
         columns["episode_starts"] = buffer.episode_starts[:3]
         current = {"obs": obs, "episode_starts": np.ones(2, bool)}
-        chunk = actor.collect(envs._core, {"low": none, "high": none}, current, columns)
+        chunk = actor.collect(envs._core, _native.ActionBounds(low=none, high=none), current, columns)
     else:
         collector = NativeCollector(
             actor, envs._core, model.replay_buffer, envs.action_space, lambda count: [False] * count

@@ -262,6 +262,7 @@ class NativeActor:
     def collect_transitions(
         self,
         envs: "_native.EnvBatch",
+        bounds: "_native.ActionBounds",
         last_obs: np.ndarray,
         plan: "_native.ActionPlan",
         columns: "_native.ReplayColumns",
@@ -271,6 +272,7 @@ class NativeActor:
         Step native environments and write every step into a replay buffer, without Python in between.
 
         :param envs: the environments
+        :param bounds: lowest and highest action that the environments take, none for discrete ones
         :param last_obs: (n_envs, obs) observations
         :param plan: how the actions come about
         :param columns: those of the buffer
@@ -283,7 +285,7 @@ class NativeActor:
         with self._lock:
             if not all(plan["is_random"]):
                 self._follow_mlx()
-            return _native.collect_transitions(envs, self._core, obs, plan, columns, cursor)
+            return _native.collect_transitions(envs, self._core, bounds, obs, plan, columns, cursor)
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:

@@ -122,6 +122,10 @@ class NativeRollout:
         self._actor, self._policy, self._env, self._buffer = actor, policy, env, buffer
         self._gamma = gamma
         self._space = buffer.action_space
+        low = high = np.empty(0, np.float32)
+        if isinstance(self._space, spaces.Box):
+            low, high = self._space.low, self._space.high
+        self._bounds = _native.ActionBounds(low=low, high=high)
         # Rust clips actions; it does not stretch squashed ones to the bounds.
         self._core: Any = None if policy.squash_output else stepped_in_rust(env)
         self._n_steps = 0
@@ -184,9 +188,6 @@ class NativeRollout:
     def _fused_steps(self, last: tuple[np.ndarray, np.ndarray], count: int) -> Steps:
         """Steps of native environments, written into the buffer."""
         buffer, start = self._buffer, self._n_steps
-        low = high = np.empty(0, np.float32)
-        if isinstance(self._space, spaces.Box):
-            low, high = self._space.low, self._space.high
         rows, (obs, starts) = slice(start, start + count), last
         columns: _native.RolloutColumns = {
             "observations": buffer.observations[rows],
@@ -194,9 +195,8 @@ class NativeRollout:
             "rewards": buffer.rewards[rows],
             "episode_starts": buffer.episode_starts[rows],
         }
-        done = self._actor.collect(
-            self._core, {"low": low, "high": high}, {"obs": obs, "episode_starts": starts}, columns
-        )
+        current: _native.CurrentObs = {"obs": obs, "episode_starts": starts}
+        done = self._actor.collect(self._core, self._bounds, current, columns)
         newest = start + done.n_steps - 1
         # Copies: what callbacks hold of these steps stays as it is.
         actions = buffer.actions[newest].reshape(-1, *(self._space.shape or ())).copy()
