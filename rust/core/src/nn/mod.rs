@@ -4,18 +4,25 @@
 //! products in the order of the inputs, starting at the bias.
 
 mod activation;
+mod conv;
 mod dense;
+mod extractor;
 mod kernel;
 mod net;
+mod observations;
 mod product;
 
 use crate::memory::filled;
 use crate::threads;
 
 pub use activation::{Activation, exp, sigmoid, tanh};
+pub use conv::{Conv2d, ConvError};
 pub use dense::{Dense, NnError};
+pub use extractor::{Branch, ConvLayer, Extractor, ExtractorError, ExtractorTape, LinearLayer};
 pub use net::{Layer, Net, Part, Tape};
 pub(crate) use net::{SUM_ROWS, total};
+pub use observations::{ObservationColumn, Rows};
+pub use product::{Matrix, multiply};
 
 /// Layers one after the other.
 #[derive(Debug, Clone)]
