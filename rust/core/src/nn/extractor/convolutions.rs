@@ -43,6 +43,14 @@ const PIECE_IMAGES: usize = 4;
 /// Numbers of the patches that are multiplied at once: they stay in a core's own cache.
 const BLOCK: usize = 100_000;
 
+/// The first numbers of memory that grows where it has to: zeros between two calls would cost time.
+fn at_least(memory: &mut Vec<f32>, count: usize) -> &mut [f32] {
+    if memory.len() < count {
+        memory.resize(count, 0.0);
+    }
+    &mut memory[..count]
+}
+
 fn piece_images(images: usize) -> usize {
     images.div_ceil(MOST_PIECES).max(PIECE_IMAGES)
 }
@@ -129,7 +137,7 @@ impl Layer {
         ) = (self.shape(), scratch);
         let [_, _, width] = conv.output();
         let of_image = lines.len() * width * conv.patch();
-        patches.resize(images.len() * of_image, 0.0);
+        let patches = at_least(patches, images.len() * of_image);
         for (index, out) in images.clone().zip(patches.chunks_exact_mut(of_image)) {
             let image = match source {
                 Source::Rows {
@@ -237,7 +245,7 @@ impl Layer {
             let place = self.positions(&images, &lines);
             let delta = &delta[place.start * channels..place.end * channels];
             let delta = Matrix::new(delta, place.len(), channels, channels);
-            patches.resize(place.len() * patch, 0.0);
+            let patches = at_least(patches, place.len() * patch);
             multiply(delta, weights, patches, patch, false);
             let of_image = patches.chunks_exact(lines.len() * width * patch);
             let out = out[images.start * conv.input_size()..].chunks_exact_mut(conv.input_size());

@@ -176,9 +176,13 @@ impl LinearLayer {
         let x = Matrix::new(x, rows, inputs, inputs);
         each(&mut parts, rows * self.row_ns(), |index, out| {
             let delta = &delta[(index * WEIGHT_ROWS).min(delta.len())..];
-            let delta = Matrix::new(delta, rows, out.len() / inputs, outputs);
+            let lines = out.len() / inputs;
+            let delta = Matrix::new(delta, rows, lines, outputs).turned();
+            if lines > 1 && inputs > 1 {
+                return multiply(delta, x, out, inputs, false);
+            }
             out.fill(0.0);
-            add_product(delta.turned(), x, out);
+            add_product(delta, x, out);
         });
         if let Some(at) = self.bias {
             let bias = &mut gradient[at..at + outputs];
