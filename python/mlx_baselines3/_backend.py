@@ -132,7 +132,7 @@ def _bridge() -> BlasState:
         return BlasState(False, None, found)
     native = _load_native(shared=False)
     try:
-        native.blas_install(found.sgemm, found.dgemm, found.wide, found.threads)
+        native.blas_install(found.sgemm, found.dgemm, found.wide, *found.threads)
     except ValueError as error:
         return BlasState(False, None, f"{found.path} was not taken: {error}")
     # Only now may others find `cblas_sgemm` here.

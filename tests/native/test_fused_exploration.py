@@ -105,7 +105,8 @@ def outcome(model: Any) -> dict[str, Any]:
     result = {name: np.array(getattr(buffer, name)) for name in COLUMNS if hasattr(buffer, name)}
     result |= {f"policy/{name}": np.array(array) for name, array in model.policy.state_dict().items()}
     if buffer._terminal is not None:
-        result["terminal"], result["terminal_obs"] = buffer._terminal.export()
+        kept = buffer._terminal.export()
+        result["terminal"], result["terminal_obs"] = kept["transitions"], kept["observations"]
     result["cursor"] = np.array([buffer.pos, buffer.full, model.num_timesteps, model._episode_num])
     result["present"], result["before"] = model._last_obs, model._last_original_obs
     result["episodes"] = np.array([(episode["r"], episode["l"]) for episode in model.ep_info_buffer])
@@ -381,7 +382,7 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
     )  # fmt: skip
     with pytest.raises(ValueError, match="last observations"):
         explorer.explore(np.zeros((2, 4), np.float32), 3)
-    explorer._columns = (*explorer._columns[:3], np.zeros((7, 1), np.float32), *explorer._columns[4:])
+    explorer._columns = {**explorer._columns, "rewards": np.zeros((7, 1), np.float32)}
     with pytest.raises(ValueError, match="rewards holds 7 numbers, expected 200"):
         explorer.explore(model._last_obs, 3)
     assert model.replay_buffer.pos == 8

@@ -52,7 +52,7 @@ class CountStretches:
         original = NativeActor.collect
 
         def collect(actor: Any, envs: Any, bounds: Any, last: Any, columns: Any) -> Any:
-            self.lengths.append(len(columns[2]))
+            self.lengths.append(len(columns["rewards"]))
             return original(actor, envs, bounds, last, columns)
 
         monkeypatch.setattr(NativeActor, "collect", collect)

@@ -150,10 +150,12 @@ def test_the_generator_goes_on_from_a_state() -> None:
 
 
 def test_the_generator_is_numpys() -> None:
-    core = _native.Actor([(1, 1, "identity", 0.0)], "bernoulli", [], [])
+    core = _native.Actor(
+        [{"inputs": 1, "outputs": 1, "activation": "identity", "parameter": 0.0}], "bernoulli", [], []
+    )
     core.seed(123)
     state = np.random.PCG64(123).state["state"]
-    assert core.rng_state == (state["state"], state["inc"])
+    assert core.rng_state == {"state": state["state"], "inc": state["inc"]}
 
 
 @pytest.mark.parametrize("how", ["replaced", "in place", "loaded", "log_std"])

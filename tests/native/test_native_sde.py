@@ -135,7 +135,7 @@ def stretches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     original = NativeActor.collect
 
     def collect(actor: Any, envs: Any, bounds: Any, last: Any, columns: Any) -> Any:
-        lengths.append(len(columns[2]))
+        lengths.append(len(columns["rewards"]))
         return original(actor, envs, bounds, last, columns)
 
     monkeypatch.setattr(NativeActor, "collect", collect)

@@ -18,7 +18,7 @@ from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.callbacks import BaseCallback, CallbackList
 from mlx_baselines3.common.callbacks.base import NEVER, ConvertCallback, steps_until_needed
 from mlx_baselines3.common.native.actor import native_actor_or_none
-from mlx_baselines3.common.native.exploration import Explored, Explorer, fills, noise_ahead
+from mlx_baselines3.common.native.exploration import CollectedTransitions, Explorer, fills, noise_ahead
 from mlx_baselines3.common.native.interrupts import interrupts_deferred
 from mlx_baselines3.common.nn.integer_observations import check_integers
 from mlx_baselines3.common.noise import ActionNoise
@@ -102,7 +102,9 @@ class OffPolicyCollection(BaseAlgorithm):
             else:
                 num_collected_episodes += self._pass_steps(stretch, callback, action_noise, log_interval)
                 num_collected_steps += stretch.n_steps - 1
-                actions, buffer_actions, new_obs, rewards, dones, infos = stretch.last
+                last = stretch.last
+                actions, buffer_actions, new_obs = last.actions, last.buffer_actions, last.new_obs
+                rewards, dones, infos = last.rewards, last.dones, last.infos
             self.num_timesteps += env.num_envs
             num_collected_steps += 1
 
@@ -163,7 +165,7 @@ class OffPolicyCollection(BaseAlgorithm):
         callback: BaseCallback,
         train_freq: TrainFreq,
         n_collected: int,
-    ) -> Explored | None:
+    ) -> CollectedTransitions | None:
         """Steps in Rust up to the next one that the callback must see, at least one; None if that is next."""
         quiet = NEVER if _is_nobody(callback) else steps_until_needed(callback) - 1
         if quiet < 1:
@@ -181,7 +183,7 @@ class OffPolicyCollection(BaseAlgorithm):
             else:
                 stretch = explorer.explore(before, quiet, until_end=True)
             buffer = explorer.buffer
-            self._last_obs = self._last_original_obs = stretch.last[2]
+            self._last_obs = self._last_original_obs = stretch.last.new_obs
             if stretch.n_steps == 1:
                 self._last_original_obs = before
             elif stretch.n_steps > 1:
@@ -190,7 +192,7 @@ class OffPolicyCollection(BaseAlgorithm):
 
     def _pass_steps(
         self,
-        stretch: Explored,
+        stretch: CollectedTransitions,
         callback: BaseCallback,
         action_noise: ActionNoise | None,
         log_interval: int | None,
@@ -207,10 +209,10 @@ class OffPolicyCollection(BaseAlgorithm):
             steps are accounted for then
         """
         n_steps = stretch.n_steps - (stretch.error is None)
-        n_envs, n_episodes = len(stretch.last[3]), 0
+        n_envs, n_episodes = len(stretch.last.rewards), 0
         entries: dict[int, list[tuple[int, dict[str, Any]]]] = {}
-        for step, env, entry in stretch.episodes:
-            entries.setdefault(step, []).append((env, entry))
+        for end in stretch.episodes:
+            entries.setdefault(end.step, []).append((end.env, end.monitor_entry))
         for step in range(n_steps):
             self.num_timesteps += n_envs
             ended = entries.get(step, [])

@@ -320,25 +320,35 @@ class OnPolicyCollection(BaseAlgorithm):
             the next rollout begins where the environments are
         """
         rows = slice(start, start + count)
-        columns = (buffer.observations, buffer.actions, buffer.rewards, buffer.episode_starts)
+        columns: Any = {
+            "observations": buffer.observations[rows],
+            "actions": buffer.actions[rows],
+            "rewards": buffer.rewards[rows],
+            "episode_starts": buffer.episode_starts[rows],
+        }
         # Copies: what callbacks hold from the last stretch stays as it is.
-        last = (np.array(self._last_obs, np.float32), np.array(self._last_episode_starts, bool))
-        bounds = (np.empty(0, np.float32), np.empty(0, np.float32))
+        obs = np.array(self._last_obs, np.float32)
+        starts = np.array(self._last_episode_starts, bool)
+        low = high = np.empty(0, np.float32)
         if isinstance(self.action_space, spaces.Box):
-            bounds = (self.action_space.low, self.action_space.high)
-        self._last_obs, self._last_episode_starts = last
-        done = actor.collect(core, bounds, last, [column[rows] for column in columns])
+            low, high = self.action_space.low, self.action_space.high
+        self._last_obs, self._last_episode_starts = obs, starts
+        done = actor.collect(
+            core, {"low": low, "high": high}, {"obs": obs, "episode_starts": starts}, columns
+        )
         if done.error is not None:
-            self._update_info_buffer([{"episode": entry} for _, _, entry in done.episodes])
+            self._update_info_buffer([{"episode": end.monitor_entry} for end in done.episodes])
             self.num_timesteps += buffer.n_envs * done.n_steps
             callback._pass_steps(done.n_steps)
             raise done.error
         newest = start + count - 1
         actions = buffer.actions[newest].reshape(-1, *(self.action_space.shape or ())).copy()
         rewards = buffer.rewards[newest].copy()
-        ends = (actions, self._to_env_actions(actions), done.new_obs, rewards, done.dones, done.infos)
-        earlier = [entry for step, _, entry in done.episodes if step < count - 1]
-        cuts = [_Cut(start + step, env, obs) for step, env, obs in done.timeouts if step < count - 1]
+        ends = (actions, self._to_env_actions(actions), obs, rewards, starts, done.infos)
+        earlier = [end.monitor_entry for end in done.episodes if end.step < count - 1]
+        cuts = [
+            _Cut(start + end.step, end.env, end.last_obs) for end in done.timeouts if end.step < count - 1
+        ]
         seen = buffer.observations[newest].copy(), buffer.episode_starts[newest].astype(bool)
         return _Steps(count, seen, ends, earlier, cuts)
 

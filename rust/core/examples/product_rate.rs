@@ -27,11 +27,11 @@ fn print(rows: usize, inner: usize, columns: usize, transposed: [bool; 2]) {
     let (a, b) = (numbers(rows * inner), numbers(inner * columns));
     let a = match transposed[0] {
         false => Matrix::new(&a, rows, inner, inner),
-        true => Matrix::new(&a, inner, rows, rows).turned(),
+        true => Matrix::new(&a, inner, rows, rows).transposed(),
     };
     let b = match transposed[1] {
         false => Matrix::new(&b, inner, columns, columns),
-        true => Matrix::new(&b, columns, inner, inner).turned(),
+        true => Matrix::new(&b, columns, inner, inner).transposed(),
     };
     let mut out = vec![0.0; rows * columns];
     let ns = fastest(|| multiply(black_box(a), black_box(b), &mut out, columns, false));

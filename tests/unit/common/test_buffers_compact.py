@@ -180,9 +180,9 @@ class Addresses:
         self.calls = []
         gather = _native.gather
 
-        def noted(pairs, indices):
-            self.calls.append([out.ctypes.data for _, out in pairs])
-            gather(pairs, indices)
+        def noted(sources, targets, indices):
+            self.calls.append([out.ctypes.data for out in targets])
+            gather(sources, targets, indices)
 
         monkeypatch.setattr(_native, "gather", noted)
 
@@ -233,9 +233,13 @@ def test_threads_do_not_gather_into_each_others_memory():
 def test_rust_refuses_blocks_that_do_not_fit():
     terminal = _native.TerminalObs()
     with pytest.raises(ValueError, match="observation column holds 5 numbers, expected 6"):
-        terminal.before_write((3, 1, False), np.zeros(5, np.uint8), np.zeros(2, np.uint8), 2)
+        terminal.before_write(
+            {"capacity": 3, "pos": 1, "full": False}, np.zeros(5, np.uint8), np.zeros(2, np.uint8), 2
+        )
     with pytest.raises(ValueError, match="cursor 3 is not inside"):
-        terminal.before_write((3, 3, False), np.zeros(6, np.uint8), np.zeros(2, np.uint8), 2)
+        terminal.before_write(
+            {"capacity": 3, "pos": 3, "full": False}, np.zeros(6, np.uint8), np.zeros(2, np.uint8), 2
+        )
     with pytest.raises(IndexError, match="negative"):
         terminal.patch(np.array([-1]), np.zeros(2, np.uint8))
     with pytest.raises(ValueError, match="block of observations holds 5 numbers, expected 4"):

@@ -174,7 +174,8 @@ def test_compact_buffers_hold_the_same_by_both_ways(kind, n_envs):
     assert (ready.pos, ready.full) == (foreign.pos, foreign.full) == (3, True)
     np.testing.assert_array_equal(ready.observations, foreign.observations)
     assert len(ready._terminal) == 4 * n_envs
-    for one, other in zip(ready._terminal.export(), foreign._terminal.export(), strict=True):
+    one_side, other_side = ready._terminal.export(), foreign._terminal.export()
+    for one, other in zip(one_side.values(), other_side.values(), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -256,7 +257,7 @@ def test_a_subclass_may_keep_a_column_elsewhere():
 def test_memory_of_a_buffer_is_taken_when_it_is_touched():
     with open("/proc/self/statm" if sys.platform == "linux" else os.devnull) as statm:
         before = statm.read()
-        storage = _native.Storage(1_000_000, [("column", 400)])
+        storage = _native.Storage(1_000_000, {"column": 400})
         statm.seek(0)
         after = statm.read()
     pages = [int(text.split()[1]) if text else 0 for text in (before, after)]

@@ -79,8 +79,9 @@ def expected_of(buffer, rows, envs):
 
 
 def taken(buffer, n_batches=1, batch_size=16, flat=True):
-    """The one call, which says whether there is a short way."""
-    return _native.sample_batches(vars(buffer), n_batches, batch_size, flat)
+    """The batches of the one call in the order of samples, None where there is no fast path."""
+    done = _native.sample_batches(vars(buffer), n_batches, batch_size, flat)
+    return done and (done.observations, done.actions, done.next_observations, done.dones, done.rewards)
 
 
 def assert_same(ours, expected):

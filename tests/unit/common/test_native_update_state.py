@@ -163,17 +163,17 @@ def test_a_parameter_of_another_shape_is_an_error():
         train(model, 1)
 
 
-def test_what_is_not_finite():
+def test_nonfinite_names():
     policy = on_policy(A2C).policy
     vector = TrainedVector(policy, policy.optimizer)
     vector.load()
-    assert vector.what_is_not_finite() is None
+    assert vector.nonfinite_names() is None
     vector.values[:] = 1e30  # The squares are infinite, and the sum is not.
-    assert vector.what_is_not_finite() is None
+    assert vector.nonfinite_names() is None
     vector.values[:] = 3e38
-    assert vector.what_is_not_finite() == []
+    assert vector.nonfinite_names() == []
     vector.values[vector.places["value_net.weight"]] = np.nan
-    assert vector.what_is_not_finite() == ["value_net.weight"]
+    assert vector.nonfinite_names() == ["value_net.weight"]
 
 
 @pytest.mark.parametrize("make", [lambda: on_policy(PPO, batch_size=8), partial(off_policy, SAC)])

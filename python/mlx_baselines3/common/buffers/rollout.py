@@ -108,8 +108,17 @@ class RolloutBuffer(BaseBuffer):
         advantages, returns = (
             np.require(column, np.float32, ["C", "W"]) for column in (self.advantages, self.returns)
         )
-        gamma, gae_lambda = self.gamma, self.gae_lambda
-        _native.gae(rewards, values, starts, last, ended, gamma, gae_lambda, advantages, returns)
+        _native.gae(
+            rewards=rewards,
+            values=values,
+            episode_starts=starts,
+            last_values=last,
+            dones=ended,
+            gamma=self.gamma,
+            gae_lambda=self.gae_lambda,
+            advantages=advantages,
+            returns=returns,
+        )
         # The same arrays, unless a subclass put columns of another dtype in their place.
         self.advantages, self.returns = advantages, returns
 

@@ -5,12 +5,13 @@ an epsilon-greedy policy, random actions from the action space, the user's actio
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3 import _native
+from mlx_baselines3._native import CollectedTransitions
 from mlx_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from mlx_baselines3.common.native.actor import NativeActor
 from mlx_baselines3.common.native.interrupts import interrupts_allowed
@@ -21,29 +22,11 @@ from mlx_baselines3.common.noise import (
     VectorizedActionNoise,
 )
 
-__all__ = ["Explored", "Explorer", "fills", "noise_ahead"]
+__all__ = ["CollectedTransitions", "Explorer", "fills", "noise_ahead"]
 
 # Steps drawn ahead where an episode's end may make some of them useless.
 MOST_IN_VAIN = 32
 _COLUMNS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
-
-
-class Explored(NamedTuple):
-    """
-    What some steps gave.
-
-    :param n_steps: how many were taken and stored
-    :param error: why there was no next one, if there should have been one
-    :param episodes: step, environment and Monitor's entry of the episodes that ended before the last step;
-        after an error, of all
-    :param last: the last step's actions, the same as the buffer has them, observations, rewards, dones and
-        infos; of no use after an error, except for the observations
-    """
-
-    n_steps: int
-    error: BaseException | None
-    episodes: list[tuple[int, int, dict[str, Any]]]
-    last: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]
 
 
 def fills(buffer: Any, action_space: spaces.Space[Any]) -> bool:
@@ -121,22 +104,23 @@ class Explorer:
         self._walks = [
             part for part in noise_ahead(noise) or [] if type(part) is OrnsteinUhlenbeckActionNoise
         ]
-        self._bounds = (np.empty(0, np.float32), np.empty(0, np.float32))
+        none = np.empty(0, np.float32)
+        self._bounds: _native.ActionBounds = {"low": none, "high": none}
         if isinstance(action_space, spaces.Box):
-            self._bounds = (action_space.low.ravel(), action_space.high.ravel())
+            self._bounds = {"low": action_space.low.ravel(), "high": action_space.high.ravel()}
         self._nothing = np.empty(0, buffer.actions.dtype)
         counted = buffer.timeouts if buffer.handle_timeout_termination else None
         following = buffer.next_observations if buffer._terminal is None else buffer._terminal
-        self._columns = (
-            buffer.observations,
-            following,
-            buffer.actions,
-            buffer.rewards,
-            buffer.dones,
-            counted,
-        )
+        self._columns: _native.ReplayColumns = {
+            "observations": buffer.observations,
+            "next_observations": following,
+            "actions": buffer.actions,
+            "rewards": buffer.rewards,
+            "dones": buffer.dones,
+            "timeouts": counted,
+        }
 
-    def explore(self, last_obs: np.ndarray, count: int, until_end: bool = False) -> Explored:
+    def explore(self, last_obs: np.ndarray, count: int, until_end: bool = False) -> CollectedTransitions:
         """
         Take steps and store them.
 
@@ -176,15 +160,21 @@ class Explorer:
 
     def _run(
         self, last_obs: np.ndarray, plan: tuple[list[bool], np.ndarray, np.ndarray | None], until_end: bool
-    ) -> Explored:
+    ) -> CollectedTransitions:
         buffer = self.buffer
-        whole_plan = (*plan, self._bounds, until_end)
+        random, drawn, noise = plan
+        whole_plan: _native.ActionPlan = {
+            "is_random": random,
+            "random_actions": drawn,
+            "noise": noise,
+            "bounds": self._bounds,
+            "until_end": until_end,
+        }
         # A signal that is seen to in Rust comes back as an error, with the steps before it.
         with interrupts_allowed():
-            answer = self.actor.collect_transitions(
+            explored = self.actor.collect_transitions(
                 self.envs, last_obs, whole_plan, self._columns, buffer._cursor()
             )
-        explored = Explored(*answer)
         after = buffer.pos + explored.n_steps
         buffer.full = buffer.full or after >= buffer.buffer_size
         buffer.pos = after % buffer.buffer_size

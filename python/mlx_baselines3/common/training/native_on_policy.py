@@ -1,5 +1,5 @@
-"""Gradient steps of plain perceptrons, run in Rust: on a CPU MLX takes longer to hand out the operations of
-so small a step than anyone takes to compute them.
+"""Native gradient updates for MLP policies. For networks this small, MLX's per-op dispatch on a CPU costs
+more than the arithmetic.
 
 The networks, their optimizers and their files stay MLX's. An update copies the numbers into vectors, lets
 Rust make the steps of one ``train()``, and copies them back. Losses, draws and metrics are those of the MLX
@@ -27,11 +27,11 @@ __all__ = ["NativeChoice", "NativeOnPolicyUpdate"]
 
 Update = TypeVar("Update")
 
-# What Rust calls the distributions whose derivatives it knows.
+# The native distribution of each head whose derivatives Rust knows.
 _HEADS = {
-    "categorical": "choices",
-    "multi_categorical": "choices",
-    "bernoulli": "coins",
+    "categorical": "categorical",
+    "multi_categorical": "categorical",
+    "bernoulli": "bernoulli",
     "gaussian": "gaussian",
 }
 
@@ -127,28 +127,52 @@ class NativeOnPolicyUpdate:
         :raises FloatingPointError: if a loss or a parameter is nan or infinite; nothing has changed then
         :raises ValueError: the rollout does not fit the networks; nothing has changed then
         """
-        names = ("observations", "actions", "values", "log_probs", "advantages", "returns")
-        columns = {name: flat(rollout[name]) for name in names[1:]}
-        columns["observations"] = flat(side_by_side(rollout["observations"], self._keys))
-        keys = ("clip_range", "clip_range_vf", "ent_coef", "vf_coef", "max_grad_norm", "target_kl")
-        numbers = {**{key: settings.get(key) for key in keys}, "normalize": bool(normalize)}
+        columns = self._columns(rollout)
+        objective: _native.OnPolicySettings = {
+            "clip_range": settings.get("clip_range"),
+            "clip_range_vf": settings.get("clip_range_vf"),
+            "ent_coef": settings["ent_coef"],
+            "vf_coef": settings["vf_coef"],
+            "max_grad_norm": settings["max_grad_norm"],
+            "target_kl": settings.get("target_kl"),
+            "normalize": bool(normalize),
+        }
         policy_loss = "policy_gradient_loss" if "clip_range" in settings else "policy_loss"
-        metric_names = ("loss", "entropy_loss", policy_loss, "value_loss", "approx_kl", "clip_fraction")
         epochs = []
         with interrupts_allowed():
             self._vector.load()
             for order in orders:
                 size = batch_size or len(order)
-                trained = self._vector.argument()
-                rows, stopped, steps = self._core.epoch(columns, order, size, numbers, trained)
-                self._vector.went_on(steps)
-                epochs.append(dict(zip(metric_names, rows.reshape(-1, len(metric_names)).T, strict=True)))
-                if stopped:
+                done = self._core.epoch(columns, order, size, objective, self._vector.as_native())
+                self._vector.record_steps(done.optimizer_steps)
+                epochs.append(_metrics(done, policy_loss))
+                if done.stopped_early:
                     break
         losses = np.concatenate([epoch["loss"] for epoch in epochs])
-        wrong = self._vector.what_is_not_finite()
+        wrong = self._vector.nonfinite_names()
         if wrong is not None or not np.isfinite(losses).all():
             raise not_finite_error(losses, wrong or [], len(self._vector.places))
         with interrupts_deferred():
             self._vector.store()
         return epochs
+
+    def _columns(self, rollout: Mapping[str, np.ndarray]) -> "_native.RolloutArrays":
+        return {
+            "observations": flat(side_by_side(rollout["observations"], self._keys)),
+            "actions": flat(rollout["actions"]),
+            "values": flat(rollout["values"]),
+            "log_probs": flat(rollout["log_probs"]),
+            "advantages": flat(rollout["advantages"]),
+            "returns": flat(rollout["returns"]),
+        }
+
+
+def _metrics(done: "_native.OnPolicyResult", policy_loss: str) -> dict[str, np.ndarray]:
+    return {
+        "loss": done.loss,
+        "entropy_loss": done.entropy_loss,
+        policy_loss: done.policy_loss,
+        "value_loss": done.value_loss,
+        "approx_kl": done.approx_kl,
+        "clip_fraction": done.clip_fraction,
+    }

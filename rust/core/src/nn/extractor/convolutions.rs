@@ -6,9 +6,9 @@ use pulp::Arch;
 
 use super::Kept;
 use crate::nn::conv::{Channels, Conv2d, Patches, transpose};
-use crate::nn::net::{add_rows, add_to_rows};
 use crate::nn::observations::{ObservationColumn, Rows};
 use crate::nn::product::{Matrix, multiply};
+use crate::nn::training::{add_rows, add_to_rows};
 use crate::nn::{Activation, total};
 use crate::threads::each;
 
@@ -213,9 +213,9 @@ impl Layer {
             let by_outputs = Matrix::new(delta, place.len(), channels, channels);
             let out = &mut sums[self.sums_of_weights()];
             if self.is_transposed() {
-                multiply(patches.turned(), by_outputs, out, channels, true);
+                multiply(patches.transposed(), by_outputs, out, channels, true);
             } else {
-                multiply(by_outputs.turned(), patches, out, patch, true);
+                multiply(by_outputs.transposed(), patches, out, patch, true);
             }
             if self.layer.bias.is_some() {
                 add_rows(delta, channels, &mut sums[self.sums_of_bias()]);

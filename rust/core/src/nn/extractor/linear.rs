@@ -6,8 +6,8 @@ use pulp::Arch;
 use super::Kept;
 use crate::nn::Activation;
 use crate::nn::conv::transpose;
-use crate::nn::net::{add_product, add_rows};
 use crate::nn::product::{Matrix, multiply};
+use crate::nn::training::{add_product, add_rows};
 use crate::threads::each;
 
 /// `activation(W x + b)`.
@@ -130,7 +130,7 @@ impl LinearLayer {
             let lines = item.out.len() / count;
             let weights = Matrix::new(&weights[item.line * inputs..], lines, inputs, inputs);
             let x = Matrix::new(&x[first * inputs..], count, inputs, inputs);
-            multiply(weights, x.turned(), item.out, count, false);
+            multiply(weights, x.transposed(), item.out, count, false);
         });
         let bias = self.bias.map(|at| &parameters[at..at + outputs]);
         kept.output.resize(rows * outputs, 0.0);
@@ -177,7 +177,7 @@ impl LinearLayer {
         each(&mut parts, rows * self.row_ns(), |index, out| {
             let delta = &delta[(index * WEIGHT_ROWS).min(delta.len())..];
             let lines = out.len() / inputs;
-            let delta = Matrix::new(delta, rows, lines, outputs).turned();
+            let delta = Matrix::new(delta, rows, lines, outputs).transposed();
             if lines > 1 && inputs > 1 {
                 return multiply(delta, x, out, inputs, false);
             }
@@ -221,7 +221,7 @@ impl LinearLayer {
             let lines = item.out.len() / count;
             let weights = Matrix::new(&weights[item.line..], outputs, lines, inputs);
             let delta = Matrix::new(&by_outputs[first * outputs..], outputs, count, count);
-            multiply(weights.turned(), delta, item.out, count, false);
+            multiply(weights.transposed(), delta, item.out, count, false);
         });
         as_rows(blocks, inputs, by_inputs, |_| ());
     }

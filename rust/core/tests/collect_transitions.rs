@@ -1,21 +1,25 @@
-//! The fused off-policy stretch against the same steps taken one by one.
+//! Fused chunks of off-policy steps against the same steps taken one by one.
 
 use mlx_baselines3_core::actor::{ActionsOut, Actor, Head};
 use mlx_baselines3_core::buffer::ring::Ring;
 use mlx_baselines3_core::buffer::terminal::TerminalObs;
+use mlx_baselines3_core::collect::{
+    ActionBounds, ActionColumn, ActionPlan, CollectError, CollectedTransitions, LastStep, NextObs,
+    RandomActions, ReplayColumns, collect_transitions,
+};
 use mlx_baselines3_core::env::numerics::Numerics;
 use mlx_baselines3_core::env::{ActionSpace, Actions, EnvError, registry};
-use mlx_baselines3_core::explore::{
-    ActionColumn, CollectError, Drawn, Explored, Last, NextObs, Plan, Replay, explore,
-};
 use mlx_baselines3_core::interrupt::Watch;
-use mlx_baselines3_core::nn::{Activation, Dense, Mlp};
+use mlx_baselines3_core::nn::{Activation, InferenceLayer, InferenceMlp};
 use mlx_baselines3_core::rng::{Pcg64, SeedSequence};
 use mlx_baselines3_core::vec_env::{StepOut, VectorEnv};
 
 const N: usize = 3;
 const ROWS: usize = 17;
-const BOUNDS: (&[f32], &[f32]) = (&[-2.0], &[1.5]);
+const BOUNDS: ActionBounds<'static> = ActionBounds {
+    low: &[-2.0],
+    high: &[1.5],
+};
 
 struct Run {
     envs: Box<dyn VectorEnv>,
@@ -27,7 +31,7 @@ struct Run {
     ints: Vec<i64>,
     floats: Vec<f32>,
     scaled: Vec<f32>,
-    // The columns, named as in `Replay`.
+    // The columns, named as in `ReplayColumns`.
     observations: Vec<f32>,
     next: Vec<f32>,
     int_column: Vec<i64>,
@@ -43,12 +47,12 @@ fn actor(dim: usize, action: ActionSpace, scale: f64) -> Actor {
         ActionSpace::Box(n) => (2 * n, Head::SquashedGaussian),
     };
     let mut rng = Pcg64::new(&SeedSequence::from_u64(1));
-    let mut layer = Dense::zeros(dim, outputs, Activation::Identity).unwrap();
+    let mut layer = InferenceLayer::zeros(dim, outputs, Activation::Identity).unwrap();
     let weights: Vec<f32> = (0..dim * outputs)
         .map(|_| (scale * rng.uniform(-1.0, 1.0)) as f32)
         .collect();
     layer.load(&weights, None).unwrap();
-    Actor::new(Mlp::new(vec![layer]).unwrap(), head).unwrap()
+    Actor::new(InferenceMlp::new(vec![layer]).unwrap(), head).unwrap()
 }
 
 impl Run {
@@ -89,10 +93,10 @@ impl Run {
         !self.ints.is_empty()
     }
 
-    /// Whether each step is drawn, the drawn actions, and the noise of all steps.
+    /// Whether each step is random, the random actions, and the noise of all steps.
     fn draws(&self, start: usize, steps: usize) -> (Vec<bool>, Vec<i64>, Vec<f32>, Vec<f32>) {
         let all = start..start + steps;
-        let given: Vec<bool> = all.clone().map(|step| step % 5 < 2).collect();
+        let is_random: Vec<bool> = all.clone().map(|step| step % 5 < 2).collect();
         let drawn = || {
             all.clone()
                 .filter(|step| step % 5 < 2)
@@ -102,7 +106,7 @@ impl Run {
         let ints = drawn().map(|i| (i % 2) as i64).collect();
         let floats = drawn().map(|i| (i as f32).sin()).collect();
         (
-            given,
+            is_random,
             ints,
             floats,
             noise.map(|i| (7.0 * i as f32).cos()).collect(),
@@ -115,21 +119,21 @@ impl Run {
         steps: usize,
         terminal: Option<&mut TerminalObs>,
         until_end: bool,
-    ) -> Result<Explored, CollectError> {
+    ) -> Result<CollectedTransitions, CollectError> {
         let discrete = self.is_discrete();
-        let (given, ints, floats, noise) = self.draws(start, steps);
-        let plan = Plan {
-            given: &given,
-            drawn: if discrete {
-                Drawn::Ints(&ints)
+        let (is_random, ints, floats, noise) = self.draws(start, steps);
+        let plan = ActionPlan {
+            is_random: &is_random,
+            random_actions: if discrete {
+                RandomActions::Ints(&ints)
             } else {
-                Drawn::Floats(&floats)
+                RandomActions::Floats(&floats)
             },
             noise: (!discrete).then_some(&noise),
             bounds: BOUNDS,
             until_end,
         };
-        let mut replay = Replay {
+        let mut replay = ReplayColumns {
             ring: self.ring,
             observations: &mut self.observations,
             next: match terminal {
@@ -145,7 +149,7 @@ impl Run {
             dones: &mut self.done_column,
             timeouts: Some(&mut self.timeouts),
         };
-        let mut last = Last {
+        let mut last = LastStep {
             obs: &mut self.obs,
             rewards: &mut self.rewards,
             dones: &mut self.dones,
@@ -156,7 +160,7 @@ impl Run {
             },
             scaled: &mut self.scaled,
         };
-        let explored = explore(
+        let collected = collect_transitions(
             &mut *self.envs,
             &mut self.actor,
             &plan,
@@ -165,26 +169,26 @@ impl Run {
             &mut Watch::never(),
         );
         self.ring = replay.ring;
-        explored
+        collected
     }
 
     /// One step with the pieces that users see.
     fn step(&mut self, step: usize) {
-        let (given, ints, floats, noise) = self.draws(step, 1);
+        let (is_random, ints, floats, noise) = self.draws(step, 1);
         let seen = self.obs.clone();
         let mut scaled = vec![0.0; self.floats.len()];
         if self.is_discrete() {
-            if given[0] {
+            if is_random[0] {
                 self.ints.copy_from_slice(&ints);
             } else {
                 let out = ActionsOut::Ints(&mut self.ints);
                 self.actor.act(&seen, false, out).unwrap();
             }
         } else {
-            let (low, high) = (BOUNDS.0[0], BOUNDS.1[0]);
+            let (low, high) = (BOUNDS.low[0], BOUNDS.high[0]);
             let unscale = |x: f32| low + (0.5 * (x + 1.0) * (high - low));
             let mut actions = floats;
-            if !given[0] {
+            if !is_random[0] {
                 actions = vec![0.0; N];
                 let out = ActionsOut::Floats(&mut actions);
                 self.actor.act(&seen, false, out).unwrap();
@@ -253,13 +257,13 @@ impl Run {
 }
 
 #[test]
-fn any_stretches_give_the_steps_one_by_one() {
+fn chunks_of_any_length_give_the_steps_one_by_one() {
     for spec in registry::specs() {
         let (mut fused, mut single) = (Run::new(spec.id, 1.0), Run::new(spec.id, 1.0));
         let mut start = 0;
         for steps in [1, 20, 0, 19] {
-            let explored = fused.fused(start, steps, None, false).unwrap();
-            assert_eq!((explored.steps, explored.error), (steps, None));
+            let collected = fused.fused(start, steps, None, false).unwrap();
+            assert_eq!((collected.steps, collected.error), (steps, None));
             start += steps;
         }
         (0..start).for_each(|step| single.step(step));
@@ -301,14 +305,14 @@ fn every_observation_once_gives_the_same_next_ones() {
 }
 
 #[test]
-fn a_stretch_ends_with_an_episode_if_it_is_told_to() {
+fn a_chunk_ends_with_an_episode_if_asked_to() {
     let mut run = Run::new("Pendulum-v1", 1.0);
-    let explored = run.fused(0, 30, None, true).unwrap();
+    let collected = run.fused(0, 30, None, true).unwrap();
     assert_eq!(
-        (explored.steps, explored.episodes.len(), run.ring.pos()),
+        (collected.steps, collected.episodes.len(), run.ring.pos()),
         (11, N, 11)
     );
-    assert!(explored.episodes.iter().all(|(step, _)| *step == 10));
+    assert!(collected.episodes.iter().all(|(step, _)| *step == 10));
     assert!(run.dones.iter().all(|&done| done));
 }
 
@@ -316,10 +320,10 @@ fn a_stretch_ends_with_an_episode_if_it_is_told_to() {
 fn a_policy_that_is_not_a_number_leaves_whole_steps() {
     for (id, env_error) in [("Pendulum-v1", true), ("CartPole-v1", false)] {
         let (mut run, mut single) = (Run::new(id, f64::NAN), Run::new(id, 1.0));
-        // The first two of five steps are drawn.
-        let explored = run.fused(0, 5, None, false).unwrap();
-        assert_eq!((explored.steps, run.ring.pos()), (2, 2));
-        let error = explored.error.unwrap();
+        // The first two of five steps are random.
+        let collected = run.fused(0, 5, None, false).unwrap();
+        assert_eq!((collected.steps, run.ring.pos()), (2, 2));
+        let error = collected.error.unwrap();
         let named = matches!(
             error,
             CollectError::Env(EnvError::ActionNotFinite { env: 0, .. })

@@ -2,12 +2,13 @@
 
 use mlx_baselines3_core::actor::{ActionsOut, Actor, Head};
 use mlx_baselines3_core::collect::{
-    ActionColumn, CollectError, Columns, Finished, Present, collect,
+    ActionBounds, ActionColumn, CollectError, CurrentObs, FinishedEpisode, RolloutColumns,
+    collect_rollout,
 };
 use mlx_baselines3_core::env::numerics::Numerics;
 use mlx_baselines3_core::env::{ActionSpace, Actions, EnvError, registry};
 use mlx_baselines3_core::interrupt::Watch;
-use mlx_baselines3_core::nn::{Activation, Dense, Mlp};
+use mlx_baselines3_core::nn::{Activation, InferenceLayer, InferenceMlp};
 use mlx_baselines3_core::rng::{Pcg64, SeedSequence};
 use mlx_baselines3_core::vec_env::{StepOut, VectorEnv};
 
@@ -23,7 +24,7 @@ struct Run {
     floats: Vec<f32>,
     rewards: Vec<f32>,
     firsts: Vec<f32>,
-    finished: Vec<Finished>,
+    finished: Vec<FinishedEpisode>,
 }
 
 impl Run {
@@ -36,7 +37,7 @@ impl Run {
             ActionSpace::Box(n) => (n, Head::Gaussian(vec![2.0; n])),
         };
         let mut rng = Pcg64::new(&SeedSequence::from_u64(1));
-        let mut layer = Dense::zeros(dim, outputs, Activation::Identity).unwrap();
+        let mut layer = InferenceLayer::zeros(dim, outputs, Activation::Identity).unwrap();
         let weights: Vec<f32> = (0..dim * outputs)
             .map(|_| (scale * rng.uniform(-1.0, 1.0)) as f32)
             .collect();
@@ -47,7 +48,7 @@ impl Run {
         }
         Self {
             envs,
-            actor: Actor::new(Mlp::new(vec![layer]).unwrap(), head).unwrap(),
+            actor: Actor::new(InferenceMlp::new(vec![layer]).unwrap(), head).unwrap(),
             obs,
             starts: vec![true; N],
             observations: vec![],
@@ -76,22 +77,25 @@ impl Run {
         } else {
             ActionColumn::Floats(&mut self.floats[before..])
         };
-        let columns = Columns {
+        let columns = RolloutColumns {
             observations: &mut self.observations[before * self.envs.spec().obs_dim..],
             actions,
             rewards: &mut self.rewards[before..],
             episode_starts: &mut self.firsts[before..],
         };
-        let present = Present {
+        let current = CurrentObs {
             obs: &mut self.obs,
             starts: &mut self.starts,
         };
-        let bounds: (&[f32], &[f32]) = (&[-1.0], &[0.5]);
-        let mut ended = collect(
+        let bounds = ActionBounds {
+            low: &[-1.0],
+            high: &[0.5],
+        };
+        let mut ended = collect_rollout(
             &mut *self.envs,
             &mut self.actor,
             bounds,
-            present,
+            current,
             columns,
             &mut Watch::never(),
         )?
@@ -131,11 +135,11 @@ impl Run {
         self.envs.step(actions, out).unwrap();
         let step = self.rewards.len() / N;
         for (k, &episode) in self.envs.episodes().iter().enumerate() {
-            let cut = episode.truncated && !episode.terminated;
-            self.finished.push(Finished {
+            let truncated = episode.truncated && !episode.terminated;
+            self.finished.push(FinishedEpisode {
                 step,
                 episode,
-                cut_at: cut.then(|| self.envs.terminal_obs(k).to_vec()),
+                timeout_obs: truncated.then(|| self.envs.terminal_obs(k).to_vec()),
             });
         }
         self.ints.extend(ints);
@@ -145,7 +149,7 @@ impl Run {
 }
 
 #[test]
-fn any_stretches_give_the_steps_one_by_one() {
+fn chunks_of_any_length_give_the_steps_one_by_one() {
     for spec in registry::specs() {
         let (mut fused, mut single) = (Run::new(spec.id, 1.0), Run::new(spec.id, 1.0));
         for steps in [1, 20, 0, 19] {
@@ -166,7 +170,7 @@ fn any_stretches_give_the_steps_one_by_one() {
         }
         assert_eq!((&fused.obs, &fused.starts), (&single.obs, &single.starts));
         assert_eq!(fused.finished, single.finished);
-        assert!(fused.finished.iter().any(|end| end.cut_at.is_some()));
+        assert!(fused.finished.iter().any(|end| end.timeout_obs.is_some()));
     }
 }
 
@@ -194,22 +198,25 @@ fn a_policy_for_other_environments_is_refused() {
     );
     let mut run = Run::new("Pendulum-v1", 1.0);
     let (mut obs, mut starts) = (run.obs.clone(), vec![true; N]);
-    let columns = Columns {
+    let columns = RolloutColumns {
         observations: &mut [0.0; 9],
         actions: ActionColumn::Ints(&mut [0; 3]),
         rewards: &mut [0.0; 3],
         episode_starts: &mut [0.0; 3],
     };
-    let present = Present {
+    let current = CurrentObs {
         obs: &mut obs,
         starts: &mut starts,
     };
-    let bounds: (&[f32], &[f32]) = (&[-2.0], &[2.0]);
-    let error = collect(
+    let bounds = ActionBounds {
+        low: &[-2.0],
+        high: &[2.0],
+    };
+    let error = collect_rollout(
         &mut *run.envs,
         &mut run.actor,
         bounds,
-        present,
+        current,
         columns,
         &mut Watch::never(),
     )

@@ -1,4 +1,10 @@
-//! What stretches of steps have in common, whichever buffer they fill.
+//! Fused collection: actor, environments and buffer, step after step, without leaving Rust.
+//!
+//! A call collects a chunk of steps: [`collect_rollout`] for on-policy algorithms, [`collect_transitions`]
+//! for off-policy ones.
+
+mod rollout;
+mod transitions;
 
 use thiserror::Error;
 
@@ -7,7 +13,13 @@ use crate::env::{ActionSpace, EnvError};
 use crate::interrupt::Interrupted;
 use crate::vec_env::VectorEnv;
 
-/// What can go wrong in a stretch.
+pub use rollout::{CollectedRollout, CurrentObs, FinishedEpisode, RolloutColumns, collect_rollout};
+pub use transitions::{
+    ActionPlan, CollectedTransitions, LastStep, NextObs, RandomActions, ReplayColumns,
+    collect_transitions,
+};
+
+/// What can go wrong in a chunk.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum CollectError {
     /// The policy.
@@ -47,17 +59,26 @@ pub enum CollectError {
     },
 }
 
+/// Lowest and highest action of a continuous space; not read for discrete ones.
+#[derive(Debug, Clone, Copy)]
+pub struct ActionBounds<'a> {
+    /// The lowest.
+    pub low: &'a [f32],
+    /// The highest.
+    pub high: &'a [f32],
+}
+
 /// A column of actions, step after step.
 #[derive(Debug)]
 pub enum ActionColumn<'a> {
-    /// Choices.
+    /// Discrete actions.
     Ints(&'a mut [i64]),
-    /// Numbers.
+    /// Continuous actions.
     Floats(&'a mut [f32]),
 }
 
 impl ActionColumn<'_> {
-    pub(crate) fn len(&self) -> usize {
+    fn len(&self) -> usize {
         match self {
             Self::Ints(column) => column.len(),
             Self::Floats(column) => column.len(),
@@ -65,7 +86,7 @@ impl ActionColumn<'_> {
     }
 }
 
-pub(crate) fn check(what: &'static str, got: usize, expected: usize) -> Result<(), CollectError> {
+fn check(what: &'static str, got: usize, expected: usize) -> Result<(), CollectError> {
     if got == expected {
         return Ok(());
     }
@@ -76,12 +97,12 @@ pub(crate) fn check(what: &'static str, got: usize, expected: usize) -> Result<(
     })
 }
 
-/// Whether the policy is one for these environments and this column; the numbers of one action.
-pub(crate) fn check_policy(
+/// Checks that the policy fits these environments and this column; returns the numbers of one action.
+fn check_policy(
     envs: &dyn VectorEnv,
     actor: &Actor,
     actions: &ActionColumn<'_>,
-    bounds: (&[f32], &[f32]),
+    bounds: ActionBounds<'_>,
 ) -> Result<usize, CollectError> {
     let spec = envs.spec();
     if actor.obs_dim() != spec.obs_dim {
@@ -103,8 +124,8 @@ pub(crate) fn check_policy(
         return Err(CollectError::Action { id: spec.id });
     }
     if let ActionSpace::Box(width) = spec.action {
-        check("the lower bounds", bounds.0.len(), width)?;
-        check("the upper bounds", bounds.1.len(), width)?;
+        check("the lower bounds", bounds.low.len(), width)?;
+        check("the upper bounds", bounds.high.len(), width)?;
     }
     Ok(width)
 }

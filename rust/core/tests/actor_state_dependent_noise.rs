@@ -1,24 +1,24 @@
 //! State-dependent exploration of the native actor.
 
 use mlx_baselines3_core::actor::{ActionsOut, Actor, ActorError, Head};
-use mlx_baselines3_core::nn::{Activation, Dense, Mlp};
+use mlx_baselines3_core::nn::{Activation, InferenceLayer, InferenceMlp};
 
 const FEATURES: usize = 3;
 const STD: [f32; 6] = [0.5, 1.0, 0.25, 2.0, 0.0, 0.0];
 
 /// Features are the observations, doubled; means are their first and second number.
 fn actor(squash: bool) -> Actor {
-    let mut double = Dense::zeros(3, FEATURES, Activation::Identity).unwrap();
+    let mut double = InferenceLayer::zeros(3, FEATURES, Activation::Identity).unwrap();
     double
         .load(&[2.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 2.0], None)
         .unwrap();
-    let mut half = Dense::zeros(FEATURES, 2, Activation::Identity).unwrap();
+    let mut half = InferenceLayer::zeros(FEATURES, 2, Activation::Identity).unwrap();
     half.load(&[0.5, 0.0, 0.0, 0.0, 0.5, 0.0], None).unwrap();
     let head = Head::StateDependent {
         std: STD.to_vec(),
         squash,
     };
-    Actor::new(Mlp::new(vec![double, half]).unwrap(), head).unwrap()
+    Actor::new(InferenceMlp::new(vec![double, half]).unwrap(), head).unwrap()
 }
 
 fn act(actor: &mut Actor, obs: &[f32], deterministic: bool) -> Vec<f32> {
@@ -32,7 +32,7 @@ fn act(actor: &mut Actor, obs: &[f32], deterministic: bool) -> Vec<f32> {
 #[test]
 fn noise_is_linear_in_the_features_and_the_same_until_drawn_again() {
     let mut actor = actor(false);
-    actor.explore(2, 0).unwrap();
+    actor.reset_noise(2, 0).unwrap();
     let zero = act(&mut actor, &[0.0; 6], false);
     assert_eq!(zero, [0.0; 4]);
     let one = act(&mut actor, &[1.0, 0.0, 0.0, 1.0, 0.0, 0.0], false);
@@ -52,12 +52,12 @@ fn noise_is_linear_in_the_features_and_the_same_until_drawn_again() {
 fn matrices_are_drawn_again_after_as_many_batches_as_asked() {
     let obs = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0];
     let mut actor = actor(false);
-    actor.explore(2, 3).unwrap();
+    actor.reset_noise(2, 3).unwrap();
     let seen: Vec<_> = (0..7).map(|_| act(&mut actor, &obs, false)).collect();
     assert!(seen[0] == seen[1] && seen[1] == seen[2]);
     assert!(seen[3] != seen[2] && seen[3] == seen[5]);
     assert!(seen[6] != seen[5]);
-    actor.explore(2, 3).unwrap();
+    actor.reset_noise(2, 3).unwrap();
     let again = act(&mut actor, &obs, false);
     assert!(again != seen[6] && again == act(&mut actor, &obs, false));
 }
@@ -66,7 +66,7 @@ fn matrices_are_drawn_again_after_as_many_batches_as_asked() {
 fn entries_have_the_standard_deviations_of_the_head() {
     let mut actor = actor(false);
     let n_envs = 4000;
-    actor.explore(n_envs, 0).unwrap();
+    actor.reset_noise(n_envs, 0).unwrap();
     let obs: Vec<f32> = [0.0, 0.5, 0.0].repeat(n_envs);
     // The means are 0 and 0.5, the second feature is 1.
     let drawn = act(&mut actor, &obs, false);
@@ -86,7 +86,7 @@ fn entries_have_the_standard_deviations_of_the_head() {
 #[test]
 fn squashed_actions_stay_inside_their_bounds() {
     let mut actor = actor(true);
-    actor.explore(1, 0).unwrap();
+    actor.reset_noise(1, 0).unwrap();
     let actions = act(&mut actor, &[30.0, 0.2, 0.0], true);
     let near = |x: f32, y: f32| (x - y).abs() < 1e-6;
     assert!(near(actions[0], 1.0) && near(actions[1], 0.2_f32.tanh()));
@@ -97,7 +97,7 @@ fn squashed_actions_stay_inside_their_bounds() {
 #[test]
 fn one_environment_uses_the_common_matrix_and_counts_its_steps() {
     let mut actor = actor(false);
-    actor.explore(1, 2).unwrap();
+    actor.reset_noise(1, 2).unwrap();
     let obs = [1.0, 1.0, 0.0];
     let seen: Vec<_> = (0..3).map(|_| act(&mut actor, &obs, false)).collect();
     assert!(seen[0] == seen[1] && seen[1] != seen[2]);

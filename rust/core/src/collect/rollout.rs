@@ -1,60 +1,59 @@
-//! The fused rollout: actor, environments and buffer, step after step, without leaving Rust.
+//! The fused rollout of on-policy algorithms.
 
+use super::{ActionBounds, ActionColumn, CollectError, check, check_policy};
 use crate::actor::{ActionsOut, Actor};
 use crate::env::Actions;
 use crate::interrupt::Watch;
-pub use crate::stretch::{ActionColumn, CollectError};
-use crate::stretch::{check, check_policy};
 use crate::vec_env::{Episode, StepOut, VectorEnv};
 
-/// The rows of a rollout buffer that a stretch of steps fills. `rewards` says how many there are.
+/// The rows of a rollout buffer that a chunk fills: as many as `rewards` holds.
 #[derive(Debug)]
-pub struct Columns<'a> {
-    /// What the policy saw.
+pub struct RolloutColumns<'a> {
+    /// What the policy observed.
     pub observations: &'a mut [f32],
-    /// What it did.
+    /// Its actions.
     pub actions: ActionColumn<'a>,
-    /// What it got.
+    /// Its rewards.
     pub rewards: &'a mut [f32],
     /// 1 where the observation is the first of an episode, else 0.
     pub episode_starts: &'a mut [f32],
 }
 
-/// Where the environments are between two steps; both change with every step.
+/// Where the environments are between two steps; both fields change with every step.
 #[derive(Debug)]
-pub struct Present<'a> {
+pub struct CurrentObs<'a> {
     /// The last observations.
     pub obs: &'a mut [f32],
     /// Whether they are the first of an episode.
     pub starts: &'a mut [bool],
 }
 
-/// An episode that ended during a stretch.
+/// An episode that ended during a chunk.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Finished {
-    /// The step it ended with, counted from the start of the stretch.
+pub struct FinishedEpisode {
+    /// The step it ended with, counted from the start of the chunk.
     pub step: usize,
     /// Its statistics.
     pub episode: Episode,
     /// Its last observation, if the time limit alone ended it.
-    pub cut_at: Option<Vec<f32>>,
+    pub timeout_obs: Option<Vec<f32>>,
 }
 
-/// What a stretch gave.
+/// The outcome of a chunk.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Collected {
+pub struct CollectedRollout {
     /// Steps that were taken: all that there were rows for, or fewer if it was interrupted.
     pub steps: usize,
     /// The finished episodes in the order of step and environment.
-    pub finished: Vec<Finished>,
+    pub finished: Vec<FinishedEpisode>,
 }
 
 fn check_fit(
     envs: &dyn VectorEnv,
     actor: &Actor,
-    bounds: (&[f32], &[f32]),
-    present: &Present<'_>,
-    columns: &Columns<'_>,
+    bounds: ActionBounds<'_>,
+    current: &CurrentObs<'_>,
+    columns: &RolloutColumns<'_>,
 ) -> Result<(), CollectError> {
     let (dim, n_envs) = (envs.spec().obs_dim, envs.num_envs());
     let width = check_policy(envs, actor, &columns.actions, bounds)?;
@@ -63,12 +62,12 @@ fn check_fit(
     check("observations", columns.observations.len(), rows * dim)?;
     check("actions", columns.actions.len(), rows * width)?;
     check("episode_starts", columns.episode_starts.len(), rows)?;
-    check("the last observations", present.obs.len(), n_envs * dim)?;
-    check("the last episode starts", present.starts.len(), n_envs)
+    check("the last observations", current.obs.len(), n_envs * dim)?;
+    check("the last episode starts", current.starts.len(), n_envs)
 }
 
 /// `np.clip`: NaN stays, so that the environment can name it.
-fn clip(actions: &[f32], (low, high): (&[f32], &[f32]), out: &mut Vec<f32>) {
+fn clip(actions: &[f32], ActionBounds { low, high }: ActionBounds<'_>, out: &mut Vec<f32>) {
     out.clear();
     for row in actions.chunks_exact(low.len()) {
         out.extend(row.iter().zip(low.iter().zip(high)).map(|(&x, (&l, &h))| {
@@ -79,28 +78,28 @@ fn clip(actions: &[f32], (low, high): (&[f32], &[f32]), out: &mut Vec<f32>) {
 }
 
 /// Steps `envs` with samples of `actor` until the columns are full. Continuous actions are clipped to
-/// `bounds` (lowest, highest) on their way to the environments. `watch` may stop it between two steps.
+/// `bounds` on their way to the environments. `watch` may stop it between two steps.
 ///
 /// # Errors
 /// A [`CollectError`]. Lengths and kinds are checked before anything moves; after a later error
-/// `present` says where the environments are.
-pub fn collect(
+/// `current` says where the environments are.
+pub fn collect_rollout(
     envs: &mut dyn VectorEnv,
     actor: &mut Actor,
-    bounds: (&[f32], &[f32]),
-    present: Present<'_>,
-    columns: Columns<'_>,
+    bounds: ActionBounds<'_>,
+    current: CurrentObs<'_>,
+    columns: RolloutColumns<'_>,
     watch: &mut Watch<'_>,
-) -> Result<Collected, CollectError> {
-    check_fit(envs, actor, bounds, &present, &columns)?;
+) -> Result<CollectedRollout, CollectError> {
+    check_fit(envs, actor, bounds, &current, &columns)?;
     let (n_envs, dim) = (envs.num_envs(), envs.spec().obs_dim);
-    let Present { obs, starts } = present;
+    let CurrentObs { obs, starts } = current;
     let mut actions = columns.actions;
     let width = actions
         .len()
         .checked_div(columns.rewards.len())
         .unwrap_or(0);
-    let (mut clipped, mut collected) = (Vec::new(), Collected::default());
+    let (mut clipped, mut collected) = (Vec::new(), CollectedRollout::default());
     let rows = columns.observations.chunks_exact_mut(n_envs * dim);
     let scalars = columns
         .rewards
@@ -140,13 +139,13 @@ pub fn collect(
     Ok(collected)
 }
 
-fn note_finished(envs: &dyn VectorEnv, step: usize, finished: &mut Vec<Finished>) {
+fn note_finished(envs: &dyn VectorEnv, step: usize, finished: &mut Vec<FinishedEpisode>) {
     for (k, &episode) in envs.episodes().iter().enumerate() {
-        let cut = episode.truncated && !episode.terminated;
-        finished.push(Finished {
+        let truncated = episode.truncated && !episode.terminated;
+        finished.push(FinishedEpisode {
             step,
             episode,
-            cut_at: cut.then(|| envs.terminal_obs(k).to_vec()),
+            timeout_obs: truncated.then(|| envs.terminal_obs(k).to_vec()),
         });
     }
 }

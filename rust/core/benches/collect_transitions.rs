@@ -1,11 +1,14 @@
-//! Environment steps per second of off-policy stretches: DQN's and SAC's default networks.
+//! Environment steps per second of off-policy chunks: DQN's and SAC's default networks.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mlx_baselines3_core::actor::{Actor, Head};
 use mlx_baselines3_core::buffer::ring::Ring;
+use mlx_baselines3_core::collect::{
+    ActionBounds, ActionColumn, ActionPlan, LastStep, NextObs, RandomActions, ReplayColumns,
+    collect_transitions,
+};
 use mlx_baselines3_core::env::numerics::Numerics;
 use mlx_baselines3_core::env::{ActionSpace, registry};
-use mlx_baselines3_core::explore::{ActionColumn, Drawn, Last, NextObs, Plan, Replay, explore};
 use mlx_baselines3_core::interrupt::Watch;
 use mlx_baselines3_core::nn::Activation;
 use mlx_baselines3_core::vec_env::VectorEnv;
@@ -25,7 +28,7 @@ fn policy(obs_dim: usize, action: ActionSpace) -> Actor {
     Actor::new(net, head).expect("the head fits")
 }
 
-/// Everything that a stretch writes.
+/// Everything that a chunk writes.
 struct Memory {
     obs: Vec<f32>,
     rewards: Vec<f32>,
@@ -62,12 +65,12 @@ impl Memory {
         }
     }
 
-    fn stretch(&mut self, envs: &mut dyn VectorEnv, actor: &mut Actor, ring: Ring) -> Ring {
+    fn chunk(&mut self, envs: &mut dyn VectorEnv, actor: &mut Actor, ring: Ring) -> Ring {
         let discrete = !self.ints.is_empty();
         let [observations, next] = &mut self.observations;
         let [numbers, rewards, dones, timeouts] = &mut self.columns;
         let [floats, scaled] = &mut self.floats;
-        let mut replay = Replay {
+        let mut replay = ReplayColumns {
             ring,
             observations,
             next: NextObs::Column(next),
@@ -80,7 +83,7 @@ impl Memory {
             dones,
             timeouts: Some(timeouts),
         };
-        let mut last = Last {
+        let mut last = LastStep {
             obs: &mut self.obs,
             rewards: &mut self.rewards,
             dones: &mut self.dones,
@@ -91,18 +94,21 @@ impl Memory {
             },
             scaled,
         };
-        let plan = Plan {
-            given: &[false; STEPS],
-            drawn: if discrete {
-                Drawn::Ints(&[])
+        let plan = ActionPlan {
+            is_random: &[false; STEPS],
+            random_actions: if discrete {
+                RandomActions::Ints(&[])
             } else {
-                Drawn::Floats(&[])
+                RandomActions::Floats(&[])
             },
             noise: None,
-            bounds: (&[-1.0], &[1.0]),
+            bounds: ActionBounds {
+                low: &[-1.0],
+                high: &[1.0],
+            },
             until_end: false,
         };
-        explore(
+        collect_transitions(
             envs,
             actor,
             &plan,
@@ -117,7 +123,7 @@ impl Memory {
 
 fn bench(c: &mut Criterion) {
     for id in ["CartPole-v1", "Pendulum-v1"] {
-        let mut group = c.benchmark_group(format!("explore {id}"));
+        let mut group = c.benchmark_group(format!("transitions {id}"));
         for n_envs in [1_usize, 8, 256] {
             let mut envs = registry::make(id, n_envs, Numerics::default()).expect("known");
             let mut memory = Memory::new(&mut *envs);
@@ -126,7 +132,7 @@ fn bench(c: &mut Criterion) {
             group.sample_size(20);
             group.throughput(Throughput::Elements((STEPS * n_envs) as u64));
             group.bench_function(BenchmarkId::from_parameter(n_envs), |b| {
-                b.iter(|| ring = memory.stretch(&mut *envs, &mut actor, ring));
+                b.iter(|| ring = memory.chunk(&mut *envs, &mut actor, ring));
             });
         }
         group.finish();

@@ -1,15 +1,13 @@
-//! The fused stretch of off-policy algorithms: actor, exploration, environments and replay buffer,
-//! step after step, without leaving Rust.
+//! The fused collection of off-policy algorithms: exploration and replay buffer included.
 
 use std::ops::Range;
 
+use super::{ActionBounds, ActionColumn, CollectError, check, check_policy};
 use crate::actor::{ActionsOut, Actor, ActorError};
 use crate::buffer::ring::Ring;
 use crate::buffer::terminal::{BadBlock, TerminalObs};
 use crate::env::Actions;
 use crate::interrupt::Watch;
-pub use crate::stretch::{ActionColumn, CollectError};
-use crate::stretch::{check, check_policy};
 use crate::vec_env::{Episode, StepOut, VectorEnv};
 
 impl From<BadBlock> for CollectError {
@@ -22,26 +20,26 @@ impl From<BadBlock> for CollectError {
     }
 }
 
-/// Actions that were drawn before the stretch.
+/// Random actions, drawn before the chunk.
 #[derive(Debug, Clone, Copy)]
-pub enum Drawn<'a> {
-    /// Choices.
+pub enum RandomActions<'a> {
+    /// Discrete actions.
     Ints(&'a [i64]),
-    /// Numbers, as the environments take them.
+    /// Continuous actions, as the environments take them.
     Floats(&'a [f32]),
 }
 
-/// How a stretch explores.
+/// How the actions of a chunk come about.
 #[derive(Debug, Clone, Copy)]
-pub struct Plan<'a> {
-    /// For each step, whether its actions were drawn before. The policy chooses the others.
-    pub given: &'a [bool],
-    /// The actions of those steps, one after the other.
-    pub drawn: Drawn<'a>,
+pub struct ActionPlan<'a> {
+    /// For each step, whether it takes random actions and not the policy's.
+    pub is_random: &'a [bool],
+    /// The random actions, one step after the other.
+    pub random_actions: RandomActions<'a>,
     /// Noise on the actions, scaled to [-1, 1], of all steps.
     pub noise: Option<&'a [f32]>,
-    /// Lowest and highest action, for continuous ones.
-    pub bounds: (&'a [f32], &'a [f32]),
+    /// Bounds of continuous actions.
+    pub bounds: ActionBounds<'a>,
     /// Whether to stop after a step that ends an episode.
     pub until_end: bool,
 }
@@ -49,7 +47,7 @@ pub struct Plan<'a> {
 /// Where the observations that follow are kept.
 #[derive(Debug)]
 pub enum NextObs<'a> {
-    /// In a column of their own.
+    /// In their own column.
     Column(&'a mut [f32]),
     /// In the next row, and here where an episode ended.
     NextRow(&'a mut TerminalObs),
@@ -57,27 +55,27 @@ pub enum NextObs<'a> {
 
 /// The columns of a replay buffer, `ring.capacity()` rows of all environments each.
 #[derive(Debug)]
-pub struct Replay<'a> {
+pub struct ReplayColumns<'a> {
     /// Where the next row goes; moves with every step.
     pub ring: Ring,
-    /// What was seen.
+    /// Observations.
     pub observations: &'a mut [f32],
-    /// What followed.
+    /// Next observations.
     pub next: NextObs<'a>,
-    /// What was done; numbers are scaled to [-1, 1].
+    /// Actions; continuous ones are scaled to [-1, 1].
     pub actions: ActionColumn<'a>,
-    /// What it gave.
+    /// Rewards.
     pub rewards: &'a mut [f32],
     /// 1 where an episode ended, else 0.
     pub dones: &'a mut [f32],
-    /// 1 where the time limit alone ended it, else 0; not written if not asked for.
+    /// 1 where the time limit alone ended it, else 0; `None` if timeouts are not kept.
     pub timeouts: Option<&'a mut [f32]>,
 }
 
 /// The last step.
 #[derive(Debug)]
-pub struct Last<'a> {
-    /// The observations; before the stretch, those to begin with.
+pub struct LastStep<'a> {
+    /// The observations; before the chunk, those to begin with.
     pub obs: &'a mut [f32],
     /// Its rewards.
     pub rewards: &'a mut [f32],
@@ -85,13 +83,13 @@ pub struct Last<'a> {
     pub dones: &'a mut [bool],
     /// Its actions, as the environments took them.
     pub actions: ActionColumn<'a>,
-    /// The same scaled to [-1, 1]; empty for choices.
+    /// The same scaled to [-1, 1]; empty for discrete actions.
     pub scaled: &'a mut [f32],
 }
 
-/// What a stretch did.
+/// The outcome of a chunk.
 #[derive(Debug)]
-pub struct Explored {
+pub struct CollectedTransitions {
     /// Steps that were taken and stored.
     pub steps: usize,
     /// The episodes that ended, each with its step.
@@ -100,7 +98,7 @@ pub struct Explored {
     pub error: Option<CollectError>,
 }
 
-/// Lengths that do not change during a stretch.
+/// Lengths that do not change during a chunk.
 #[derive(Clone, Copy)]
 struct Sizes {
     n_envs: usize,
@@ -111,9 +109,9 @@ struct Sizes {
 fn check_fit(
     envs: &dyn VectorEnv,
     actor: &Actor,
-    plan: &Plan<'_>,
-    replay: &Replay<'_>,
-    last: &Last<'_>,
+    plan: &ActionPlan<'_>,
+    replay: &ReplayColumns<'_>,
+    last: &LastStep<'_>,
 ) -> Result<Sizes, CollectError> {
     let (dim, n_envs) = (envs.spec().obs_dim, envs.num_envs());
     let width = check_policy(envs, actor, &replay.actions, plan.bounds)?;
@@ -122,19 +120,19 @@ fn check_fit(
         n_envs * width,
         replay.ring.capacity().saturating_mul(n_envs),
     );
-    let (drawn, scaled) = match (plan.drawn, &last.actions) {
-        (Drawn::Ints(drawn), ActionColumn::Ints(_)) => (drawn.len(), 0),
-        (Drawn::Floats(drawn), ActionColumn::Floats(_)) => (drawn.len(), numbers),
+    let (random, scaled) = match (plan.random_actions, &last.actions) {
+        (RandomActions::Ints(random), ActionColumn::Ints(_)) => (random.len(), 0),
+        (RandomActions::Floats(random), ActionColumn::Floats(_)) => (random.len(), numbers),
         _ => return Err(CollectError::Action { id: envs.spec().id }),
     };
-    let given = plan.given.iter().filter(|&&given| given).count();
+    let random_steps = plan.is_random.iter().filter(|&&random| random).count();
     check(
-        "the block of drawn actions",
-        drawn,
-        given.saturating_mul(numbers),
+        "the block of random actions",
+        random,
+        random_steps.saturating_mul(numbers),
     )?;
     if let Some(noise) = plan.noise {
-        check("the noise", noise.len(), plan.given.len() * scaled)?;
+        check("the noise", noise.len(), plan.is_random.len() * scaled)?;
     }
     check(
         "observations",
@@ -158,39 +156,43 @@ fn check_fit(
     Ok(Sizes { n_envs, dim, width })
 }
 
-/// The policy's or the drawn actions of the present step, ready for environments and buffer.
+/// The policy's or the random actions of a step, ready for environments and buffer.
 ///
-/// `step` counts from the start of the stretch, `taken` the drawn steps before it.
+/// `step` counts from the start of the chunk, `taken` the random steps before it.
 fn act(
     actor: &mut Actor,
-    plan: &Plan<'_>,
+    plan: &ActionPlan<'_>,
     (step, taken): (usize, usize),
-    last: &mut Last<'_>,
+    last: &mut LastStep<'_>,
 ) -> Result<(), ActorError> {
-    let given = plan.given[step];
-    match (&mut last.actions, plan.drawn) {
-        (ActionColumn::Ints(actions), Drawn::Ints(drawn)) => {
-            if !given {
+    let random = plan.is_random[step];
+    match (&mut last.actions, plan.random_actions) {
+        (ActionColumn::Ints(actions), RandomActions::Ints(drawn)) => {
+            if !random {
                 return actor.act(last.obs, false, ActionsOut::Ints(actions));
             }
             actions.copy_from_slice(&drawn[block(taken, actions.len())]);
         }
-        (ActionColumn::Floats(actions), Drawn::Floats(drawn)) => {
-            if given {
+        (ActionColumn::Floats(actions), RandomActions::Floats(drawn)) => {
+            if random {
                 actions.copy_from_slice(&drawn[block(taken, actions.len())]);
             } else {
                 actor.act(last.obs, false, ActionsOut::Floats(actions))?;
                 each(actions, plan.bounds, unscale);
             }
             let noise = plan.noise.map(|noise| &noise[block(step, actions.len())]);
-            disturb(actions, last.scaled, noise, plan.bounds);
+            add_noise(actions, last.scaled, noise, plan.bounds);
         }
         _ => {}
     }
     Ok(())
 }
 
-fn each(row: &mut [f32], (low, high): (&[f32], &[f32]), f: impl Fn(f32, f32, f32) -> f32) {
+fn each(
+    row: &mut [f32],
+    ActionBounds { low, high }: ActionBounds<'_>,
+    f: impl Fn(f32, f32, f32) -> f32,
+) {
     for action in row.chunks_exact_mut(low.len()) {
         for (x, (&low, &high)) in action.iter_mut().zip(low.iter().zip(high)) {
             *x = f(*x, low, high);
@@ -208,11 +210,11 @@ fn unscale(x: f32, low: f32, high: f32) -> f32 {
 }
 
 /// Scales the actions, adds the noise to that, and scales back what the environments take.
-fn disturb(
+fn add_noise(
     actions: &mut [f32],
     scaled: &mut [f32],
     noise: Option<&[f32]>,
-    bounds: (&[f32], &[f32]),
+    bounds: ActionBounds<'_>,
 ) {
     scaled.copy_from_slice(actions);
     each(scaled, bounds, scale);
@@ -226,14 +228,14 @@ fn disturb(
     each(actions, bounds, unscale);
 }
 
-impl Replay<'_> {
-    /// Stores the step that `last` tells of, and that began with `seen`.
+impl ReplayColumns<'_> {
+    /// Stores the step that began with the observations `seen` and ended with `last`.
     fn store(
         &mut self,
         envs: &dyn VectorEnv,
         sizes: Sizes,
         seen: &[f32],
-        last: &Last<'_>,
+        last: &LastStep<'_>,
     ) -> Result<(), BadBlock> {
         let Sizes { n_envs, dim, width } = sizes;
         self.store_observations(envs, dim, seen, last.obs)?;
@@ -254,8 +256,8 @@ impl Replay<'_> {
             let timeouts = &mut timeouts[row];
             timeouts.fill(0.0);
             for episode in envs.episodes() {
-                let cut = episode.truncated && !episode.terminated;
-                timeouts[episode.env] = f32::from(u8::from(cut));
+                let truncated = episode.truncated && !episode.terminated;
+                timeouts[episode.env] = f32::from(u8::from(truncated));
             }
         }
         self.ring.advance();
@@ -296,28 +298,28 @@ fn block(index: usize, len: usize) -> Range<usize> {
     index * len..(index + 1) * len
 }
 
-/// Steps `envs` once for each entry of `plan.given`, or until an episode ends if the plan says so,
+/// Steps `envs` once for each entry of `plan.is_random`, or until an episode ends if the plan says so,
 /// and stores every step in `replay`. `watch` may stop it between two steps.
 ///
 /// # Errors
 /// A [`CollectError`] if the parts do not fit each other; nothing has moved then. What goes wrong
-/// later is in [`Explored::error`].
-pub fn explore(
+/// later is in [`CollectedTransitions::error`].
+pub fn collect_transitions(
     envs: &mut dyn VectorEnv,
     actor: &mut Actor,
-    plan: &Plan<'_>,
-    replay: &mut Replay<'_>,
-    last: &mut Last<'_>,
+    plan: &ActionPlan<'_>,
+    replay: &mut ReplayColumns<'_>,
+    last: &mut LastStep<'_>,
     watch: &mut Watch<'_>,
-) -> Result<Explored, CollectError> {
+) -> Result<CollectedTransitions, CollectError> {
     let sizes = check_fit(envs, actor, plan, replay, last)?;
-    let mut explored = Explored {
+    let mut collected = CollectedTransitions {
         steps: 0,
         episodes: Vec::new(),
         error: None,
     };
     let (mut seen, mut taken) = (last.obs.to_vec(), 0);
-    for (step, &given) in plan.given.iter().enumerate() {
+    for (step, &random) in plan.is_random.iter().enumerate() {
         seen.copy_from_slice(last.obs);
         let moved = watch
             .check()
@@ -326,23 +328,23 @@ pub fn explore(
             .and_then(|()| advance(envs, last))
             .and_then(|()| Ok(replay.store(envs, sizes, &seen, last)?));
         if let Err(error) = moved {
-            explored.error = Some(error);
+            collected.error = Some(error);
             break;
         }
-        taken += usize::from(given);
-        explored.steps += 1;
+        taken += usize::from(random);
+        collected.steps += 1;
         let ended = envs.episodes();
-        explored
+        collected
             .episodes
             .extend(ended.iter().map(|&episode| (step, episode)));
         if plan.until_end && !ended.is_empty() {
             break;
         }
     }
-    Ok(explored)
+    Ok(collected)
 }
 
-fn advance(envs: &mut dyn VectorEnv, last: &mut Last<'_>) -> Result<(), CollectError> {
+fn advance(envs: &mut dyn VectorEnv, last: &mut LastStep<'_>) -> Result<(), CollectError> {
     let actions = match &last.actions {
         ActionColumn::Ints(actions) => Actions::Discrete(actions),
         ActionColumn::Floats(actions) => Actions::Single(actions),

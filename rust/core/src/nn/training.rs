@@ -13,7 +13,7 @@ pub(crate) const SUM_ROWS: usize = 256;
 
 /// Outputs of a layer with weights of their own: most layers have one such part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Part {
+pub struct LayerPart {
     /// Number of outputs.
     pub outputs: usize,
     /// Where the `(outputs, inputs)` weights begin, row after row.
@@ -24,17 +24,17 @@ pub struct Part {
 
 /// `activation(W x + b)`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Layer {
+pub struct TrainableLayer {
     inputs: usize,
     outputs: usize,
-    parts: Vec<Part>,
+    parts: Vec<LayerPart>,
     activation: Activation,
 }
 
-impl Layer {
+impl TrainableLayer {
     /// A layer whose parts' outputs lie side by side.
     #[must_use]
-    pub fn new(inputs: usize, parts: Vec<Part>, activation: Activation) -> Self {
+    pub fn new(inputs: usize, parts: Vec<LayerPart>, activation: Activation) -> Self {
         Self {
             inputs,
             outputs: total(parts.iter().map(|part| part.outputs)),
@@ -43,7 +43,7 @@ impl Layer {
         }
     }
 
-    fn weights<'a>(&self, part: &Part, parameters: &'a [f32]) -> Matrix<'a> {
+    fn weights<'a>(&self, part: &LayerPart, parameters: &'a [f32]) -> Matrix<'a> {
         let weights = &parameters[part.weights..part.weights + part.outputs * self.inputs];
         Matrix::new(weights, part.outputs, self.inputs, self.inputs)
     }
@@ -54,7 +54,7 @@ impl Layer {
         kept.output.resize(rows * self.outputs, 0.0);
         let mut column = 0;
         for part in &self.parts {
-            let weights = self.weights(part, parameters).turned();
+            let weights = self.weights(part, parameters).transposed();
             let out = &mut kept.output[column.min(rows * self.outputs)..];
             multiply(x, weights, out, self.outputs, false);
             if let Some(bias) = part.bias {
@@ -92,10 +92,10 @@ impl Layer {
         let mut column = 0;
         for part in &self.parts {
             let of_part = &delta[column.min(delta.len())..];
-            let turned = Matrix::new(of_part, rows, part.outputs, self.outputs).turned();
+            let transposed = Matrix::new(of_part, rows, part.outputs, self.outputs).transposed();
             let size = part.outputs * self.inputs;
             let weights = &mut gradient[part.weights..part.weights + size];
-            add_product(turned, x, weights);
+            add_product(transposed, x, weights);
             if let Some(bias) = part.bias {
                 let bias = &mut gradient[bias..bias + part.outputs];
                 add_rows(of_part, self.outputs, bias);
@@ -210,16 +210,16 @@ impl Tape {
 
 /// Layers one after the other, whose weights are elsewhere.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Net {
-    layers: Vec<Layer>,
+pub struct TrainableMlp {
+    layers: Vec<TrainableLayer>,
 }
 
-impl Net {
+impl TrainableMlp {
     /// A network of at least one layer, each as wide as the next one's input.
     ///
     /// # Errors
     /// [`NnError::NoLayers`], [`NnError::Empty`] or [`NnError::Width`].
-    pub fn new(layers: Vec<Layer>) -> Result<Self, NnError> {
+    pub fn new(layers: Vec<TrainableLayer>) -> Result<Self, NnError> {
         if layers.is_empty() {
             return Err(NnError::NoLayers);
         }
@@ -282,7 +282,9 @@ impl Net {
     #[must_use]
     pub fn row_ns(&self) -> usize {
         // 50 products a nanosecond, one or two operations on each output.
-        let cost = |layer: &Layer| layer.inputs.saturating_mul(layer.outputs) / 50 + layer.outputs;
+        let cost = |layer: &TrainableLayer| {
+            layer.inputs.saturating_mul(layer.outputs) / 50 + layer.outputs
+        };
         total(self.layers.iter().map(cost))
     }
 
@@ -359,27 +361,27 @@ mod tests {
     ];
 
     /// Two layers, the second in two parts, one of them without a bias.
-    fn net(activation: Activation) -> Net {
-        let hidden = Part {
+    fn net(activation: Activation) -> TrainableMlp {
+        let hidden = LayerPart {
             outputs: 5,
             weights: 1,
             bias: Some(16),
         };
         let (left, right) = (
-            Part {
+            LayerPart {
                 outputs: 2,
                 weights: 21,
                 bias: None,
             },
-            Part {
+            LayerPart {
                 outputs: 1,
                 weights: 31,
                 bias: Some(36),
             },
         );
-        Net::new(vec![
-            Layer::new(3, vec![hidden], activation),
-            Layer::new(5, vec![left, right], Activation::Identity),
+        TrainableMlp::new(vec![
+            TrainableLayer::new(3, vec![hidden], activation),
+            TrainableLayer::new(5, vec![left, right], Activation::Identity),
         ])
         .unwrap()
     }
@@ -391,7 +393,7 @@ mod tests {
     }
 
     /// The sum of the outputs, each times its weight: a loss whose gradient is the weights.
-    fn loss(net: &Net, parameters: &[f32], input: &[f32], weights: &[f32]) -> f64 {
+    fn loss(net: &TrainableMlp, parameters: &[f32], input: &[f32], weights: &[f32]) -> f64 {
         let mut tape = Tape::default();
         let outputs = net.forward(parameters, input, &mut tape);
         let product = outputs
@@ -449,18 +451,20 @@ mod tests {
 
     #[test]
     fn layers_that_do_not_fit_are_refused() {
-        let part = |outputs| Part {
+        let part = |outputs| LayerPart {
             outputs,
             weights: 0,
             bias: None,
         };
-        let layer = |inputs, outputs| Layer::new(inputs, vec![part(outputs)], Activation::Identity);
-        assert_eq!(Net::new(vec![]).unwrap_err(), NnError::NoLayers);
+        let layer = |inputs, outputs| {
+            TrainableLayer::new(inputs, vec![part(outputs)], Activation::Identity)
+        };
+        assert_eq!(TrainableMlp::new(vec![]).unwrap_err(), NnError::NoLayers);
         assert!(matches!(
-            Net::new(vec![layer(2, 0)]).unwrap_err(),
+            TrainableMlp::new(vec![layer(2, 0)]).unwrap_err(),
             NnError::Empty { .. }
         ));
-        let error = Net::new(vec![layer(2, 3), layer(4, 1)]).unwrap_err();
+        let error = TrainableMlp::new(vec![layer(2, 3), layer(4, 1)]).unwrap_err();
         assert!(matches!(
             error,
             NnError::Width {

@@ -2,7 +2,9 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mlx_baselines3_core::actor::{Actor, Head};
-use mlx_baselines3_core::collect::{ActionColumn, Columns, Present, collect};
+use mlx_baselines3_core::collect::{
+    ActionBounds, ActionColumn, CurrentObs, RolloutColumns, collect_rollout,
+};
 use mlx_baselines3_core::env::numerics::Numerics;
 use mlx_baselines3_core::env::{ActionSpace, registry};
 use mlx_baselines3_core::interrupt::Watch;
@@ -37,11 +39,11 @@ fn bench(c: &mut Criterion) {
             group.throughput(Throughput::Elements(rows as u64));
             group.bench_function(BenchmarkId::from_parameter(n_envs), |b| {
                 b.iter(|| {
-                    let present = Present {
+                    let current = CurrentObs {
                         obs: &mut obs,
                         starts: &mut starts,
                     };
-                    let columns = Columns {
+                    let columns = RolloutColumns {
                         observations: &mut observations,
                         actions: match spec.action {
                             ActionSpace::Discrete(_) => ActionColumn::Ints(&mut ints),
@@ -50,11 +52,14 @@ fn bench(c: &mut Criterion) {
                         rewards: &mut rewards,
                         episode_starts: &mut firsts,
                     };
-                    collect(
+                    collect_rollout(
                         &mut *envs,
                         &mut actor,
-                        (&[-1.0], &[1.0]),
-                        present,
+                        ActionBounds {
+                            low: &[-1.0],
+                            high: &[1.0],
+                        },
+                        current,
                         columns,
                         &mut Watch::never(),
                     )
