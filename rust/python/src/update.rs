@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use mlx_baselines3_core::memory;
-use mlx_baselines3_core::nn::{LayerPart, TrainableLayer, TrainableMlp};
+use mlx_baselines3_core::nn::{LayerPart, ObservationColumn, TrainableLayer, TrainableMlp};
 use mlx_baselines3_core::update::{
     ActorCriticBatch, ActorCriticMetrics, ActorCriticSettings, ActorCriticSizes, ActorCriticState,
     ActorCriticUpdate as CoreActorCritic, ActorKind, Distribution, Moments, OnPolicyMetrics,
@@ -254,8 +254,9 @@ impl OnPolicyUpdate {
             &written,
             &[&read[..], &rollout.places(), &[place(&order)]].concat(),
         )?;
+        let observations = [ObservationColumn::Floats(rollout.observations.as_slice()?)];
         let rollout = Rollout {
-            observations: rollout.observations.as_slice()?,
+            observations: &observations,
             actions: rollout.actions.as_slice()?,
             values: rollout.values.as_slice()?,
             log_probs: rollout.log_probs.as_slice()?,
@@ -334,7 +335,15 @@ impl Batches<'_> {
         .map(|array| place(array))
     }
 
-    /// All of the `count` batches.
+    /// The observations of all batches, and the next ones.
+    fn observations(&self) -> PyResult<[&[f32]; 2]> {
+        Ok([
+            self.observations.as_slice()?,
+            self.next_observations.as_slice()?,
+        ])
+    }
+
+    /// All else of the `count` batches.
     fn all(&self, count: usize) -> PyResult<Transitions<'_>> {
         let rewards = self.rewards.as_slice()?;
         if count > 0 && (rewards.is_empty() || !rewards.len().is_multiple_of(count)) {
@@ -344,8 +353,8 @@ impl Batches<'_> {
             )));
         }
         Ok(Transitions {
-            observations: self.observations.as_slice()?,
-            next_observations: self.next_observations.as_slice()?,
+            observations: &[],
+            next_observations: &[],
             actions: self.actions.as_slice()?,
             rewards,
             dones: self.dones.as_slice()?,
@@ -355,16 +364,30 @@ impl Batches<'_> {
 }
 
 /// One of `count` batches.
-fn one<'a>(all: &Transitions<'a>, index: usize, count: usize) -> Transitions<'a> {
+fn one<'a>(
+    all: &Transitions<'a>,
+    [observations, next_observations]: &'a [[ObservationColumn<'a>; 1]; 2],
+    index: usize,
+    count: usize,
+) -> Transitions<'a> {
     let of = |numbers| share(numbers, index, count);
     Transitions {
-        observations: of(all.observations),
-        next_observations: of(all.next_observations),
+        observations,
+        next_observations,
         actions: of(all.actions),
         rewards: of(all.rewards),
         dones: of(all.dones),
         discounts: of(all.discounts),
     }
+}
+
+/// The observations of one of `count` batches, and the next ones.
+fn columns(
+    observations: [&[f32]; 2],
+    index: usize,
+    count: usize,
+) -> [[ObservationColumn<'_>; 1]; 2] {
+    observations.map(|all| [ObservationColumn::Floats(share(all, index, count))])
 }
 
 /// What one of `count` batches has of the numbers of all.
@@ -447,13 +470,14 @@ impl QUpdate {
             &[&read[..], &batches.places(), &[place(&target)]].concat(),
         )?;
         let (settings, target) = (QSettings { max_grad_norm }, target.as_slice()?);
-        let all = batches.all(count)?;
+        let (all, observations) = (batches.all(count)?, batches.observations()?);
         let mut losses = memory::with_capacity(count).map_err(py_err)?;
         let (core, mut state) = (&mut self.0, trained.trained()?);
         watched_whole(py, |watch| {
             for index in 0..count {
                 watch.check()?;
-                let batch = one(&all, index, count);
+                let columns = columns(observations, index, count);
+                let batch = one(&all, &columns, index, count);
                 losses.push(core.step(&batch, &settings, target, &mut state)?);
             }
             Ok::<_, UpdateError>(())
@@ -554,13 +578,15 @@ impl ActorCriticUpdate {
         };
         let (count, core) = (flags.len(), &mut self.0);
         let all = batches.transitions.all(count)?;
+        let observations = batches.transitions.observations()?;
         let (noise, next_noise) = (batches.noise.as_slice()?, batches.next_noise.as_slice()?);
         let mut metrics = memory::with_capacity(count).map_err(py_err)?;
         watched_whole(py, |watch| {
             for (index, step) in flags.iter().enumerate() {
                 watch.check()?;
+                let columns = columns(observations, index, count);
                 let batch = ActorCriticBatch {
-                    transitions: one(&all, index, count),
+                    transitions: one(&all, &columns, index, count),
                     noise: share(noise, index, count),
                     next_noise: share(next_noise, index, count),
                 };

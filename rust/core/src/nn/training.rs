@@ -268,6 +268,19 @@ impl TrainableMlp {
         parts.max().unwrap_or(0)
     }
 
+    /// The same network with its parameters elsewhere. `place` is asked where those go that lie at its
+    /// first argument; the second one is how many they are.
+    pub(crate) fn moved(&self, mut place: impl FnMut(usize, usize) -> usize) -> Self {
+        let mut moved = self.clone();
+        for layer in &mut moved.layers {
+            for part in &mut layer.parts {
+                part.weights = place(part.weights, part.outputs * layer.inputs);
+                part.bias = part.bias.map(|bias| place(bias, part.outputs));
+            }
+        }
+        moved
+    }
+
     /// Numbers that the passes of a row keep, at most.
     #[must_use]
     pub fn row_numbers(&self) -> usize {

@@ -13,6 +13,7 @@ mod actor_critic;
 mod actor_critic_data;
 mod critics;
 mod distribution;
+mod features;
 mod on_policy;
 mod optimizer;
 mod pieces;
@@ -62,6 +63,9 @@ pub enum UpdateError {
         /// The number wanted.
         expected: usize,
     },
+    /// Observations of a kind that the networks do not take.
+    #[error("expected one array of float observations")]
+    Columns,
     /// A batch that there is no memory for.
     #[error(transparent)]
     Memory(#[from] OutOfMemory),
