@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use thiserror::Error;
 
 use super::observations::ObservationColumn;
@@ -198,6 +198,10 @@ impl Patches {
         }
     }
 
+    pub(super) fn conv(&self) -> &Conv2d {
+        &self.conv
+    }
+
     /// Where the patches of these lines of the output begin.
     fn starts(&self, lines: Range<usize>) -> impl Iterator<Item = usize> + use<> {
         let [_, _, width] = self.conv.padded();
@@ -223,17 +227,15 @@ impl Patches {
     /// The image of a row from outside, its numbers times `scale`, with zeros around.
     pub(super) fn load(&self, image: ObservationColumn<'_>, scale: f32, padded: &mut Vec<f32>) {
         padded.resize(self.conv.padded_size(), 0.0);
-        Arch::new().dispatch(|| {
-            if !self.conv.is_padded() {
-                return image.write(0..image.len(), scale, padded);
-            }
-            padded.fill(0.0);
-            let (starts, length) = self.lines();
-            for (line, start) in starts.enumerate() {
-                let part = line * length..(line + 1) * length;
-                image.write(part, scale, &mut padded[start..start + length]);
-            }
-        });
+        if !self.conv.is_padded() {
+            return image.write(0..image.len(), scale, padded);
+        }
+        padded.fill(0.0);
+        let (starts, length) = self.lines();
+        for (line, start) in starts.enumerate() {
+            let part = line * length..(line + 1) * length;
+            image.write(part, scale, &mut padded[start..start + length]);
+        }
     }
 
     /// The image of a layer before, with zeros around if there is a padding.
@@ -268,17 +270,13 @@ impl Patches {
         }
     }
 
-    /// A call to `memcpy` for a few numbers costs several times what plain moves do.
     fn gather_short<const RUN: usize>(&self, image: &[f32], lines: Range<usize>, out: &mut [f32]) {
-        Arch::new().dispatch(|| {
-            let patches = out.chunks_exact_mut(self.conv.patch());
-            for (patch, start) in patches.zip(self.starts(lines)) {
-                let image = &image[start..];
-                let (patch, _) = patch.as_chunks_mut::<RUN>();
-                for (to, &at) in patch.iter_mut().zip(&self.runs) {
-                    to.copy_from_slice(&image[at..at + RUN]);
-                }
-            }
+        let patches = self;
+        Arch::new().dispatch(GatherShort::<RUN> {
+            patches,
+            image,
+            lines,
+            out,
         });
     }
 
@@ -307,16 +305,13 @@ impl Patches {
         }
     }
 
-    fn add(&self, patches: &[f32], lines: Range<usize>, image: &mut [f32]) {
-        Arch::new().dispatch(|| {
-            let patches = patches.chunks_exact(self.conv.patch());
-            for (patch, start) in patches.zip(self.starts(lines)) {
-                let image = &mut image[start..];
-                for (from, &at) in patch.chunks_exact(self.run).zip(&self.runs) {
-                    let to = image[at..at + self.run].iter_mut();
-                    to.zip(from).for_each(|(to, &add)| *to += add);
-                }
-            }
+    fn add(&self, by_patches: &[f32], lines: Range<usize>, image: &mut [f32]) {
+        let patches = self;
+        Arch::new().dispatch(Add {
+            patches,
+            by_patches,
+            lines,
+            image,
         });
     }
 
@@ -337,6 +332,58 @@ impl Patches {
         let patch = self.conv.patch();
         for (from, to) in from.chunks_exact(patch).zip(to.chunks_exact_mut(patch)) {
             transpose(from, [rows, columns], to);
+        }
+    }
+}
+
+// Closures for `dispatch` are compiled for the vector unit only where they are so small that they are inlined.
+
+/// A call to `memcpy` for a few numbers costs several times what plain moves do.
+struct GatherShort<'a, const RUN: usize> {
+    patches: &'a Patches,
+    image: &'a [f32],
+    lines: Range<usize>,
+    out: &'a mut [f32],
+}
+
+impl<const RUN: usize> WithSimd for GatherShort<'_, RUN> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let patches = self.out.chunks_exact_mut(self.patches.conv.patch());
+        for (patch, start) in patches.zip(self.patches.starts(self.lines)) {
+            let image = &self.image[start..];
+            let (patch, _) = patch.as_chunks_mut::<RUN>();
+            for (to, &at) in patch.iter_mut().zip(&self.patches.runs) {
+                to.copy_from_slice(&image[at..at + RUN]);
+            }
+        }
+    }
+}
+
+struct Add<'a> {
+    patches: &'a Patches,
+    by_patches: &'a [f32],
+    lines: Range<usize>,
+    image: &'a mut [f32],
+}
+
+impl WithSimd for Add<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Patches {
+            conv, runs, run, ..
+        } = self.patches;
+        let patches = self.by_patches.chunks_exact(conv.patch());
+        for (patch, start) in patches.zip(self.patches.starts(self.lines)) {
+            let image = &mut self.image[start..];
+            for (from, &at) in patch.chunks_exact(*run).zip(runs) {
+                let to = image[at..at + run].iter_mut();
+                to.zip(from).for_each(|(to, &add)| *to += add);
+            }
         }
     }
 }

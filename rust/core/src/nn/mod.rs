@@ -18,7 +18,10 @@ use crate::memory::OutOfMemory;
 
 pub use activation::{Activation, exp, sigmoid, tanh};
 pub use conv::{Conv2d, ConvError};
-pub use extractor::{Branch, ConvLayer, Extractor, ExtractorError, ExtractorTape, LinearLayer};
+pub use extractor::{
+    Branch, ConvLayer, Extractor, ExtractorError, ExtractorTape, ExtractorWorkspace,
+    InferenceExtractor, LinearLayer,
+};
 pub use inference::{InferenceLayer, InferenceMlp, Outputs, Workspace};
 pub use observations::{ObservationColumn, Rows};
 pub use product::{Matrix, multiply};

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use pulp::{Arch, Simd, WithSimd};
+
 /// All rows of one array of observations: vectors, or images with their channels first.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ObservationColumn<'a> {
@@ -37,18 +39,35 @@ impl<'a> ObservationColumn<'a> {
     }
 
     /// Writes a part of it to `out`, each number times `scale`.
-    #[inline(always)]
     pub(super) fn write(&self, part: Range<usize>, scale: f32, out: &mut [f32]) {
         match self {
-            Self::Floats(column) => {
-                let numbers = out.iter_mut().zip(&column[part]);
-                numbers.for_each(|(out, &x)| *out = x * scale);
-            }
-            Self::Bytes(column) => {
-                let numbers = out.iter_mut().zip(&column[part]);
-                numbers.for_each(|(out, &x)| *out = f32::from(x) * scale);
-            }
+            Self::Floats(column) => Arch::new().dispatch(Scaled {
+                from: &column[part],
+                scale,
+                out,
+            }),
+            Self::Bytes(column) => Arch::new().dispatch(Scaled {
+                from: &column[part],
+                scale,
+                out,
+            }),
         }
+    }
+}
+
+struct Scaled<'a, T> {
+    from: &'a [T],
+    scale: f32,
+    out: &'a mut [f32],
+}
+
+impl<T: Copy + Into<f32>> WithSimd for Scaled<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let numbers = self.out.iter_mut().zip(self.from);
+        numbers.for_each(|(out, &x)| *out = x.into() * self.scale);
     }
 }
 

@@ -224,7 +224,7 @@ impl Layer {
     }
 
     /// The gradient of the inputs, from that of what the activation took.
-    fn to_input(
+    fn input_gradient(
         &self,
         ordered: &Ordered,
         delta: &[f32],
@@ -529,7 +529,7 @@ impl Convolutions {
             let source = self.source(images, first, &maps[..at]);
             layer.backward(delta, &source, count, sums, scratch);
             if at > 0 {
-                layer.to_input(&ordered[at], delta, count, next_delta, scratch);
+                layer.input_gradient(&ordered[at], delta, count, next_delta, scratch);
                 std::mem::swap(delta, next_delta);
             }
         }

@@ -191,11 +191,11 @@ impl LinearLayer {
         }
         if let Some(by_inputs) = by_inputs {
             by_inputs.resize(rows * inputs, 0.0);
-            self.to_input(parameters, delta, by_inputs, scratch);
+            self.input_gradient(parameters, delta, by_inputs, scratch);
         }
     }
 
-    fn to_input(
+    fn input_gradient(
         &self,
         parameters: &[f32],
         delta: &[f32],

@@ -2,15 +2,17 @@
 //! of an observation (convolutions where it is an image, then linear layers), side by side.
 
 mod convolutions;
+mod inference;
 mod linear;
 
 use thiserror::Error;
 
 use super::observations::{ObservationColumn, Rows};
-use super::{Activation, total};
+use super::{Activation, NnError, total};
 use crate::threads::each;
 pub use convolutions::ConvLayer;
 use convolutions::{ConvTape, Convolutions, Images};
+pub use inference::{ExtractorWorkspace, InferenceExtractor};
 pub use linear::LinearLayer;
 use linear::LinearScratch;
 
@@ -20,6 +22,9 @@ pub enum ExtractorError {
     /// An extractor without branches, or one whose first layer takes nothing.
     #[error("a features extractor without numbers")]
     Empty,
+    /// Weights that there is no memory for.
+    #[error(transparent)]
+    Network(#[from] NnError),
     /// A layer that does not take what the one before gives.
     #[error("layer {layer} of branch {branch} takes {got} numbers, expected {expected}")]
     Width {
