@@ -408,9 +408,22 @@ class EnvBatch:
     def close(self) -> None:
         """Make every later reset and step an error."""
 
-def env_specs() -> dict[str, dict[str, Any]]:
+@type_check_only
+class EnvSpec(TypedDict):
     """
-    :return: ``entry_point``, ``max_episode_steps``, ``params``, ``options`` and ``default_bounds`` by id
+    A native environment: Gymnasium's entry point and time limit, the names of its physical constants and of
+    its reset options, and the bounds without options.
+    """
+
+    entry_point: str
+    max_episode_steps: int
+    params: list[str]
+    options: list[str]
+    default_bounds: list[float]
+
+def env_specs() -> dict[str, EnvSpec]:
+    """
+    :return: the native environments by id
     """
 
 # Policies

@@ -7,10 +7,9 @@ import mlx.optimizers as optim
 import numpy as np
 from gymnasium import spaces
 
-from mlx_baselines3.common._off_policy_steps import OffPolicySteps
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.distributions import SquashedDiagGaussianDistribution
-from mlx_baselines3.common.native.blueprint import NotMirrored, check_unchanged
+from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.nn.layers import Module
 from mlx_baselines3.common.nn.packed_optimizer import Arrays, ParameterOptimizer
 from mlx_baselines3.common.noise import ActionNoise
@@ -18,8 +17,9 @@ from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.policies.critics import ContinuousCritic
 from mlx_baselines3.common.policies.evaluated import ModelCall
+from mlx_baselines3.common.training.compiled_update import GradientStep
 from mlx_baselines3.common.training.device_choice import on_own_device
-from mlx_baselines3.common.training.off_policy_update import GradientStep
+from mlx_baselines3.common.training.updater import Trained
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.common.utils import get_parameters_by_name as get_parameters_by_name
 from mlx_baselines3.common.utils import polyak_update as polyak_update
@@ -31,9 +31,9 @@ SelfSAC = TypeVar("SelfSAC", bound="SAC")
 
 class EntropyCoefficient(Module):
     """
-    The learned weight of the entropy.
+    The learned entropy coefficient.
 
-    :param initial: its first value
+    :param initial: its initial value
     """
 
     def __init__(self, initial: float):
@@ -43,8 +43,8 @@ class EntropyCoefficient(Module):
 
 class SAC(OffPolicyAlgorithm):
     """
-    Soft Actor-Critic, https://arxiv.org/abs/1801.01290, with twin critics and a learned weight of the
-    entropy, https://arxiv.org/abs/1812.05905.
+    Soft Actor-Critic, https://arxiv.org/abs/1801.01290, with twin critics and a learned entropy coefficient,
+    https://arxiv.org/abs/1812.05905.
 
     :param policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a policy class
     :param env: a Gymnasium environment, a VecEnv or the id of a registered environment
@@ -53,7 +53,7 @@ class SAC(OffPolicyAlgorithm):
     :param buffer_size: transitions that the replay buffer holds
     :param learning_starts: steps to collect with random actions before the first update
     :param batch_size: transitions per gradient step
-    :param tau: how far the slow copies follow at each update, between 0 and 1
+    :param tau: coefficient of the Polyak update of the target networks, between 0 and 1
     :param gamma: discount factor
     :param train_freq: steps of each environment between two updates, or ``(n, "step")`` or
         ``(n, "episode")``
@@ -62,14 +62,14 @@ class SAC(OffPolicyAlgorithm):
     :param replay_buffer_class: class of the replay buffer; chosen by the observation space if None
     :param replay_buffer_kwargs: further arguments of it
     :param optimize_memory_usage: keep each observation once instead of twice
-    :param n_steps: steps of the n-step returns that the critics learn from
+    :param n_steps: number of steps of the n-step returns
     :param ent_coef: weight of the entropy in the reward; "auto" learns it, "auto_0.1" starts at 0.1
-    :param target_update_interval: gradient steps between two moves of the slow copies
-    :param target_entropy: entropy that a learned weight aims at, in nats; "auto": minus the number of
+    :param target_update_interval: gradient steps between two updates of the target networks
+    :param target_entropy: target of the learned entropy coefficient, in nats; "auto": minus the number of
         action components
     :param use_sde: state-dependent exploration (gSDE) instead of independent noise
-    :param sde_sample_freq: draw gSDE's noise matrix every that many steps; -1: once per rollout
-    :param use_sde_at_warmup: before learning starts, act by gSDE instead of uniformly
+    :param sde_sample_freq: number of steps between draws of gSDE's noise matrix; -1: once per rollout
+    :param use_sde_at_warmup: use gSDE instead of uniform sampling before learning starts
     :param stats_window_size: number of episodes that the logged means are taken over
     :param tensorboard_log: folder for tensorboard; None writes nothing
     :param policy_kwargs: further arguments of the policy
@@ -193,7 +193,7 @@ class SAC(OffPolicyAlgorithm):
 
     @property
     def log_ent_coef(self) -> mx.array | None:
-        """:return: (1,) logarithm of the learned weight of the entropy, or None if it is not learned"""
+        """:return: (1,) logarithm of the learned entropy coefficient, or None if it is not learned"""
         return None if self._entropy_coefficient is None else self._entropy_coefficient.log_ent_coef
 
     @log_ent_coef.setter
@@ -206,12 +206,12 @@ class SAC(OffPolicyAlgorithm):
 
     def _gradient_step(self, step: GradientStep, batch: Arrays, settings: Arrays, follow: Any) -> Arrays:
         """
-        One gradient step: critics, actor, weight of the entropy, slow copies.
+        One gradient step: critics, actor, entropy coefficient, target networks.
 
         :param step: the step that is being traced
         :param batch: transitions, and ``noise`` (2, …) for the actions at both observations
         :param settings: scalars
-        :param follow: whether the slow copies follow
+        :param follow: whether the target networks are updated
         :return: SB3's metrics
         """
         coefficient = self._entropy_coefficient
@@ -239,7 +239,7 @@ class SAC(OffPolicyAlgorithm):
         return metrics
 
     def _actor_loss(self, batch: Arrays, ent_coef: mx.array) -> tuple[mx.array, mx.array]:
-        """:return: the actor's loss, and (batch, 1) log likelihood of the actions that it would take now"""
+        """:return: the actor's loss, and (batch, 1) log likelihoods of the current policy's actions"""
         obs = batch["observations"]
         features = self.policy.shared_features(obs, self.actor)
         actions, log_prob = self.actor.action_log_prob(obs, batch["noise"][0], **features)
@@ -248,7 +248,7 @@ class SAC(OffPolicyAlgorithm):
         return losses.actor_loss(log_prob, q_values, ent_coef), log_prob
 
     def _target(self, batch: Arrays, settings: Arrays, ent_coef: mx.array) -> mx.array:
-        """:return: (batch, 1) what the critics should say of the batch's actions"""
+        """:return: (batch, 1) targets of the critics"""
         next_obs = batch["next_observations"]
         next_actions, next_log_prob = self.actor.action_log_prob(next_obs, batch["noise"][1])
         return losses.soft_target(
@@ -271,26 +271,26 @@ class SAC(OffPolicyAlgorithm):
         matrices = mx.random.normal((gradient_steps, 1, *shape))
         return mx.broadcast_to(matrices, (gradient_steps, 2, *shape))
 
-    def _trained(self) -> tuple[dict[str, Any], dict[str, str], dict[str, ParameterOptimizer]]:
-        networks, targets, optimizers = super()._trained()
+    def _trained(self) -> Trained:
+        networks, optimizers, targets, _ = super()._trained()
         if self._entropy_coefficient is not None and self.ent_coef_optimizer is not None:
-            networks["ent_coef"] = self._entropy_coefficient
-            optimizers["ent_coef"] = self.ent_coef_optimizer
-        return networks, targets, optimizers
+            networks = {**networks, "ent_coef": self._entropy_coefficient}
+            optimizers = {**optimizers, "ent_coef": self.ent_coef_optimizer}
+        return Trained(networks, optimizers, targets)
 
-    def _check_objective(self, base: type[OffPolicySteps]) -> None:
-        super()._check_objective(base)
+    def _native_update(self, base: type[OffPolicyAlgorithm]) -> Any:
         check_unchanged(self, SAC, ("_actor_loss",))
         check_unchanged(self.policy, SACPolicy, ("update_networks",))
         check_unchanged(self.actor, Actor, ("action_log_prob", "noise_shape"))
         dist = self.actor.action_dist
-        if not isinstance(dist, SquashedDiagGaussianDistribution):
-            return  # The policy's blueprint has the words for it.
-        check_unchanged(
-            dist, SquashedDiagGaussianDistribution, ("log_prob", "log_prob_from_params", "sample")
-        )
-        if dist.epsilon != SquashedDiagGaussianDistribution(1).epsilon:
-            raise NotMirrored(f"the squashed distribution's epsilon is {dist.epsilon}")
+        # For other distributions the policy's blueprint gives the reason.
+        if isinstance(dist, SquashedDiagGaussianDistribution):
+            check_unchanged(
+                dist, SquashedDiagGaussianDistribution, ("log_prob", "log_prob_from_params", "sample")
+            )
+            if dist.epsilon != SquashedDiagGaussianDistribution(1).epsilon:
+                raise NotNative(f"the squashed distribution's epsilon is {dist.epsilon}")
+        return super()._native_update(base)
 
     @on_own_device
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
@@ -314,7 +314,7 @@ class SAC(OffPolicyAlgorithm):
         self._update_learning_rate(optimizers)
         noise = self._noise(gradient_steps, batch_size)
         flags = [(True, i % self.target_update_interval == 0) for i in range(gradient_steps)]
-        metrics = self._take_steps(SAC, batch_size, noise, settings, flags)
+        metrics = self._updater.take_steps(self, SAC, gradient_steps, batch_size, settings, noise, flags)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name in ("ent_coef", "actor_loss", "critic_loss", "ent_coef_loss"):

@@ -6,9 +6,8 @@ import mlx.core as mx
 from gymnasium import spaces
 
 from mlx_baselines3._lazy_names import lazy_names
-from mlx_baselines3.common._off_policy_steps import OffPolicySteps
 from mlx_baselines3.common.buffers import ReplayBuffer
-from mlx_baselines3.common.native.blueprint import check_unchanged
+from mlx_baselines3.common.native.eligibility import check_unchanged
 from mlx_baselines3.common.nn.packed_optimizer import Arrays
 from mlx_baselines3.common.noise import ActionNoise
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -16,8 +15,8 @@ from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.policies.critics import ContinuousCritic
 from mlx_baselines3.common.policies.evaluated import ModelCall
 from mlx_baselines3.common.preprocessing import get_action_dim
+from mlx_baselines3.common.training.compiled_update import GradientStep
 from mlx_baselines3.common.training.device_choice import on_own_device
-from mlx_baselines3.common.training.off_policy_update import GradientStep
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.common.utils import get_parameters_by_name as get_parameters_by_name
 from mlx_baselines3.common.utils import polyak_update as polyak_update
@@ -41,7 +40,7 @@ class TD3(OffPolicyAlgorithm):
     :param buffer_size: transitions that the replay buffer holds
     :param learning_starts: steps to collect with random actions before the first update
     :param batch_size: transitions per gradient step
-    :param tau: how far the slow copies follow at each update, between 0 and 1
+    :param tau: coefficient of the Polyak update of the target networks, between 0 and 1
     :param gamma: discount factor
     :param train_freq: steps of each environment between two updates, or ``(n, "step")`` or
         ``(n, "episode")``
@@ -50,9 +49,9 @@ class TD3(OffPolicyAlgorithm):
     :param replay_buffer_class: class of the replay buffer; chosen by the observation space if None
     :param replay_buffer_kwargs: further arguments of it
     :param optimize_memory_usage: keep each observation once instead of twice
-    :param n_steps: steps of the n-step returns that the critics learn from
-    :param policy_delay: gradient steps of the critics per gradient step of the actor and move of the slow
-        copies
+    :param n_steps: number of steps of the n-step returns
+    :param policy_delay: gradient steps of the critics per gradient step of the actor and update of the target
+        networks
     :param target_policy_noise: standard deviation of the noise that smooths the target
     :param target_noise_clip: largest absolute value of that noise
     :param stats_window_size: number of episodes that the logged means are taken over
@@ -148,12 +147,12 @@ class TD3(OffPolicyAlgorithm):
 
     def _gradient_step(self, step: GradientStep, batch: Arrays, settings: Arrays, delayed: Any) -> Arrays:
         """
-        One gradient step: critics, and at times actor and slow copies.
+        One gradient step of the critics and, if due, of the actor and the target networks.
 
         :param step: the step that is being traced
         :param batch: transitions, and ``noise`` (batch, action_dim) that smooths the target
         :param settings: scalars
-        :param delayed: whether actor and slow copies move too
+        :param delayed: whether actor and target networks are updated too
         :return: SB3's metrics
         """
         obs = batch["observations"]
@@ -178,7 +177,7 @@ class TD3(OffPolicyAlgorithm):
         return metrics
 
     def _target(self, batch: Arrays, settings: Arrays) -> mx.array:
-        """:return: (batch, 1) what the critics should say of the batch's actions"""
+        """:return: (batch, 1) targets of the critics"""
         next_obs = batch["next_observations"]
         shared = self.policy.shared_features(next_obs, self.actor_target)
         next_actions = losses.smoothed(
@@ -198,9 +197,9 @@ class TD3(OffPolicyAlgorithm):
         """:return: (gradient_steps, batch_size, action_dim) standard normals"""
         return mx.random.normal((gradient_steps, batch_size, get_action_dim(self.action_space)))
 
-    def _check_objective(self, base: type[OffPolicySteps]) -> None:
-        super()._check_objective(base)
+    def _native_update(self, base: type[OffPolicyAlgorithm]) -> Any:
         check_unchanged(self.policy, TD3Policy, ("update_networks",))
+        return super()._native_update(base)
 
     @on_own_device
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
@@ -226,7 +225,7 @@ class TD3(OffPolicyAlgorithm):
         noise = self._noise(gradient_steps, batch_size)
         delayed = [i % self.policy_delay == 0 for i in range(first, first + gradient_steps)]
         flags = [(now, now) for now in delayed]
-        metrics = self._take_steps(TD3, batch_size, noise, settings, flags)
+        metrics = self._updater.take_steps(self, TD3, gradient_steps, batch_size, settings, noise, flags)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name in ("actor_loss", "critic_loss"):

@@ -110,7 +110,7 @@ impl Pcg64 {
         rng
     }
 
-    /// A generator that goes on from `state`.
+    /// A generator that continues from `state`.
     #[must_use]
     pub fn from_state(state: Pcg64State) -> Self {
         Self {

@@ -71,6 +71,9 @@ struct RngState {
     inc: u128,
 }
 
+/// Writes what some rows of observations give.
+type Forward = fn(&mut CoreActor, &[f32], &mut [f32]) -> Result<(), ActorError>;
+
 /// Rows between two questions whether to stop. A row gives the same bits in any batch.
 const PART: usize = 1 << 15;
 
@@ -290,7 +293,7 @@ impl Actor {
         py: Python<'py>,
         obs: &PyReadonlyArray2<'py, f32>,
         width: usize,
-        compute: fn(&mut CoreActor, &[f32], &mut [f32]) -> Result<(), ActorError>,
+        compute: Forward,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let rows = self.rows(obs)?;
         let mut out = NewArray::zeros(py, [rows, width])?;

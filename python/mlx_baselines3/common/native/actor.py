@@ -19,15 +19,13 @@ from mlx_baselines3.common.native.blueprint import (
     DRAWING,
     Blueprint,
     Layer,
-    NotMirrored,
     Observations,
     blueprint,
-    check_parts,
-    check_unchanged,
     observed_keys,
     perceptron,
     side_by_side,
 )
+from mlx_baselines3.common.native.eligibility import NotNative
 from mlx_baselines3.common.nn.interop import to_mlx
 from mlx_baselines3.common.nn.threads import random_key, tracing, use_generator, with_fork
 from mlx_baselines3.common.utils import is_vectorized_observation
@@ -37,10 +35,7 @@ __all__ = [
     "Blueprint",
     "Layer",
     "NativeActor",
-    "NotMirrored",
     "blueprint",
-    "check_parts",
-    "check_unchanged",
     "native_actor",
     "native_actor_or_none",
     "observed_keys",
@@ -55,7 +50,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 class NativeActor:
     """
-    A policy's twin in Rust, with a random generator of its own.
+    A policy that acts in Rust, with its own random generator.
 
     The generator is seeded from MLX's whenever that one has moved: whoever seeds MLX decides about the
     actions, as with MLX's own sampling.
@@ -301,14 +296,14 @@ def _mlx_random_state() -> bytes:
     return random_key()
 
 
-_twins: "weakref.WeakKeyDictionary[Any, NativeActor]" = weakref.WeakKeyDictionary()
+_actors: "weakref.WeakKeyDictionary[Any, NativeActor]" = weakref.WeakKeyDictionary()
 
 
 def _locks() -> Iterator[Any]:
-    for twin in list(_twins.values()):
-        yield twin._lock
-        if twin._critic is not None:
-            yield twin._critic._lock
+    for actor in list(_actors.values()):
+        yield actor._lock
+        if actor._critic is not None:
+            yield actor._critic._lock
 
 
 # Else a child could wait for a thread that it does not have.
@@ -317,24 +312,24 @@ with_fork(locks=_locks)
 
 def native_actor(policy: Any) -> NativeActor:
     """
-    The twin of a policy, with its present weights.
+    The native actor of a policy, with its present weights.
 
     :param policy: a policy
-    :return: always the same twin for the same policy, unless its layers are replaced
-    :raises NotMirrored: only MLX can run the policy; the message says why
+    :return: always the same one for the same policy, unless its layers are replaced
+    :raises NotNative: only MLX can run the policy; the message says why
     """
     # Another thread may be tracing an update of the same networks.
     with tracing:
         plan = blueprint(policy)
-        twin = _twins.get(policy)
-        known = twin is not None and twin.is_current(plan)
+        actor = _actors.get(policy)
+        known = actor is not None and actor.is_current(plan)
         if not known and any(array.dtype != mx.float32 for array in plan.arrays()):
-            raise NotMirrored("its weights are not float32")
-        if twin is None or not twin.fits(plan):
-            twin = _twins[policy] = NativeActor(plan)
+            raise NotNative("its weights are not float32")
+        if actor is None or not actor.fits(plan):
+            actor = _actors[policy] = NativeActor(plan)
         else:
-            twin.refresh(plan)
-        return twin
+            actor.refresh(plan)
+        return actor
 
 
 def native_actor_or_none(policy: Any) -> NativeActor | None:
@@ -344,7 +339,7 @@ def native_actor_or_none(policy: Any) -> NativeActor | None:
     """
     try:
         return native_actor(policy)
-    except NotMirrored:
+    except NotNative:
         return None
 
 

@@ -10,10 +10,11 @@ import numpy as np
 from mlx.nn.layers.base import Module
 
 from mlx_baselines3 import _native
-from mlx_baselines3.common.native.blueprint import Layer, NotMirrored, check_unchanged
-from mlx_baselines3.common.nn.layers import named_parameters, set_named_parameters
+from mlx_baselines3.common.native.blueprint import Layer
+from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.nn.optimizers import Adam, RMSpropTFLike
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
+from mlx_baselines3.common.nn.structure import Structure
 
 __all__ = ["ParameterVector", "TrainedVector", "flat", "rule_name"]
 
@@ -29,15 +30,15 @@ def flat(array: np.ndarray) -> np.ndarray:
 def _rule(optimizer: ParameterOptimizer) -> "_native.OptimizerRule":
     """
     :return: the optimizer as ``_native`` knows it
-    :raises NotMirrored: it is none of those
+    :raises NotNative: it is none of those
     """
     check_unchanged(optimizer, ParameterOptimizer, ("apply",))
     bare = optimizer.bare
     kind = type(bare)
     if optimizer.missed:
-        raise NotMirrored("some parameters were frozen for a time")
+        raise NotNative("some parameters were frozen for a time")
     if bare._schedulers:
-        raise NotMirrored("the optimizer has a schedule of its own")
+        raise NotNative("the optimizer has a schedule of its own")
     rule: _native.OptimizerRule = {
         "rule": "adam",
         "betas": (0.0, 0.0),
@@ -51,7 +52,7 @@ def _rule(optimizer: ParameterOptimizer) -> "_native.OptimizerRule":
         return {**rule, "rule": "rmsprop", "alpha": bare.alpha}
     if kind is RMSpropTFLike and not (bare.momentum or bare.centered or bare.weight_decay):
         return {**rule, "rule": "rmsprop_tf", "alpha": bare.alpha}
-    raise NotMirrored(f"there is no native {kind.__name__} with these arguments")
+    raise NotNative(f"there is no native {kind.__name__} with these arguments")
 
 
 def rule_name(optimizer: ParameterOptimizer) -> str:
@@ -61,8 +62,13 @@ def rule_name(optimizer: ParameterOptimizer) -> str:
     """
     try:
         return _rule(optimizer)["rule"]
-    except NotMirrored as reason:
+    except NotNative as reason:
         return str(reason)
+
+
+def _check_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if shape != expected:
+        raise ValueError(f"The parameter {name} has the shape {shape}, expected {expected}.")
 
 
 class ParameterVector:
@@ -72,16 +78,17 @@ class ParameterVector:
     :param network: the network
     :param layout: says where each parameter lies; the network's own optimizer or, for a target network,
         that of the network it follows
-    :raises NotMirrored: some parameters are not trained, or not float32
+    :raises NotNative: some parameters are not trained, or not float32
     """
 
     def __init__(self, network: Module, layout: ParameterOptimizer):
         self.network = network
-        arrays = named_parameters(network)
+        self._structure = Structure(network)
+        arrays = self._structure.arrays()
         if list(arrays) != layout.names:
-            raise NotMirrored("some of its parameters are not trained")
+            raise NotNative("some of its parameters are not trained")
         if any(array.dtype != mx.float32 for array in arrays.values()):
-            raise NotMirrored("its weights are not float32")
+            raise NotNative("its weights are not float32")
         self.places = layout.places()
         self.values = np.zeros(layout.size, np.float32)
         self._views = self._views_of(self.values, layout)
@@ -103,18 +110,16 @@ class ParameterVector:
 
         :raises ValueError: a parameter has another shape than at first
         """
-        arrays = named_parameters(self.network)
-        self.values[self._gaps] = 0.0
-        for name, view in self._views.items():
-            array = np.asarray(arrays[name])
-            if array.shape != view.shape:
-                raise ValueError(f"The parameter {name} has the shape {array.shape}, expected {view.shape}.")
+        arrays = self._structure.arrays().values()
+        if self._gaps.size:
+            self.values[self._gaps] = 0.0
+        for (name, view), array in zip(self._views.items(), map(np.asarray, arrays), strict=True):
+            _check_shape(name, array.shape, view.shape)
             view[...] = array
 
     def store(self) -> None:
         """Give the network the parameters of the vector."""
-        for name, view in self._views.items():
-            set_named_parameters(self.network, {name: mx.array(view)})
+        self._structure.set_arrays({name: mx.array(view) for name, view in self._views.items()})
 
     def nonfinite_names(self) -> list[str] | None:
         """
@@ -138,7 +143,7 @@ class TrainedVector(ParameterVector):
 
     :param network: the network
     :param optimizer: its optimizer
-    :raises NotMirrored: as :class:`ParameterVector`, or there is no native form of the optimizer
+    :raises NotNative: as :class:`ParameterVector`, or there is no native form of the optimizer
     """
 
     def __init__(self, network: Module, optimizer: ParameterOptimizer):
@@ -220,22 +225,26 @@ class TrainedVector(ParameterVector):
         """
         :param layers: of this network
         :return: the same as ``_native`` takes them
-        :raises NotMirrored: a layer's arrays are not among the parameters, or it is in several places
+        :raises NotNative: a layer's arrays are not among the parameters, or it is in several places
+        :raises ValueError: a bias has not one number for each output
         """
         # By module and not by array: two layers may have begun with the same one.
         paths: dict[int, list[str]] = {}
         for path, module in self.network.named_modules():
             paths.setdefault(id(module), []).append(path)
 
-        def place(linear: nn.Linear, key: str) -> int:
+        def place(linear: nn.Linear, key: str, shape: tuple[int, ...]) -> int:
             names = [f"{path}.{key}" for path in paths.get(id(linear), ())]
             if len(names) != 1 or names[0] not in self.places:
-                raise NotMirrored("some of its layers' parameters are not its own")
+                raise NotNative("some of its layers' parameters are not its own")
+            _check_shape(names[0], linear[key].shape, shape)
             return self.places[names[0]]
 
         def part(linear: nn.Linear) -> "_native.LayerPart":
-            bias = place(linear, "bias") if "bias" in linear else None
-            return {"outputs": linear.weight.shape[0], "weights": place(linear, "weight"), "bias": bias}
+            outputs, _ = linear.weight.shape
+            bias = place(linear, "bias", (outputs,)) if "bias" in linear else None
+            weights = place(linear, "weight", linear.weight.shape)
+            return {"outputs": outputs, "weights": weights, "bias": bias}
 
         return [
             {

@@ -8,20 +8,14 @@ import numpy as np
 from mlx.nn.layers.base import Module
 
 from mlx_baselines3 import _native
-from mlx_baselines3.common.native.blueprint import (
-    Blueprint,
-    NotMirrored,
-    check_unchanged,
-    observed_keys,
-    perceptron,
-    side_by_side,
-)
+from mlx_baselines3.common.native.blueprint import Blueprint, observed_keys, perceptron, side_by_side
+from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.native.interrupts import interrupts_allowed, interrupts_deferred
 from mlx_baselines3.common.native.vectors import ParameterVector, TrainedVector, flat
 from mlx_baselines3.common.nn.interop import to_numpy
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
 from mlx_baselines3.common.policies.critics import ContinuousCritic
-from mlx_baselines3.common.training.off_policy_update import off_policy_error
+from mlx_baselines3.common.training.not_finite import check_finite
 
 __all__ = ["NativeActorCriticUpdate", "NativeQUpdate"]
 
@@ -51,10 +45,8 @@ def _store(vectors: Mapping[str, ParameterVector], metrics: Metrics) -> None:
     :param metrics: name -> numbers
     :raises FloatingPointError: if a number is nan or infinite; nothing has changed then
     """
-    wrong = [f"the parameters of {name}" for name, v in vectors.items() if v.nonfinite_names() is not None]
-    wrong += [f"the metric {name}" for name, values in metrics.items() if not np.isfinite(values).all()]
-    if wrong:
-        raise off_policy_error(wrong)
+    found = ((name, vector.nonfinite_names(), vector.places) for name, vector in vectors.items())
+    check_finite(metrics, {name: (wrong, len(all)) for name, wrong, all in found if wrong is not None})
     with interrupts_deferred():
         for vector in vectors.values():
             vector.store()
@@ -66,10 +58,10 @@ def _target_vector(network: Module, original: Module, optimizer: ParameterOptimi
     :param original: the network that it follows
     :param optimizer: that of the original
     :return: its parameters
-    :raises NotMirrored: it computes in another way than the original
+    :raises NotNative: it computes in another way than the original
     """
     if type(network) is not type(original):
-        raise NotMirrored(f"a {type(network).__name__} follows a {type(original).__name__}")
+        raise NotNative(f"a {type(network).__name__} follows a {type(original).__name__}")
     check_unchanged(network, type(original), ("__call__", "forward", "extract_features"))
     return ParameterVector(network, optimizer)
 
@@ -82,7 +74,7 @@ class NativeQUpdate:
     :param q_net_target: its target network
     :param optimizer: its optimizer
     :param plan: how the Q network computes
-    :raises NotMirrored: there is no native form of them
+    :raises NotNative: there is no native form of them
     """
 
     def __init__(self, q_net: Module, q_net_target: Module, optimizer: ParameterOptimizer, plan: Blueprint):
@@ -119,7 +111,7 @@ class NativeQUpdate:
 
 def _critic_plans(critic: Any, vector: TrainedVector) -> "list[list[_native.TrainableLayer]]":
     if not isinstance(critic, ContinuousCritic):
-        raise NotMirrored(f"the critic is a {type(critic).__name__}")
+        raise NotNative(f"the critic is a {type(critic).__name__}")
     methods = ("__call__", "forward", "q1_forward", "q_networks", "extract_features")
     check_unchanged(critic, ContinuousCritic, methods)
     observed_keys(critic.observation_space, critic.features_extractor)
@@ -134,7 +126,7 @@ class NativeActorCriticUpdate:
         ``ent_coef``
     :param optimizers: those of ``actor``, ``critic`` and ``ent_coef``
     :param plan: how the actor computes
-    :raises NotMirrored: there is no native form of them
+    :raises NotNative: there is no native form of them
     """
 
     def __init__(
@@ -163,24 +155,24 @@ class NativeActorCriticUpdate:
     def run(
         self,
         batches: Iterable[ArrayBatches],
-        noise: mx.array,
         settings: Mapping[str, float],
+        noise: mx.array,
         flags: Sequence[tuple[bool, bool]],
     ) -> Metrics:
         """
         Take one gradient step for each batch.
 
         :param batches: fields of the buffer's samples with the axes (steps, batch) in front
+        :param settings: those of the MLX step
         :param noise: standard normals: (steps, 2, batch, action_dim) for what a squashed actor draws at the
             observations and at the next ones, (steps, batch, action_dim) to smooth a deterministic target
-        :param settings: those of the MLX step
         :param flags: for each step whether the actor and whether the target networks are updated
         :return: name -> (steps,) float64; the actor's loss only of the steps where it learned
         :raises FloatingPointError: if the outcome is nan or infinite; nothing has changed then
         :raises ValueError: the batches do not fit the networks; nothing has changed then
         """
         with interrupts_allowed():
-            done = self._compute(batches, noise, settings, flags)
+            done = self._compute(batches, settings, noise, flags)
         metrics = self._metrics(done, np.array([updated for updated, _ in flags]))
         moved = self._targets if any(updated for _, updated in flags) else {}
         _store({**self._trained, **moved}, metrics)
@@ -189,8 +181,8 @@ class NativeActorCriticUpdate:
     def _compute(
         self,
         batches: Iterable[ArrayBatches],
-        noise: mx.array,
         settings: Mapping[str, float],
+        noise: mx.array,
         flags: Sequence[tuple[bool, bool]],
     ) -> "list[_native.ActorCriticResult]":
         """The steps of :meth:`run` on the vectors, which the networks do not see yet."""

@@ -7,25 +7,20 @@ steps, which compute everything that has no native form: GPUs, convolutions, gSD
 own decides about a step.
 """
 
-import os
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
 
-import mlx.core as mx
 import numpy as np
 from mlx.nn.layers.base import Module
 
 from mlx_baselines3 import _native
-from mlx_baselines3.common.native.blueprint import Blueprint, NotMirrored, check_unchanged, side_by_side
+from mlx_baselines3.common.native.blueprint import Blueprint, side_by_side
+from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.native.interrupts import interrupts_allowed, interrupts_deferred
-from mlx_baselines3.common.native.vectors import TrainedVector, flat, rule_name
+from mlx_baselines3.common.native.vectors import TrainedVector, flat
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
-from mlx_baselines3.common.nn.structure import is_same, structure
-from mlx_baselines3.common.training.update import not_finite_error
+from mlx_baselines3.common.training.not_finite import check_finite
 
-__all__ = ["NativeChoice", "NativeOnPolicyUpdate"]
-
-Update = TypeVar("Update")
+__all__ = ["NativeOnPolicyUpdate"]
 
 # The native distribution of each head whose derivatives Rust knows.
 _HEADS = {
@@ -36,49 +31,6 @@ _HEADS = {
 }
 
 
-class NativeChoice:
-    """What a model's gradient steps are made of: found out once for the same networks and optimizers."""
-
-    def __init__(self) -> None:
-        self._parts: list[Any] = []
-        self._rules: list[str] = []
-        self._update: Any = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        # The vectors are the model's; a copy of it makes its own.
-        return vars(NativeChoice())
-
-    def get(self, model: Any, parts: tuple[Any, ...], make: Callable[[], Update]) -> Update | None:
-        """
-        :param model: an algorithm
-        :param parts: its networks, optimizers and whatever else decides
-        :param make: makes the native update; raises NotMirrored if there is none
-        :return: the update; None if MLX is to compute, and then a line once that says why
-        :raises ValueError: ``MLX_BASELINES3_UPDATES`` is neither ``native`` nor ``mlx``
-        """
-        if model.device.type != mx.cpu or _are_mlx():
-            return None
-        rules = [rule_name(part) for part in parts if isinstance(part, ParameterOptimizer)]
-        made_of = structure(*parts)
-        if not is_same(made_of, self._parts) or rules != self._rules:
-            try:
-                self._update = make()
-            except NotMirrored as reason:
-                self._update = None
-                if model.verbose >= 1:
-                    print(f"MLX computes the gradient steps, because {reason}.")
-            self._parts, self._rules = made_of, rules
-        update: Update | None = self._update
-        return update
-
-
-def _are_mlx() -> bool:
-    choice = os.environ.get("MLX_BASELINES3_UPDATES", "native")
-    if choice not in ("native", "mlx"):
-        raise ValueError(f"MLX_BASELINES3_UPDATES is {choice!r}, expected 'native' or 'mlx'")
-    return choice == "mlx"
-
-
 class NativeOnPolicyUpdate:
     """
     The gradient steps of PPO and A2C.
@@ -86,12 +38,12 @@ class NativeOnPolicyUpdate:
     :param policy: policy and value function
     :param optimizer: its optimizer
     :param plan: how the policy computes actions and values
-    :raises NotMirrored: there is no native form of them
+    :raises NotNative: there is no native form of them
     """
 
     def __init__(self, policy: Module, optimizer: ParameterOptimizer, plan: Blueprint):
         if plan.head not in _HEADS:
-            raise NotMirrored(f"there is no native gradient of a {plan.head} policy")
+            raise NotNative(f"there is no native gradient of a {plan.head} policy")
         dist = policy.action_dist
         check_unchanged(dist, type(dist), ("entropy",))
         self._vector = TrainedVector(policy, optimizer)
@@ -150,8 +102,7 @@ class NativeOnPolicyUpdate:
                     break
         losses = np.concatenate([epoch["loss"] for epoch in epochs])
         wrong = self._vector.nonfinite_names()
-        if wrong is not None or not np.isfinite(losses).all():
-            raise not_finite_error(losses, wrong or [], len(self._vector.places))
+        check_finite({"loss": losses}, {} if wrong is None else {"policy": (wrong, len(self._vector.places))})
         with interrupts_deferred():
             self._vector.store()
         return epochs

@@ -1,7 +1,8 @@
-"""Is this one observation or a batch of them, and are two spaces the same? Reached through ``utils``."""
+"""Batches and single observations, and comparison of spaces; import the names from ``common.utils``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from gymnasium import spaces
 
 def is_vectorized_box_observation(observation: np.ndarray, observation_space: spaces.Box) -> bool:
     """
-    Tell a batch of ``Box`` observations from a single one.
+    Whether an array is a batch of ``Box`` observations.
 
     :param observation: ``(*shape)`` or ``(n_env, *shape)``
     :param observation_space: the space of one observation
@@ -32,7 +33,7 @@ def is_vectorized_discrete_observation(
     observation: int | np.ndarray, observation_space: spaces.Discrete
 ) -> bool:
     """
-    Tell a batch of ``Discrete`` observations from a single one.
+    Whether an array is a batch of ``Discrete`` observations.
 
     :param observation: an int, ``()`` or ``(n_env,)``
     :param observation_space: the space of one observation
@@ -53,7 +54,7 @@ def is_vectorized_multidiscrete_observation(
     observation: np.ndarray, observation_space: spaces.MultiDiscrete
 ) -> bool:
     """
-    Tell a batch of ``MultiDiscrete`` observations from a single one.
+    Whether an array is a batch of ``MultiDiscrete`` observations.
 
     :param observation: ``(k,)`` or ``(n_env, k)`` for ``k`` components
     :param observation_space: the space of one observation
@@ -75,7 +76,7 @@ def is_vectorized_multibinary_observation(
     observation: np.ndarray, observation_space: spaces.MultiBinary
 ) -> bool:
     """
-    Tell a batch of ``MultiBinary`` observations from a single one.
+    Whether an array is a batch of ``MultiBinary`` observations.
 
     :param observation: ``(*shape)`` or ``(n_env, *shape)``
     :param observation_space: the space of one observation
@@ -97,17 +98,17 @@ def is_vectorized_dict_observation(
     observation: dict[str, np.ndarray], observation_space: spaces.Dict
 ) -> bool:
     """
-    Tell a batch of ``Dict`` observations from a single one; all keys must agree.
+    Whether a dict is a batch of ``Dict`` observations; all keys must agree.
 
-    :param observation: one array for each key, each ``(*shape)`` or each ``(n_env, *shape)``
+    :param observation: one array per key, all ``(*shape)`` or all ``(n_env, *shape)``
     :param observation_space: the space of one observation
     :return: True for a batch
-    :raises ValueError: some keys hold a batch and others do not, or a shape is wrong
+    :raises ValueError: some keys have a batch and others do not, or a shape is wrong
     """
     shapes = {key: np.shape(observation[key]) for key in observation_space.spaces}
     if all(shapes[key] == space.shape for key, space in observation_space.spaces.items()):
         return False
-    # a scalar has no batch axis, although its shape[1:] is () too
+    # A scalar has no batch axis, although its shape[1:] is () too.
     odd_keys = [
         key
         for key, space in observation_space.spaces.items()
@@ -141,7 +142,7 @@ def is_vectorized_observation(
     observation: int | np.ndarray | dict[str, np.ndarray], observation_space: spaces.Space[Any]
 ) -> bool:
     """
-    Tell a batch of observations from a single one.
+    Whether an observation is a batch.
 
     :param observation: the observation or the batch
     :param observation_space: the space of one observation
@@ -159,11 +160,12 @@ def is_vectorized_observation(
 
 def without_far_bounds(space: spaces.Space[Any]) -> spaces.Space[Any]:
     """
-    Gymnasium 0.29 bounds what has no bound by the largest float32, later versions by infinity.
+    Normalize missing bounds: Gymnasium 0.29 represents them by the largest float32, later versions by
+    infinity.
 
     :param space: a space
-    :return: for a ``Box`` of floats, or a ``Dict`` with some, the same with infinity in the place of such
-        bounds; any other space as it is
+    :return: for a ``Box`` of floats, or a ``Dict`` with some, the same with infinity for such bounds; other
+        spaces unchanged
     """
     if isinstance(space, spaces.Dict):
         return spaces.Dict({key: without_far_bounds(part) for key, part in space.spaces.items()})
@@ -175,3 +177,31 @@ def without_far_bounds(space: spaces.Space[Any]) -> spaces.Space[Any]:
         for bound in (space.low, space.high)
     )
     return spaces.Box(low, high, space.shape, space.dtype.type)
+
+
+def with_terminal_observations(
+    obs: Any, dones: np.ndarray, infos: list[dict[str, Any]], unnormalize: Callable[[Any], Any] | None = None
+) -> Any:
+    """
+    Environments reset themselves: what followed the last action of an episode is in its info.
+
+    :param obs: (n_envs, ...) observations of a step, or a dictionary of them; they stay as they are
+    :param dones: (n_envs,) which episodes ended
+    :param infos: one per environment
+    :param unnormalize: gives the observations of the infos the form of ``obs``
+    :return: what followed the actions
+    """
+    ended = [i for i in np.flatnonzero(dones) if infos[i].get("terminal_observation") is not None]
+    if not ended:
+        return obs
+    obs = {key: part.copy() for key, part in obs.items()} if isinstance(obs, dict) else obs.copy()
+    for i in ended:
+        terminal = infos[i]["terminal_observation"]
+        if unnormalize is not None:
+            terminal = unnormalize(terminal)
+        if isinstance(obs, dict):
+            for key, part in obs.items():
+                part[i] = terminal[key]
+        else:
+            obs[i] = terminal
+    return obs

@@ -1,4 +1,4 @@
-//! MLPs that act: layers, and the forward pass.
+//! MLPs for inference: layers, and the forward pass.
 //!
 //! A row of the batch gives the same bits whatever the batch around it: every output sums its
 //! products in the order of the inputs, starting at the bias.
@@ -11,7 +11,7 @@ use crate::threads;
 /// Outputs are padded to a multiple of this: the widest vector of floats that a CPU here has.
 pub(super) const LANES: usize = 16;
 
-/// `activation(W x + b)`.
+/// `activation(W x + b)`. The weights are transposed and padded for the kernel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InferenceLayer {
     inputs: usize,
@@ -147,7 +147,7 @@ impl<'a> Outputs<'a> {
         self.data.len() / self.stride * self.width
     }
 
-    /// Copies the rows, one after the other, to as much room.
+    /// Copies the rows, one after the other, to as much space.
     pub(crate) fn copy_to(&self, out: &mut [f32]) {
         for (to, from) in out.chunks_exact_mut(self.width).zip(self.rows()) {
             to.copy_from_slice(from);

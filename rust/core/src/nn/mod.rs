@@ -1,4 +1,4 @@
-//! Multi-layer perceptrons on slices: those that act and those that learn.
+//! MLPs on slices: one for inference and one for training.
 //!
 //! The two have opposite aims. `inference` gives a row the same bits in any batch, so that collecting in Rust and
 //! stepping one by one agree; `training` multiplies whole matrices and keeps what the backward pass needs.

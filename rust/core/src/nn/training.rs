@@ -1,7 +1,7 @@
-//! Perceptrons that learn: the forward pass keeps what the backward pass needs.
+//! MLPs for training: the forward pass keeps what the backward pass needs.
 //!
-//! A net holds no numbers. Its weights and biases lie in a vector that the caller owns, at offsets
-//! that the net knows, and a gradient has the same layout.
+//! An MLP holds no numbers here. Its weights and biases lie in a vector that the caller owns, at offsets
+//! that the MLP knows, and a gradient has the same layout.
 
 use pulp::Arch;
 
@@ -22,7 +22,7 @@ pub struct LayerPart {
     pub bias: Option<usize>,
 }
 
-/// `activation(W x + b)`.
+/// `activation(W x + b)`, with weights in a vector that the caller owns.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainableLayer {
     inputs: usize,

@@ -12,12 +12,12 @@ import zipfile
 import numpy as np
 import pytest
 from gymnasium import spaces
-from vec_env_doubles import CountingEnv, DictEnv
 
 from mlx_baselines3 import PPO
 from mlx_baselines3.common.export import NotInSB3
 from mlx_baselines3.common.formats.archive import ModelFileError
 from mlx_baselines3.common.vec_env import DummyVecEnv, NativeVecEnv, VecNormalize
+from support.vec_env_doubles import CountingEnv, DictEnv
 
 OLD = pathlib.Path(__file__).parents[3] / "data" / "archives" / "0.1.0" / "pickles"
 SAMPLE = np.array([[3.0, 4.0]])
@@ -135,7 +135,7 @@ def test_pickles_of_0_1_0(name):
 
 def test_a_class_of_the_users():
     env = make(Scaled, factor=2.5)
-    with pytest.warns(UserWarning, match="Not kept.*helper"):
+    with pytest.warns(UserWarning, match="Not saved.*helper"):
         contents = in_file(env)
     with pytest.warns(UserWarning, match="Not part of.*helper"):
         loaded = read(contents)

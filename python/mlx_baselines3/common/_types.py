@@ -1,0 +1,157 @@
+"""The names of ``type_aliases`` that do not depend on classes of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, NamedTuple, Protocol, SupportsFloat
+
+import mlx.core as mx
+import numpy as np
+
+GymObs = tuple[Any, ...] | dict[str, Any] | np.ndarray | int
+GymResetReturn = tuple[GymObs, dict[str, Any]]
+AtariResetReturn = tuple[np.ndarray, dict[str, Any]]
+GymStepReturn = tuple[GymObs, float, bool, bool, dict[str, Any]]
+AtariStepReturn = tuple[np.ndarray, SupportsFloat, bool, bool, dict[str, Any]]
+TensorDict = dict[str, mx.array]
+OptimizerStateDict = dict[str, Any]
+# SB3's name for the observations of a policy; here the tensors are MLX arrays.
+PyTorchObs = mx.array | TensorDict
+
+# Maps the remaining progress (1 at the start, 0 at the end) to a value such as the learning rate.
+Schedule = Callable[[float], float]
+
+
+class RolloutBufferSamples(NamedTuple):
+    """
+    A minibatch of a rollout, ``n`` rows.
+
+    :param observations: ``(n, *obs_shape)``
+    :param actions: ``(n, action_dim)``
+    :param old_values: value estimates when the actions were taken, ``(n,)``
+    :param old_log_prob: log probabilities when the actions were taken, ``(n,)``
+    :param advantages: GAE advantages, ``(n,)``
+    :param returns: advantages plus values, ``(n,)``
+    """
+
+    observations: mx.array
+    actions: mx.array
+    old_values: mx.array
+    old_log_prob: mx.array
+    advantages: mx.array
+    returns: mx.array
+
+
+class DictRolloutBufferSamples(NamedTuple):
+    """
+    :class:`RolloutBufferSamples` for a ``Dict`` observation space.
+
+    :param observations: one array ``(n, *shape)`` per key
+    :param actions: ``(n, action_dim)``
+    :param old_values: ``(n,)``
+    :param old_log_prob: ``(n,)``
+    :param advantages: ``(n,)``
+    :param returns: ``(n,)``
+    """
+
+    observations: TensorDict
+    actions: mx.array
+    old_values: mx.array
+    old_log_prob: mx.array
+    advantages: mx.array
+    returns: mx.array
+
+
+class ReplayBufferSamples(NamedTuple):
+    """
+    A batch of transitions, ``n`` rows.
+
+    :param observations: ``(n, *obs_shape)``
+    :param actions: ``(n, action_dim)``
+    :param next_observations: ``(n, *obs_shape)``
+    :param dones: 1 where the episode terminated (a time limit does not count), ``(n, 1)``
+    :param rewards: ``(n, 1)``
+    :param discounts: ``gamma ** steps`` for n-step returns, ``(n, 1)``; ``None`` for one-step ones
+    """
+
+    observations: mx.array
+    actions: mx.array
+    next_observations: mx.array
+    dones: mx.array
+    rewards: mx.array
+    discounts: mx.array | None = None
+
+
+class DictReplayBufferSamples(NamedTuple):
+    """
+    :class:`ReplayBufferSamples` for a ``Dict`` observation space.
+
+    :param observations: one array ``(n, *shape)`` per key
+    :param actions: ``(n, action_dim)``
+    :param next_observations: one array ``(n, *shape)`` per key
+    :param dones: ``(n, 1)``
+    :param rewards: ``(n, 1)``
+    :param discounts: ``(n, 1)`` or ``None``
+    """
+
+    observations: TensorDict
+    actions: mx.array
+    next_observations: TensorDict
+    dones: mx.array
+    rewards: mx.array
+    discounts: mx.array | None = None
+
+
+class RolloutReturn(NamedTuple):
+    """
+    Result of an off-policy rollout.
+
+    :param episode_timesteps: number of collected environment steps
+    :param n_episodes: number of ended episodes
+    :param continue_training: False if a callback stopped the training
+    """
+
+    episode_timesteps: int
+    n_episodes: int
+    continue_training: bool
+
+
+class TrainFrequencyUnit(Enum):
+    """The unit of ``train_freq``: environment steps or episodes."""
+
+    STEP = "step"
+    EPISODE = "episode"
+
+
+class TrainFreq(NamedTuple):
+    """
+    Number of steps or episodes between two updates.
+
+    :param frequency: the number
+    :param unit: its unit
+    """
+
+    frequency: int
+    unit: TrainFrequencyUnit
+
+
+class PolicyPredictor(Protocol):
+    """An object that maps observations to actions: an algorithm, a policy, or a custom object."""
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Choose actions for one observation or a batch of them.
+
+        :param observation: one observation, or a batch with a leading axis ``n_envs``
+        :param state: hidden state of a recurrent policy
+        :param episode_start: True at the start of an episode, where the hidden state is reset, ``(n_envs,)``
+        :param deterministic: take the most likely action instead of sampling
+        :return: the actions and the next hidden state
+        """
