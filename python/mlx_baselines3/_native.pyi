@@ -440,6 +440,51 @@ class LayerSpec(TypedDict):
     parameter: float
 
 @type_check_only
+class ConvolutionLayer(TypedDict):
+    """
+    A convolution of channel-first images ``(channels, height, width)`` whose ``(out, in, height, width)``
+    weights and biases begin at these places of a vector, and the activation after it with its parameter.
+    """
+
+    input: tuple[int, int, int]
+    channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    weights: int
+    bias: int | None
+    activation: str
+    parameter: float
+
+@type_check_only
+class LinearLayer(TypedDict):
+    """The same of a linear layer with ``(outputs, inputs)`` weights."""
+
+    inputs: int
+    outputs: int
+    weights: int
+    bias: int | None
+    activation: str
+    parameter: float
+
+@type_check_only
+class FeatureBranch(TypedDict):
+    """
+    What makes features of one of the arrays of an observation: which one, how many numbers it has, what these
+    are multiplied with, the layers.
+    """
+
+    column: int
+    inputs: int
+    scale: float
+    convolutions: list[ConvolutionLayer]
+    linears: list[LinearLayer]
+
+_Column: TypeAlias = _F32 | _U8
+# A batch of observations (batch, inputs): one array, or those that a features extractor takes.
+_Obs: TypeAlias = _Column | list[_Column]
+
+@type_check_only
 class RngState(TypedDict):
     """State and increment of a generator, as NumPy's PCG64 has them."""
 
@@ -449,13 +494,15 @@ class RngState(TypedDict):
 @final
 class Actor:
     """
-    A policy made of an MLP and a distribution, with a generator that is seeded with 0.
+    A policy made of an MLP and a distribution, with a generator that is seeded with 0. Observations are one
+    float32 array ``(batch, inputs)``; with a features extractor, float32 or uint8 arrays for its branches.
 
     :param layers: the layers of the MLP
     :param head_name: what the outputs mean
     :param options: categories of each distribution of a ``multi_categorical`` head
     :param numbers: standard deviations (``gaussian``; ``state_dependent``: one row for each feature),
         probability to explore (``epsilon_greedy``)
+    :param branches: a features extractor before the layers
     :raises ValueError: unknown names, or widths that do not fit
     """
 
@@ -467,7 +514,14 @@ class Actor:
         head_name: str,
         options: Sequence[int],
         numbers: Sequence[float],
+        branches: Sequence[FeatureBranch] | None = None,
     ) -> Actor: ...
+    def load_extractor(self, parameters: _F32) -> None:
+        """
+        :param parameters: those of the features extractor at the places that its branches say; copied
+        :raises ValueError: too few, or there is no extractor
+        """
+
     def load(self, index: int, weights: NDArray[np.float32], bias: NDArray[np.float32] | None) -> None:
         """
         :param index: number of a layer
@@ -493,14 +547,14 @@ class Actor:
         :param seed: the generator restarts as ``np.random.PCG64(seed)``; below 2^64
         """
 
-    def outputs(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def outputs(self, obs: _Obs) -> NDArray[np.float32]:
         """
         :param obs: ``(batch, inputs)``
         :return: the outputs of the network, ``(batch, outputs)``
         :raises ValueError: another number of inputs
         """
 
-    def log_probs(self, obs: NDArray[np.float32], actions: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    def log_probs(self, obs: _Obs, actions: NDArray[np.float32]) -> NDArray[np.float32] | None:
         """
         :param obs: ``(batch, inputs)``
         :param actions: one after the other, discrete and binary ones as whole numbers
@@ -508,10 +562,17 @@ class Actor:
         :raises ValueError: another number of inputs or of actions, or an action is none
         """
 
-    def features(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def features(self, obs: _Obs) -> NDArray[np.float32]:
         """
         :param obs: ``(batch, inputs)``
         :return: the inputs of the last layer, ``(batch, features)``
+        :raises ValueError: another number of inputs
+        """
+
+    def extract(self, obs: _Obs) -> NDArray[np.float32]:
+        """
+        :param obs: ``(batch, inputs)``
+        :return: the inputs of the first layer, ``(batch, features)``: what the features extractor gives
         :raises ValueError: another number of inputs
         """
 
@@ -534,7 +595,7 @@ class Actor:
         :return: the exploration matrices one after the other: a common one, then one for each environment
         """
 
-    def choose(self, obs: NDArray[np.float32], deterministic: bool) -> NDArray[np.int64]:
+    def choose(self, obs: _Obs, deterministic: bool) -> NDArray[np.int64]:
         """
         :param obs: ``(batch, inputs)``
         :param deterministic: take the most likely categories
@@ -542,7 +603,7 @@ class Actor:
         :raises ValueError: the head gives no integers, or its logits are not finite
         """
 
-    def act(self, obs: NDArray[np.float32], deterministic: bool) -> NDArray[np.float32]:
+    def act(self, obs: _Obs, deterministic: bool) -> NDArray[np.float32]:
         """
         :param obs: ``(batch, inputs)``
         :param deterministic: take the means, or each Bernoulli distribution's mode
@@ -810,9 +871,9 @@ class Trained(OptimizerRule, Moments):
 
 @type_check_only
 class RolloutArrays(TypedDict):
-    """The columns of a rollout, flat."""
+    """The columns of a rollout, flat; a list of those of the observations."""
 
-    observations: _F32
+    observations: list[_Column]
     actions: _F32
     values: _F32
     log_probs: _F32
@@ -858,6 +919,7 @@ class OnPolicyUpdate:
     :param options: categories of each categorical distribution, or the number of the other distributions
     :param log_std: where the logarithms of the deviations begin (``gaussian``)
     :param size: number of all parameters
+    :param extractors: the branches of a features extractor that both share, or of one each
     :raises ValueError: the networks do not fit each other
     """
 
@@ -869,6 +931,7 @@ class OnPolicyUpdate:
         options: Sequence[int],
         log_std: int,
         size: int,
+        extractors: Sequence[Sequence[FeatureBranch]] | None = None,
     ) -> OnPolicyUpdate: ...
     def epoch(
         self,
@@ -892,10 +955,13 @@ class OnPolicyUpdate:
 
 @type_check_only
 class TransitionArrays(TypedDict):
-    """The transitions of all batches, flat; one discount for each batch or each row."""
+    """
+    The transitions of all batches, flat; lists of the arrays of the observations; one discount for each batch
+    or each row.
+    """
 
-    observations: _F32
-    next_observations: _F32
+    observations: list[_Column]
+    next_observations: list[_Column]
     actions: _F32
     rewards: _F32
     dones: _F32
@@ -915,10 +981,13 @@ class QUpdate:
 
     :param layers: layers of the Q network
     :param size: number of all parameters
+    :param branches: a features extractor before the layers
     :raises ValueError: the layers do not fit each other
     """
 
-    def __new__(cls, layers: Sequence[TrainableLayer], size: int) -> QUpdate: ...
+    def __new__(
+        cls, layers: Sequence[TrainableLayer], size: int, branches: Sequence[FeatureBranch] | None = None
+    ) -> QUpdate: ...
     def run(
         self, batches: TransitionArrays, count: int, max_grad_norm: float, target: _F32, trained: Trained
     ) -> QResult:

@@ -7,7 +7,7 @@ import mlx.optimizers as optim
 from gymnasium import spaces
 from mlx import nn
 
-from mlx_baselines3.common.native.actor import Blueprint, blueprint, observed_keys, perceptron
+from mlx_baselines3.common.native.actor import Blueprint, blueprint, observed, perceptron
 from mlx_baselines3.common.native.eligibility import check_unchanged
 from mlx_baselines3.common.nn.layers import Sequential, named_parameters
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer, nothing_to_train
@@ -236,6 +236,6 @@ def _dqn_blueprint(policy: DQNPolicy) -> Blueprint:
     q_net = policy.q_net
     check_unchanged(policy, DQNPolicy, ("__call__", "forward", "_predict", "obs_to_tensor"))
     check_unchanged(q_net, QNetwork, ("__call__", "forward", "_predict", "extract_features"))
-    keys = observed_keys(policy.observation_space, q_net.features_extractor)
+    keys, (features,) = observed(q_net, q_net.features_extractor)
     # DQN draws random actions before it calls the policy.
-    return Blueprint(tuple(perceptron(q_net.q_net)), "epsilon_greedy", keys=keys)
+    return Blueprint(tuple(perceptron(q_net.q_net)), "epsilon_greedy", keys=keys, features=features)

@@ -13,7 +13,7 @@ from mlx_baselines3.common.distributions import (
     StateDependentNoiseDistribution,
 )
 from mlx_baselines3.common.distributions.base import takes_noise
-from mlx_baselines3.common.native.actor import DRAWING, Blueprint, Layer, blueprint, observed_keys, perceptron
+from mlx_baselines3.common.native.actor import DRAWING, Blueprint, Layer, blueprint, observed, perceptron
 from mlx_baselines3.common.native.eligibility import NotNative, check_parts, check_unchanged
 from mlx_baselines3.common.nn.layers import Linear, Module, Sequential
 from mlx_baselines3.common.policies import BasePolicy, ContinuousCritic
@@ -386,6 +386,6 @@ def _sac_blueprint(policy: SACPolicy) -> Blueprint:
         (actor.log_std, nn.Linear),
     )
     check_unchanged(actor.action_dist, SquashedDiagGaussianDistribution, DRAWING)
-    keys = observed_keys(policy.observation_space, actor.features_extractor)
+    keys, (features,) = observed(actor, actor.features_extractor)
     layers = (*perceptron(actor.latent_pi), Layer((actor.mu, actor.log_std)))
-    return Blueprint(layers, "squashed_gaussian", keys=keys)
+    return Blueprint(layers, "squashed_gaussian", keys=keys, features=features)

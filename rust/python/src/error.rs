@@ -13,7 +13,7 @@ use mlx_baselines3_core::buffer::terminal::BadBlock;
 use mlx_baselines3_core::collect::CollectError;
 use mlx_baselines3_core::env::EnvError;
 use mlx_baselines3_core::memory::OutOfMemory;
-use mlx_baselines3_core::nn::NnError;
+use mlx_baselines3_core::nn::{ExtractorError, NnError};
 use mlx_baselines3_core::threads::ThreadsError;
 use mlx_baselines3_core::update::UpdateError;
 use pyo3::exceptions::{
@@ -92,6 +92,15 @@ impl Failure for NnError {
     fn raised(self) -> PyErr {
         match self {
             Self::Memory(error) => error.raised(),
+            other => bad(other),
+        }
+    }
+}
+
+impl Failure for ExtractorError {
+    fn raised(self) -> PyErr {
+        match self {
+            Self::Network(error) => error.raised(),
             other => bad(other),
         }
     }

@@ -1,6 +1,6 @@
 """A network's parameters and its optimizer's state as NumPy vectors, for gradient steps in Rust."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import mlx.core as mx
@@ -10,8 +10,9 @@ import numpy as np
 from mlx.nn.layers.base import Module
 
 from mlx_baselines3 import _native
-from mlx_baselines3.common.native.blueprint import Layer
 from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
+from mlx_baselines3.common.native.extractors import Features, branch_specs
+from mlx_baselines3.common.native.layers import Layer
 from mlx_baselines3.common.nn.optimizers import Adam, RMSpropTFLike
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
 from mlx_baselines3.common.nn.structure import Structure
@@ -221,6 +222,22 @@ class TrainedVector(ParameterVector):
             }
         return state
 
+    def _places(self) -> Callable[[Any, str, tuple[int, ...]], int]:
+        """:return: where a module's parameter of some name and shape lies in the vector"""
+        # By module and not by array: two layers may have begun with the same one.
+        paths: dict[int, list[str]] = {}
+        for path, module in self.network.named_modules():
+            paths.setdefault(id(module), []).append(path)
+
+        def place(module: Any, key: str, shape: tuple[int, ...]) -> int:
+            names = [f"{path}.{key}" for path in paths.get(id(module), ())]
+            if len(names) != 1 or names[0] not in self.places:
+                raise NotNative("some of its layers' parameters are not its own")
+            _check_shape(names[0], module[key].shape, shape)
+            return self.places[names[0]]
+
+        return place
+
     def layer_plans(self, layers: Iterable[Layer]) -> "list[_native.TrainableLayer]":
         """
         :param layers: of this network
@@ -228,17 +245,7 @@ class TrainedVector(ParameterVector):
         :raises NotNative: a layer's arrays are not among the parameters, or it is in several places
         :raises ValueError: a bias has not one number for each output
         """
-        # By module and not by array: two layers may have begun with the same one.
-        paths: dict[int, list[str]] = {}
-        for path, module in self.network.named_modules():
-            paths.setdefault(id(module), []).append(path)
-
-        def place(linear: nn.Linear, key: str, shape: tuple[int, ...]) -> int:
-            names = [f"{path}.{key}" for path in paths.get(id(linear), ())]
-            if len(names) != 1 or names[0] not in self.places:
-                raise NotNative("some of its layers' parameters are not its own")
-            _check_shape(names[0], linear[key].shape, shape)
-            return self.places[names[0]]
+        place = self._places()
 
         def part(linear: nn.Linear) -> "_native.LayerPart":
             outputs, _ = linear.weight.shape
@@ -255,3 +262,12 @@ class TrainedVector(ParameterVector):
             }
             for layer in layers
         ]
+
+    def branch_plans(self, features: Features) -> "list[_native.FeatureBranch]":
+        """
+        :param features: a features extractor of this network
+        :return: the same as ``_native`` takes it
+        :raises NotNative: as :meth:`layer_plans`
+        :raises ValueError: as :meth:`layer_plans`
+        """
+        return branch_specs(features, self._places())

@@ -19,7 +19,7 @@ from mlx_baselines3.common.distributions import (
     StateDependentNoiseDistribution,
     make_proba_distribution,
 )
-from mlx_baselines3.common.native.actor import DRAWING, Blueprint, Layer, blueprint, observed_keys, perceptron
+from mlx_baselines3.common.native.actor import DRAWING, Blueprint, Layer, blueprint, observed, perceptron
 from mlx_baselines3.common.native.eligibility import NotNative, check_parts, check_unchanged
 from mlx_baselines3.common.nn.layers import Linear, call, named_parameters
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
@@ -347,6 +347,7 @@ def _actor_critic_blueprint(policy: ActorCriticPolicy) -> Blueprint:
         (policy.value_net, nn.Linear),
     )
     check_unchanged(mlp, MlpExtractor, ("__call__", "forward", "forward_actor", "forward_critic"))
+    keys, (features, critic_features) = observed(policy, *extractors)
     return Blueprint(
         layers=(*perceptron(mlp.policy_net), Layer((policy.action_net,))),
         head=head,
@@ -354,5 +355,7 @@ def _actor_critic_blueprint(policy: ActorCriticPolicy) -> Blueprint:
         log_std=policy.log_std if noise or head == "gaussian" else None,
         critic=(*perceptron(mlp.value_net), Layer((policy.value_net,))),
         noise=noise,
-        keys=observed_keys(policy.observation_space, *extractors),
+        keys=keys,
+        features=features,
+        critic_features=critic_features,
     )

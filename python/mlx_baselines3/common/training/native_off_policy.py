@@ -8,9 +8,11 @@ import numpy as np
 from mlx.nn.layers.base import Module
 
 from mlx_baselines3 import _native
-from mlx_baselines3.common.native.blueprint import Blueprint, observed_keys, perceptron, side_by_side
+from mlx_baselines3.common.native.blueprint import Blueprint
 from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
+from mlx_baselines3.common.native.extractors import Features, observed
 from mlx_baselines3.common.native.interrupts import interrupts_allowed, interrupts_deferred
+from mlx_baselines3.common.native.layers import perceptron
 from mlx_baselines3.common.native.vectors import ParameterVector, TrainedVector, flat
 from mlx_baselines3.common.nn.interop import to_numpy
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
@@ -23,13 +25,13 @@ ArrayBatches = Mapping[str, np.ndarray]
 Metrics = dict[str, np.ndarray]
 
 
-def _transitions(batches: ArrayBatches, gamma: float, keys: Sequence[str]) -> "_native.TransitionArrays":
+def _transitions(batches: ArrayBatches, gamma: float, plan: Blueprint) -> "_native.TransitionArrays":
     """The batches of some gradient steps, one after the other."""
     # One discount for each step, or the n-step returns' own for each row.
     discounts = batches.get("discounts", np.full(len(batches["rewards"]), gamma, np.float32))
     return {
-        "observations": flat(side_by_side(batches["observations"], keys, batch_axes=2)),
-        "next_observations": flat(side_by_side(batches["next_observations"], keys, batch_axes=2)),
+        "observations": plan.flat_columns(batches["observations"], batch_axes=2),
+        "next_observations": plan.flat_columns(batches["next_observations"], batch_axes=2),
         "actions": flat(batches["actions"]),
         "rewards": flat(batches["rewards"]),
         "dones": flat(batches["dones"]),
@@ -66,6 +68,16 @@ def _target_vector(network: Module, original: Module, optimizer: ParameterOptimi
     return ParameterVector(network, optimizer)
 
 
+def _check_same(features: Features, others: Features) -> None:
+    """
+    :param features: the features extractor of a network
+    :param others: that of its target network
+    :raises NotNative: it computes in another way
+    """
+    if [branch.shape() for branch in features] != [branch.shape() for branch in others]:
+        raise NotNative("the target network has another features extractor")
+
+
 class NativeQUpdate:
     """
     The gradient steps of DQN.
@@ -80,8 +92,10 @@ class NativeQUpdate:
     def __init__(self, q_net: Module, q_net_target: Module, optimizer: ParameterOptimizer, plan: Blueprint):
         self._vector = TrainedVector(q_net, optimizer)
         self._target = _target_vector(q_net_target, q_net, optimizer)
-        self._keys = plan.keys
-        self._core = _native.QUpdate(self._vector.layer_plans(plan.layers), optimizer.size)
+        self._plan = plan
+        _check_same(plan.features, *observed(q_net_target, q_net_target.features_extractor).features)
+        branches = self._vector.branch_plans(plan.features) if plan.features else None
+        self._core = _native.QUpdate(self._vector.layer_plans(plan.layers), optimizer.size, branches)
 
     def run(self, batches: Iterable[ArrayBatches], settings: Mapping[str, float]) -> Metrics:
         """
@@ -98,7 +112,7 @@ class NativeQUpdate:
             self._vector.load()
             self._target.load()
             for batch in batches:
-                transitions = _transitions(batch, settings["gamma"], self._keys)
+                transitions = _transitions(batch, settings["gamma"], self._plan)
                 count, max_grad_norm = len(batch["rewards"]), settings["max_grad_norm"]
                 trained, target = self._vector.as_native(), self._target.values
                 done = self._core.run(transitions, count, max_grad_norm, target, trained)
@@ -114,7 +128,8 @@ def _critic_plans(critic: Any, vector: TrainedVector) -> "list[list[_native.Trai
         raise NotNative(f"the critic is a {type(critic).__name__}")
     methods = ("__call__", "forward", "q1_forward", "q_networks", "extract_features")
     check_unchanged(critic, ContinuousCritic, methods)
-    observed_keys(critic.observation_space, critic.features_extractor)
+    if any(observed(critic, critic.features_extractor).features):
+        raise NotNative("SAC and TD3 have no native gradient of a features extractor")
     return [vector.layer_plans(perceptron(net)) for net in critic.q_networks]
 
 
@@ -142,7 +157,9 @@ class NativeActorCriticUpdate:
             if f"{name}_target" in networks
         }
         self._squashed = plan.head == "squashed_gaussian"
-        self._keys = plan.keys
+        if plan.features:
+            raise NotNative("SAC and TD3 have no native gradient of a features extractor")
+        self._plan = plan
         actor, critic = self._trained["actor"], self._trained["critic"]
         self._core = _native.ActorCriticUpdate(
             actor.layer_plans(plan.layers),
@@ -206,7 +223,7 @@ class NativeActorCriticUpdate:
         for batch in batches:
             at = slice(start, start + len(batch["rewards"]))
             fields: _native.ActorCriticBatches = {
-                "transitions": _transitions(batch, settings["gamma"], self._keys),
+                "transitions": _transitions(batch, settings["gamma"], self._plan),
                 "noise": flat(now[at]),
                 "next_noise": flat(later[at]),
             }

@@ -221,20 +221,29 @@ impl Formula {
 /// What to multiply a gradient with for its 2-norm to be at most `most`
 /// (Pascanu et al. 2013, <https://arxiv.org/abs/1211.5063>).
 pub(super) fn clip(gradient: &[f32], most: f32) -> f32 {
-    const LANES: usize = 16;
-    let squares = Arch::new().dispatch(|| {
-        let mut sums = [0.0_f32; LANES];
-        let (blocks, rest) = gradient.as_chunks::<LANES>();
-        for block in blocks {
-            for (sum, &g) in sums.iter_mut().zip(block) {
-                *sum += g * g;
-            }
-        }
-        sums.iter().sum::<f32>() + rest.iter().map(|&g| g * g).sum::<f32>()
+    let mut ranges: Vec<_> = gradient.chunks(RANGE).map(|range| (range, 0.0)).collect();
+    let cost = gradient.len() / 8;
+    each(&mut ranges, cost, |_, (range, sum)| {
+        *sum = sum_of_squares(range)
     });
+    let squares = ranges.iter().map(|&(_, sum)| f64::from(sum)).sum::<f64>() as f32;
     let scale = most / (squares.sqrt() + 1e-6);
     // Not `min`, which would hide a nan.
     if scale > 1.0 { 1.0 } else { scale }
+}
+
+fn sum_of_squares(numbers: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    Arch::new().dispatch(|| {
+        let mut sums = [0.0_f32; LANES];
+        let (blocks, rest) = numbers.as_chunks::<LANES>();
+        for block in blocks {
+            for (sum, &x) in sums.iter_mut().zip(block) {
+                *sum += x * x;
+            }
+        }
+        sums.iter().sum::<f32>() + rest.iter().map(|&x| x * x).sum::<f32>()
+    })
 }
 
 #[cfg(test)]
@@ -326,5 +335,8 @@ mod tests {
         // 20 numbers of 0.5 have the norm sqrt(5).
         assert!((clip(&[0.5; 20], 1.0) - 1.0 / 5.0_f32.sqrt()).abs() < 1e-6);
         assert!(clip(&[f32::NAN], 1.0).is_nan());
+        // Over several ranges: the norm is 300.
+        let long = vec![300.0 / 200.0; 200 * 200];
+        assert!((clip(&long, 3.0) - 0.01).abs() < 1e-7);
     }
 }
