@@ -15,14 +15,14 @@ from worker import Job
 import peers
 
 
-def door_step(env_id: str, n_envs: int) -> Job:
+def extension_step(env_id: str, n_envs: int) -> Job:
     """``_native.EnvBatch.step``."""
     env = importlib.import_module("mlx_baselines3.common.vec_env").NativeVecEnv(env_id, n_envs, seed=0)
     env.reset()
     return environments.stepping(env._core.step, environments.actions(env_id, n_envs))
 
 
-def door_gae(n_steps: int, n_envs: int) -> Job:
+def extension_gae(n_steps: int, n_envs: int) -> Job:
     """``_native.gae``."""
     import numpy as np
 
@@ -35,7 +35,7 @@ def door_gae(n_steps: int, n_envs: int) -> Job:
     return Job(lambda: native.gae(gamma=0.99, gae_lambda=0.95, **arrays))
 
 
-def door_gather(rows: int, width: int, batch: int) -> Job:
+def extension_gather(rows: int, width: int, batch: int) -> Job:
     """``_native.gather`` of one column."""
     import numpy as np
 
@@ -61,12 +61,12 @@ def _step(env_id: str, n_envs: int) -> tuple[str, str, float, tuple[str, Any], t
         f"{env_id}, {n_envs} envs, a step of one",
         f"{env_id}/{n_envs}",
         n_envs,
-        ("boundary:door_step", args),
+        ("boundary:extension_step", args),
         ("environments:vec_env", args),
     )
 
 
-# What, criterion's benchmark, units in one of its iterations, the door's operation, the class's.
+# Name, criterion's benchmark, units per iteration, the extension module's operation, the class's operation.
 _SIZES = {"n_steps": 2048, "n_envs": 8}
 _LINES: list[tuple[str, str, float, tuple[str, Any] | None, tuple[str, Any] | None]] = [
     *(_step(env_id, n_envs) for env_id in environments.IDS for n_envs in (8, 1024)),
@@ -88,14 +88,14 @@ _LINES: list[tuple[str, str, float, tuple[str, Any] | None, tuple[str, Any] | No
         "GAE of 2048 x 8",
         "gae/2048x8",
         1,
-        ("boundary:door_gae", _SIZES),
+        ("boundary:extension_gae", _SIZES),
         ("buffers:gae", {"library": "mlx_baselines3", **_SIZES}),
     ),
     (
         "gather of 256 rows of 16 bytes",
         "gather_256_rows/16B",
         1,
-        ("boundary:door_gather", {"rows": 100_000, "width": 16, "batch": 256}),
+        ("boundary:extension_gather", {"rows": 100_000, "width": 16, "batch": 256}),
         None,
     ),
 ]
@@ -128,17 +128,17 @@ def measure_all(pool: Pool, effort: Effort) -> tuple[str, Any]:
     :return: table and numbers
     """
     cells, found = [], []
-    for what, name, units, door, public in _LINES:
+    for what, name, units, extension, public in _LINES:
         rust = criterion(name)
         row = {
             "what": what,
             "rust": None if rust is None else rust / units,
-            "door": _time(pool, door, effort),
+            "extension": _time(pool, extension, effort),
             "public": _time(pool, public, effort),
         }
         found.append(row)
-        last = row["public"] or row["door"]
-        times = [report.duration(row[key]) if row[key] else "" for key in ("door", "public")]
+        last = row["public"] or row["extension"]
+        times = [report.duration(row[key]) if row[key] else "" for key in ("extension", "public")]
         ratio = report.digits(last / row["rust"]) if last and row["rust"] else ""
         cells.append(
             (what, report.duration(row["rust"]) if row["rust"] else "run `cargo bench`", *times, ratio)

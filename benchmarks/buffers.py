@@ -1,4 +1,4 @@
-"""Advantages, replay and what a replay buffer costs in memory, against SB3's."""
+"""Advantages, replay and the memory of a replay buffer, compared with SB3."""
 
 import importlib
 import os
@@ -16,7 +16,7 @@ _LIBRARIES = {"ours": "mlx_baselines3", "sb3": "stable_baselines3"}
 
 
 def _sync(library: str) -> Any:
-    """What makes lazy arrays real; torch's are."""
+    """The function that evaluates lazy arrays; torch's are eager."""
     if library == "mlx_baselines3":
         return importlib.import_module("mlx.core").eval
     return lambda arrays: None
@@ -102,7 +102,7 @@ def figures(quick: bool) -> list[Figure]:
 
 
 def _resident() -> int:
-    """Bytes of memory that this process holds."""
+    """Resident memory of this process in bytes."""
     return 1024 * int(
         subprocess.run(["ps", "-o", "rss=", "-p", str(os.getpid())], capture_output=True).stdout
     )
@@ -117,8 +117,8 @@ def _array_bytes(buffer: Any) -> int:
 
 
 def memory_growth(library: str, rows: int) -> tuple[int, int]:
-    """Bytes by which this process grows for a full buffer, and those of the buffer's arrays."""
-    # The first one brings the library's own memory along.
+    """Growth of this process in bytes for a full buffer, and the size of the buffer's arrays."""
+    # The first buffer includes the library's own memory.
     _filled(library, 1000, 8)
     before = _resident()
     buffer, _ = _filled(library, rows, 8)

@@ -12,9 +12,9 @@ from timing import Figure, Side
 from worker import Job, clock, thread_count
 
 IDS = ("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0")
-# Choices of each id with discrete actions; the others take one number.
+# Number of actions of each id with discrete actions; the others take one number.
 _CHOICES = {"CartPole-v1": 2, "Acrobot-v1": 3, "MountainCar-v0": 3}
-# Steps in a round, unless these are more than 64 of each environment. As in bare_loop.rs.
+# Steps in a round, but at most 64 per environment. As in bare_loop.rs.
 _ROUND = 1 << 18
 
 
@@ -56,7 +56,7 @@ def gymnasium_vector(env_id: str, n_envs: int) -> Job:
 
     if not hasattr(gymnasium, "VectorizeMode"):
         raise RuntimeError(
-            f"Gymnasium {gymnasium.__version__} does not hand out its NumPy vector environments; 1.0 does."
+            f"Gymnasium {gymnasium.__version__} does not export its NumPy vector environments; 1.0 does."
         )
     env = gymnasium.make_vec(env_id, num_envs=n_envs, vectorization_mode="vector_entry_point")
     env.reset(seed=0)
@@ -87,7 +87,7 @@ def bare_loop(env_id: str, n_envs: int, program: str, seconds: float) -> Job:
         seconds = float(subprocess.run(command, capture_output=True, check=True).stdout)
         if clock is time.perf_counter:
             return seconds
-        # The program reads the clock on the wall: of that, the share in which it was computing.
+        # The program measures wall-clock time; scale it by its share of CPU time.
         now = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent = now.ru_utime - before.ru_utime + now.ru_stime - before.ru_stime
         return seconds * spent / (time.perf_counter() - start)
@@ -145,7 +145,7 @@ def figures(program: str | None, seconds: float) -> list[Figure]:
         many: [other(*many, "gymnasium", reach=4), other(*many, "rlox"), other(*many, "envpool")],
     }
     if program is not None:
-        # One core of it: what two do apart from each other is in the sweep.
+        # One core; two threads are part of the sweep.
         others[many].append(bare(*many, program, seconds, threads=(1,), reach=0.8))
     for size, (n_envs, reach) in itertools.product(IDS[1:], ((8, 30), (1024, 8))):
         others[size, n_envs] = [other(size, n_envs, "envpool", reach=reach)]

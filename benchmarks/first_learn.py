@@ -1,4 +1,4 @@
-"""How long the first update takes, on a machine that never compiled the kernels and on one that did."""
+"""Time of the first update, with an empty kernel cache and with a full one."""
 
 import importlib
 import sys
@@ -33,7 +33,7 @@ def learn(algorithm: str, env_id: str, steps: int) -> float:
 
 
 def _seconds(algorithm: str, folder: str, env: tuple[tuple[str, str], ...]) -> float:
-    """In a process of its own that keeps its compiled kernels in a folder."""
+    """Measure in a separate process with its own kernel cache."""
     env_id, steps = _RUNS[algorithm]
     worker = Worker(sys.executable, 1, (("TMPDIR", folder), *env))
     try:
@@ -51,7 +51,7 @@ def measure_all(quick: bool) -> tuple[str, Any]:
     cells, found = [], []
     runs = [(name, steps) for steps in _STEPS for name in (["A2C"] if quick else _RUNS)]
     for algorithm, steps in runs:
-        # MLX keeps compiled kernels in the folder for temporary files.
+        # MLX's kernel cache is in the folder for temporary files.
         with tempfile.TemporaryDirectory() as folder:
             times = {when: _seconds(algorithm, folder, _STEPS[steps]) for when in _REACH}
         found.append({"algorithm": algorithm, "steps": steps, **times})

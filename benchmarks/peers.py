@@ -1,10 +1,10 @@
 """
-Whom the package is compared with, and the virtual environments that they live in.
+The peers of the comparison, and their virtual environments.
 
-    python benchmarks/peers.py [NAME ...]     make those that are not there
+    python benchmarks/peers.py [NAME ...]     create the missing ones
 
-``PEER_SB3=/path/to/python`` (``PEER_SBX``, ``PEER_RLOX``, ``PEER_ENVPOOL``) takes an interpreter that has the
-peer already; ``PEER_SB3=none`` leaves it out. ``PEER_PYTHON`` is what new environments are made with.
+``PEER_SB3=/path/to/python`` (``PEER_SBX``, ``PEER_RLOX``, ``PEER_ENVPOOL``) uses an interpreter that already
+has the peer; ``PEER_SB3=none`` skips it. ``PEER_PYTHON`` creates new environments.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ _enabled = False
 
 
 def enable() -> None:
-    """Let the peers that have environments of their own be measured."""
+    """Measure the peers that have their own environments."""
     global _enabled
     _enabled = True
     python_of.cache_clear()
@@ -83,7 +83,7 @@ def python_of(name: str) -> Interpreter:
         return Interpreter(None, "`make bench-peers` measures peers")
     wanted = os.environ.get(f"PEER_{name.upper()}")
     if wanted == "none":
-        return Interpreter(None, f"left out by PEER_{name.upper()}=none")
+        return Interpreter(None, f"skipped by PEER_{name.upper()}=none")
     python = pathlib.Path(wanted) if wanted else FOLDER / name / "bin" / "python"
     failed = FOLDER / name / "failed.txt"
     if not wanted and failed.exists():
@@ -125,10 +125,10 @@ def bare_loop() -> Interpreter:
 
 def install(name: str) -> str:
     """
-    Make a peer's environment.
+    Create a peer's environment.
 
     :param name: key of :data:`PEERS`
-    :return: what came of it, in one line
+    :return: the result, in one line
     """
     if os.environ.get(f"PEER_{name.upper()}"):
         return f"{name}: taken from PEER_{name.upper()}"

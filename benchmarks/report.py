@@ -30,7 +30,7 @@ def digits(number: float) -> str:
 def duration(seconds: float) -> str:
     """
     :param seconds: how long
-    :return: with the unit that suits it
+    :return: with a suitable unit
     """
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if seconds >= size:
@@ -64,7 +64,7 @@ def figure(row: Row, seconds: str, threads: str) -> str:
 def verdict(row: Row) -> str:
     """
     :param row: measured
-    :return: whether the figure that was set is reached; a lost comparison is said
+    :return: whether the target is reached, or that the other side is faster
     """
     reach = row["reach"]
     lost = "the other side is faster" if row["ratio"] < 1 and (reach is None or reach >= 1) else ""
@@ -82,7 +82,7 @@ def comparisons(rows: Iterable[Row]) -> str:
     cells, last = [], None
     for row in rows:
         ours = figure(row, "ours", "threads")
-        # The name and our figure stand once for each comparison.
+        # The name and this package's figure are shown once per comparison.
         if row["what"] == last:
             named, ours = "", ""
         else:
@@ -104,11 +104,11 @@ def comparisons(rows: Iterable[Row]) -> str:
 
 def write_marked(file: pathlib.Path, name: str, text: str) -> None:
     """
-    Replace what stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``.
+    Replace the text between ``<!-- NAME -->`` and ``<!-- /NAME -->``.
 
     :param file: a page with these marks
     :param name: of a part
-    :param text: what to put there
+    :param text: the new text
     :raises ValueError: the marks are missing
     """
     page = file.read_text()

@@ -3,9 +3,9 @@
     python benchmarks/returns.py train [--cells REGEX] [--seeds 5] [--jobs 2] [--out FOLDER]
     python benchmarks/returns.py table [--out FOLDER]
 
-``train`` appends one JSON line per run to FOLDER/LIBRARY.jsonl and leaves out what is there already. With
+``train`` appends one JSON line per run to FOLDER/LIBRARY.jsonl and skips existing runs. With
 ``--library stable_baselines3`` and a Python that has SB3 installed, the same script trains SB3 on the same
-seeds. ``table`` writes FOLDER/returns.md and FOLDER/returns.png from whatever was trained.
+seeds. ``table`` writes FOLDER/returns.md and FOLDER/returns.png from all existing runs.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def make_env(library: str, cell: Cell, n_envs: int, seed: int) -> Any:
 
 
 def train_one(library: str, cell: Cell, seed: int, device: str) -> dict[str, Any]:
-    """Train, then evaluate the deterministic policy on environments that it has not seen."""
+    """Train, then evaluate the deterministic policy on separate environments."""
     lib = load_library(library)
     vec_env = importlib.import_module(f"{library}.common.vec_env")
     evaluation = importlib.import_module(f"{library}.common.evaluation")
@@ -69,7 +69,7 @@ def train_one(library: str, cell: Cell, seed: int, device: str) -> dict[str, Any
 
 
 def read_runs(file: pathlib.Path) -> list[dict[str, Any]]:
-    """The runs that a file holds; none if it is not there."""
+    """The runs in a file; none if it does not exist."""
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
@@ -77,9 +77,9 @@ _worker = threading.local()
 
 
 def run_in_child(library: str, device: str, cell: Cell, seed: int, file: pathlib.Path) -> None:
-    """One run in a process of its own, so that runs side by side share nothing."""
+    """One run in a separate process, so that concurrent runs share nothing."""
     if not hasattr(_worker, "folder"):
-        # MLX keeps its compiled kernels there: one worker's runs share them, two workers must not.
+        # Folder of MLX's kernel cache: one worker's runs share it, two workers must not.
         _worker.folder = tempfile.TemporaryDirectory()
     command = [
         sys.executable,
@@ -169,7 +169,7 @@ def table(args: argparse.Namespace) -> None:
 
 
 def plot(points: list[tuple[Cell, str, float, float, float]], file: pathlib.Path) -> None:
-    """Intervals in units of the reference's own spread, so that all tasks fit one axis."""
+    """Intervals in units of the reference's standard deviation, so that all tasks fit on one axis."""
     import matplotlib
 
     matplotlib.use("Agg")

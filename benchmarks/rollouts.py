@@ -36,7 +36,8 @@ def figures(quick: bool) -> list[Figure]:
     :return: the lines of the table
     """
     size = {"env_id": "CartPole-v1", "n_envs": 8}
-    # A slow side's cost does not depend on the length; a fused rollout's fixed part does.
+    # A slow side's cost per step does not depend on the length; a fused rollout's does, because of its fixed
+    # part.
     slow = {**size, "n_steps": 32 if quick else 512}
     whole = {**size, "n_steps": 2048}
     python = {**size, "n_steps": 128 if quick else 2048}

@@ -1,5 +1,5 @@
 """
-Measure this package on this machine; each figure is a ratio of two sides that are timed in turn.
+Measure this package on this machine; each figure is a ratio of two interleaved measurements.
 
     python benchmarks/run.py [--peers] [--quick] [--only PART ...] [--out FOLDER] [--write docs/benchmarks.md]
 
@@ -36,7 +36,7 @@ Part = Callable[["Session"], tuple[str, Any]]
 
 class Session:
     """
-    What the parts share.
+    State shared by the parts.
 
     :param pool: child processes
     :param quick: measure shortly
@@ -62,7 +62,7 @@ class Session:
 
 
 def machine(session: Session) -> tuple[str, Any]:
-    """What the figures were measured on."""
+    """Description of the machine."""
     seen = {
         "machine": f"{_processor()}, {os.cpu_count()} CPUs, {platform.platform()}",
         "python": platform.python_version(),
@@ -78,7 +78,7 @@ def machine(session: Session) -> tuple[str, Any]:
     )
     load = f"Load when the run began: {seen['load']:.1f}."
     if os.environ.get("BENCHMARK_CLOCK") == "cpu":
-        load += " **CPU seconds on one thread, not wall clock.**"
+        load += " **CPU seconds on one thread, not wall-clock time.**"
     if session.quick:
         load += " **A quick run: the figures are rough.**"
     return f"{seen['machine']}, Python {seen['python']}, {seen['date']}. {load}\n\n{versions}.", seen
@@ -132,7 +132,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
     parser.add_argument(
-        "--peers", action="store_true", help="measure the peers that need environments of their own"
+        "--peers", action="store_true", help="measure the peers that need their own environments"
     )
     parser.add_argument(
         "--quick", action="store_true", help="see that everything runs; the figures are rough"
@@ -144,7 +144,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure the parts that were asked for."""
+    """Measure the requested parts."""
     args = parse()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.peers:

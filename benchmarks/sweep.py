@@ -1,4 +1,4 @@
-"""How the cost of a step grows with the number of environments: a table and a plot."""
+"""Cost of a step by the number of environments: a table and a plot."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""Child processes that do the measured work, asked in turn, and what their times come to."""
+"""Interleaved measurements in child processes, and their statistics."""
 
 import contextlib
 import dataclasses
@@ -14,7 +14,7 @@ from typing import Any
 
 import peers
 
-# A worker that has not answered by then is taken for stuck.
+# Seconds after which a worker without a reply counts as stuck.
 _PATIENCE = 300.0
 _WORKER = pathlib.Path(__file__).with_name("worker.py")
 
@@ -22,10 +22,10 @@ _WORKER = pathlib.Path(__file__).with_name("worker.py")
 @dataclasses.dataclass(frozen=True)
 class Effort:
     """
-    How long to measure.
+    Length of a measurement.
 
-    :param repeats: turns that each side gets
-    :param seconds: least time of a turn
+    :param repeats: turns of each side
+    :param seconds: minimum time of a turn
     """
 
     repeats: int
@@ -35,16 +35,16 @@ class Effort:
 @dataclasses.dataclass(frozen=True)
 class Side:
     """
-    One way to do the work of a figure.
+    One implementation of the work of a figure.
 
     :param label: its name in the table
-    :param peer: key of ``peers.PEERS``: whose Python runs it
-    :param operation: ``module:function`` of this folder, which makes a ``worker.Job``
+    :param peer: key of ``peers.PEERS``: the Python that runs it
+    :param operation: ``module:function`` of this folder, which creates a ``worker.Job``
     :param args: keyword arguments of that function
-    :param threads: thread counts to choose the faster of
+    :param threads: thread counts, of which the fastest is used
     :param env: environment variables of the process
-    :param reach: how many times as fast as this side the package wants to be
-    :param trial: changes to ``args`` for choosing the thread count; None tries the work itself
+    :param reach: target speedup of the package over this side
+    :param trial: changes to ``args`` for choosing the thread count; None uses the work itself
     """
 
     label: str
@@ -60,13 +60,13 @@ class Side:
 @dataclasses.dataclass(frozen=True)
 class Figure:
     """
-    One thing that is measured on several sides.
+    A figure that is measured on several sides.
 
     :param what: the work
-    :param unit: what is counted: ``step`` gives rates, anything else times
+    :param unit: the unit of work: ``step`` gives rates, anything else times
     :param ours: this package
-    :param others: whom it is compared with
-    :param effort: None takes the part's
+    :param others: the sides that it is compared with
+    :param effort: None uses the part's
     """
 
     what: str
@@ -77,16 +77,16 @@ class Figure:
 
 
 class WorkerFailed(RuntimeError):
-    """A child process could not do what it was asked."""
+    """A child process failed."""
 
 
 class Worker:
     """
-    A child process that holds jobs and times them.
+    A child process that creates jobs and times them.
 
     :param python: interpreter
-    :param threads: how many threads its libraries may use
-    :param env: more environment variables
+    :param threads: number of threads of its libraries
+    :param env: further environment variables
     """
 
     def __init__(self, python: str, threads: int, env: Sequence[tuple[str, str]] = ()) -> None:
@@ -104,7 +104,7 @@ class Worker:
     def ask(self, **request: Any) -> dict[str, Any]:
         """
         :param request: see ``worker.py``
-        :return: the answer
+        :return: the reply
         :raises WorkerFailed: with the last line of its traceback
         """
         assert self._process.stdin is not None
@@ -146,15 +146,15 @@ class Worker:
 
 
 class Pool:
-    """Workers, each started when first needed; close it, or use it in a ``with``."""
+    """Workers, started on demand; close it, or use it as a context manager."""
 
     def __init__(self) -> None:
         self._workers: dict[tuple[Any, ...], Worker] = {}
 
     def get(self, side: Side, threads: int) -> Worker:
         """
-        :param side: who does the work
-        :param threads: how many threads it may use
+        :param side: the side
+        :param threads: number of threads
         :return: its process
         :raises WorkerFailed: the peer is not installed
         """
@@ -178,11 +178,11 @@ class Pool:
 
 class Runner:
     """
-    A side with its best thread count, ready to be timed.
+    A side with its best thread count, ready for timing.
 
-    :param pool: where the processes are
+    :param pool: the child processes
     :param side: the side
-    :param effort: how long to try each thread count
+    :param effort: length of the trial of each thread count
     :raises WorkerFailed: it cannot run
     """
 
@@ -207,13 +207,13 @@ class Runner:
 
     def time(self, seconds: float) -> float:
         """
-        :param seconds: least length of the turn
+        :param seconds: minimum length of the turn
         :return: seconds per unit of work
         """
         return float(self._worker.ask(time=self._job, seconds=seconds)["seconds"])
 
     def close(self) -> None:
-        """Let the worker forget the job."""
+        """Delete the job in the worker."""
         self._worker.ask(drop=self._job)
 
 
@@ -226,7 +226,7 @@ def in_turn(runners: Sequence[Runner], effort: Effort) -> list[list[float]]:
     times: list[list[float]] = [[] for _ in runners]
     for _ in range(effort.repeats):
         for runner, own in zip(runners, times, strict=True):
-            # The threads of the last one stop spinning meanwhile.
+            # Meanwhile the threads of the previous side stop spinning.
             time.sleep(0.002)
             own.append(runner.time(effort.seconds))
     return times
@@ -234,10 +234,10 @@ def in_turn(runners: Sequence[Runner], effort: Effort) -> list[list[float]]:
 
 def measure(pool: Pool, figure: Figure, effort: Effort) -> list[dict[str, Any]]:
     """
-    :param pool: where the processes are
-    :param figure: what is measured
-    :param effort: how long, unless the figure has its own
-    :return: a row for each of the others
+    :param pool: the child processes
+    :param figure: the figure
+    :param effort: length of the measurement, unless the figure has its own
+    :return: a row per other side
     """
     effort = figure.effort or effort
     ours = Runner(pool, figure.ours, effort)
@@ -274,7 +274,7 @@ def compare(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
     """
     :param ours: seconds per unit of the package, turn by turn
     :param theirs: the same of the other side
-    :return: the other's median, and the median, least and greatest of the turns' ratios
+    :return: the other side's median, and the median, minimum and maximum of the turns' ratios
     """
     ratios = sorted(b / a for a, b in zip(ours, theirs, strict=True))
     return {

@@ -1,4 +1,4 @@
-"""Seconds of a gradient step, by the public ``train()``."""
+"""Time of a gradient step through the public ``train()``."""
 
 import dataclasses
 import importlib
@@ -10,7 +10,7 @@ import report
 from timing import Effort, Figure, Pool, Runner, Side, measure
 from worker import Job
 
-# On a CPU Rust computes the gradient steps of perceptrons, and MLX all others.
+# On a CPU Rust computes the gradient steps of MLPs, and MLX all others.
 MLX_STEPS = (("MLX_BASELINES3_UPDATES", "mlx"),)
 
 _LIBRARIES = {"ours": ("mlx_baselines3", "mlx_baselines3"), "sb3": ("SB3", "stable_baselines3")}
@@ -27,12 +27,12 @@ def _model(library: str, algorithm: str, env_id: str, n_envs: int, steps: int, s
 
 
 def _finish(library: str) -> Any:
-    """Nothing may be left to compute when the clock is read."""
+    """Finish pending computations before the clock is read."""
     return importlib.import_module("mlx.core").synchronize if library == "mlx_baselines3" else None
 
 
 def on_policy(library: str, algorithm: str, env_id: str, n_envs: int, n_steps: int, **settings: Any) -> Job:
-    """``train()`` over one rollout again and again."""
+    """Repeated ``train()`` on one rollout."""
     rows = n_steps * n_envs
     model = _model(library, algorithm, env_id, n_envs, rows, {"n_steps": n_steps, **settings})
     batches = math.ceil(rows / settings.get("batch_size", rows)) * settings.get("n_epochs", 1)

@@ -1,4 +1,4 @@
-"""Wall clock of ``learn()`` with default settings, against SB3 and SBX."""
+"""Wall-clock time of ``learn()`` with default settings, compared with SB3 and SBX."""
 
 import importlib
 from typing import Any
@@ -7,9 +7,9 @@ from timing import Effort, Figure, Side
 from worker import Job, clock
 
 _LIBRARIES = {"ours": "mlx_baselines3", "sb3": "stable_baselines3", "sbx": "sbx"}
-# SB3's networks, where SBX has others by default.
+# SB3's networks where SBX's defaults differ.
 _NETWORKS = {"DQN": [64, 64], "TD3": [400, 300]}
-# Algorithm, environment, how many, steps of a run, and what to reach against SB3.
+# Algorithm, environment, number of environments, steps of a run, and the target speedup over SB3.
 _RUNS = (
     ("PPO", "CartPole-v1", 8, 16_384, 5.0),
     ("A2C", "CartPole-v1", 8, 4_000, 5.0),
@@ -23,8 +23,8 @@ def learn(
     library: str, algorithm: str, env_id: str, n_envs: int, steps: int, native: bool, **settings: Any
 ) -> Job:
     """
-    One ``learn(steps)`` of a model that has learned before, so that nothing is left to compile. Only the call
-    is timed. The replay buffer keeps what it had; the first steps are random again, as in any run.
+    One ``learn(steps)`` of a model that has already learned, so that nothing is compiled. Only the call is
+    timed. The replay buffer keeps its contents; the first steps are random again, as in any run.
     """
     package = importlib.import_module(library)
     base = "mlx_baselines3" if library == "mlx_baselines3" else "stable_baselines3"
@@ -57,7 +57,7 @@ def figures(quick: bool) -> list[Figure]:
         if quick:
             steps, settings = (512, {"n_steps": 64}) if algorithm == "PPO" else (min(steps, 160), {})
         args = {"algorithm": algorithm, "env_id": env_id, "n_envs": n_envs, "steps": steps, **settings}
-        # Enough to see which thread count is faster.
+        # Sufficient to choose the thread count.
         trial = {"PPO": {"steps": 1024, "n_steps": 128}, "DQN": {"steps": 500}, "A2C": {"steps": 400}}
         shorter = trial.get(algorithm, {"steps": 150})
 

@@ -1,8 +1,8 @@
 """
-The process that does measured work. It is started by ``timing.Worker`` with a peer's Python, so it needs the
-standard library alone; each operation imports what it measures.
+The process that runs measured work. ``timing.Worker`` starts it with a peer's Python, so it needs only the
+standard library; each operation imports what it measures.
 
-A request is one line of JSON, and so is its answer:
+Requests and replies are lines of JSON:
 ``{"make": "module:function", "args": {}}`` -> ``{"job": 0}``, after a first call that is not counted;
 ``{"time": 0, "seconds": 0.1}`` -> ``{"seconds": per unit of work}``;
 ``{"drop": 0}``; ``{"call": "module:function", "args": {}}`` -> ``{"value": what it returns}``;
@@ -21,20 +21,20 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-# CPU seconds of the whole process, for a machine with other work; otherwise the clock on the wall.
+# CPU seconds of the whole process, for a machine with other load; otherwise wall-clock time.
 clock = time.process_time if os.environ.get("BENCHMARK_CLOCK") == "cpu" else time.perf_counter
 
 
 @dataclasses.dataclass
 class Job:
     """
-    Work that can be done again and again.
+    Repeatable work.
 
-    :param call: does it; a number that it returns is the seconds to count instead of the clock's
-    :param work: units of work in a call
-    :param warm: whether the first call is left out of all figures
-    :param finish: waits for what a call may have left running
-    :param calls: how many make a turn; None for as many as fill its time
+    :param call: does the work; a returned number is used as its seconds instead of the clock's
+    :param work: units of work per call
+    :param warm: whether the first call is excluded from all figures
+    :param finish: waits for pending computations of a call
+    :param calls: calls per turn; None for as many as fill its time
     """
 
     call: Callable[[], Any]
@@ -46,8 +46,8 @@ class Job:
 
     def run(self, calls: int) -> float:
         """
-        :param calls: how often
-        :return: seconds a call
+        :param calls: number of calls
+        :return: seconds per call
         """
         counted, call = 0.0, self.call
         start = clock()
@@ -106,8 +106,8 @@ def _version(name: str) -> str | None:
 
 
 def main() -> None:
-    """Answer until the input ends."""
-    # What a library prints must not come between the answers.
+    """Reply until the input ends."""
+    # Output of libraries must not mix with the replies.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     # Operations import this file by its name; both names are one module.

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# Before MLX: on Linux CPUs it lends MLX a fast matrix product, which is possible only until MLX is loaded.
+# Before MLX: on Linux CPUs it gives MLX a fast matrix product, which is possible only until MLX is loaded.
 import mlx_baselines3  # noqa: F401
 
 # isort: split

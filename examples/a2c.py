@@ -19,7 +19,7 @@ def main() -> None:
     model = A2C(
         "MlpPolicy",
         env,
-        # A constant rate would balance the pole sooner, lose it and find it again.
+        # A constant learning rate would balance the pole sooner, but unlearn it and learn it again.
         learning_rate=LinearSchedule(1e-3, 0.0, 1.0),
         gamma=0.98,
         gae_lambda=0.9,

@@ -1,4 +1,4 @@
-"""Watch PPO learn: evaluate now and then, keep the best model and checkpoints, log a number of one's own."""
+"""Monitor PPO: evaluate periodically, keep the best model and checkpoints, log a custom value."""
 
 import argparse
 import pathlib
@@ -34,7 +34,7 @@ def main() -> None:
     test_env = make_vec_env("CartPole-v1", seed=1000, vec_env_cls=NativeVecEnv)
     # Callbacks count calls, and one call is a step of all eight environments.
     every = max(args.steps // 10 // env.num_envs, 1)
-    # 500 is where CartPole-v1 cuts an episode: this limit is never reached, so training runs to its end.
+    # CartPole-v1 truncates episodes at 500 steps: this limit is never reached, so training runs to its end.
     watch = LongestEpisode(limit=501)
     callbacks = [
         EvalCallback(test_env, eval_freq=every, best_model_save_path=str(args.out), log_path=str(args.out)),

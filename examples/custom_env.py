@@ -1,4 +1,4 @@
-"""An environment of one's own: push a puck to the middle of a line and keep it there. PPO learns it."""
+"""A custom environment, solved by PPO: push a puck to the middle of a line and keep it there."""
 
 import argparse
 from typing import Any
@@ -14,7 +14,7 @@ from mlx_baselines3.common.evaluation import evaluate_policy
 
 
 class Puck(gym.Env):
-    """Position and velocity are seen, the force is chosen, being away from the middle costs."""
+    """Observations are position and velocity, the action is a force, the cost is the distance to 0."""
 
     def __init__(self) -> None:
         self.observation_space = spaces.Box(-2.0, 2.0, shape=(2,), dtype=np.float32)
@@ -31,7 +31,7 @@ class Puck(gym.Env):
         velocity = np.clip(velocity + 0.1 * float(action[0]), -2.0, 2.0)
         self.state = np.array([np.clip(position + 0.1 * velocity, -2.0, 2.0), velocity])
         self.steps += 1
-        # Time runs out: truncated. Nothing that the puck does ends the episode: never terminated.
+        # Truncated by the time limit; no state of the puck terminates an episode.
         return self.state.astype(np.float32), -abs(self.state[0]), False, self.steps >= 100, {}
 
 

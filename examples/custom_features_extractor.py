@@ -1,8 +1,8 @@
-"""A features extractor of one's own: a normalised hidden layer, shared by the policy and the value of PPO."""
+"""A custom features extractor: a normalised hidden layer, shared by PPO's policy and value function."""
 
 import argparse
 
-# Before MLX: on Linux CPUs it lends MLX a fast matrix product, which is possible only until MLX is loaded.
+# Before MLX: on Linux CPUs it gives MLX a fast matrix product, which is possible only until MLX is loaded.
 from mlx_baselines3 import PPO
 
 # isort: split

@@ -23,7 +23,7 @@ def main() -> None:
         "MultiInputPolicy",
         env,
         replay_buffer_class=HerReplayBuffer,
-        # Four of five transitions get a goal that their episode did reach.
+        # Four of five transitions are relabelled with a goal that their episode achieved.
         replay_buffer_kwargs={"n_sampled_goal": 4, "goal_selection_strategy": "future"},
         learning_rate=1e-3,
         buffer_size=50_000,
@@ -39,7 +39,7 @@ def main() -> None:
 
     test_env = make_vec_env(BitFlippingEnv, env_kwargs=env_kwargs, seed=1000)
     returns, _ = evaluate_policy(model, test_env, n_eval_episodes=100, return_episode_rewards=True)
-    # Each step that leaves a zero costs 1: only a failure costs all ten.
+    # Each step with a remaining zero costs 1, so only a failure costs all ten.
     solved = sum(value > -N_BITS for value in returns)
     print(f"Solved {solved} of 100 episodes of {N_BITS} bits")
 

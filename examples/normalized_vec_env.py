@@ -36,7 +36,7 @@ def main() -> None:
 
     test_env = make_vec_env("Pendulum-v1", seed=1000)
     test_env = VecNormalize.load(str(args.out / "statistics.pkl"), test_env)
-    # A test changes no statistics, and reports the rewards as they are.
+    # Evaluation does not update the statistics, and uses unnormalised rewards.
     test_env.training, test_env.norm_reward = False, False
     loaded = PPO.load(args.out / "model")
     mean, std = evaluate_policy(loaded, test_env, n_eval_episodes=20)

@@ -21,7 +21,7 @@ def main() -> None:
         "Pendulum-v1",
         learning_rate=1e-3,
         buffer_size=50_000,
-        # Small networks are enough here, and take a fraction of the default ones' time on a CPU.
+        # Small networks are sufficient here, and take a fraction of the time of the default ones on a CPU.
         policy_kwargs={"net_arch": [64, 64]},
         seed=args.seed,
         verbose=1,
@@ -32,7 +32,7 @@ def main() -> None:
 
     model = SAC.load(args.out / "model", env=model.get_env())
     model.load_replay_buffer(args.out / "replay_buffer")
-    print(f"Loaded the model, and {model.replay_buffer.size()} transitions to go on with")
+    print(f"Loaded the model, and {model.replay_buffer.size()} transitions to continue with")
     model.learn(args.steps - args.steps // 2, reset_num_timesteps=False)
 
     test_env = make_vec_env("Pendulum-v1", seed=1000)

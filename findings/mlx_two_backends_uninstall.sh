@@ -4,7 +4,7 @@
 # mlx, mlx-cpu and mlx-cuda-12 0.32.4, pip 23.2.1, Python 3.11.7, Linux x86-64. Seen 2026-11-29.
 # `mlx-cpu` and `mlx-cuda-12` both install mlx/lib/libmlx.so, and the later one overwrites the earlier one's without a
 # word. `pip uninstall mlx-cuda-12` then removes the file, `import mlx.core` fails, `pip check` finds nothing broken, and
-# `pip install 'mlx[cpu]'` does nothing, since mlx-cpu counts as installed. `--force-reinstall mlx-cpu` mends it. One
+# `pip install 'mlx[cpu]'` does nothing, since mlx-cpu counts as installed. `--force-reinstall mlx-cpu` fixes it. One
 # would expect a conflict at the second install, or that asking for `mlx[cpu]` again restores what it needs.
 #
 # Output seen:

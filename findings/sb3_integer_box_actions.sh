@@ -8,7 +8,7 @@
 # everything that SAC learns from is the action 0. One would expect the numbers that were sent, an error, or a warning that
 # names the consequence (the one about symmetric, normalised Boxes does not).
 #
-# Output seen (the warnings left out; SAC's stored actions are scaled back to -10..10):
+# Output seen (without the warnings; SAC's stored actions are scaled back to -10..10):
 #   PPO given [-0.5  -2.36 -1.21  1.61] stored [ 0 -2 -1  1], furthest apart 0.98
 #   SAC given [ 6.24 -1.75 -8.27  8.8 ] stored [0 0 0 0], furthest apart 9.35
 set -euo pipefail

@@ -1,4 +1,4 @@
-"""Stable-Baselines3 without torch: MLX learns, a Rust core steps."""
+"""Stable-Baselines3 without torch: training on Apple's MLX, environments and rollouts in Rust."""
 
 from typing import Any, NoReturn
 
@@ -33,7 +33,7 @@ __all__ = [
 
 def HER(*args: Any, **kwargs: Any) -> NoReturn:
     """
-    What used to be an algorithm is a replay buffer.
+    Formerly an algorithm in SB3, now a replay buffer.
 
     :raises ImportError: always
     """

@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole: whoever looks sees the old one or the new one, whatever is killed."""
+"""Atomic file replacement: readers see the old or the new file, even if the writer is killed."""
 
 import contextlib
 import hashlib
@@ -16,13 +16,13 @@ from typing import IO, Any
 _fcntl: Any
 try:
     import fcntl as _fcntl
-except ImportError:  # Windows does not let an open file be removed, which is as good as a lock.
+except ImportError:  # On Windows an open file cannot be removed, which serves as a lock.
     _fcntl = None
 
 __all__ = ["atomic_open", "atomic_path", "target_path"]
 
 FilePath = str | pathlib.Path
-# A temporary file of another machine's is taken for abandoned when nobody has written to it for a day.
+# A temporary file of another machine counts as abandoned after a day without writes.
 _ABANDONED = 24 * 3600.0
 
 
@@ -32,13 +32,13 @@ def _host() -> str:
 
 def target_path(path: pathlib.Path, verbose: int = 0, suffix: str | None = None) -> pathlib.Path:
     """
-    Decide where a file asked for as ``path`` is written, and make the folder for it.
+    Resolve the path that a file is written to, and create its folder.
 
-    :param path: the path that was asked for
+    :param path: the requested path
     :param verbose: at 2, warn that an existing file will be replaced
     :param suffix: appended (without a dot) when ``path`` has none
-    :return: ``path``, with the suffix; with ``_2`` behind it when it is a folder (with a warning). Missing
-        parent folders are made (with a warning).
+    :return: ``path`` with the suffix; ``_2`` is appended if it is a folder (with a warning). Missing parent
+        folders are created (with a warning).
     """
     if path.suffix == "" and suffix:
         path = pathlib.Path(f"{path}.{suffix}")
@@ -56,13 +56,13 @@ def target_path(path: pathlib.Path, verbose: int = 0, suffix: str | None = None)
 @contextlib.contextmanager
 def atomic_open(path: FilePath, verbose: int = 0, suffix: str | None = None) -> Iterator[IO[bytes]]:
     """
-    Open a file for writing so that readers see the old contents or the new ones, never a part.
+    Open a file for writing so that readers see either the old or the new contents, never a part.
 
-    The bytes go to a temporary file beside the target, are flushed to the disk, and take the target's name
-    when the block ends. If the block raises, the temporary file is removed and the target is left as it was.
-    What a killed process left behind is removed by the next one that writes the same target.
+    The bytes go to a temporary file in the same folder, are flushed to disk, and the file is renamed to the
+    target when the block ends. If the block raises, the temporary file is removed and the target unchanged.
+    Temporary files of killed processes are removed by the next writer of the same target.
 
-    :param path: where the file should be
+    :param path: path of the file
     :param verbose: see :func:`target_path`
     :param suffix: see :func:`target_path`
     :return: a context manager giving a binary file, open for reading and writing
@@ -90,9 +90,9 @@ def atomic_open(path: FilePath, verbose: int = 0, suffix: str | None = None) -> 
 @contextlib.contextmanager
 def atomic_path(path: FilePath) -> Iterator[pathlib.Path]:
     """
-    :func:`atomic_open` for programs that open the file themselves, by its name.
+    :func:`atomic_open` for code that opens the file itself, by name.
 
-    :param path: where the file should be; its suffix is kept
+    :param path: path of the file; its suffix is kept
     :return: a context manager giving the path to write to
     """
     real = pathlib.Path(os.path.realpath(target_path(pathlib.Path(path))))
@@ -107,12 +107,12 @@ def atomic_path(path: FilePath) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def _temporary(real: pathlib.Path, suffix: str = "") -> Iterator[tuple[pathlib.Path, IO[bytes]]]:
-    """A new file beside ``real``, locked, which is gone at the end unless it was renamed."""
+    """A new locked file in the folder of ``real``, removed at the end unless it was renamed."""
     while True:
         name = f"{_prefix(real)}{_host()}.{os.getpid()}.{secrets.token_hex(4)}.tmp{suffix}"
         temporary = real.with_name(name)
         stream = temporary.open("x+b")
-        # Between the two, another process may have taken it for abandoned: it holds the lock then.
+        # Between the two, another process may consider the file abandoned; it then holds the lock.
         _lock(stream, wait=True)
         if os.name == "nt" or os.fstat(stream.fileno()).st_nlink > 0:
             break
@@ -127,7 +127,7 @@ def _temporary(real: pathlib.Path, suffix: str = "") -> Iterator[tuple[pathlib.P
 
 
 def _lock(stream: IO[bytes], wait: bool) -> bool:
-    """:return: whether the file is locked now; False also where the file system has no locks"""
+    """:return: whether the file is locked now; False also if the file system does not support locks"""
     if _fcntl is None:
         return False
     try:
@@ -143,8 +143,8 @@ def _prefix(real: pathlib.Path) -> str:
 
 def _remove_abandoned(real: pathlib.Path) -> None:
     """
-    Remove the temporary files of writers that were killed. A writer holds a lock on its file, and a lock ends
-    with its process; the number of the process would not do, since in containers it is mostly the same one.
+    Remove the temporary files of killed writers. A writer holds a lock on its file, which ends with its
+    process. A process id would not suffice: in containers it is often the same.
     """
     pattern = re.compile(
         re.escape(_prefix(real))
@@ -160,7 +160,7 @@ def _remove_abandoned(real: pathlib.Path) -> None:
 
 def _remove_if_abandoned(temporary: pathlib.Path, is_ours: bool) -> None:
     with contextlib.suppress(OSError):
-        # Locks may not reach from one machine to another.
+        # Locks may not work across machines.
         if not is_ours and time.time() - temporary.stat().st_mtime < _ABANDONED:
             return
         if _fcntl is None:
@@ -172,7 +172,7 @@ def _remove_if_abandoned(temporary: pathlib.Path, is_ours: bool) -> None:
 
 
 def _sync_folder(folder: pathlib.Path) -> None:
-    """Make the rename itself survive a power cut, where the system lets a folder be opened."""
+    """Make the rename durable across power loss, where the system allows opening a folder."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,7 +1,6 @@
 """
-What must happen before MLX is imported: lend it a fast BLAS on Linux, ask it for full float32 products on
-GPUs, keep its kernels apart from other users', and say in one sentence why it cannot be imported where it
-cannot.
+Setup that must precede the import of MLX: a fast BLAS on Linux, full float32 products on GPUs, a private
+kernel cache, and a one-sentence error if MLX cannot be imported.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from mlx_baselines3 import _kernel_cache, _tf32
 __all__ = ["BlasState", "blas_state", "prepare", "threads_count"]
 
 _ON_LINUX = sys.platform.startswith("linux")
-# The distributions that bring libmlx.so, and the extra of `mlx` that asks for each in its own version.
+# The distributions that contain libmlx.so, and the extra of `mlx` that requires each in the matching version.
 _BACKENDS = {"mlx-cpu": "cpu", "mlx-cuda-12": "cuda12", "mlx-cuda-13": "cuda13"}
 _INSTALL = "pip install 'mlx[cpu]' (or 'mlx[cuda12]', 'mlx[cuda13]')"
 
@@ -32,12 +31,12 @@ _INSTALL = "pip install 'mlx[cpu]' (or 'mlx[cuda12]', 'mlx[cuda13]')"
 @dataclass(frozen=True)
 class BlasState:
     """
-    Who multiplies MLX's matrices on the CPU.
+    The BLAS behind MLX's matrix products on the CPU.
 
-    :param active: whether NumPy's OpenBLAS does it, through the package's bridge
-    :param library: path of that OpenBLAS, ``None`` where MLX's own BLAS is used
-    :param reason: why it is so
-    :param calls: products that the bridge has passed on in this process
+    :param active: whether it is NumPy's OpenBLAS, through the package's bridge
+    :param library: path of that OpenBLAS, ``None`` if MLX's own BLAS is used
+    :param reason: why that BLAS is used
+    :param calls: products forwarded by the bridge in this process
     """
 
     active: bool
@@ -46,9 +45,7 @@ class BlasState:
     calls: int = 0
 
     def __str__(self) -> str:
-        """
-        :return: one line for people
-        """
+        """:return: one line for :func:`get_system_info`"""
         return f"{self.library} ({self.calls} calls)" if self.active else f"MLX's own ({self.reason})"
 
 
@@ -66,10 +63,10 @@ _state: BlasState | None = None
 
 def prepare() -> None:
     """
-    Bridge the BLAS, switch TF32 off, choose the folder for kernels and import MLX. Only the first call of a
-    process does anything.
+    Bridge the BLAS, switch TF32 off, choose the kernel cache and import MLX. Only the first call in a process
+    has an effect.
 
-    :raises ImportError: MLX, or its backend, is missing or broken; the message has the command that mends it
+    :raises ImportError: MLX or its backend is missing or broken; the message has the command that fixes it
     """
     global _state
     if _state is not None:
@@ -90,7 +87,7 @@ def prepare() -> None:
 
 def blas_state() -> BlasState:
     """
-    :return: who multiplies MLX's matrices on the CPU, with the number of calls so far
+    :return: the BLAS behind MLX's matrix products on the CPU, with the number of calls so far
     """
     if _state is None:
         return BlasState(False, None, "mlx_baselines3 has not been imported yet")
@@ -102,8 +99,8 @@ def blas_state() -> BlasState:
 
 def threads_count() -> int:
     """
-    :return: how many threads may work at most: ``MLX_BASELINES3_THREADS``, else one for each core
-    :raises ValueError: the variable holds no such number
+    :return: maximum number of threads: ``MLX_BASELINES3_THREADS``, else one per core
+    :raises ValueError: the variable is not a positive integer
     """
     count: int = importlib.import_module("mlx_baselines3._native").threads_count()
     return count
@@ -113,7 +110,7 @@ def threads_count() -> int:
 
 
 def _refusal() -> str | None:
-    """Why no bridge is wanted here, whatever NumPy carries."""
+    """Why the bridge is off regardless of NumPy's BLAS, or None."""
     if not _ON_LINUX:
         return f"the bridge is for Linux, this is {platform.system()}"
     if os.environ.get("MLX_BASELINES3_BLAS") == "0":
@@ -134,17 +131,17 @@ def _bridge() -> BlasState:
     try:
         native.blas_install(found.sgemm, found.dgemm, found.wide, *found.threads)
     except ValueError as error:
-        return BlasState(False, None, f"{found.path} was not taken: {error}")
-    # Only now may others find `cblas_sgemm` here.
+        return BlasState(False, None, f"{found.path} was rejected: {error}")
+    # Only now may other libraries resolve `cblas_sgemm` here.
     _load_native(shared=True)
     return BlasState(True, found.path, "OpenBLAS of NumPy")
 
 
 def _load_native(shared: bool) -> ModuleType:
-    """Import the extension, with its symbols seen by libraries loaded later only where ``shared``."""
+    """Import the extension; its symbols are visible to libraries loaded later only if ``shared``."""
     flags = sys.getdlopenflags() if hasattr(sys, "getdlopenflags") else None
     if flags is not None:
-        # A program that opens its extensions globally must not open this one before its time.
+        # If the program loads its extensions with RTLD_GLOBAL, this one must still be loaded locally first.
         sys.setdlopenflags(flags & ~os.RTLD_GLOBAL)
     try:
         native = importlib.import_module("mlx_baselines3._native")
@@ -157,12 +154,12 @@ def _load_native(shared: bool) -> ModuleType:
 
 
 def _numpy_openblas() -> _OpenBlas | str:
-    """The OpenBLAS that importing NumPy has loaded, or why there is none."""
+    """The OpenBLAS loaded by NumPy, or why there is none."""
     importlib.import_module("numpy")
     paths = _mapped_libraries("openblas")
     if not paths:
         return "NumPy has loaded no OpenBLAS"
-    # SciPy may have brought one too; NumPy's wheel keeps its own in numpy.libs.
+    # SciPy may have loaded one too; NumPy's wheel has its own in numpy.libs.
     for path in sorted(paths, key=lambda path: "numpy.libs" not in path):
         found = _gemm_functions(path)
         if found is not None:
@@ -171,17 +168,17 @@ def _numpy_openblas() -> _OpenBlas | str:
 
 
 def _mapped_libraries(part: str) -> set[str]:
-    # Six columns: addresses, rights, offset, device, inode, path.
+    # Six columns: addresses, permissions, offset, device, inode, path.
     lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     paths = {columns[5] for line in lines if len(columns := line.split(maxsplit=5)) == 6}
     return {path for path in paths if part in path and ".so" in Path(path).name}
 
 
 def _gemm_functions(path: str) -> _OpenBlas | None:
-    """Look under the names that OpenBLAS is built with: NumPy's wheels add a prefix and a suffix."""
+    """Look up the names that OpenBLAS builds use: NumPy's wheels add a prefix and a suffix."""
     try:
         library = ctypes.CDLL(path)
-    except OSError:  # deleted since it was loaded
+    except OSError:  # deleted after loading
         return None
     for prefix, suffix in (("scipy_", "64_"), ("", "64_"), ("scipy_", ""), ("", "")):
         sgemm, dgemm, config = (
@@ -225,12 +222,12 @@ def _too_late() -> BlasState:
 
 def _installed_backends() -> list[str]:
     """By their folders: `importlib.metadata` would be a twentieth of the time to import this package."""
-    beside: list[str] = []
+    entries: list[str] = []
     for folder in sys.path:
         # Entries need not be folders, or exist.
         with suppress(OSError):
-            beside += os.listdir(folder or ".")
-    infos = {name.partition("-")[0] for name in beside if name.endswith(".dist-info")}
+            entries += os.listdir(folder or ".")
+    infos = {name.partition("-")[0] for name in entries if name.endswith(".dist-info")}
     return [name for name in _BACKENDS if name.replace("-", "_") in infos]
 
 
@@ -251,13 +248,13 @@ def _remedy() -> str:
         return _keep_one(backends)
     version = _installed_version("mlx")
     if backends and version is not None:
-        # Another version than MLX's own would not fit it.
+        # The backend's version must match MLX's.
         return f"pip install --force-reinstall {backends[0]}=={version}"
     return _INSTALL
 
 
 def _keep_one(backends: list[str]) -> str:
-    """Uninstalling one removes the other's libmlx.so, too, and pip reinstalls none that it has on record."""
+    """Uninstalling one also removes the other's libmlx.so, and pip does not reinstall a recorded package."""
     choices = " or ".join(f"pip install 'mlx[{_BACKENDS[name]}]'" for name in backends)
     return f"pip uninstall -y {' '.join(backends)}, then {choices}"
 
@@ -271,26 +268,26 @@ def _import_mlx() -> None:
         return
     # Outside the handler, so that MLX's traceback is not shown above the sentence.
     raise ImportError(
-        f"mlx_baselines3 needs MLX, which cannot be imported ({problem}); mend it with: {_remedy()}"
+        f"mlx_baselines3 needs MLX, which cannot be imported ({problem}); fix it with: {_remedy()}"
     )
 
 
 def _check_library() -> None:
-    """A download cut short kills the process when MLX opens it; Python can only look before."""
+    """A truncated download kills the process when MLX opens it, so check the file before."""
     try:
         spec = find_spec("mlx.core")
     except (ImportError, ValueError):  # no parent package, or a None in its place
         spec = None
-    # Where there is none, the import that follows says so.
+    # If there is none, the import below raises.
     if spec is None or spec.origin is None or not _ON_LINUX:
         return
     library = Path(spec.origin).parent / "lib" / "libmlx.so"
     if library.is_file() and library.stat().st_size < _elf_size(library):
-        raise ImportError(f"mlx_baselines3 needs MLX, but {library} is cut short; mend it with: {_remedy()}")
+        raise ImportError(f"mlx_baselines3 needs MLX, but {library} is truncated; fix it with: {_remedy()}")
 
 
 def _elf_size(library: Path) -> int:
-    """The least length of a 64-bit ELF file that holds all its segments, going by its own header."""
+    """Minimum length of a 64-bit ELF file with all its segments, according to its header."""
     with library.open("rb") as file:
         header = file.read(64)
         if len(header) < 64 or header[:6] != b"\x7fELF\x02\x01":
@@ -303,7 +300,7 @@ def _elf_size(library: Path) -> int:
         return offset + width * count
     ends = [64]
     for start in range(0, len(table), width):
-        # Where the segment starts in the file and how long it is there.
+        # Offset and length of the segment in the file.
         begin, length = (int.from_bytes(table[start + at : start + at + 8], "little") for at in (8, 32))
         ends.append(begin + length)
     return max(ends)

@@ -1,16 +1,16 @@
 """
-Names that a module offers because SB3's module of that name does, found when they are first asked for.
+Lazy re-exports of names that SB3's module of the same name has.
 
-Most re-exports are plain imports, ``X as X`` or in ``__all__``. These are not, for one of three reasons: the
-import would point upwards (from ``common`` to an algorithm, from ``vec_env`` to what needs MLX), the package
-behind it is optional, or the module itself has no use for the package.
+Most re-exports are plain imports, ``X as X`` or in ``__all__``. These are lazy for one of three reasons: the
+import would violate the layering (from ``common`` to an algorithm, from ``vec_env`` to code that needs MLX),
+the package behind it is optional, or the module itself does not use the package.
 """
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
-# What a module offers under the usual abbreviations. Nothing here is imported before it is asked for.
+# Modules under their usual abbreviations, imported on first access.
 _ABBREVIATIONS = {
     "np": "numpy",
     "gym": "gymnasium",
@@ -28,14 +28,13 @@ def lazy_names(
     optional: Mapping[str, str] | None = None,
 ) -> Callable[[str], Any]:
     """
-    Make a module's ``__getattr__``.
+    Create a module's ``__getattr__``.
 
-    :param namespace: the module's ``globals()``; what was found is kept there
+    :param namespace: the module's ``globals()``, where resolved names are cached
     :param abbreviations: modules under their usual names, separated by blanks, such as "np gym"
-    :param names: where the others are, ``"module"`` or ``"module:attribute"``
-    :param optional: the same for packages that need not be installed;
-        the name is None without them, as in SB3
-    :return: the function to be assigned to ``__getattr__``
+    :param names: targets of the other names, ``"module"`` or ``"module:attribute"``
+    :param optional: the same for optional packages; without the package the name is None, as in SB3
+    :return: the function to assign to ``__getattr__``
     """
     required = {name: _ABBREVIATIONS[name] for name in abbreviations.split()} | dict(names or {})
     may_be_missing = optional or {}

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "ActionBounds",
     "Actor",
     "ActorCriticResult",
     "ActorCriticUpdate",
@@ -28,6 +29,7 @@ __all__ = [
     "OnPolicyUpdate",
     "QResult",
     "QUpdate",
+    "ReplayColumns",
     "SampledBatches",
     "Storage",
     "TerminalObs",
@@ -41,6 +43,7 @@ __all__ = [
     "gather",
     "learn_q",
     "n_step_spans",
+    "polyak_average",
     "randint",
     "sample_batches",
     "set_threads",
@@ -439,6 +442,51 @@ class LayerSpec(TypedDict):
     parameter: float
 
 @type_check_only
+class ConvolutionLayer(TypedDict):
+    """
+    A convolution of channel-first images ``(channels, height, width)`` whose ``(out, in, height, width)``
+    weights and biases begin at these places of a vector, and the activation after it with its parameter.
+    """
+
+    input: tuple[int, int, int]
+    channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    weights: int
+    bias: int | None
+    activation: str
+    parameter: float
+
+@type_check_only
+class LinearLayer(TypedDict):
+    """The same of a linear layer with ``(outputs, inputs)`` weights."""
+
+    inputs: int
+    outputs: int
+    weights: int
+    bias: int | None
+    activation: str
+    parameter: float
+
+@type_check_only
+class FeatureBranch(TypedDict):
+    """
+    What makes features of one of the arrays of an observation: which one, how many numbers it has, what these
+    are multiplied with, the layers.
+    """
+
+    column: int
+    inputs: int
+    scale: float
+    convolutions: list[ConvolutionLayer]
+    linears: list[LinearLayer]
+
+_Column: TypeAlias = _F32 | _U8
+# A batch of observations (batch, inputs): one array, or those that a features extractor takes.
+_Obs: TypeAlias = _Column | list[_Column]
+
+@type_check_only
 class RngState(TypedDict):
     """State and increment of a generator, as NumPy's PCG64 has them."""
 
@@ -448,13 +496,15 @@ class RngState(TypedDict):
 @final
 class Actor:
     """
-    A policy made of an MLP and a distribution, with a generator that is seeded with 0.
+    A policy made of an MLP and a distribution, with a generator that is seeded with 0. Observations are one
+    float32 array ``(batch, inputs)``; with a features extractor, float32 or uint8 arrays for its branches.
 
     :param layers: the layers of the MLP
     :param head_name: what the outputs mean
     :param options: categories of each distribution of a ``multi_categorical`` head
     :param numbers: standard deviations (``gaussian``; ``state_dependent``: one row for each feature),
         probability to explore (``epsilon_greedy``)
+    :param branches: a features extractor before the layers
     :raises ValueError: unknown names, or widths that do not fit
     """
 
@@ -466,7 +516,14 @@ class Actor:
         head_name: str,
         options: Sequence[int],
         numbers: Sequence[float],
+        branches: Sequence[FeatureBranch] | None = None,
     ) -> Actor: ...
+    def load_extractor(self, parameters: _F32) -> None:
+        """
+        :param parameters: those of the features extractor at the places that its branches say; copied
+        :raises ValueError: too few, or there is no extractor
+        """
+
     def load(self, index: int, weights: NDArray[np.float32], bias: NDArray[np.float32] | None) -> None:
         """
         :param index: number of a layer
@@ -492,14 +549,14 @@ class Actor:
         :param seed: the generator restarts as ``np.random.PCG64(seed)``; below 2^64
         """
 
-    def outputs(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def outputs(self, obs: _Obs) -> NDArray[np.float32]:
         """
         :param obs: ``(batch, inputs)``
         :return: the outputs of the network, ``(batch, outputs)``
         :raises ValueError: another number of inputs
         """
 
-    def log_probs(self, obs: NDArray[np.float32], actions: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    def log_probs(self, obs: _Obs, actions: NDArray[np.float32]) -> NDArray[np.float32] | None:
         """
         :param obs: ``(batch, inputs)``
         :param actions: one after the other, discrete and binary ones as whole numbers
@@ -507,10 +564,17 @@ class Actor:
         :raises ValueError: another number of inputs or of actions, or an action is none
         """
 
-    def features(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def features(self, obs: _Obs) -> NDArray[np.float32]:
         """
         :param obs: ``(batch, inputs)``
         :return: the inputs of the last layer, ``(batch, features)``
+        :raises ValueError: another number of inputs
+        """
+
+    def extract(self, obs: _Obs) -> NDArray[np.float32]:
+        """
+        :param obs: ``(batch, inputs)``
+        :return: the inputs of the first layer, ``(batch, features)``: what the features extractor gives
         :raises ValueError: another number of inputs
         """
 
@@ -533,7 +597,7 @@ class Actor:
         :return: the exploration matrices one after the other: a common one, then one for each environment
         """
 
-    def choose(self, obs: NDArray[np.float32], deterministic: bool) -> NDArray[np.int64]:
+    def choose(self, obs: _Obs, deterministic: bool) -> NDArray[np.int64]:
         """
         :param obs: ``(batch, inputs)``
         :param deterministic: take the most likely categories
@@ -541,7 +605,7 @@ class Actor:
         :raises ValueError: the head gives no integers, or its logits are not finite
         """
 
-    def act(self, obs: NDArray[np.float32], deterministic: bool) -> NDArray[np.float32]:
+    def act(self, obs: _Obs, deterministic: bool) -> NDArray[np.float32]:
         """
         :param obs: ``(batch, inputs)``
         :param deterministic: take the means, or each Bernoulli distribution's mode
@@ -551,12 +615,16 @@ class Actor:
 
 # Collection
 
-@type_check_only
-class ActionBounds(TypedDict):
-    """The lowest and the highest action ``(width,)`` of a continuous space; empty for a discrete one."""
+@final
+class ActionBounds:
+    """
+    The bounds of a continuous action space.
 
-    low: _F32
-    high: _F32
+    :param low: the lowest action ``(width,)``; empty for a discrete space
+    :param high: the highest one
+    """
+
+    def __new__(cls, *, low: _F32, high: _F32) -> ActionBounds: ...
 
 @type_check_only
 class CurrentObs(TypedDict):
@@ -574,33 +642,41 @@ class RolloutColumns(TypedDict):
     rewards: _F32
     episode_starts: _F32
 
-@type_check_only
-class ReplayColumns(TypedDict):
+@final
+class ReplayColumns:
     """
-    The columns of a replay buffer, ``(rows, n_envs, ...)`` each. ``next_observations`` may be what keeps
-    those that the next row does not hold; continuous ``actions`` are scaled to [-1, 1]; ``timeouts`` are
-    None if they do not count.
+    The columns of a replay buffer, ``(rows, n_envs, ...)`` each.
+
+    :param observations: observations
+    :param next_observations: what followed, or what keeps those that the next row does not hold
+    :param actions: continuous ones are scaled to [-1, 1]
+    :param rewards: rewards
+    :param dones: 0 or 1
+    :param timeouts: 0 or 1; None if they do not count
     """
 
-    observations: _F32
-    next_observations: _F32 | TerminalObs
-    actions: _I64 | _F32
-    rewards: _F32
-    dones: _F32
-    timeouts: _F32 | None
+    def __new__(
+        cls,
+        *,
+        observations: _F32,
+        next_observations: _F32 | TerminalObs,
+        actions: _I64 | _F32,
+        rewards: _F32,
+        dones: _F32,
+        timeouts: _F32 | None,
+    ) -> ReplayColumns: ...
 
 @type_check_only
 class ActionPlan(TypedDict):
     """
     How the actions of a chunk of steps come about: for each step whether its actions are random and not the
     policy's; the random actions, as the environments take them; noise on scaled actions
-    ``(n_steps, n_envs, width)``; the bounds; whether to stop after a step that ends an episode.
+    ``(n_steps, n_envs, width)``; whether to stop after a step that ends an episode.
     """
 
     is_random: list[bool]
     random_actions: _I64 | _F32
     noise: _F32 | None
-    bounds: ActionBounds
     until_end: bool
 
 @final
@@ -682,6 +758,7 @@ def collect_rollout(
 def collect_transitions(
     envs: EnvBatch,
     actor: Actor,
+    bounds: ActionBounds,
     last_obs: _F32,
     plan: ActionPlan,
     columns: ReplayColumns,
@@ -692,6 +769,7 @@ def collect_transitions(
 
     :param envs: environments
     :param actor: the policy; its floats are in [-1, 1]
+    :param bounds: those of the actions that the environments take
     :param last_obs: the present observations ``(n_envs, obs)``
     :param plan: how the actions come about
     :param columns: written
@@ -785,20 +863,22 @@ class OptimizerRule(TypedDict):
 class Trained(Moments):
     """
     Parameters and the moments of their optimizer, all three written. ``previous`` are the moments that the
-    first step starts from, None if those are meant; ``steps`` were made so far.
+    first step starts from, None if those are meant; ``before`` gets the parameters that it starts from, if
+    given; ``steps`` were made so far.
     """
 
     parameters: _F32
     previous: Moments | None
+    before: _F32 | None
     steps: int
     learning_rate: float
     rule: OptimizerRule
 
 @type_check_only
 class RolloutArrays(TypedDict):
-    """The columns of a rollout, flat."""
+    """The columns of a rollout, flat; a list of those of the observations."""
 
-    observations: _F32
+    observations: list[_Column]
     actions: _F32
     values: _F32
     log_probs: _F32
@@ -844,6 +924,7 @@ class OnPolicyUpdate:
     :param options: categories of each categorical distribution, or the number of the other distributions
     :param log_std: where the logarithms of the deviations begin (``gaussian``)
     :param size: number of all parameters
+    :param extractors: the branches of a features extractor that both share, or of one each
     :raises ValueError: the networks do not fit each other
     """
 
@@ -855,6 +936,7 @@ class OnPolicyUpdate:
         options: Sequence[int],
         log_std: int,
         size: int,
+        extractors: Sequence[Sequence[FeatureBranch]] | None = None,
     ) -> OnPolicyUpdate: ...
     def epoch(
         self,
@@ -878,10 +960,13 @@ class OnPolicyUpdate:
 
 @type_check_only
 class TransitionArrays(TypedDict):
-    """The transitions of all batches, flat; one discount for each batch or each row."""
+    """
+    The transitions of all batches, flat; lists of the arrays of the observations; one discount for each batch
+    or each row.
+    """
 
-    observations: _F32
-    next_observations: _F32
+    observations: list[_Column]
+    next_observations: list[_Column]
     actions: _F32
     rewards: _F32
     dones: _F32
@@ -901,10 +986,13 @@ class QUpdate:
 
     :param layers: layers of the Q network
     :param size: number of all parameters
+    :param branches: a features extractor before the layers
     :raises ValueError: the layers do not fit each other
     """
 
-    def __new__(cls, layers: Sequence[TrainableLayer], size: int) -> QUpdate: ...
+    def __new__(
+        cls, layers: Sequence[TrainableLayer], size: int, branches: Sequence[FeatureBranch] | None = None
+    ) -> QUpdate: ...
     def run(
         self, batches: TransitionArrays, count: int, max_grad_norm: float, target: _F32, trained: Trained
     ) -> QResult:
@@ -919,6 +1007,16 @@ class QUpdate:
         :return: the losses
         :raises ValueError: the sizes do not fit, or an action is none
         """
+
+def polyak_average(source: _F32, target: _F32, tau: float) -> None:
+    """
+    Move a target network: ``tau * source + (1 - tau) * target``.
+
+    :param source: parameters of a network
+    :param target: as many of its target network; written
+    :param tau: how far
+    :raises ValueError: the two have not as many numbers, or share memory
+    """
 
 # Whole iterations of learn()
 
@@ -1100,6 +1198,15 @@ class ActorCriticUpdate:
         actor_size: int,
         critic_size: int,
     ) -> ActorCriticUpdate: ...
+    def load_actor(self, parameters: _F32, actor: Actor) -> None:
+        """
+        Give the native actor of the same policy other weights.
+
+        :param parameters: those of the actor
+        :param actor: the native actor
+        :raises ValueError: the two do not fit each other
+        """
+
     def run(
         self,
         batches: ActorCriticBatches,

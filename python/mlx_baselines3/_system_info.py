@@ -1,4 +1,4 @@
-"""What a bug report needs to know about the machine. Reached through ``common.utils.get_system_info``."""
+"""System information for bug reports; import ``get_system_info`` from ``common.utils``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlx_baselines3._version import __version__
 
 
 def _installed(distribution: str) -> str | None:
-    # Not at the top: it would be a twentieth of importing the package.
+    # Not at the top: it would take a twentieth of the package's import time.
     from importlib import metadata
 
     try:
@@ -28,14 +28,14 @@ def _installed(distribution: str) -> str | None:
 def _mlx_backend() -> str:
     if mx.metal.is_available():
         return "Metal"
-    # `mx.cuda` came after the oldest MLX that the package accepts
+    # `mx.cuda` is missing in the oldest supported MLX.
     cuda: Any = getattr(mx, "cuda", None)
     return "CUDA" if cuda is not None and cuda.is_available() else "CPU"
 
 
 def _blas_line() -> tuple[str, str]:
     """
-    :return: the version of the Rust core, and who multiplies matrices on the CPU
+    :return: the version of the Rust core, and the BLAS on the CPU
     """
     state = _backend.blas_state()
     if state.active:
@@ -45,7 +45,7 @@ def _blas_line() -> tuple[str, str]:
 
 def get_system_info(print_info: bool = True) -> tuple[dict[str, str], str]:
     """
-    Describe the operating system, Python and the libraries that matter.
+    Describe the operating system, Python and the relevant libraries.
 
     :param print_info: also print the description
     :return: the version of each part by name, and the same as text, one line each
@@ -53,10 +53,10 @@ def get_system_info(print_info: bool = True) -> tuple[dict[str, str], str]:
     core, blas = _blas_line()
     backend = _mlx_backend()
     info = {
-        # "#42" in a kernel name would link to an issue when pasted on GitHub
+        # "#42" in a kernel name would link to an issue when pasted on GitHub.
         "OS": re.sub(r"#(\d)", r"# \1", f"{platform.platform()} {platform.version()}"),
         "Python": platform.python_version(),
-        # the two differ when an old build of the core lies beside newer Python files
+        # The two differ if the extension module is older than the Python files.
         "MLX-Baselines3": _installed("mlx-baselines3") or core,
         "Rust core": core,
         "MLX": _installed("mlx") or "unknown",

@@ -1,6 +1,6 @@
 """
-TF32, the short multiplication of NVIDIA GPUs and newer Macs: MLX uses it for float32 products unless it is
-told otherwise, and then results agree with SB3's to three digits only.
+TF32, the reduced-precision matrix product of NVIDIA GPUs and newer Macs. MLX uses it for float32 products by
+default; results then agree with SB3's to three digits only.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ __all__ = ["VARIABLE", "describe", "say_whether_it_took_effect", "switch_off"]
 
 VARIABLE = "MLX_ENABLE_TF32"
 
-# What a product showed where MLX was imported first: whether it was computed in full float32.
+# If MLX was imported first: whether a test product was computed in full float32.
 _found_exact: bool | None = None
 
 
 def switch_off() -> bool:
     """
-    Ask MLX for float32 products in full float32, unless the user has decided.
+    Request full float32 products from MLX, unless the user has set the variable.
 
-    :return: whether it was asked for here: False where the variable was set already
+    :return: whether the variable was set here; False if it was set already
     """
     if VARIABLE in os.environ:
         return False
@@ -34,8 +34,8 @@ def switch_off() -> bool:
 
 def say_whether_it_took_effect() -> None:
     """
-    MLX reads the variable at its first float32 product on a GPU and never again. Where MLX was imported
-    before the variable was set, one product tells which came first, and a warning says it on GPUs with TF32.
+    MLX reads the variable once, at its first float32 product on a GPU. If MLX was imported before the
+    variable was set, a test product shows whether it took effect, and GPUs with TF32 get a warning.
     """
     global _found_exact
     mx = importlib.import_module("mlx.core")
@@ -64,7 +64,7 @@ def say_whether_it_took_effect() -> None:
 def describe(has_gpu: bool) -> str:
     """
     :param has_gpu: whether MLX has a GPU here
-    :return: whether MLX multiplies float32 matrices in TF32, and why, in one line for people
+    :return: one line for the system information: whether MLX multiplies float32 matrices in TF32, and why
     """
     if not has_gpu:
         return "off (MLX has no GPU here)"

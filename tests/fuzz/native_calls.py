@@ -1,17 +1,15 @@
-"""Calls of ``_native``: right arguments for every function and method of its stub, and ways to spoil them."""
+"""Calls of ``_native``: right arguments for every function and method of its stub."""
 
 import copy
 import itertools
+import math
 import pickle
-import random
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from odd_values import DTYPES, FLOATS, INTS, Liar, Spiteful, Sub
+from native_values import ACTIVATIONS, HEADS, Values
 
-POOL = 6
 # Numbers of an observation, numbers of an action or None for choices.
 IDS: dict[str, tuple[int, int | None]] = {
     "CartPole-v1": (4, None),
@@ -21,12 +19,7 @@ IDS: dict[str, tuple[int, int | None]] = {
     "MountainCarContinuous-v0": (2, 1),
 }
 FLAGS = ("weak_scalars", "pow_squares", "fused_uniform", "compensated_sum")
-HEADS = [
-    *("categorical", "multi_categorical", "bernoulli", "gaussian", "squashed_gaussian", "state_dependent"),
-    *("squashed_state_dependent", "deterministic", "epsilon_greedy"),
-]
 CHOICES = ("categorical", "multi_categorical", "epsilon_greedy")
-ACTIVATIONS = ["tanh", "relu", "identity", "elu", "leaky_relu", "silu", "gelu"]
 
 
 class Envs(NamedTuple):
@@ -47,6 +40,7 @@ class Net(NamedTuple):
     dim: int
     hidden: int
     width: int
+    extracts: bool
 
 
 class Update(NamedTuple):
@@ -55,18 +49,10 @@ class Update(NamedTuple):
     core: Any
     kind: str
     sizes: tuple[int, ...]
+    extracts: bool = False
 
 
-def arrays_in(tree: Any) -> Iterator[np.ndarray]:
-    """All arrays of nested lists, tuples and dicts."""
-    if isinstance(tree, np.ndarray):
-        yield tree
-    elif isinstance(tree, list | tuple | dict):
-        for item in tree.values() if isinstance(tree, dict) else tree:
-            yield from arrays_in(item)
-
-
-class Fuzzer:
+class Fuzzer(Values):
     """
     Makes calls on a pool of objects. Each method ``call_...`` is a target, ``__`` standing for a point.
 
@@ -75,12 +61,7 @@ class Fuzzer:
     """
 
     def __init__(self, native: Any, seed: int):
-        self.native = native
-        self.rng = random.Random(seed)
-        self.numbers = np.random.default_rng(seed)
-        self.pool: dict[str, list[Any]] = {}
-        self.shared = bytearray(1024)
-        self.last: Any = None
+        super().__init__(native, seed)
         names = [name for name in dir(type(self)) if name.startswith("call_")]
         self.targets: dict[str, Callable[[], Any]] = {name[5:]: getattr(self, name) for name in names}
 
@@ -89,133 +70,6 @@ class Fuzzer:
         name = self.rng.choice(list(self.targets))
         self.last = (name,)
         self.targets[name]()
-
-    # Values
-
-    def f32(self, *shape: int) -> np.ndarray:
-        return self.numbers.standard_normal(shape).astype(np.float32)
-
-    def bytes(self, count: int) -> np.ndarray:
-        return self.numbers.integers(0, 256, count).astype(np.uint8)
-
-    def ints(self, high: int, *shape: int) -> np.ndarray:
-        return self.numbers.integers(0, high, shape)
-
-    def flags(self, *shape: int) -> np.ndarray:
-        return self.ints(2, *shape).astype(np.float32)
-
-    def some(self, kind: str) -> Any:
-        """An object of the pool, a new one now and then."""
-        known = self.pool.setdefault(kind, [])
-        if known and self.rng.random() < 0.02:
-            known.pop(self.rng.randrange(len(known)))
-        if not known or (len(known) < POOL and self.rng.random() < 0.1):
-            known.append(getattr(self, f"new_{kind}")())
-        return self.rng.choice(known)
-
-    def read(self, *answers: Any) -> None:
-        """All attributes of what calls gave."""
-        for answer in answers:
-            for name in dir(answer):
-                getattr(answer, name)
-
-    # Ways to spoil them
-
-    def args(self, *args: Any) -> list[Any]:
-        """The arguments of a call; half of all calls get them as they are."""
-        chance = self.rng.choice([0.0, 0.0, 0.03, 0.15])
-        others = list(arrays_in(args))
-        mutated = [self.mutated(item, others, chance) for item in args]
-        self.last = (*self.last[:1], mutated)
-        return mutated
-
-    def mutated(self, tree: Any, others: list[Any], chance: float) -> Any:
-        """The tree with some of its leaves, and now and then a branch, replaced."""
-        if self.rng.random() < chance:
-            return self.spoiled(tree, others)
-        if isinstance(tree, list | tuple):
-            items = [self.mutated(item, others, chance) for item in tree]
-            return items if isinstance(tree, list) else tuple(items)
-        if isinstance(tree, dict):
-            kept = {key: self.mutated(item, others, chance) for key, item in tree.items()}
-            if kept and self.rng.random() < chance / 2:
-                kept.pop(self.rng.choice(list(kept)))
-            return kept
-        return tree
-
-    def spoiled(self, value: Any, others: list[Any]) -> Any:
-        """Something else in its place. ``others`` are the arrays of the same call."""
-        if isinstance(value, np.ndarray) and self.rng.random() < 0.85:
-            return self.spoiled_array(value, others)
-        choices: list[Any] = [
-            None,
-            self.rng.choice(INTS),
-            self.rng.choice(FLOATS),
-            "x",
-            "\ud800",
-            b"",
-            [],
-            {},
-        ]
-        if isinstance(value, bool | int):
-            choices += self.rng.choices([*INTS, True, np.int64(3), np.uint8(2), Spiteful()], k=24)
-        elif isinstance(value, float):
-            choices += self.rng.choices([*FLOATS, 10**400, np.float32(2), Spiteful()], k=24)
-        elif isinstance(value, str):
-            choices += ["", *HEADS, *ACTIVATIONS, "adam", "rmsprop", "\0", "x" * 10**4]
-        elif isinstance(value, list | tuple):
-            longer = [*value, *value]
-            choices += [list(value)[1:], longer, tuple(longer), Liar(2**40), Liar(2**62), range(10**15)]
-            choices += [Liar(0), Liar(-1), iter(value), list(value)[::-1], [value], {0: value}]
-        else:
-            choices += [kept.core for kind in ("envs", "actor") for kept in self.pool.get(kind, [])]
-        return self.rng.choice(choices)
-
-    def spoiled_array(self, array: np.ndarray, others: list[Any]) -> Any:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            ways = [self.aliased, self.strided, self.owned_elsewhere, self.with_other_numbers, self.shaped]
-            return self.rng.choice(ways)(array, others)
-
-    def aliased(self, array: np.ndarray, others: list[Any]) -> Any:
-        other = self.rng.choice(others)
-        views = [other, other.reshape(-1)[: array.size], other.reshape(-1)[array.size // 2 :]]
-        return self.rng.choice([*views, np.frombuffer(other.tobytes(), np.uint8)])
-
-    def strided(self, array: np.ndarray, others: list[Any]) -> Any:
-        if not array.ndim:
-            return array
-        raw = np.zeros(array.nbytes + 1, np.uint8)[1:]
-        ways = [np.repeat(array, 2, -1)[..., ::2], array[..., ::-1], np.asfortranarray(array)]
-        ways.append(raw.view(array.dtype).reshape(array.shape))
-        if array.size:
-            ways.append(np.broadcast_to(array.reshape(-1)[:1], array.shape))
-        return self.rng.choice(ways)
-
-    def owned_elsewhere(self, array: np.ndarray, others: list[Any]) -> Any:
-        read_only = array.copy()
-        read_only.setflags(write=False)
-        # Owned by what nobody holds any more.
-        lent = self.native.Storage(1, {"x": array.nbytes}).column("x").view(array.dtype)
-        ways = [read_only, lent.reshape(array.shape), array.view(Sub), np.ma.array(array), array.tolist()]
-        if array.nbytes <= len(self.shared):
-            # Views of one buffer that do not know of each other.
-            view = np.frombuffer(memoryview(self.shared), array.dtype, array.size)
-            ways += [view.reshape(array.shape)] * 3
-        return self.rng.choice(ways)
-
-    def with_other_numbers(self, array: np.ndarray, others: list[Any]) -> Any:
-        if self.rng.random() < 0.3:
-            return np.zeros(array.shape, self.rng.choice(DTYPES))
-        wild = array.copy()
-        number = self.rng.choice([-1, 0, 3, 127, 10**6, -(2**31), np.nan, np.inf, -np.inf, 3e38])
-        wild.reshape(-1)[:: self.rng.randint(1, 5)] = np.array(number).astype(array.dtype)
-        return wild
-
-    def shaped(self, array: np.ndarray, others: list[Any]) -> Any:
-        flat = array.reshape(-1)
-        longer = np.concatenate([flat, flat])
-        return self.rng.choice([flat, flat[1:], flat[:0], array[None], array[..., None], longer, flat[:1]])
 
     # Objects
 
@@ -231,21 +85,64 @@ class Fuzzer:
         core.reset([[i, 7] for i in range(n)], [None] * n)
         return Envs(core, name, n, *IDS[name])
 
+    def branches(self, start: int = 0) -> tuple[list[Any], int]:
+        """A features extractor of images and of vectors of 3 numbers, and where its parameters end."""
+        convolution = {
+            "input": [2, 5, 4],
+            "channels": 3,
+            "kernel": [3, 2],
+            "stride": [2, 1],
+            "padding": [1, 0],
+        }
+        convolution |= {"weights": start, "bias": start + 36, "activation": "relu", "parameter": 0.1}
+        middle = start + 39
+        linear = {"inputs": 27, "outputs": 4, "weights": middle, "bias": middle + 108}
+        linear |= {"activation": self.rng.choice(ACTIVATIONS), "parameter": 0.1}
+        image = {
+            "column": 0,
+            "inputs": 40,
+            "scale": 1 / 255,
+            "convolutions": [convolution],
+            "linears": [linear],
+        }
+        vector = {"column": 1, "inputs": 3, "scale": 1.0, "convolutions": [], "linears": []}
+        return [image, vector], middle + 112
+
+    def columns(self, *rows: int) -> list[Any]:
+        """Observations for it."""
+        images = self.bytes(math.prod(rows) * 40).reshape(*rows, 40)
+        return [self.rng.choice([images, images.astype(np.float32)]), self.f32(*rows, 3)]
+
+    def flat_columns(self, rows: int, extracted: bool) -> list[Any]:
+        """Observations for it, or vectors, as updates take them."""
+        return [part.reshape(-1) for part in (self.columns(rows) if extracted else [self.f32(rows, 3)])]
+
     def new_actor(self) -> Net:
         return self.actor_for(
-            self.rng.choice([2, 3, 4, 6]), self.rng.choice(HEADS), self.rng.choice([1, 2, 3])
+            self.rng.choice([2, 3, 4, 6]),
+            self.rng.choice(HEADS),
+            self.rng.choice([1, 2, 3]),
+            self.rng.random() < 0.5,
         )
 
-    def actor_for(self, dim: int, head: str, width: int) -> Net:
+    def obs_for(self, actor: Net, rows: int) -> Any:
+        return self.columns(rows) if actor.extracts else self.f32(rows, actor.dim)
+
+    def actor_for(self, dim: int, head: str, width: int, extracts: bool = False) -> Net:
         hidden = self.rng.choice([1, 5, 16])
         outputs = {"multi_categorical": 5, "squashed_gaussian": 2 * width}.get(head, width)
         numbers = {"gaussian": [0.5] * outputs, "epsilon_greedy": [0.3]}.get(head, [])
         if "state_dependent" in head:
             numbers = [0.2] * (hidden * outputs)
-        core = self.native.Actor(self.layers(dim, hidden, outputs), head, [3, 2], numbers)
+        branches = None
+        if extracts:
+            (branches, end), dim = self.branches(), 7
+        core = self.native.Actor(self.layers(dim, hidden, outputs), head, [3, 2], numbers, branches)
         core.load(0, self.f32(hidden, dim), self.f32(hidden))
+        if extracts:
+            core.load_extractor(self.f32(end))
         width = {"multi_categorical": 2, "categorical": 1, "epsilon_greedy": 1}.get(head, width)
-        return Net(core, head, dim, hidden, width)
+        return Net(core, head, dim, hidden, width, extracts)
 
     def new_storage(self) -> Any:
         return self.native.Storage(self.rng.choice([0, 1, 5]), {"a": 4, "b": 3, "c": 0})
@@ -274,15 +171,26 @@ class Fuzzer:
         return plans, start
 
     def new_on_policy(self) -> Update:
-        (actor, middle) = self.plans(3, 4, 2)
-        critic, end = self.plans(3, 4, 1, start=middle)
+        extracts = self.rng.random() < 0.5
+        inputs = 7 if extracts else 3
+        (actor, middle) = self.plans(inputs, 4, 2)
+        critic, log_std = self.plans(inputs, 4, 1, start=middle)
+        size, extractors = log_std + 2, None
+        if extracts:
+            first, middle = self.branches(size)
+            second, size = self.branches(middle)
+            extractors = self.rng.choice([[first], [first, second]])
         head = self.rng.choice(["categorical", "bernoulli", "gaussian"])
-        core = self.native.OnPolicyUpdate(actor, critic, head, [2], end, end + 2)
-        return Update(core, head, (end + 2,))
+        core = self.native.OnPolicyUpdate(actor, critic, head, [2], log_std, size, extractors)
+        return Update(core, head, (size,), extracts)
 
     def new_q(self) -> Update:
-        layers, size = self.plans(3, 4, 2)
-        return Update(self.native.QUpdate(layers, size), "q", (size,))
+        extracts = self.rng.random() < 0.5
+        layers, size = self.plans(7 if extracts else 3, 4, 2)
+        branches = None
+        if extracts:
+            branches, size = self.branches(size)
+        return Update(self.native.QUpdate(layers, size, branches), "q", (size,), extracts)
 
     def new_actor_critic(self) -> Update:
         squashed = self.rng.random() < 0.5
@@ -303,6 +211,7 @@ class Fuzzer:
             "exp_avg": self.f32(first),
             "exp_avg_sq": self.flags(size),
             "previous": previous if self.rng.random() < 0.5 else None,
+            "before": self.f32(size) if self.rng.random() < 0.5 else None,
             "steps": 3,
             "learning_rate": 0.01,
             "rule": {
@@ -482,11 +391,16 @@ class Fuzzer:
 
     def call_Actor__new(self) -> None:
         head = self.rng.choice(HEADS)
-        self.native.Actor(*self.args(self.layers(3, 4, 5), head, [3, 2], [0.5] * self.rng.choice([5, 20])))
+        numbers = [0.5] * self.rng.choice([5, 20])
+        branches, _ = self.branches()
+        self.native.Actor(*self.args(self.layers(7, 4, 5), head, [3, 2], numbers, branches))
 
     def call_Actor__load(self) -> None:
         actor = self.some("actor")
         actor.core.load(*self.args(0, self.f32(actor.hidden, actor.dim), self.f32(actor.hidden)))
+
+    def call_Actor__load_extractor(self) -> None:
+        self.some("actor").core.load_extractor(*self.args(self.f32(151)))
 
     def call_Actor__changed(self) -> None:
         self.some("actor").core.changed(*self.args([self.f32(3, 2), self.f32(4)]))
@@ -504,13 +418,16 @@ class Fuzzer:
     def observed(self, name: str, *rest: Any) -> None:
         actor = self.some("actor")
         rows = self.rng.choice([0, 1, 2, 5])
-        getattr(actor.core, name)(*self.args(self.f32(rows, actor.dim), *rest))
+        getattr(actor.core, name)(*self.args(self.obs_for(actor, rows), *rest))
 
     def call_Actor__outputs(self) -> None:
         self.observed("outputs")
 
     def call_Actor__features(self) -> None:
         self.observed("features")
+
+    def call_Actor__extract(self) -> None:
+        self.observed("extract")
 
     def call_Actor__choose(self) -> None:
         self.observed("choose", self.rng.random() < 0.5)
@@ -521,7 +438,7 @@ class Fuzzer:
     def call_Actor__log_probs(self) -> None:
         actor = self.some("actor")
         self.last = (*self.last, actor.head)
-        actor.core.log_probs(*self.args(self.f32(3, actor.dim), self.flags(3 * actor.width)))
+        actor.core.log_probs(*self.args(self.obs_for(actor, 3), self.flags(3 * actor.width)))
 
     def call_Actor__reset_noise(self) -> None:
         self.some("actor").core.reset_noise(*self.args(2, 3))
@@ -545,6 +462,15 @@ class Fuzzer:
         low = np.full(envs.width, -1, np.float32)
         return envs, actor.core, {"low": low, "high": -low}, lambda *shape: self.f32(*shape, envs.width)
 
+    def call_ActionBounds__new(self) -> None:
+        (bounds,) = self.args({"low": self.f32(2), "high": self.f32(2)})
+        self.native.ActionBounds(**bounds)
+
+    def call_ReplayColumns__new(self) -> None:
+        names = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+        (columns,) = self.args({name: self.f32(5, 2) for name in names})
+        self.native.ReplayColumns(**columns)
+
     def call_collect_rollout(self) -> None:
         envs, actor, bounds, actions = self.match()
         columns = {
@@ -554,7 +480,8 @@ class Fuzzer:
             "episode_starts": self.f32(4, envs.n),
         }
         current = {"obs": self.f32(envs.n, envs.dim), "episode_starts": np.ones(envs.n, bool)}
-        done = self.native.collect_rollout(*self.args(envs.core, actor, bounds, current, columns))
+        core, actor, bounds, *rest = self.args(envs.core, actor, bounds, current, columns)
+        done = self.native.collect_rollout(core, actor, self.native.ActionBounds(**bounds), *rest)
         self.read(done, *done.episodes, *done.timeouts)
 
     def call_collect_transitions(self) -> None:
@@ -569,13 +496,14 @@ class Fuzzer:
             "is_random": random,
             "random_actions": actions(sum(random), envs.n),
             "noise": noise,
-            "bounds": bounds,
             "until_end": self.rng.random() < 0.5,
         }
         cursor = {"capacity": 5, "pos": 3, "full": True}
-        done = self.native.collect_transitions(
-            *self.args(envs.core, actor, self.f32(envs.n, envs.dim), plan, columns, cursor)
+        core, actor, bounds, last, plan, columns, cursor = self.args(
+            envs.core, actor, bounds, self.f32(envs.n, envs.dim), plan, columns, cursor
         )
+        known = self.native.ActionBounds(**bounds), self.native.ReplayColumns(**columns)
+        done = self.native.collect_transitions(core, actor, known[0], last, plan, known[1], cursor)
         self.read(done, done.last, *done.episodes)
 
     # Targets: threads and BLAS
@@ -601,7 +529,8 @@ class Fuzzer:
         update = self.some("on_policy")
         rows, width = 7, 1 if update.kind == "categorical" else 2
         names = ("values", "log_probs", "advantages", "returns")
-        rollout = {"observations": self.f32(rows * 3), "actions": self.flags(rows * width)}
+        rollout: dict[str, Any] = {"observations": self.flat_columns(rows, update.extracts)}
+        rollout["actions"] = self.flags(rows * width)
         rollout |= {name: self.f32(rows) for name in names}
         order = self.numbers.permutation(rows).astype(np.uint32)
         settings = {
@@ -615,11 +544,11 @@ class Fuzzer:
         }
         self.read(update.core.epoch(*self.args(rollout, order, 3, settings, self.trained(*update.sizes))))
 
-    def batches(self, count: int, rows: int) -> dict[str, Any]:
+    def batches(self, count: int, rows: int, extracted: bool = False) -> dict[str, Any]:
         of = count * rows
         return {
-            "observations": self.f32(of * 3),
-            "next_observations": self.f32(of * 3),
+            "observations": self.flat_columns(of, extracted),
+            "next_observations": self.flat_columns(of, extracted),
             "actions": self.flags(of),
             "rewards": self.f32(of),
             "dones": self.flags(of),
@@ -627,12 +556,16 @@ class Fuzzer:
         }
 
     def call_QUpdate__new(self) -> None:
-        self.native.QUpdate(*self.args(*self.plans(3, 4, 2)))
+        layers, middle = self.plans(7, 4, 2)
+        branches, end = self.branches(middle)
+        self.native.QUpdate(*self.args(layers, end, branches))
 
     def call_QUpdate__run(self) -> None:
         update = self.some("q")
         (size,) = update.sizes
-        arguments = self.args(self.batches(2, 3), 2, 10.0, self.f32(size), self.trained(size))
+        arguments = self.args(
+            self.batches(2, 3, update.extracts), 2, 10.0, self.f32(size), self.trained(size)
+        )
         self.read(update.core.run(*arguments))
 
     def call_learn_q(self) -> None:
@@ -670,6 +603,7 @@ class Fuzzer:
         vectors = {"parameters": self.f32(size), "parameters_before": self.f32(size)}
         vectors |= {"moments": moments[0], "next_moments": moments[1], "optimizer_steps": 3, "rule": rule}
         learned = {"network": vectors, "target": self.f32(size), "update": update}
+        columns = self.native.ReplayColumns(**columns)
         buffer = {"columns": columns, "cursor": {"capacity": 5, "pos": 3, "full": True}}
         arguments = self.args(envs.core, net.core, self.f32(envs.n, envs.dim), plan, buffer, learned)
         done = self.native.learn_q(*arguments)
@@ -680,6 +614,16 @@ class Fuzzer:
         critic, end = self.plans(4, 4, 1)
         *networks, actor_size, critic_size = self.args(actor, [critic, critic], True, size, end)
         self.native.ActorCriticUpdate(*networks, actor_size=actor_size, critic_size=critic_size)
+
+    def call_ActorCriticUpdate__load_actor(self) -> None:
+        update = self.some("actor_critic")
+        head = "squashed_gaussian" if update.kind == "squashed" else "deterministic"
+        layers = self.layers(3, 4, 2 if update.kind == "squashed" else 1)
+        actor = self.native.Actor(layers, head, [], [])
+        update.core.load_actor(*self.args(self.f32(update.sizes[0]), actor))
+
+    def call_polyak_average(self) -> None:
+        self.native.polyak_average(*self.args(self.f32(5), self.f32(5), 0.1))
 
     def call_ActorCriticUpdate__run(self) -> None:
         update = self.some("actor_critic")

@@ -68,7 +68,7 @@ def test_no_mlx_at_all(hide):
     code = "guard._ON_LINUX = True\nguard._installed_backends = lambda: []\nguard.prepare()"
     last = sentence(python(code, start=hide + ALONE))
     assert last.startswith("ImportError: mlx_baselines3 needs MLX, which cannot be imported (")
-    assert last.endswith("mend it with: pip install 'mlx[cpu]' (or 'mlx[cuda12]', 'mlx[cuda13]')")
+    assert last.endswith("fix it with: pip install 'mlx[cpu]' (or 'mlx[cuda12]', 'mlx[cuda13]')")
 
 
 @LINUX
@@ -88,7 +88,7 @@ def test_a_broken_backend_is_installed_again(tmp_path):
     )
     last = sentence(python(installed, tmp_path))
     # The backend of MLX's own version, not the newest.
-    assert last.endswith("mend it with: pip install --force-reinstall mlx-cpu==0.31.1")
+    assert last.endswith("fix it with: pip install --force-reinstall mlx-cpu==0.31.1")
 
 
 @LINUX
@@ -98,13 +98,13 @@ def test_two_backends_that_broke_each_other_are_both_removed_first(tmp_path):
     last = sentence(
         python("guard._installed_backends = lambda: ['mlx-cpu', 'mlx-cuda-12']\nguard.prepare()", tmp_path)
     )
-    assert last.endswith(f"mend it with: {BOTH}")
+    assert last.endswith(f"fix it with: {BOTH}")
 
 
 def test_on_a_mac(tmp_path):
     fake_mlx(tmp_path, "raise ImportError('Library not loaded: @rpath/libmlx.dylib')")
     last = sentence(python("guard._ON_LINUX = False\nguard.prepare()", tmp_path))
-    assert last.endswith("mend it with: pip install --force-reinstall mlx mlx-metal")
+    assert last.endswith("fix it with: pip install --force-reinstall mlx mlx-metal")
 
 
 @LINUX
@@ -117,7 +117,7 @@ def test_a_library_cut_short_is_seen_before_it_kills_the_process(tmp_path, lengt
     end = _backend._elf_size(Path(_native.__file__))
     assert len(elf) // 2 < end <= len(elf)
     (tmp_path / "mlx" / "lib" / "libmlx.so").write_bytes(elf[: length % end])
-    assert "cut short" in sentence(python("guard.prepare()", tmp_path))
+    assert "truncated" in sentence(python("guard.prepare()", tmp_path))
 
 
 @LINUX

@@ -117,19 +117,14 @@ def test_a_key_too_few_is_an_error():
         model.predict({**Walk(PARTS["several"], False).reset(seed=0)[0], "left": np.zeros(4, np.float32)})
 
 
-@pytest.mark.parametrize(
-    ("part", "reason"),
-    [
-        (spaces.Discrete(3), "the observation 'other' is a Discrete and not a Box"),
-        (spaces.Box(0, 255, (3, 36, 36), np.uint8), "the observations are images"),
-    ],
-)
-def test_what_is_no_vector_stays_with_mlx(part, reason):
+def test_what_is_no_array_stays_with_mlx():
     class Other(Walk):
         def __init__(self):
             super().__init__(["vec"], discrete=False)
-            self.observation_space = spaces.Dict({**self.observation_space.spaces, "other": part})
+            self.observation_space = spaces.Dict(
+                {**self.observation_space.spaces, "other": spaces.Discrete(3)}
+            )
 
     model = PPO("MultiInputPolicy", Other(), device="cpu")
-    with pytest.raises(NotNative, match=reason):
+    with pytest.raises(NotNative, match="the observation 'other' is a Discrete and not a Box"):
         native_actor(model.policy)

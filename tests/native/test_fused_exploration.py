@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_baselines3 import DDPG, DQN, SAC, TD3
+from mlx_baselines3 import DDPG, DQN, SAC, TD3, _native
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.callbacks import (
     BaseCallback,
@@ -494,7 +494,9 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
     )  # fmt: skip
     with pytest.raises(ValueError, match="last observations"):
         collector.collect_chunk(np.zeros((2, 4), np.float32), 3)
-    collector._columns = {**collector._columns, "rewards": np.zeros((7, 1), np.float32)}
+    names = ("observations", "next_observations", "actions", "dones", "timeouts")
+    columns = {name: getattr(model.replay_buffer, name) for name in names}
+    collector._columns = _native.ReplayColumns(**columns, rewards=np.zeros((7, 1), np.float32))
     with pytest.raises(ValueError, match="rewards holds 7 numbers, expected 200"):
         collector.collect_chunk(model._last_obs, 3)
     assert model.replay_buffer.pos == 8

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
-from mlx_baselines3 import DQN
+from mlx_baselines3 import DDPG, DQN, SAC, TD3
 from mlx_baselines3.common.callbacks import BaseCallback, EveryNTimesteps
 from mlx_baselines3.common.logger import JSONOutputFormat, Logger
 from mlx_baselines3.common.native.exploration import NativeCollector
+from mlx_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mlx_baselines3.common.vec_env import NativeVecEnv
 
@@ -43,8 +44,8 @@ class Seen(BaseCallback):
 
     def _on_step(self) -> bool:
         model: Any = self.model
-        weights = np.array(model.policy.q_net.q_net[0].weight)
-        self.seen.append((self.num_timesteps, model._n_updates, model.exploration_rate, weights.tolist()))
+        weights = [np.array(array).tolist() for array in model.policy.state_dict().values()]
+        self.seen.append((self.num_timesteps, model._n_updates, weights))
         return True
 
 
@@ -67,14 +68,18 @@ def make(**kwargs: Any) -> Any:
     n_envs, limit = kwargs.pop("n_envs", 1), kwargs.pop("limit", None)
     env_kwargs = {} if limit is None else {"max_episode_steps": limit}
     env = NativeVecEnv(kwargs.pop("env_id", "CartPole-v1"), n_envs, env_kwargs=env_kwargs)
+    algorithm = kwargs.pop("algorithm", DQN)
+    if kwargs.get("action_noise") is not None:
+        kwargs["action_noise"] = kwargs["action_noise"]()
     defaults = {"learning_starts": 20, "batch_size": 8, "buffer_size": 90, "device": "cpu", "seed": 5}
     kwargs.setdefault("policy_kwargs", {"net_arch": [16]})
-    return DQN("MlpPolicy", env, **{**defaults, **kwargs})
+    return algorithm("MlpPolicy", env, **{**defaults, **kwargs})
 
 
 def outcome(model: Any) -> dict[str, Any]:
     """Everything that a run leaves behind."""
-    buffer, optimizer = model.replay_buffer, model.policy.optimizer
+    buffer = model.replay_buffer
+    optimizers = [model.policy.optimizer] if isinstance(model, DQN) else model._optimizers()
     columns = ("observations", "actions", "rewards", "dones", "timeouts")
     result = {name: np.array(getattr(buffer, name)) for name in columns}
     if buffer._terminal is None:
@@ -83,16 +88,15 @@ def outcome(model: Any) -> dict[str, Any]:
         kept = buffer._terminal.export()
         result |= {"transitions": kept["transitions"], "kept": kept["observations"]}
     result |= {name: np.array(array) for name, array in model.policy.state_dict().items()}
-    result |= {f"optimizer/{name}": np.array(a) for name, a in tree_flatten(optimizer.state)}
-    result["counts"] = np.array(
-        [buffer.pos, buffer.full, model.num_timesteps, model._episode_num, model._n_updates, model._n_calls]
-    )
-    result["rates"] = np.array(
-        [model.exploration_rate, model._current_progress_remaining, model.policy.training]
-    )
+    for i, optimizer in enumerate(optimizers):
+        result |= {f"{i}/{name}": np.array(array) for name, array in tree_flatten(optimizer.state)}
+    counts = [buffer.pos, buffer.full, model.num_timesteps, model._episode_num, model._n_updates]
+    result["counts"] = np.array([*counts, getattr(model, "_n_calls", 0)])
+    rates = [model._current_progress_remaining, model.policy.training]
+    result["rates"] = np.array([*rates, getattr(model, "exploration_rate", 0)])
     result["present"], result["before"] = np.array(model._last_obs), np.array(model._last_original_obs)
     result["episodes"] = np.array([(entry["r"], entry["l"]) for entry in model.ep_info_buffer])
-    result["drawn"] = np.array([np.random.rand(), model.action_space.sample()])  # noqa: NPY002
+    result["drawn"] = np.append(model.action_space.sample(), np.random.rand())  # noqa: NPY002
     result["mlx"] = np.array(mx.random.uniform(shape=(2,)))
     result["predicted"], _ = model.predict(model._last_obs, deterministic=True)
     return result
@@ -168,6 +172,49 @@ def test_iterations_in_rust_are_single_steps(
     case: dict[str, Any], steps: int, log_interval: int | None, every: int | None, log: str
 ) -> None:
     arguments = (steps, log_interval, every, log)
+    assert_same(run(True, *arguments, **case), run(False, *arguments, **case))
+
+
+def normal() -> NormalActionNoise:
+    return NormalActionNoise(np.zeros(1), np.full(1, 0.3))
+
+
+def walk() -> OrnsteinUhlenbeckActionNoise:
+    return OrnsteinUhlenbeckActionNoise(np.zeros(1), np.full(1, 0.5), dt=0.1)
+
+
+CONTINUOUS = st.fixed_dictionaries(
+    {
+        "algorithm": st.sampled_from([SAC, TD3, DDPG]),
+        "train_freq": st.integers(1, 6),
+        "gradient_steps": st.sampled_from([-1, 1, 1, 3]),
+        "n_envs": st.integers(1, 3),
+        "buffer_size": st.integers(12, 120),
+        "learning_starts": st.integers(0, 40),
+        "batch_size": st.integers(1, 20),
+        "n_steps": st.sampled_from([1, 1, 3, 9]),
+        "action_noise": st.sampled_from([None, normal, walk]),
+        "limit": st.sampled_from([7, 30]),
+        "learning_rate": st.sampled_from([1e-3, lambda progress: 1e-3 * progress]),
+        "env_id": st.sampled_from(["Pendulum-v1", "MountainCarContinuous-v0"]),
+    }
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    case=CONTINUOUS,
+    steps=st.integers(60, 160),
+    log_interval=st.sampled_from([None, 1, 3]),
+    every=st.sampled_from([None, None, 13, 50]),
+    fixed=st.booleans(),
+)
+def test_iterations_of_actors_and_critics_are_single_steps(
+    case: dict[str, Any], steps: int, log_interval: int | None, every: int | None, fixed: bool
+) -> None:
+    if fixed and case["algorithm"] is SAC:
+        case = {**case, "ent_coef": 0.2, "target_update_interval": 2}
+    arguments = (steps, log_interval, every, "file")
     assert_same(run(True, *arguments, **case), run(False, *arguments, **case))
 
 

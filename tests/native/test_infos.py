@@ -14,7 +14,10 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlx_baselines3 import DQN, PPO, _native
 from mlx_baselines3.common.buffers import ReplayBuffer
+from mlx_baselines3.common.native.actor import native_actor
+from mlx_baselines3.common.native.exploration import NativeCollector
 from mlx_baselines3.common.vec_env.native_vec_env import NativeVecEnv
 
 NOTHING = {"TimeLimit.truncated": False}
@@ -296,3 +299,31 @@ def test_monitor_rounds_as_python_does(total: float) -> None:
     envs._core.set_state(0, {**state, "total": total})
     entry = step(envs)[0]["episode"]
     assert repr(entry["r"]) == repr(round(total - 1.0, 6))
+
+
+class Witness:
+    """Something that can be seen to be gone."""
+
+
+@pytest.mark.parametrize("algorithm", [PPO, DQN])
+def test_a_chunk_that_its_infos_lead_back_to_is_garbage(algorithm: Any) -> None:
+    envs = NativeVecEnv("CartPole-v1", 2, seed=0)
+    model = algorithm("MlpPolicy", envs, seed=0)
+    actor, obs, none = native_actor(model.policy), envs.reset(), np.empty(0, np.float32)
+    if algorithm is PPO:
+        buffer = model.rollout_buffer
+        columns = {name: getattr(buffer, name)[:3] for name in ("observations", "actions", "rewards")}
+        columns["episode_starts"] = buffer.episode_starts[:3]
+        current = {"obs": obs, "episode_starts": np.ones(2, bool)}
+        chunk = actor.collect(envs._core, _native.ActionBounds(low=none, high=none), current, columns)
+    else:
+        collector = NativeCollector(
+            actor, envs._core, model.replay_buffer, envs.action_space, lambda count: [False] * count
+        )
+        chunk = collector.collect_chunk(obs, 3).last
+    info = chunk.infos[0]
+    info.update(chunk=chunk, witness=Witness())
+    gone = weakref.ref(info["witness"])
+    del chunk, info
+    gc.collect()
+    assert gone() is None

@@ -17,7 +17,7 @@ from mlx_baselines3.common.native.actor import NativeActor, native_actor, percep
 from mlx_baselines3.common.native.eligibility import NotNative
 from mlx_baselines3.common.nn.interop import to_numpy
 from mlx_baselines3.common.nn.layers import Sequential
-from mlx_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
+from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.policies import base as base_policy
 from mlx_baselines3.common.torch_layers import FlattenExtractor
 from mlx_baselines3.common.utils import set_random_seed
@@ -220,14 +220,6 @@ def test_it_says_why_a_policy_stays_in_mlx() -> None:
     patched.extract_features = lambda obs, _=None: obs
     with pytest.raises(NotNative, match="its own extract_features"):
         native_actor(patched)
-    images = spaces.Box(0, 255, (1, 36, 36), np.uint8)
-    small = {"features_extractor_kwargs": {"features_dim": 8}}
-    for cls, kwargs, message in (
-        (ActorCriticCnnPolicy, small, "NatureCNN"),
-        (ActorCriticPolicy, {"net_arch": []}, "images"),
-    ):
-        with pytest.raises(NotNative, match=message):
-            native_actor(cls(images, BOX, lambda _: 1e-3, **kwargs))
     with pytest.raises(NotNative, match="is a Discrete and not a Box"):
         native_actor(ActorCriticPolicy(spaces.Discrete(4), BOX, lambda _: 1e-3))
     with pytest.raises(NotNative, match="int has no native form"):

@@ -106,7 +106,7 @@ def test_supports_only_what_gymnasium_ships(monkeypatch: pytest.MonkeyPatch) -> 
             setattr(changed, name, value)
         monkeypatch.setitem(gym.registry, "CartPole-v1", changed)
         assert not NativeVecEnv.supports("CartPole-v1"), change
-        with pytest.raises(ValueError, match="another way than Gymnasium ships it"):
+        with pytest.raises(ValueError, match="registered differently than Gymnasium ships it"):
             NativeVecEnv("CartPole-v1")
 
 
@@ -207,7 +207,7 @@ def test_attributes() -> None:
     with pytest.raises(ValueError, match="gravity is NaN"):
         env.set_attr("gravity", float("nan"))
     assert env.get_attr("gravity") == [1.5, 9.8, 1.5]
-    with pytest.raises(AttributeError, match="keeps no list of past episodes"):
+    with pytest.raises(AttributeError, match="stores no history of episodes"):
         env.env_method("get_episode_rewards")
     with pytest.raises(IndexError):
         env.get_attr("gravity", indices=3)
@@ -275,12 +275,12 @@ def test_state_is_json_and_is_checked() -> None:
     env.set_state(saved)
     assert all(np.array_equal(env.step(actions_for(env))[0], obs) for obs in ahead)
     before = env.get_state()
-    damaged = copy.deepcopy(saved)
-    del damaged["envs"][1]["rng"]
+    corrupted = copy.deepcopy(saved)
+    del corrupted["envs"][1]["rng"]
     short = copy.deepcopy(saved)
     short["envs"][1]["state"] = [0.0]
     for bad in (
-        damaged,
+        corrupted,
         short,
         {**saved, "version": 0},
         {**saved, "env_id": "CartPole-v1"},
@@ -315,11 +315,11 @@ def test_human_rendering_follows_every_step(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     env = NativeVecEnv("MountainCar-v0", 1, seed=0, render_mode="human")
     env.reset()
-    before = env._twins[0].base.state[0]
+    before = env._counterparts[0].base.state[0]
     for _ in range(3):
         env.step(np.array([2]))
-    assert env._twins[0].base.screen is not None
-    assert env._twins[0].base.state[0] != before
+    assert env._counterparts[0].base.screen is not None
+    assert env._counterparts[0].base.state[0] != before
     env.close()
 
 

@@ -42,7 +42,7 @@ def layer(inputs: int, outputs: int, weights: int = 0) -> Any:
 def trained(size: int) -> Any:
     vectors = {name: np.zeros(size, np.float32) for name in ("parameters", "exp_avg", "exp_avg_sq")}
     rule = {"name": "adam", "betas": (0.9, 0.99), "alpha": 0.0, "eps": 1e-8, "bias_correction": True}
-    return {**vectors, "rule": rule, "previous": None, "steps": 0, "learning_rate": 0.1}
+    return {**vectors, "rule": rule, "previous": None, "before": None, "steps": 0, "learning_rate": 0.1}
 
 
 def q_update(outputs: int) -> _native.QUpdate:
@@ -114,7 +114,7 @@ def test_networks_of_too_many_units(number):
 def test_updates_refuse_what_would_overflow():
     with pytest.raises(ValueError, match=r"expected 18446744073709551615|has 8 numbers"):
         q_update(2**62)
-    batch = dict.fromkeys(("observations", "next_observations"), np.zeros(8, np.float32))
+    batch: dict[str, Any] = {key: [np.zeros(8, np.float32)] for key in ("observations", "next_observations")}
     batch |= {name: np.zeros(2, np.float32) for name in ("actions", "rewards", "dones", "discounts")}
     target = np.zeros(8, np.float32)
     with pytest.raises(ValueError, match="cannot be 1000000000000 batches"):
@@ -140,8 +140,9 @@ def test_an_array_that_is_written_is_no_other_argument():
 def single_rows(rows: int) -> tuple[Callable[[], Any], np.ndarray]:
     """An epoch of minibatches of one row, and the actions that it goes by."""
     update = _native.OnPolicyUpdate([layer(1, 2)], [layer(1, 1, weights=2)], "categorical", [2], 0, 3)
-    names = ("observations", "actions", "values", "log_probs", "advantages", "returns")
-    rollout = {name: np.zeros(rows, np.float32) for name in names}
+    names = ("actions", "values", "log_probs", "advantages", "returns")
+    rollout: dict[str, Any] = {name: np.zeros(rows, np.float32) for name in names}
+    rollout["observations"] = [np.zeros(rows, np.float32)]
     settings = {"clip_range": 0.2, "clip_range_vf": None, "ent_coef": 0.0, "vf_coef": 0.5, "target_kl": None}
     settings |= {"max_grad_norm": 0.5, "normalize": False}
     order = np.arange(rows, dtype=np.uint32)

@@ -8,7 +8,14 @@ from gymnasium import spaces
 from mlx_baselines3.a2c import A2C
 from mlx_baselines3.common.logger import Logger
 from mlx_baselines3.common.vec_env import DummyVecEnv
-from support.golden import Case, SpacesOnlyEnv, assert_log_equal, assert_parameters_equal, check_who_computed
+from support.golden import (
+    Case,
+    SpacesOnlyEnv,
+    assert_log_equal,
+    assert_parameters_equal,
+    check_who_computed,
+    fill_rollout,
+)
 
 VECTOR = spaces.Box(-np.inf, np.inf, (5,), np.float32)
 CONTINUOUS = spaces.Box(-2.0, 2.0, (2,), np.float32)
@@ -35,22 +42,6 @@ def make_model(name: str) -> A2C:
     model = A2C("MlpPolicy", env, n_steps=8, **kwargs)
     model.set_logger(Logger(None, []))
     return model
-
-
-def fill_rollout(model: A2C, case: Case) -> None:
-    rollout = case.group("rollout")
-    last_values, last_dones = rollout.pop("last_values"), rollout.pop("last_dones")
-    for step in range(model.n_steps):
-        row = {key: value[step] for key, value in rollout.items()}
-        model.rollout_buffer.add(
-            row["observations"],
-            row["actions"],
-            row["rewards"],
-            row["episode_starts"],
-            row["values"],
-            row["log_probs"],
-        )
-    model.rollout_buffer.compute_returns_and_advantage(last_values, last_dones)
 
 
 @pytest.mark.parametrize("name", CASES)

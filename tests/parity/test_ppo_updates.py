@@ -7,7 +7,14 @@ from gymnasium import spaces
 from mlx_baselines3 import PPO
 from mlx_baselines3.common.logger import Logger
 from mlx_baselines3.common.vec_env import DummyVecEnv
-from support.golden import Case, SpacesOnlyEnv, assert_log_equal, assert_parameters_equal, check_who_computed
+from support.golden import (
+    Case,
+    SpacesOnlyEnv,
+    assert_log_equal,
+    assert_parameters_equal,
+    check_who_computed,
+    fill_rollout,
+)
 
 VECTOR = spaces.Box(-np.inf, np.inf, (5,), np.float32)
 IMAGE = spaces.Box(0, 255, (1, 36, 36), np.uint8)
@@ -57,26 +64,6 @@ def make_model(name: str, **changes) -> PPO:
     model = PPO(policy, env, n_steps=n_steps, n_epochs=3, **{**kwargs, **changes})
     model.set_logger(Logger(None, []))
     return model
-
-
-def fill_rollout(model: PPO, case: Case) -> None:
-    rollout = case.group("rollout")
-    last_values, last_dones = rollout.pop("last_values"), rollout.pop("last_dones")
-    buffer = model.rollout_buffer
-    for step in range(model.n_steps):
-        row = {key: value[step] for key, value in rollout.items()}
-        observation = row.pop("observations", None)
-        if observation is None:
-            observation = {key: row.pop(f"observations/{key}") for key in model.observation_space.spaces}
-        buffer.add(
-            observation,
-            row["actions"],
-            row["rewards"],
-            row["episode_starts"],
-            row["values"],
-            row["log_probs"],
-        )
-    buffer.compute_returns_and_advantage(last_values, last_dones)
 
 
 @pytest.mark.parametrize("name", CASES)

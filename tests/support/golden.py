@@ -24,6 +24,11 @@ class Case:
         start = f"{prefix}/"
         return {k.removeprefix(start): v for k, v in self.arrays.items() if k.startswith(start)}
 
+    def group_of(self, prefix: str) -> list[np.ndarray]:
+        """The arrays ``prefix0``, ``prefix1`` and so on."""
+        count = sum(name.removeprefix(prefix).isdigit() for name in self.arrays)
+        return [self.arrays[f"{prefix}{index}"] for index in range(count)]
+
 
 class SpacesOnlyEnv(gym.Env):
     """An environment with given spaces that is never stepped in earnest."""
@@ -38,6 +43,27 @@ class SpacesOnlyEnv(gym.Env):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         return self.observation_space.sample(), 0.0, False, False, {}
+
+
+def fill_rollout(model: Any, case: Case) -> None:
+    """Put the recorded rollout into the model's buffer."""
+    rollout = case.group("rollout")
+    last_values, last_dones = rollout.pop("last_values"), rollout.pop("last_dones")
+    buffer = model.rollout_buffer
+    for step in range(model.n_steps):
+        row = {key: value[step] for key, value in rollout.items()}
+        observation = row.pop("observations", None)
+        if observation is None:
+            observation = {key: row.pop(f"observations/{key}") for key in model.observation_space.spaces}
+        buffer.add(
+            observation,
+            row["actions"],
+            row["rewards"],
+            row["episode_starts"],
+            row["values"],
+            row["log_probs"],
+        )
+    buffer.compute_returns_and_advantage(last_values, last_dones)
 
 
 def assert_parameters_equal(parameters: dict[str, Any], expected: dict[str, np.ndarray]) -> None:
@@ -56,6 +82,7 @@ def assert_log_equal(logged: dict[str, Any], expected: dict[str, np.ndarray]) ->
 
 
 def check_who_computed(model: Any, name: str, updates: str) -> None:
-    """The steps of plain perceptrons are Rust's, unless they are to be MLX's."""
-    by_mlx = updates == "mlx" or name.endswith(("_sde", "_cnn", "_multiinput"))
+    """The steps are Rust's, unless they are to be MLX's or there is no native form of them."""
+    of_mlx = ("sac_cnn", "sac_cnn_shared", "sac_multiinput", "td3_cnn")
+    by_mlx = updates == "mlx" or name.endswith("_sde") or name in of_mlx
     assert (model._updater.compiled is not None) == by_mlx

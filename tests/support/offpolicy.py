@@ -38,7 +38,13 @@ class RecordedBuffer:
         return sum(1 for name in self.case.arrays if re.fullmatch("batch[0-9]+/rewards", name))
 
     def sample(self, batch_size: int, env: object = None) -> ReplayBufferSamples:
-        fields = {key: mx.array(value) for key, value in self.case.group(f"batch{self.drawn}").items()}
+        fields: dict[str, Any] = {}
+        for name, value in self.case.group(f"batch{self.drawn}").items():
+            field, _, key = name.partition("/")
+            if key:
+                fields.setdefault(field, {})[key] = mx.array(value)
+            else:
+                fields[field] = mx.array(value)
         assert fields["rewards"].shape == (batch_size, 1)
         self.drawn += 1
         return ReplayBufferSamples(**fields)

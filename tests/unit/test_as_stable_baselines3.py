@@ -334,7 +334,7 @@ def test_a_package_runs_by_its_main_module(site):
     [
         ([], "usage: python -m mlx_baselines3.as_stable_baselines3 (program.py | -m module) [arguments]"),
         (["-m"], "usage: python -m mlx_baselines3.as_stable_baselines3 (program.py | -m module) [arguments]"),
-        (["-m", "nowhere"], "no module named nowhere that could be run"),
+        (["-m", "nowhere"], "no runnable module named nowhere"),
         (["nowhere.py"], "cannot open nowhere.py: No such file or directory"),
     ],
 )

@@ -62,9 +62,7 @@ def test_a_peer_that_fails_is_named_with_the_reason(scripts):
 
 def test_an_early_gymnasium_is_named(scripts, monkeypatch):
     monkeypatch.delattr(gymnasium, "VectorizeMode", raising=False)
-    with pytest.raises(
-        RuntimeError, match=rf"Gymnasium {re.escape(gymnasium.__version__)} does not hand out"
-    ):
+    with pytest.raises(RuntimeError, match=rf"Gymnasium {re.escape(gymnasium.__version__)} does not export"):
         scripts["environments"].gymnasium_vector("CartPole-v1", 2)
 
 

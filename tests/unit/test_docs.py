@@ -23,10 +23,10 @@ BLOCKS = TOOLS["snippets"](PAGE)
 # What check_policy says about the first snippet of each section.
 SAYS = {
     "Host reads": r"forward\(\) reads numbers of an array on the host in line \d+",
-    "Loops over rows": "forward.* a Python loop goes over the rows",
+    "Loops over rows": "forward.* a Python loop iterates over the rows",
     "Non-contiguous inputs": "The input of features_extractor.layer is a non-contiguous view",
     "Wrong shapes and dtypes": r"values of predict_values\(\) for 1 rows must have the shape \(1, 1\)",
-    "Deterministic": "gives another action each time: the argument is ignored",
+    "Deterministic": "returns a different action each time: the argument is ignored",
 }
 
 

@@ -1,4 +1,4 @@
-"""The walls of docs/architecture.md: which module may import which, and how long files and functions are."""
+"""The rules of docs/architecture.md: which module may import which, and how long files and functions are."""
 
 import ast
 import json
@@ -15,11 +15,11 @@ from mlx_baselines3._lazy_names import _ABBREVIATIONS
 
 PACKAGE = pathlib.Path(mlx_baselines3.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-# The doors to the Rust core.
-NATIVE_DOORS = {"_version.py", "_backend.py"}
+# The modules that may import the Rust core.
+NATIVE_IMPORTERS = {"_version.py", "_backend.py"}
 ROOT = pathlib.Path(__file__).parents[2]
 SOURCES = MODULES + sorted(
-    path for room in ("tests", "benchmarks", "examples", "docs") for path in (ROOT / room).rglob("*.py")
+    path for folder in ("tests", "benchmarks", "examples", "docs") for path in (ROOT / folder).rglob("*.py")
 )
 ALGORITHMS = {"a2c", "ddpg", "dqn", "her", "ppo", "sac", "td3"}
 
@@ -235,10 +235,10 @@ def test_an_import_from_the_own_package_counts_as_one_of_its_init():
 
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)
-def test_only_the_doors_import_the_rust_core(path):
+def test_few_modules_import_the_rust_core(path):
     name = relative(path)
     if (
-        name in NATIVE_DOORS
+        name in NATIVE_IMPORTERS
         or name.startswith(("common/buffers/", "common/native/"))
         or "native" in path.stem
     ):

@@ -42,7 +42,7 @@ class A2C(OnPolicyAlgorithm):
     :param rms_prop_eps: RMSprop's epsilon
     :param use_rms_prop: RMSprop, the paper's optimizer, instead of Adam; not if ``policy_kwargs`` names one
     :param use_sde: state-dependent exploration (gSDE)
-    :param sde_sample_freq: draw gSDE's noise matrix every that many steps; -1: once per rollout
+    :param sde_sample_freq: number of steps between draws of gSDE's noise matrix; -1: once per rollout
     :param rollout_buffer_class: class of the rollout buffer; chosen by the observation space if None
     :param rollout_buffer_kwargs: further arguments of it
     :param normalize_advantage: normalise the advantages of each rollout

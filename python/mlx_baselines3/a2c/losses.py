@@ -19,5 +19,5 @@ def policy_loss(log_prob: mx.array, advantages: mx.array) -> mx.array:
     :param advantages: A
     :return: scalar
     """
-    # The sign goes into the divisor: one operation less, and one kernel less to compile.
+    # Negating the divisor saves an operation and a kernel.
     return total(advantages * log_prob) / -log_prob.size

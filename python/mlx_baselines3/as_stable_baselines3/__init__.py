@@ -4,16 +4,16 @@ Let packages that import ``stable_baselines3`` find this package.
 >>> import mlx_baselines3.as_stable_baselines3  # before anything imports stable_baselines3
 >>> from stable_baselines3 import PPO  # mlx_baselines3's
 
-From then on ``stable_baselines3.x.y`` is the module ``mlx_baselines3.x.y`` itself: classes are the same under
-both names, and ``isinstance`` agrees. Only ``stable_baselines3`` is a module of its own, since its version is
-another: that of the SB3 release whose interface this package has, for programs that ask for ``>=2.0``.
-``importlib.metadata.version`` says the same.
+From then on ``stable_baselines3.x.y`` is the module ``mlx_baselines3.x.y``: classes are the same under both
+names, and ``isinstance`` agrees. Only ``stable_baselines3`` itself is a separate module, because its version
+differs: it is that of the SB3 release whose interface is implemented, for programs that require ``>=2.0``.
+``importlib.metadata.version`` returns the same version.
 
-A program that cannot be changed is started with the alias in place by
+To run a program unchanged, start it with
 
 ``python -m mlx_baselines3.as_stable_baselines3 program.py ...`` or ``... -m module ...``.
 
-Nothing of it happens unless this module is imported.
+The alias is active only if this module is imported.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _CONTRIB = "sb3_contrib"
 
 
 class _Package(types.ModuleType):
-    """``stable_baselines3``: what ``mlx_baselines3`` has, with SB3's version."""
+    """``stable_baselines3``: the attributes of ``mlx_baselines3``, with SB3's version."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -54,7 +54,7 @@ class _Package(types.ModuleType):
 
 
 class _Distribution(importlib.metadata.Distribution):
-    """What is asked for the version of an installed package."""
+    """Metadata of the alias, for ``importlib.metadata.version``."""
 
     def read_text(self, filename: str) -> str | None:
         if filename != "METADATA":
@@ -68,7 +68,7 @@ class _Distribution(importlib.metadata.Distribution):
 
 class _Loader(importlib.abc.Loader):
     """
-    Gives a module that exists already under another name.
+    Returns a module that exists already under another name.
 
     :param target: its name
     """
@@ -89,12 +89,12 @@ class _Loader(importlib.abc.Loader):
             module.__file__ = mlx_baselines3.__file__
             vars(module).update(__version__=SB3_VERSION, __all__=mlx_baselines3.__all__)
         else:
-            # the import system has just written the alias's into the module
+            # The import system has just overwritten these attributes with the alias's.
             module.__spec__ = self.spec
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Stands first on ``sys.meta_path``, and answers for SB3's names alone."""
+    """First on ``sys.meta_path``; handles SB3's names only."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
@@ -117,7 +117,7 @@ class _Finder(importlib.abc.MetaPathFinder):
     ) -> Iterable[importlib.metadata.Distribution]:
         """
         :param context: which distributions are asked for; all of them if None, or if it has no name
-        :return: SB3's, if it is asked for
+        :return: SB3's, if requested
         """
         name = getattr(context, "name", None)
         if name is None or name.replace("_", "-").replace(".", "-").lower() == "stable-baselines3":
@@ -137,7 +137,7 @@ def _find_elsewhere(name: str) -> importlib.machinery.ModuleSpec | None:
 
 
 def _find_contrib() -> importlib.machinery.ModuleSpec:
-    # here belongs the alias for mlx_baselines3.contrib, as soon as there is one
+    # An alias for mlx_baselines3.contrib would belong here.
     spec = _find_elsewhere(_CONTRIB)
     if spec is None:
         raise ModuleNotFoundError(
@@ -147,7 +147,7 @@ def _find_contrib() -> importlib.machinery.ModuleSpec:
         )
     warnings.warn(
         f"sb3_contrib ({spec.origin}) is written for torch, but in this process mlx_baselines3 stands for "
-        "stable_baselines3: its algorithms will not work. What is not made of torch may.",
+        "stable_baselines3: its algorithms will not work. Parts without torch may.",
         stacklevel=2,
     )
     return spec
@@ -162,11 +162,12 @@ def is_active() -> bool:
 
 def activate() -> None:
     """
-    Make ``stable_baselines3`` stand for this package. Importing this module does it; more calls do nothing.
+    Make ``stable_baselines3`` an alias of this package. Importing this module calls it; further calls have no
+    effect.
 
-    An installed SB3 is left where it is and not imported any more; a warning says so.
+    An installed SB3 is ignored, with a warning.
 
-    :raises ImportError: SB3 itself has been imported already
+    :raises ImportError: SB3 itself is already imported
     """
     if is_active():
         return
@@ -190,7 +191,7 @@ def activate() -> None:
 
 
 def deactivate() -> None:
-    """Undo :func:`activate` for imports to come. What was imported stays where it was imported to."""
+    """Undo :func:`activate` for later imports. Modules that are already imported stay."""
     if not is_active():
         return
     sys.meta_path.remove(_finder)

@@ -1,5 +1,5 @@
 """
-Run a program as it is, with ``stable_baselines3`` standing for this package:
+Run an unchanged program with ``stable_baselines3`` as an alias of this package:
 
 ``python -m mlx_baselines3.as_stable_baselines3 (program.py | -m module) [arguments]``
 """
@@ -16,7 +16,7 @@ def _load(arguments: list[str]) -> tuple[types.CodeType, str, str | None]:
     """
     :param arguments: the command line after this module's name
     :return: the program's code, its file and its package
-    :raises SystemExit: there is no such program
+    :raises SystemExit: the program does not exist
     """
     if arguments in ([], ["-m"]):
         sys.exit("usage: python -m mlx_baselines3.as_stable_baselines3 (program.py | -m module) [arguments]")
@@ -35,7 +35,7 @@ def _load(arguments: list[str]) -> tuple[types.CodeType, str, str | None]:
     if spec is not None and isinstance(spec.loader, importlib.abc.InspectLoader):
         code = spec.loader.get_code(spec.name)
     if spec is None or code is None:
-        sys.exit(f"{sys.executable}: no module named {name} that could be run")
+        sys.exit(f"{sys.executable}: no runnable module named {name}")
     return code, str(spec.origin), spec.parent
 
 
@@ -46,8 +46,8 @@ def _run(arguments: list[str]) -> None:
     else:
         sys.argv = arguments
         sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
-    # In this very module, not in one made by runpy: processes that multiprocessing starts import the program
-    # again, where the alias is not in place yet. They leave a package's `__main__` alone.
+    # In this module, not in one created by runpy: child processes of multiprocessing import the main program
+    # again before the alias is active, but they do not re-import a package's `__main__`.
     main = vars(sys.modules["__main__"])
     kept = {name: main[name] for name in ("__name__", "__spec__", "__loader__", "__builtins__")}
     main.clear()

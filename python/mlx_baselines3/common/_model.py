@@ -1,4 +1,4 @@
-"""What callbacks, files and the setup of environments need of an algorithm. They are imported by it."""
+"""Protocol of an algorithm, for modules that the algorithm imports: callbacks, saving, environment setup."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from mlx_baselines3.common.vec_env.abstract import GymEnv
 
 class Model(Protocol):
     """
-    An algorithm with its policy and environments. :class:`~mlx_baselines3.common.base_class.BaseAlgorithm` is
-    one, and says what the attributes and methods are.
+    An algorithm with its policy and environments, implemented by
+    :class:`~mlx_baselines3.common.base_class.BaseAlgorithm`, which documents the attributes and methods.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]]
@@ -55,7 +55,7 @@ class Model(Protocol):
         _init_setup_model: bool,
     ) -> None: ...
 
-    # A property, since algorithms declare a class of their own.
+    # A property, because algorithms declare a subclass.
     @property
     def policy(self) -> BasePolicy: ...
 

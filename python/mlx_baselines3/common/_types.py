@@ -1,4 +1,4 @@
-"""Those names of ``type_aliases`` that need no class of this package, for the modules that it imports."""
+"""The names of ``type_aliases`` that do not depend on classes of this package."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ GymStepReturn = tuple[GymObs, float, bool, bool, dict[str, Any]]
 AtariStepReturn = tuple[np.ndarray, SupportsFloat, bool, bool, dict[str, Any]]
 TensorDict = dict[str, mx.array]
 OptimizerStateDict = dict[str, Any]
-# SB3's name for "an observation as the policy sees it"; here the tensors are MLX arrays.
+# SB3's name for the observations of a policy; here the tensors are MLX arrays.
 PyTorchObs = mx.array | TensorDict
 
-# From the progress remaining (1 at the start, 0 at the end) to a value such as the learning rate.
+# Maps the remaining progress (1 at the start, 0 at the end) to a value such as the learning rate.
 Schedule = Callable[[float], float]
 
 
 class RolloutBufferSamples(NamedTuple):
     """
-    One minibatch of a rollout, ``n`` rows.
+    A minibatch of a rollout, ``n`` rows.
 
     :param observations: ``(n, *obs_shape)``
     :param actions: ``(n, action_dim)``
@@ -47,7 +47,7 @@ class DictRolloutBufferSamples(NamedTuple):
     """
     :class:`RolloutBufferSamples` for a ``Dict`` observation space.
 
-    :param observations: one array ``(n, *shape)`` for each key
+    :param observations: one array ``(n, *shape)`` per key
     :param actions: ``(n, action_dim)``
     :param old_values: ``(n,)``
     :param old_log_prob: ``(n,)``
@@ -65,12 +65,12 @@ class DictRolloutBufferSamples(NamedTuple):
 
 class ReplayBufferSamples(NamedTuple):
     """
-    One batch of transitions, ``n`` rows.
+    A batch of transitions, ``n`` rows.
 
     :param observations: ``(n, *obs_shape)``
     :param actions: ``(n, action_dim)``
     :param next_observations: ``(n, *obs_shape)``
-    :param dones: 1 where the episode really ended (a time limit does not count), ``(n, 1)``
+    :param dones: 1 where the episode terminated (a time limit does not count), ``(n, 1)``
     :param rewards: ``(n, 1)``
     :param discounts: ``gamma ** steps`` for n-step returns, ``(n, 1)``; ``None`` for one-step ones
     """
@@ -87,9 +87,9 @@ class DictReplayBufferSamples(NamedTuple):
     """
     :class:`ReplayBufferSamples` for a ``Dict`` observation space.
 
-    :param observations: one array ``(n, *shape)`` for each key
+    :param observations: one array ``(n, *shape)`` per key
     :param actions: ``(n, action_dim)``
-    :param next_observations: one array ``(n, *shape)`` for each key
+    :param next_observations: one array ``(n, *shape)`` per key
     :param dones: ``(n, 1)``
     :param rewards: ``(n, 1)``
     :param discounts: ``(n, 1)`` or ``None``
@@ -105,11 +105,11 @@ class DictReplayBufferSamples(NamedTuple):
 
 class RolloutReturn(NamedTuple):
     """
-    What an off-policy rollout reports.
+    Result of an off-policy rollout.
 
-    :param episode_timesteps: environment steps collected
-    :param n_episodes: episodes that ended
-    :param continue_training: False when a callback asked to stop
+    :param episode_timesteps: number of collected environment steps
+    :param n_episodes: number of ended episodes
+    :param continue_training: False if a callback stopped the training
     """
 
     episode_timesteps: int
@@ -118,7 +118,7 @@ class RolloutReturn(NamedTuple):
 
 
 class TrainFrequencyUnit(Enum):
-    """What ``train_freq`` counts: environment steps or episodes."""
+    """The unit of ``train_freq``: environment steps or episodes."""
 
     STEP = "step"
     EPISODE = "episode"
@@ -126,10 +126,10 @@ class TrainFrequencyUnit(Enum):
 
 class TrainFreq(NamedTuple):
     """
-    How much to collect between two updates.
+    Number of steps or episodes between two updates.
 
-    :param frequency: how many
-    :param unit: of what
+    :param frequency: the number
+    :param unit: its unit
     """
 
     frequency: int
@@ -137,7 +137,7 @@ class TrainFreq(NamedTuple):
 
 
 class PolicyPredictor(Protocol):
-    """Anything that maps observations to actions: an algorithm, a policy, or a user's own object."""
+    """An object that maps observations to actions: an algorithm, a policy, or a custom object."""
 
     def predict(
         self,
@@ -151,8 +151,7 @@ class PolicyPredictor(Protocol):
 
         :param observation: one observation, or a batch with a leading axis ``n_envs``
         :param state: hidden state of a recurrent policy
-        :param episode_start: True where an episode has just begun, so that the hidden state is dropped,
-            ``(n_envs,)``
+        :param episode_start: True at the start of an episode, where the hidden state is reset, ``(n_envs,)``
         :param deterministic: take the most likely action instead of sampling
         :return: the actions and the next hidden state
         """

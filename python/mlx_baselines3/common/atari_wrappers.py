@@ -50,7 +50,7 @@ class StickyActionEnv(gym.Wrapper[np.ndarray, int, np.ndarray, int]):
 
 class NoopResetEnv(gym.Wrapper[np.ndarray, int, np.ndarray, int]):
     """
-    Begin each episode with a random number of no-ops.
+    Start each episode with a random number of no-ops.
 
     :param env: environment whose action 0 is NOOP
     :param noop_max: largest number of no-ops; the smallest is 1
@@ -123,7 +123,7 @@ class EpisodicLifeEnv(gym.Wrapper[np.ndarray, int, np.ndarray, int]):
         obs, reward, terminated, truncated, info = self.env.step(action)
         self.was_real_done = terminated or truncated
         lives = self._count_lives()
-        # Qbert stays at zero lives for some frames before the game is over: that is not one more life lost.
+        # Qbert stays at zero lives for some frames before the game is over: no further life is lost then.
         if 0 < lives < self.lives:
             terminated = True
         self.lives = lives
@@ -131,7 +131,7 @@ class EpisodicLifeEnv(gym.Wrapper[np.ndarray, int, np.ndarray, int]):
 
     def reset(self, **kwargs: Any) -> AtariResetReturn:
         """
-        Restart the game if it is over, otherwise go on with the next life.
+        Restart the game if it is over, otherwise continue with the next life.
 
         :param kwargs: arguments of the environment's reset
         :return: observation, info
@@ -185,7 +185,7 @@ class MaxAndSkipEnv(gym.Wrapper[np.ndarray, int, np.ndarray, int]):
 
 class ClipRewardEnv(gym.RewardWrapper[np.ndarray, int]):
     """
-    Replace rewards by their sign.
+    Clip rewards to their sign.
 
     :param env: environment to wrap
     """
@@ -203,7 +203,7 @@ class ClipRewardEnv(gym.RewardWrapper[np.ndarray, int]):
 
 class WarpFrame(gym.ObservationWrapper[np.ndarray, int, np.ndarray]):
     """
-    Turn frames into greyscale images of a fixed size.
+    Convert frames to greyscale images of a fixed size.
 
     :param env: environment whose observations are RGB images ``(H, W, 3)``
     :param width: new width
@@ -242,17 +242,17 @@ class WarpFrame(gym.ObservationWrapper[np.ndarray, int, np.ndarray]):
 
 class AtariWrapper(gym.Wrapper[np.ndarray, int, np.ndarray, int]):
     """
-    All of the Atari preprocessing: sticky actions, no-op starts, frame skip with max-pooling, an episode per
-    life, FIRE on reset, 84x84 greyscale frames, rewards clipped to their sign.
+    The complete Atari preprocessing: sticky actions, no-op starts, frame skip with max-pooling, one episode
+    per life, FIRE on reset, 84x84 greyscale frames, rewards clipped to their sign.
 
-    Frames are skipped here, so use ids that do not skip them: ``"PongNoFrameskip-v4"``.
+    The wrapper skips frames, so use ids that do not skip them: ``"PongNoFrameskip-v4"``.
 
     :param env: environment to wrap
     :param noop_max: largest number of no-ops at the start; 0 for none
     :param frame_skip: number of times that each action is taken
     :param screen_size: height and width of the frames
     :param terminal_on_life_loss: end an episode with each life lost
-    :param clip_reward: replace rewards by their sign
+    :param clip_reward: clip rewards to their sign
     :param action_repeat_probability: probability of repeating the last action
     """
 

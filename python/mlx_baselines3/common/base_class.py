@@ -1,4 +1,4 @@
-"""What every algorithm shares: environments, schedules, logging, prediction, files."""
+"""Base class of algorithms: environments, schedules, logging, prediction, files."""
 
 import io
 import pathlib
@@ -68,7 +68,7 @@ SelfBaseAlgorithm = TypeVar("SelfBaseAlgorithm", bound="BaseAlgorithm")
 
 class BaseAlgorithm(ABC):
     """
-    Base of all algorithms.
+    Base class of all algorithms.
 
     :param policy: name or class of the policy
     :param env: a Gymnasium environment, a VecEnv, the id of a registered environment, or None for a
@@ -83,11 +83,11 @@ class BaseAlgorithm(ABC):
     :param monitor_wrapper: wrap a single environment in a Monitor
     :param seed: seed of all random generators
     :param use_sde: state-dependent exploration (gSDE)
-    :param sde_sample_freq: draw gSDE's noise matrix every that many steps; -1: once per rollout
+    :param sde_sample_freq: number of steps between draws of gSDE's noise matrix; -1: once per rollout
     :param supported_action_spaces: action spaces that the algorithm can use
     :raises AssertionError: if the action space is not supported, or continuous without finite bounds
-    :raises ValueError: if the policy's name is unknown or does not fit the observations, gSDE is asked
-        for discrete actions, or there are more environments than the algorithm supports
+    :raises ValueError: if the policy's name is unknown or does not fit the observations, gSDE is used with
+        discrete actions, or there are more environments than the algorithm supports
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {}
@@ -104,7 +104,7 @@ class BaseAlgorithm(ABC):
     _last_episode_starts: np.ndarray | None
     ep_info_buffer: deque[Any] | None
     ep_success_buffer: deque[Any] | None
-    # The run to go on with, between load_checkpoint() and learn().
+    # The run to continue, between load_checkpoint() and learn().
     _resumed: RunRecord | None = None
     # The last sentence that said why Rust does not do all that it could.
     _why_not_native: str | None = None
@@ -130,12 +130,12 @@ class BaseAlgorithm(ABC):
         self.policy_class = self._get_policy_from_name(policy) if isinstance(policy, str) else policy
         self.device = get_device(device)
         self._compile_notice = CompileNotice(verbose)
-        # Without a GPU there is nothing to choose.
+        # Without a GPU there is no choice.
         self._chooses_device = isinstance(device, str) and device == "auto" and self.device.type == mx.gpu
         if verbose >= 1 and not self._chooses_device:
             print(f"Using {self.device.type.name} device")
         self.verbose = verbose
-        # The caller's own dict, as in SB3: load(policy_kwargs=...) expects what A2C adds to it.
+        # The caller's dict, not a copy, as in SB3: load(policy_kwargs=...) expects A2C's additions.
         self.policy_kwargs = {} if policy_kwargs is None else policy_kwargs
         self.seed = seed
         self.learning_rate = learning_rate
@@ -162,15 +162,15 @@ class BaseAlgorithm(ABC):
 
     @abstractmethod
     def _setup_model(self) -> None:
-        """Make networks, buffers and optimizers."""
+        """Create networks, buffers and optimizers."""
 
     def _settle_device(self, policy: BasePolicy, batch_size: int) -> BasePolicy:
         """
-        With ``device="auto"`` on a machine with a GPU, choose by the size of a gradient step.
+        With ``device="auto"`` on a machine with a GPU, select the device by the size of a gradient step.
 
         :param policy: the networks
         :param batch_size: rows of a gradient step
-        :return: the same, computing on the device
+        :return: the same networks, on the device
         """
         if self._chooses_device:
             self.device, reason = choose_device(policy, batch_size)
@@ -179,7 +179,7 @@ class BaseAlgorithm(ABC):
         return policy.to(self.device)
 
     def _excluded_save_params(self) -> list[str]:
-        """:return: attributes that ``save`` leaves out"""
+        """:return: attributes that ``save`` omits"""
         return [
             "policy",
             "device",
@@ -234,14 +234,14 @@ class BaseAlgorithm(ABC):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         """
-        Get ready for training.
+        Prepare the training.
 
         :param total_timesteps: environment steps
         :param callback: called at every step
         :param reset_num_timesteps: start counting at zero, and reset the environments
         :param tb_log_name: name of the run for tensorboard
-        :param progress_bar: show one
-        :return: the count of steps to stop at, and the callback
+        :param progress_bar: show a progress bar
+        :return: the number of steps to stop at, and the callback
         """
         assert self.env is not None, "There is no environment to train in: call set_env() first."
         use_mlx()
@@ -283,7 +283,7 @@ class BaseAlgorithm(ABC):
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """
-        Train in another environment from now on.
+        Replace the training environment.
 
         :param env: as many environments as before, with the same spaces
         :param force_reset: start new episodes at the next ``learn``
@@ -320,8 +320,8 @@ class BaseAlgorithm(ABC):
         :param callback: called at every step; training stops when it returns False
         :param log_interval: rollouts (on-policy) or episodes (off-policy) between two log entries
         :param tb_log_name: name of the run for tensorboard
-        :param reset_num_timesteps: start counting at zero; False goes on from the last call
-        :param progress_bar: show one (needs tqdm and rich)
+        :param reset_num_timesteps: start counting at zero; False continues from the last call
+        :param progress_bar: show a progress bar (needs tqdm and rich)
         :return: self
         """
 
@@ -336,9 +336,9 @@ class BaseAlgorithm(ABC):
         Choose actions for one observation or a batch. See :meth:`BasePolicy.predict`.
 
         :param observation: one observation or a batch
-        :param state: handed back as it is (used by recurrent policies)
+        :param state: returned unchanged (used by recurrent policies)
         :param episode_start: not used (used by recurrent policies)
-        :param deterministic: the most likely actions instead of random ones
+        :param deterministic: return the most likely actions instead of samples
         :return: one action or a batch of them, and ``state``
         """
         return self.policy.predict(observation, state, episode_start, deterministic)
@@ -347,7 +347,7 @@ class BaseAlgorithm(ABC):
         """
         Seed Python, NumPy, MLX, the action space and the environments (environment i with ``seed + i``).
 
-        :param seed: None leaves everything as it is
+        :param seed: the seed; None changes nothing
         """
         if seed is None:
             return
@@ -360,7 +360,7 @@ class BaseAlgorithm(ABC):
 
     def dump_logs(self) -> None:
         """
-        Write one log entry. Each kind of algorithm has its own.
+        Write one log entry; implemented by the algorithm families.
 
         :raises NotImplementedError: always
         """
@@ -421,7 +421,7 @@ class BaseAlgorithm(ABC):
 
     def set_logger(self, logger: Logger) -> None:
         """
-        Use a logger of one's own. ``tensorboard_log`` and ``verbose`` no longer choose where logs go.
+        Use a custom logger. ``tensorboard_log`` and ``verbose`` no longer determine the outputs.
 
         :param logger: the logger
         """
@@ -430,7 +430,7 @@ class BaseAlgorithm(ABC):
 
     @property
     def logger(self) -> Logger:
-        """:return: the logger; there is one from the first ``learn`` on"""
+        """:return: the logger, which exists from the first ``learn`` on"""
         return self._logger
 
     def _setup_lr_schedule(self) -> None:
@@ -448,14 +448,14 @@ class BaseAlgorithm(ABC):
 
     def _update_learning_rate(self, optimizers: Any) -> None:
         """
-        Record the learning rate of the present progress and hand it to the optimizers.
+        Record the current learning rate and set it in the optimizers.
 
         :param optimizers: one or a list
         :raises ValueError: if the rate is negative or not finite
         """
         learning_rate = self.lr_schedule(self._current_progress_remaining)
         if self._current_progress_remaining < 0:
-            # The last rollout goes beyond total_timesteps; a line to 0 must not become gradient ascent.
+            # The last rollout may exceed total_timesteps: a linear schedule to 0 must not become negative.
             learning_rate = max(learning_rate, 0.0)
         check_learning_rate(learning_rate)
         self.logger.record("train/learning_rate", learning_rate)
@@ -464,7 +464,7 @@ class BaseAlgorithm(ABC):
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
         """
-        Keep return, length and success of the episodes that just ended.
+        Store return, length and success of the episodes that just ended.
 
         :param infos: one per environment
         :param dones: (n_envs,) which episodes ended
@@ -495,9 +495,9 @@ class BaseAlgorithm(ABC):
         """
         Replace parameters in place.
 
-        :param load_path_or_dict: a file written by ``save``, or what :meth:`get_parameters` gives
+        :param load_path_or_dict: a file written by ``save``, or the result of :meth:`get_parameters`
         :param exact_match: every object and every array must be given, and nothing else
-        :param device: kept for SB3's signature; MLX arrays belong to no device
+        :param device: for compatibility with SB3; MLX arrays are not tied to a device
         :raises ValueError: if an object is unknown, or one is missing and ``exact_match``
         :raises RuntimeError: if arrays are missing or unknown, or a shape differs
         """
@@ -517,20 +517,20 @@ class BaseAlgorithm(ABC):
         **kwargs: Any,
     ) -> SelfBaseAlgorithm:
         """
-        Make a model from a file. To change an existing model, use :meth:`set_parameters`.
+        Create a model from a file. To change an existing model, use :meth:`set_parameters`.
 
-        :param path: a file written by ``save`` (".zip" may be left away) or an open binary file
-        :param env: environments to use; None makes a model that predicts only
+        :param path: a file written by ``save`` (".zip" may be omitted) or an open binary file
+        :param env: environments to use; None creates a model that can only predict
         :param device: "auto", "cpu", "gpu" or an ``mx.Device``
         :param custom_objects: values to use instead of stored ones, by attribute name
-        :param print_system_info: print the system that saved the file and the present one
+        :param print_system_info: print the system that saved the file and the current one
         :param force_reset: start new episodes at the next ``learn``
-        :param allow_pickle: open the pickles that are in the file, with a warning that names them; they can
-            run any code
+        :param allow_pickle: open the pickles in the file, with a warning that names them; they can run any
+            code
         :param kwargs: attributes to change
         :return: the model
         :raises ValueError: if ``policy_kwargs`` or the spaces of ``env`` differ from the stored ones
-        :raises ModelFileError: if the file is damaged or no model
+        :raises ModelFileError: if the file is corrupted or not a model
         """
         return model_io.load(
             cls, path, env, device, custom_objects, print_system_info, force_reset, kwargs, allow_pickle
@@ -548,12 +548,12 @@ class BaseAlgorithm(ABC):
         Write the model to a file.
 
         :param path: the file (".zip" is added if there is no suffix) or an open binary file
-        :param exclude: attributes to leave out besides the usual ones
-        :param include: attributes to write although they are usually left out
-        :param allow_pickle: pickle what the format cannot express, such as a lambda, instead of leaving it
-            out
+        :param exclude: attributes to omit in addition to the default ones
+        :param include: attributes to write although they are omitted by default
+        :param allow_pickle: pickle values that the format cannot express, such as a lambda, instead of
+            omitting them
         :param format: "mlx", which cannot run code, or "sb3", which SB3 loads; see :func:`export_sb3`
-        :raises ValueError: if the format is unknown, or SB3 has no counterpart of a part of the model
+        :raises ValueError: if the format is unknown, or a part of the model has no counterpart in SB3
         """
         if format not in ("mlx", "sb3"):
             raise ValueError(f"The format must be 'mlx' or 'sb3', got {format!r}.")
@@ -569,14 +569,14 @@ class BaseAlgorithm(ABC):
         allow_pickle: bool = False,
     ) -> None:
         """
-        Write everything that a later process needs to go on exactly: the model, its buffers, all random
-        generators, native environments and their wrappers. Written as a whole or not at all.
+        Write everything that a later process needs to continue exactly: the model, its buffers, all random
+        generators, native environments and their wrappers. The file is written atomically.
 
-        Call it between two calls of ``learn``. Inside one, use :class:`CheckpointCallback` with
-        ``resumable=True``, which waits for a moment at which nothing is half done.
+        Call it between two calls of ``learn``. Within ``learn``, use :class:`CheckpointCallback` with
+        ``resumable=True``, which waits until no step is incomplete.
 
         :param path: the file (".zip" is added if there is no suffix) or an open binary file
-        :param within_learn: from a callback's ``_on_rollout_start``: the next ``learn`` goes on with this one
+        :param within_learn: from a callback's ``_on_rollout_start``: the next ``learn`` continues this one
         :param allow_pickle: see :meth:`save`
         """
         with ModelCall(self):
@@ -594,21 +594,22 @@ class BaseAlgorithm(ABC):
         **kwargs: Any,
     ) -> SelfBaseAlgorithm:
         """
-        Go on from a checkpoint: ``learn(total_timesteps - model.num_timesteps, reset_num_timesteps=False)``
-        does what the interrupted run would have done. The random generators of Python, NumPy and MLX are set.
+        Continue from a checkpoint: ``learn(total_timesteps - model.num_timesteps,
+        reset_num_timesteps=False)`` gives the same results as the uninterrupted run. The random generators of
+        Python, NumPy and MLX are set.
 
-        :param path: what :meth:`save_checkpoint` wrote
-        :param env: environments with the same wrappers; None makes native ones, normalised or not. Those in
-            Python start new episodes, with a warning
+        :param path: a file written by :meth:`save_checkpoint`
+        :param env: environments with the same wrappers; None creates native ones, normalised or not.
+            Environments in Python start new episodes, with a warning
         :param device: "auto", "cpu", "gpu" or an ``mx.Device``
         :param custom_objects: values to use instead of stored ones, by attribute name
         :param allow_pickle: see :meth:`load`
-        :param monitor_dir: folder with the monitor files of the run, which native environments go on with;
-            a file does not decide where anything is written
+        :param monitor_dir: folder with the monitor files of the run, which native environments continue; it
+            is not taken from the file
         :param kwargs: attributes to change
         :return: the model
-        :raises ModelFileError: if it is not a checkpoint, or is damaged
-        :raises ValueError: if it is another algorithm's, or ``env`` is needed or does not fit
+        :raises ModelFileError: if it is not a checkpoint, or is corrupted
+        :raises ValueError: if it belongs to another algorithm, or ``env`` is needed or does not match
         """
         return checkpoint.load_checkpoint(
             cls, path, env, device, custom_objects, allow_pickle, kwargs, monitor_dir

@@ -1,4 +1,4 @@
-"""Does an environment keep to Gymnasium's interface, and will the algorithms here work with it?"""
+"""Checks that an environment follows Gymnasium's interface and works with the algorithms of this package."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from mlx_baselines3.common.preprocessing import is_image_space_channels_first as
 from mlx_baselines3.common.vec_env import DummyVecEnv, VecCheckNan
 
 _GOAL_KEYS = ("achieved_goal", "desired_goal")
-# Enough bad entries to understand what is wrong with an image, few enough to read.
+# Maximum number of invalid entries listed in a message.
 _MAX_LISTED = 100
 
 
-# NatureCNN's three convolutions leave nothing of a smaller image.
+# NatureCNN's three convolutions reduce smaller images to nothing.
 _MIN_IMAGE_SIZE = 36
 
 
 def _advise(message: str) -> None:
-    # the line that called check_env is several frames up and not worth counting to
+    # No stacklevel: the caller of check_env is a varying number of frames up.
     warnings.warn(message, UserWarning, stacklevel=2)
 
 
@@ -46,10 +46,10 @@ def _check_multidiscrete(space: spaces.Space[Any], role: str) -> None:
 
 def check_image_space(space: spaces.Box, key: str = "") -> None:
     """
-    Advise on a space that looks like an image (three axes).
+    Warn about image spaces (three axes) that the CNN policies cannot use well.
 
     :param space: the space
-    :param key: its key, when it is part of a ``Dict``
+    :param key: its key, if it is part of a ``Dict``
     """
     if space.dtype != np.uint8:
         _advise(
@@ -71,10 +71,10 @@ def check_image_space(space: spaces.Box, key: str = "") -> None:
 
 def _check_box_observation(space: spaces.Box, key: str = "") -> None:
     """
-    Advise on the shape of an observation.
+    Warn about unconventional shapes of observations.
 
     :param space: the space
-    :param key: its key, when it is part of a ``Dict``
+    :param key: its key, if it is part of a ``Dict``
     """
     if len(space.shape) == 3:
         check_image_space(space, key)
@@ -94,10 +94,10 @@ def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
 
 def _check_unsupported_observation(space: spaces.Space[Any]) -> bool:
     """
-    Warn about observation spaces that no policy takes.
+    Warn about observation spaces that no policy supports.
 
     :param space: the observation space
-    :return: True when what the environment returns cannot be checked either
+    :return: True if the returned observations cannot be checked either
     """
     _check_start(space, "observation")
     _check_multidiscrete(space, "observation")
@@ -121,7 +121,7 @@ def _check_unsupported_observation(space: spaces.Space[Any]) -> bool:
 def _warn_unchecked(space: spaces.Space[Any]) -> bool:
     parts = _parts(space)
     found = [
-        # gymnasium 0.29 has no OneOf
+        # Gymnasium 0.29 has no OneOf.
         ("OneOf", isinstance(space, getattr(spaces, "OneOf", ())), ""),
         ("Sequence", any(isinstance(part, spaces.Sequence) for part in parts), " Pad it to a fixed size."),
         ("Graph", any(isinstance(part, spaces.Graph) for part in parts), ""),
@@ -137,7 +137,7 @@ def _warn_unchecked(space: spaces.Space[Any]) -> bool:
 
 def _check_unsupported_action(space: spaces.Space[Any]) -> None:
     """
-    Warn about action spaces that no policy takes.
+    Warn about action spaces that no policy supports.
 
     :param space: the action space
     """
@@ -152,7 +152,7 @@ def _check_unsupported_action(space: spaces.Space[Any]) -> None:
 
 def _check_box_action(space: spaces.Box) -> None:
     """
-    Advise on continuous actions.
+    Warn about unfavourable spaces of continuous actions.
 
     :param space: the action space
     :raises AssertionError: a bound is infinite
@@ -172,7 +172,7 @@ def _check_box_action(space: spaces.Box) -> None:
 
 
 def _is_goal_env(env: gym.Env[Any, Any]) -> bool:
-    # unwrapped: some wrappers have a compute_reward of their own
+    # unwrapped: some wrappers define compute_reward too.
     return hasattr(env.unwrapped, "compute_reward")
 
 
@@ -274,7 +274,7 @@ def _check_goal_keys(space: spaces.Dict, method: str) -> None:
 
 
 def _check_goal_reward(obs: dict[str, Any], env: Any, reward: float, info: dict[str, Any]) -> None:
-    # HER calls compute_reward with a batch, so one and many must agree
+    # HER calls compute_reward with a batch, so single and batched calls must agree.
     achieved, desired = (obs[key] for key in _GOAL_KEYS)
     single = env.unwrapped.compute_reward(achieved, desired, info)
     assert reward == single, (
@@ -312,7 +312,7 @@ def _check_step(env: gym.Env[Any, Any]) -> None:
         f"obs, reward, terminated, truncated, info. Actual: {len(result)} values returned."
     )
     obs, reward, terminated, truncated, info = result
-    # an int is cast to float later
+    # An int is cast to float later.
     assert isinstance(reward, (float, int)), (
         f"The reward returned by `step()` must be a float, got {type(reward)}"
     )
@@ -361,7 +361,7 @@ def _check_render(env: gym.Env[Any, Any], warn: bool = False) -> None:
 
 def _check_for_algorithms(env: gym.Env[Any, Any]) -> bool:
     """
-    :return: True when what the environment returns cannot be checked
+    :return: True if the returned observations cannot be checked
     """
     skip = _check_unsupported_observation(env.observation_space)
     _check_unsupported_action(env.action_space)
@@ -377,13 +377,13 @@ def _check_for_algorithms(env: gym.Env[Any, Any]) -> bool:
 
 def check_env(env: gym.Env[Any, Any], warn: bool = True, skip_render_check: bool = True) -> None:
     """
-    Check that an environment keeps to Gymnasium's interface, and, with ``warn``, that the algorithms
-    of this package will work with it. It is reset and stepped a few times.
+    Check that an environment follows Gymnasium's interface and, with ``warn``, that it works with the
+    algorithms of this package. It is reset and stepped a few times.
 
     :param env: the environment
     :param warn: also give advice, as warnings
     :param skip_render_check: do not call ``render()`` and ``close()``
-    :raises AssertionError: the interface is not kept; the message says where
+    :raises AssertionError: the interface is violated; the message says where
     :raises TypeError: ``reset()`` takes no ``seed``
     """
     assert isinstance(env, gym.Env), (
@@ -403,7 +403,7 @@ def check_env(env: gym.Env[Any, Any], warn: bool = True, skip_render_check: bool
         _check_render(env, warn)
     try:
         check_for_nested_spaces(env.observation_space)
-        # DummyVecEnv holds neither nested observations nor Dict actions; the advice above says so
+        # DummyVecEnv supports neither nested observations nor Dict actions; the warnings above say so.
         _check_nan(env)
     except NotImplementedError:
         return

@@ -1,4 +1,4 @@
-"""Make environments, one or many, wrapped as algorithms want them."""
+"""Creation of single and vectorized environments with the wrappers that algorithms expect."""
 
 import os
 import sys
@@ -31,21 +31,21 @@ def make_vec_env(
     wrapper_kwargs: dict[str, Any] | None = None,
 ) -> VecEnv:
     """
-    Make a vectorised environment out of ``n_envs`` monitored ones.
+    Create a vectorised environment of ``n_envs`` environments with ``Monitor``.
 
     :param env_id: id of a registered environment, or anything that returns an environment when called
     :param n_envs: number of environments
     :param seed: environment ``i`` is seeded with ``seed + i`` at the first reset
     :param start_index: number of the first environment, in file names and in the seeds of action spaces
-    :param monitor_dir: folder for the monitor files; None writes none, the episodes are measured all the same
-    :param wrapper_class: wrapper, or function that wraps, put around the ``Monitor``
-    :param env_kwargs: arguments for making an environment
-    :param vec_env_cls: ``DummyVecEnv`` (None), ``SubprocVecEnv``, ``NativeVecEnv`` or a class of your own
+    :param monitor_dir: folder for the monitor files; None writes none, but episodes are still recorded
+    :param wrapper_class: wrapper class or function, applied outside of ``Monitor``
+    :param env_kwargs: arguments of the environment
+    :param vec_env_cls: ``DummyVecEnv`` (None), ``SubprocVecEnv``, ``NativeVecEnv`` or a custom class
     :param vec_env_kwargs: arguments of ``vec_env_cls``
     :param monitor_kwargs: arguments of ``Monitor``
     :param wrapper_kwargs: arguments of ``wrapper_class``
     :return: the vectorised environment, seeded for its first reset
-    :raises ValueError: if ``NativeVecEnv`` is asked for what only Python environments can do
+    :raises ValueError: if ``NativeVecEnv`` gets arguments that only Python environments support
     """
     vec_env_kwargs = vec_env_kwargs or {}
     if vec_env_cls is not None and _is_native(vec_env_cls):
@@ -88,7 +88,7 @@ def _make_env(
         try:
             env = gym.make(env_id, render_mode="rgb_array", **env_kwargs)
         except TypeError:
-            # The environment knows no render_mode. Any other TypeError comes back from this call.
+            # The environment takes no render_mode. Any other TypeError is raised again by this call.
             env = gym.make(env_id, **env_kwargs)
     # The environment itself is seeded at its first reset.
     if action_seed is not None:
@@ -104,7 +104,7 @@ def _make_wrapped(
 
 
 def _is_native(vec_env_cls: Any) -> bool:
-    # Whoever passes the class has imported it, so there is no need to load the Rust core to find out.
+    # A caller that passes the class has imported it, so the Rust core need not be loaded for this test.
     module = sys.modules.get("mlx_baselines3.common.vec_env.native_vec_env")
     return (
         module is not None and isinstance(vec_env_cls, type) and issubclass(vec_env_cls, module.NativeVecEnv)
@@ -122,13 +122,13 @@ def _make_native(
 ) -> VecEnv:
     if not isinstance(env_id, str):
         raise ValueError(
-            f"NativeVecEnv makes its environments from an id, got {env_id!r}. Use vec_env_cls=DummyVecEnv."
+            f"NativeVecEnv creates its environments from an id, got {env_id!r}. Use vec_env_cls=DummyVecEnv."
         )
     for name, value in refused.items():
         if value:
             raise ValueError(
-                f"NativeVecEnv steps its environments in Rust and cannot honour {name}={value!r}. "
-                f"Leave it out, or use vec_env_cls=DummyVecEnv."
+                f"NativeVecEnv steps its environments in Rust and does not support {name}={value!r}. "
+                f"Omit it, or use vec_env_cls=DummyVecEnv."
             )
     kwargs = dict(env_kwargs or {})
     arguments = {
@@ -152,7 +152,7 @@ def make_atari_env(
     monitor_kwargs: dict[str, Any] | None = None,
 ) -> VecEnv:
     """
-    Make a vectorised environment of Atari games behind :class:`AtariWrapper`.
+    Create a vectorised environment of Atari games with :class:`AtariWrapper`.
 
     By default the loss of a life ends an episode, and the reset after it is a no-op step. For a reset that
     always restarts the game, e.g. for evaluation, pass ``wrapper_kwargs=dict(terminal_on_life_loss=False)``.
@@ -163,8 +163,8 @@ def make_atari_env(
     :param start_index: number of the first environment
     :param monitor_dir: folder for the monitor files; None writes none
     :param wrapper_kwargs: arguments of ``AtariWrapper``
-    :param env_kwargs: arguments for making an environment
-    :param vec_env_cls: ``DummyVecEnv`` (None), ``SubprocVecEnv`` or a class of your own
+    :param env_kwargs: arguments of the environment
+    :param vec_env_cls: ``DummyVecEnv`` (None), ``SubprocVecEnv`` or a custom class
     :param vec_env_kwargs: arguments of ``vec_env_cls``
     :param monitor_kwargs: arguments of ``Monitor``
     :return: the vectorised environment, seeded for its first reset

@@ -1,4 +1,4 @@
-"""How good a policy is, measured by letting it act."""
+"""Evaluation of policies by their returns."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def _finished_episode(
     info: dict[str, Any], reward: float, length: int, is_monitor_wrapped: bool
 ) -> tuple[float, int] | None:
     """
-    :return: return and length of the episode, ``None`` when a wrapper (a lost life in Atari) only says
-        that it ended: Monitor knows the true end. A step of a vector environment that only resets is none
+    :return: return and length of the episode, ``None`` if a wrapper only reports an end (a lost life in
+        Atari) that Monitor does not confirm. A step that only resets does not count
     """
     if "autoreset_step" in info:
         return None
@@ -52,7 +52,7 @@ def _run_episodes(
 ) -> tuple[list[float], list[int]]:
     n_envs = env.num_envs
     episodes: list[tuple[float, int]] = []
-    # Each environment plays its share, so that short episodes do not count more often than long ones.
+    # Each environment plays an equal share, so that short episodes are not over-represented.
     episode_count_targets = np.array([(n_eval_episodes + i) // n_envs for i in range(n_envs)])
     episode_counts = np.zeros(n_envs, dtype=int)
     current_rewards, current_lengths = np.zeros(n_envs), np.zeros(n_envs, dtype=int)
@@ -66,7 +66,7 @@ def _run_episodes(
         current_rewards += rewards
         current_lengths += 1
         for i in np.flatnonzero(episode_counts < episode_count_targets).tolist():
-            # The callback finds these names in its first argument.
+            # The callback gets these names in its first argument.
             reward, done, info = rewards[i], dones[i], infos[i]
             episode_starts[i] = done
             if callback is not None:
@@ -95,21 +95,21 @@ def evaluate_policy(
     warn: bool = True,
 ) -> tuple[float, float] | tuple[list[float], list[int]]:
     """
-    Play episodes and report their undiscounted returns. With several environments each plays its share of the
-    episodes. Returns and lengths are Monitor's where there is one, since wrappers outside of it may change
-    rewards and ends; else they are counted here.
+    Play episodes and return their undiscounted returns. Several environments share the episodes equally.
+    Returns and lengths are Monitor's if there is one, because outer wrappers may change rewards and ends;
+    otherwise they are counted here.
 
-    :param model: anything with ``predict``: an algorithm or a policy
-    :param env: one environment or a vectorised one, Gymnasium's and EnvPool's included
+    :param model: an object with ``predict``: an algorithm or a policy
+    :param env: an environment or a vectorised one, also Gymnasium's or EnvPool's
     :param n_eval_episodes: number of episodes
     :param deterministic: take the most likely actions
     :param render: call ``env.render()`` after each step
-    :param callback: called with ``locals()`` and ``globals()`` after each step, once for each environment
-        that still has episodes to play; ``observations``, ``new_observations``, ``reward``, ``done``,
-        ``info``, ``i`` and ``model`` are among the names
+    :param callback: called with ``locals()`` and ``globals()`` after each step, once per environment that
+        still has episodes to play; the names include ``observations``, ``new_observations``, ``reward``,
+        ``done``, ``info``, ``i`` and ``model``
     :param reward_threshold: the mean return must be above it
     :param return_episode_rewards: return each episode's return and length
-    :param warn: warn when there is no Monitor
+    :param warn: warn if there is no Monitor
     :return: mean and standard deviation of the returns, or the list of returns and the list of lengths
     :raises AssertionError: the mean return is not above the threshold
     """

@@ -1,4 +1,4 @@
-"""The names of :mod:`mlx_baselines3.export`, where programs look for them."""
+"""Public alias of :mod:`mlx_baselines3.export`."""
 
 from mlx_baselines3.export import NotInONNX, NotInSB3, export_onnx, export_sb3, export_vec_normalize
 

@@ -1,4 +1,4 @@
-"""Modules with SB3's parameter names and layouts, for networks of your own."""
+"""Modules with SB3's parameter names and layouts, for custom networks."""
 
 from mlx_baselines3.common.nn.layers import (
     ChannelsLast,

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 class Monitor(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
     """
-    Measure the episodes of an environment.
+    Record returns and lengths of an environment's episodes.
 
-    The last step of an episode carries ``info["episode"]`` with its return ``r``, length ``l`` and the time
-    ``t`` in seconds since the wrapper was made.
+    The info of an episode's last step has ``info["episode"]`` with the return ``r``, the length ``l`` and the
+    time ``t`` in seconds since the wrapper was created.
 
     :param env: the environment
-    :param filename: where to write one line per episode; None for no file. See :class:`ResultsWriter`
+    :param filename: file with one line per episode; None for no file. See :class:`ResultsWriter`
     :param allow_early_resets: allow a reset before the episode is over
-    :param reset_keywords: keyword arguments that every reset must be given; their values are logged
-    :param info_keywords: keys of the info of an episode's last step whose values are logged
+    :param reset_keywords: required keyword arguments of every reset; their values are logged
+    :param info_keywords: keys of the last step's info whose values are logged
     :param override_existing: overwrite the file if there is one, otherwise append to it
     """
 
@@ -110,7 +110,7 @@ class Monitor(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         missing = [key for key in self.info_keywords if key not in info]
         if missing:
             raise KeyError(
-                f"The info of the episode's last step lacks {missing}, which info_keywords asks for. "
+                f"The info of the episode's last step lacks {missing}, required by info_keywords. "
                 f"It has {list(info)}."
             )
         episode_return, episode_time = sum(self.rewards), time.time() - self.t_start
@@ -132,7 +132,7 @@ class Monitor(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
 
     def get_total_steps(self) -> int:
         """
-        :return: number of steps since the wrapper was made
+        :return: number of steps since the wrapper was created
         """
         return self.total_steps
 
@@ -150,13 +150,13 @@ class Monitor(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
 
     def get_episode_times(self) -> list[float]:
         """
-        :return: when every finished episode ended, in seconds since the wrapper was made
+        :return: end of every finished episode, in seconds since the wrapper was created
         """
         return self.episode_times
 
 
 class LoadMonitorResultsError(Exception):
-    """A folder holds no monitor file, or a file that is not one."""
+    """A folder contains no monitor file, or an invalid one."""
 
 
 class ResultsWriter:
@@ -164,7 +164,7 @@ class ResultsWriter:
     Write one CSV line per episode, under a comment line that holds a JSON header.
 
     :param filename: the file, or a folder; ``monitor.csv`` is added unless the name ends in it
-    :param header: what the comment line holds; the time of the start under ``t_start``
+    :param header: contents of the comment line; the start time under ``t_start``
     :param extra_keys: columns besides ``r``, ``l`` and ``t``
     :param override_existing: overwrite the file if there is one, otherwise append to it
     """
@@ -181,7 +181,7 @@ class ResultsWriter:
             filename = os.path.join(filename, Monitor.EXT) if is_dir else f"{filename}.{Monitor.EXT}"
         filename = os.path.realpath(filename)
         os.makedirs(os.path.dirname(filename), exist_ok=True)
-        # csv writes its own line ends; the file must not translate them on Windows.
+        # csv writes its own line endings; the file must not translate them on Windows.
         self.file_handler = open(filename, "w" if override_existing else "a", newline="\n")  # noqa: SIM115
         self.logger = csv.DictWriter(self.file_handler, fieldnames=("r", "l", "t", *extra_keys))
         if self.file_handler.tell() == 0:
@@ -191,7 +191,7 @@ class ResultsWriter:
 
     def write_row(self, epinfo: dict[str, Any]) -> None:
         """
-        Write one episode, at once.
+        Write one episode and flush.
 
         :param epinfo: a value for every column
         """
@@ -203,7 +203,7 @@ class ResultsWriter:
         self.file_handler.close()
 
     def __del__(self) -> None:
-        # Every row is flushed: a writer that goes out of use unclosed has lost nothing.
+        # Every row is flushed, so an unclosed writer loses nothing.
         if hasattr(self, "file_handler"):
             self.file_handler.close()
 
@@ -225,17 +225,17 @@ def _read_monitor_file(file_name: str) -> tuple[dict[str, Any], "pandas.DataFram
         first_line = file_handler.readline()
         if not first_line.startswith("#"):
             raise LoadMonitorResultsError(
-                f"{file_name} is no monitor file: expected a line of '#' and JSON, got {first_line[:80]!r}."
+                f"{file_name} is not a monitor file: expected '#' and JSON, got {first_line[:80]!r}."
             )
         return json.loads(first_line[1:]), pandas.read_csv(file_handler, index_col=None)
 
 
 def load_results(path: str) -> "pandas.DataFrame":
     """
-    Read all the monitor files of a folder.
+    Read all monitor files of a folder.
 
     :param path: the folder
-    :return: one row per episode in the order in which they ended; ``t`` counts seconds from the first start
+    :return: one row per episode, sorted by its end; ``t`` counts seconds from the first start
     :raises LoadMonitorResultsError: if there is no monitor file, or one that cannot be read
     :raises ImportError: if pandas is missing
     """

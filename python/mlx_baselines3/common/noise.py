@@ -1,4 +1,4 @@
-"""Noise that off-policy algorithms add to actions to explore."""
+"""Action noise for the exploration of off-policy algorithms."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import DTypeLike
 
-# Draws come from NumPy's global generator: `set_random_seed` makes them repeatable, as in SB3.
+# Draws from NumPy's global generator, seeded by `set_random_seed`, as in SB3.
 
 
 class ActionNoise(ABC):
@@ -19,7 +19,7 @@ class ActionNoise(ABC):
         super().__init__()
 
     def reset(self) -> None:  # noqa: B027  only processes with memory have something to forget
-        """Begin a new episode."""
+        """Start a new episode."""
 
     @abstractmethod
     def __call__(self) -> np.ndarray:
@@ -51,15 +51,15 @@ class NormalActionNoise(ActionNoise):
 
 class OrnsteinUhlenbeckActionNoise(ActionNoise):
     r"""
-    Noise with inertia, which pulls back to its mean (Uhlenbeck and Ornstein 1930, in the discrete form of
+    Correlated, mean-reverting noise (Uhlenbeck and Ornstein 1930, in the discrete form of
     https://arxiv.org/abs/1509.02971):
     :math:`x_{t+1} = x_t + \theta (\mu - x_t) \Delta t + \sigma \sqrt{\Delta t}\, \mathcal{N}(0, 1)`.
 
     :param mean: :math:`\mu`, ``(action_dim,)``
     :param sigma: :math:`\sigma`, ``(action_dim,)``
-    :param theta: how fast it comes back
+    :param theta: rate of mean reversion
     :param dt: length of a time step
-    :param initial_noise: where an episode starts; ``None`` for 0
+    :param initial_noise: value at the start of an episode; ``None`` for 0
     :param dtype: type of the samples
     """
 
@@ -89,7 +89,7 @@ class OrnsteinUhlenbeckActionNoise(ActionNoise):
         return self.noise_prev.astype(self._dtype)
 
     def reset(self) -> None:
-        """Go back to where an episode starts."""
+        """Reset to the initial value."""
         self.noise_prev = np.zeros_like(self._mu) if self.initial_noise is None else self.initial_noise
 
     def __repr__(self) -> str:
@@ -98,12 +98,12 @@ class OrnsteinUhlenbeckActionNoise(ActionNoise):
 
 class VectorizedActionNoise(ActionNoise):
     """
-    One noise process for each of several environments.
+    One noise process per environment.
 
     :param base_noise: the process to copy
-    :param n_envs: how many
+    :param n_envs: number of environments
     :raises ValueError: ``n_envs`` is not a positive integer, or there is no base noise
-    :raises TypeError: the base noise is no :class:`ActionNoise`
+    :raises TypeError: the base noise is not an :class:`ActionNoise`
     """
 
     def __init__(self, base_noise: ActionNoise, n_envs: int) -> None:
@@ -118,9 +118,9 @@ class VectorizedActionNoise(ActionNoise):
 
     def reset(self, indices: Iterable[int] | None = None) -> None:
         """
-        Begin new episodes.
+        Start new episodes.
 
-        :param indices: of which environments; ``None`` for all
+        :param indices: indices of the environments; ``None`` for all
         """
         for index in range(len(self.noises)) if indices is None else indices:
             self.noises[index].reset()
@@ -133,7 +133,7 @@ class VectorizedActionNoise(ActionNoise):
 
     @property
     def base_noise(self) -> ActionNoise:
-        """The process that each environment has a copy of."""
+        """The process that is copied for each environment."""
         return self._base_noise
 
     @base_noise.setter
@@ -146,7 +146,7 @@ class VectorizedActionNoise(ActionNoise):
 
     @property
     def noises(self) -> list[ActionNoise]:
-        """The processes, one for each environment; setting them resets them."""
+        """The processes, one per environment; setting them resets them."""
         return self._noises
 
     @noises.setter

@@ -38,7 +38,7 @@ from mlx_baselines3.common.saving import replay as _replay_file
 from mlx_baselines3.common.saving.to_sb3 import export_replay_buffer
 from mlx_baselines3.common.training.compiled_update import StepFunction
 from mlx_baselines3.common.training.dead_steps import Transition, ended_episodes, without_dead_steps
-from mlx_baselines3.common.training.native_learning import NativeQLearning
+from mlx_baselines3.common.training.native_learning import NativeLearning
 from mlx_baselines3.common.training.native_off_policy import NativeActorCriticUpdate
 from mlx_baselines3.common.training.updater import Trained, Updater
 from mlx_baselines3.common.type_aliases import (
@@ -80,7 +80,7 @@ class OffPolicyAlgorithm(BaseAlgorithm):
     :param replay_buffer_class: class of the replay buffer; chosen by the observation space if None
     :param replay_buffer_kwargs: further arguments of it
     :param optimize_memory_usage: keep every observation once instead of twice
-    :param n_steps: rewards that are summed up before the value of a state is asked for
+    :param n_steps: number of steps of the n-step returns
     :param policy_kwargs: further arguments of the policy
     :param stats_window_size: number of episodes that the logged means are taken over
     :param tensorboard_log: folder for tensorboard; None writes nothing
@@ -90,7 +90,7 @@ class OffPolicyAlgorithm(BaseAlgorithm):
     :param monitor_wrapper: wrap a single environment in a Monitor
     :param seed: seed of all random generators
     :param use_sde: state-dependent exploration (gSDE)
-    :param sde_sample_freq: draw gSDE's noise matrix every that many steps; -1: once per rollout
+    :param sde_sample_freq: number of steps between draws of gSDE's noise matrix; -1: once per rollout
     :param use_sde_at_warmup: explore with gSDE instead of random actions before learning starts
     :param sde_support: whether the policy knows gSDE
     :param supported_action_spaces: action spaces that the algorithm can use
@@ -103,7 +103,7 @@ class OffPolicyAlgorithm(BaseAlgorithm):
     _gradient_step: StepFunction
     # Who collects, and what takes whole iterations, while `learn` runs.
     _collector_choice: CollectorChoice | None = None
-    _learning: NativeQLearning | None = None
+    _learning: NativeLearning | None = None
     # What the buffer got for the last step.
     _last_stored: Transition | None = None
 
@@ -272,7 +272,7 @@ class OffPolicyAlgorithm(BaseAlgorithm):
         :param truncate_last_traj: with ``HerReplayBuffer``: take its last episode as ended; False goes on
             with it
         :raises AssertionError: if the file holds something else, or HER's buffer and there is no environment
-        :raises ModelFileError: if the file is damaged, or needs a class that is not imported. The present
+        :raises ModelFileError: if the file is corrupted, or needs a class that is not imported. The present
             buffer stays
         """
         buffer = _replay_file.load_replay_buffer(path, self.verbose)
@@ -304,7 +304,7 @@ class OffPolicyAlgorithm(BaseAlgorithm):
                     "`reset_num_timesteps=False` or `optimize_memory_usage=False` avoids it.",
                     stacklevel=4,
                 )
-            buffer._break_off()
+            buffer._truncate_last()
         assert self.env is not None, "There is no environment to train in: call set_env() first."
         noise, n_envs = self.action_noise, self.env.num_envs
         if noise is not None and n_envs > 1 and not isinstance(noise, VectorizedActionNoise):
@@ -393,12 +393,12 @@ class OffPolicyAlgorithm(BaseAlgorithm):
                     self.train(batch_size=self.batch_size, gradient_steps=count)
         return True
 
-    def _native_learning(self, log_interval: int | None) -> NativeQLearning | None:
+    def _native_learning(self, log_interval: int | None) -> NativeLearning | None:
         """:return: what takes whole iterations in Rust, if there is such a thing"""
         return None
 
     def _iterate_natively(self, callback: BaseCallback) -> bool | None:
-        """Collect and learn in Rust until Python has something to do; see :meth:`NativeQLearning.run`."""
+        """Collect and learn in Rust until Python has something to do; see :meth:`NativeLearning.run`."""
         if self._learning is None or not has_no_rollout_hooks(callback):
             return None
         unseen = NEVER if is_noop(callback) else steps_until_needed(callback) - 1

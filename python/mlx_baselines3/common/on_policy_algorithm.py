@@ -48,7 +48,7 @@ class OnPolicyAlgorithm(BaseAlgorithm):
     :param vf_coef: weight of the value loss
     :param max_grad_norm: largest 2-norm of the gradient
     :param use_sde: state-dependent exploration (gSDE)
-    :param sde_sample_freq: draw gSDE's noise matrix every that many steps; -1: once per rollout
+    :param sde_sample_freq: number of steps between draws of gSDE's noise matrix; -1: once per rollout
     :param rollout_buffer_class: class of the rollout buffer; chosen by the observation space if None
     :param rollout_buffer_kwargs: further arguments of it
     :param stats_window_size: number of episodes that the logged means are taken over

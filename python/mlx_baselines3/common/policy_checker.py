@@ -1,4 +1,4 @@
-"""Will a policy of one's own learn here, and fast? docs/efficient-policies.md explains each answer."""
+"""Checks of custom policies for errors and slow code; docs/efficient-policies.md explains each of them."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from mlx_baselines3.common.policies.actor_critic import ActorCriticPolicy
 from mlx_baselines3.common.policies.base import BasePolicy
 
 _ROWS = 8
-# Draws after which a policy that can act in more than one way is believed to have shown it.
+# Number of draws after which a stochastic policy is assumed to have shown different actions.
 _DRAWS = 8
 _PLACEHOLDER = "during function transformations"
 
 
 class _Pass(NamedTuple):
     """
-    A way through the network.
+    A forward pass to check.
 
     :param name: the method
-    :param run: what calls it with ``n`` rows of observations and actions
-    :param outputs: what it returns, one name after the other
+    :param run: calls it with ``n`` rows of observations and actions
+    :param outputs: names of its outputs
     """
 
     name: str
@@ -44,15 +44,15 @@ class _Pass(NamedTuple):
 
 def check_policy(policy: Any, warn: bool = True) -> list[str]:
     """
-    Check that a policy does what the algorithms of this package ask of it, and say what makes it slow.
-    Observations are drawn from its space; its weights and the random generator stay as they are.
+    Check that a policy meets the requirements of the algorithms, and report what makes it slow.
+    Observations are drawn from its space; its weights and the random generator are left unchanged.
 
     :param policy: a policy, or an algorithm that has one
-    :param warn: also give the advice as warnings
+    :param warn: also emit the advice as warnings
     :return: the advice: numbers read on the host, ``deterministic`` without effect, Python loops over the
-        rows of a batch, layers whose input has to be copied, answers that depend on the memory layout
-    :raises AssertionError: if an output has a wrong shape or dtype; the message says which
-    :raises TypeError: if it is no policy
+        rows of a batch, layers whose input has to be copied, outputs that depend on the memory layout
+    :raises AssertionError: an output has a wrong shape or dtype; the message says which
+    :raises TypeError: it is not a policy
     """
     policy = getattr(policy, "policy", policy)
     if not isinstance(policy, BasePolicy):
@@ -74,7 +74,7 @@ def check_policy(policy: Any, warn: bool = True) -> list[str]:
 def _advice(policy: BasePolicy) -> list[str]:
     advice = []
     for step in _passes(policy):
-        # A pass that cannot be traced cannot be compiled; its graph says nothing then.
+        # A pass that cannot be traced cannot be compiled, and has no graph to inspect.
         read = _host_read(policy, step)
         advice += [read] if read else []
         if not read:
@@ -107,7 +107,7 @@ def _sample(space: spaces.Space[Any], n: int) -> Any:
 
 
 def _inputs(policy: BasePolicy, n: int) -> tuple[Any, mx.array]:
-    """``n`` rows as the networks get them: observations, and actions as they come out of a buffer."""
+    """``n`` rows of inputs of the networks: observations, and actions as stored in a buffer."""
     obs, _ = policy.obs_to_tensor(_sample(policy.observation_space, n))
     actions = _sample(policy.action_space, n)
     if isinstance(policy.action_space, spaces.Discrete):
@@ -118,17 +118,17 @@ def _inputs(policy: BasePolicy, n: int) -> tuple[Any, mx.array]:
 def _host_read(policy: BasePolicy, step: _Pass) -> str | None:
     obs, actions = _inputs(policy, _ROWS)
     random_state: Any = mx.random.state
-    # Computes what the policy keeps from earlier calls, as the noise of gSDE: nothing pending may be traced.
+    # Evaluate arrays kept from earlier calls, such as gSDE's noise: pending arrays must not be traced.
     mx.eval([out for out in _as_tuple(step.run(obs, actions)) if isinstance(out, mx.array)])
 
     def pure(parameters: dict[str, mx.array], obs: Any, actions: mx.array) -> Any:
         with bound(policy, parameters):
-            # An entropy that has no closed form is None.
+            # An entropy without closed form is None.
             return [out for out in _as_tuple(step.run(obs, actions)) if out is not None]
 
     try:
         with random_state_kept():
-            # Traced only: nothing is compiled before somebody reads the result.
+            # Traced only: MLX compiles when a result is read.
             mx.compile(pure, inputs=random_state, outputs=random_state)(
                 named_parameters(policy), obs, actions
             )
@@ -137,14 +137,14 @@ def _host_read(policy: BasePolicy, step: _Pass) -> str | None:
             raise
         return (
             f"{step.name}() reads numbers of an array on the host {_place(error)}. The device waits for "
-            "that at every call, and the update cannot be compiled. Keep to MLX's operations (mx.where "
+            "that at every call, and the update cannot be compiled. Use MLX's operations (mx.where "
             "instead of `if`), see docs/efficient-policies.md#host-reads."
         )
     return None
 
 
 def _place(error: BaseException) -> str:
-    """The innermost line of the traceback that is the user's."""
+    """The innermost line of the traceback in the user's code."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not _is_library(frame.filename)] or list(frames)
     line = linecache.getline(own[-1].filename, own[-1].lineno or 0).strip()
@@ -167,7 +167,7 @@ def _loop_over_rows(policy: BasePolicy, step: _Pass) -> list[str]:
         return []
     return [
         f"{step.name}() takes {few} operations for {_ROWS} rows and {many} for {2 * _ROWS}: a Python loop "
-        "goes over the rows of the batch. Work on whole batches, or use mx.vmap, see "
+        "iterates over the rows of the batch. Work on whole batches, or use mx.vmap, see "
         "docs/efficient-policies.md#loops-over-rows."
     ]
 
@@ -175,7 +175,7 @@ def _loop_over_rows(policy: BasePolicy, step: _Pass) -> list[str]:
 def _expected(policy: BasePolicy, n: int) -> dict[str, tuple[tuple[int, ...], str]]:
     action_shape = (n, *(policy.action_space.shape or ()))
     continuous = isinstance(policy.action_space, spaces.Box)
-    # The coins of MultiBinary are drawn as floats.
+    # MultiBinary actions are sampled as floats.
     numbers = "float" if continuous or isinstance(policy.action_space, spaces.MultiBinary) else "int"
     return {
         "actions": (action_shape, numbers),
@@ -209,17 +209,17 @@ def _check_outputs(policy: BasePolicy, step: _Pass, n: int) -> None:
 
 def _same_shape(name: str, got: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     if name == "actions":
-        # predict() gives actions of several axes their shape.
+        # predict() reshapes actions with several axes.
         return got[:1] == expected[:1] and np.prod(got) == np.prod(expected)
     return got == expected
 
 
 @contextmanager
 def _watched_layers(policy: BasePolicy, seen: list[tuple[str, mx.array]]) -> Iterator[None]:
-    """Note what the layers of ``mlx.nn`` are called with."""
+    """Record the inputs of the layers of ``mlx.nn``."""
     names = {id(module): name for name, module in policy.named_modules()}
     kinds = {type(module) for module in policy.modules() if type(module).__module__.startswith("mlx.nn")}
-    # Only layers with weights compute; an activation takes any memory layout.
+    # Only layers with weights; activations work on any memory layout.
     kinds = {kind for kind in kinds if kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Bilinear)}
     originals = {kind: kind.__call__ for kind in kinds}
 
@@ -248,7 +248,7 @@ def _copied_inputs(policy: BasePolicy) -> list[str]:
     strided = dict.fromkeys(name for name, x in seen if not _is_contiguous(x))
     return [
         f"The input of {name} is a non-contiguous view (transposed, or every k-th entry): its rows are "
-        "gathered anew at every call. Choose the layout where the array is made, see "
+        "copied at every call. Choose the layout where the array is created, see "
         "docs/efficient-policies.md#non-contiguous-inputs."
         for name in strided
     ]
@@ -260,7 +260,7 @@ def _is_contiguous(array: mx.array) -> bool:
     except (RuntimeError, ValueError):
         # Inside mx.vmap a layer gets a placeholder, which has no memory.
         return True
-    # A matrix product takes a transposed matrix as it is.
+    # A matrix product supports transposed matrices.
     return view.c_contiguous or (view.ndim == 2 and view.f_contiguous)
 
 
@@ -276,7 +276,7 @@ def _ignored_deterministic(policy: BasePolicy) -> list[str]:
     obs, _ = _inputs(policy, 8 * _ROWS)
     if _vary(_actions(policy, obs, deterministic=True)):
         return [
-            "_predict(deterministic=True) gives another action each time: the argument is ignored, and "
+            "_predict(deterministic=True) returns a different action each time: the argument is ignored, and "
             "evaluations are noisy. See docs/efficient-policies.md#deterministic."
         ]
     if not isinstance(policy, ActorCriticPolicy) or _vary(_actions(policy, obs, deterministic=False)):
@@ -284,8 +284,8 @@ def _ignored_deterministic(policy: BasePolicy) -> list[str]:
     if not _vary([to_numpy(policy.get_distribution(obs).sample()) for _ in range(_DRAWS)]):
         return []
     return [
-        "_predict(deterministic=False) gives the same action each time, although the policy's distribution "
-        "is random: the argument is ignored, and nothing is explored. See "
+        "_predict(deterministic=False) returns the same action each time, although the policy's distribution "
+        "is stochastic: the argument is ignored, and there is no exploration. See "
         "docs/efficient-policies.md#deterministic."
     ]
 
@@ -299,12 +299,12 @@ def _layout_matters(policy: BasePolicy) -> list[str]:
     try:
         plain, other = (policy.predict(batch, deterministic=True)[0] for batch in (obs, strided))
     except (TypeError, ValueError, BufferError) as error:
-        return [f"predict() refuses an observation whose memory is not contiguous: {error}"]
+        return [f"predict() rejects an observation with non-contiguous memory: {error}"]
     if np.allclose(plain, other, atol=1e-5) or _vary(_actions(policy, _inputs(policy, _ROWS)[0], True)):
         return []
     return [
-        "predict() gives another action for the same observation in another memory layout: use its values, "
-        "not its memory. See docs/efficient-policies.md#non-contiguous-inputs."
+        "predict() returns a different action for the same observation in another memory layout: use its "
+        "values, not its memory. See docs/efficient-policies.md#non-contiguous-inputs."
     ]
 
 

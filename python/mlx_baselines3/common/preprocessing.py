@@ -1,4 +1,4 @@
-"""What a network sees of an observation: image checks, one-hot codes, shapes and sizes."""
+"""Preprocessing of observations: image checks, one-hot encoding, shapes and sizes."""
 
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def is_image_space_channels_first(observation_space: spaces.Box) -> bool:
     """
-    Tell channel-first images (CxHxW) from channel-last ones (HxWxC): the channels are the smallest dimension.
+    Distinguish channel-first (CxHxW) from channel-last images (HxWxC): channels are the smallest dimension.
 
     :param observation_space: an image space (see :func:`is_image_space`)
     :return: True for channel-first
@@ -34,11 +34,11 @@ def is_image_space(
     normalized_image: bool = False,
 ) -> bool:
     """
-    Say whether a space holds images: a three-dimensional Box of uint8 from 0 to 255. In doubt, it does not.
+    Check whether a space contains images: a three-dimensional Box of uint8 from 0 to 255.
 
-    :param observation_space: the space to look at
+    :param observation_space: the space
     :param check_channels: also require 1, 3 or 4 channels (stacked frames have more)
-    :param normalized_image: the images are normalised already: do not look at dtype and bounds
+    :param normalized_image: the images are already normalised: do not check dtype and bounds
     :return: True for an image space
     """
     if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 3:
@@ -56,10 +56,10 @@ def is_image_space(
 
 def maybe_transpose(observation: np.ndarray, observation_space: spaces.Space[Any]) -> np.ndarray:
     """
-    Move the channels of an image to where the space has them, if that makes the shapes agree.
+    Transpose a channel-last image to the channel-first layout of the space, if that makes the shapes match.
 
-    :param observation: an image ``(H, W, C)`` or a batch ``(N, H, W, C)``; others are left alone
-    :param observation_space: the space that the observation should fit
+    :param observation: an image ``(H, W, C)`` or a batch ``(N, H, W, C)``; others are returned unchanged
+    :param observation_space: the space that the observation should match
     :return: the observation, channel-first if the space is channel-first
     """
     if not is_image_space(observation_space) or _fits(observation, observation_space):
@@ -80,12 +80,12 @@ def preprocess_obs(
     normalize_images: bool = True,
 ) -> "mx.array | dict[str, mx.array]":
     """
-    Turn a batch of observations into float32 for a network: images in [0, 1], integers as one-hot codes.
+    Convert a batch of observations to float32 for a network: images in [0, 1], integers one-hot encoded.
 
-    An integer outside of its space gives a code of zeros where a step is being compiled, which cannot look at
-    numbers: the algorithms check what they hand to such steps.
+    In a compiled step, which cannot inspect values, an integer outside of its space is encoded as zeros; the
+    algorithms check the inputs of compiled steps beforehand.
 
-    :param obs: batch of observations, the batch axis first; a dict of them for a Dict space
+    :param obs: batch of observations, batch axis first; a dict of them for a Dict space
     :param observation_space: the space of one observation
     :param normalize_images: divide images by 255
     :return: float32 arrays: ``(batch, *shape)`` for Box and MultiBinary, ``(batch, n)`` for Discrete,
@@ -97,7 +97,7 @@ def preprocess_obs(
 
     if isinstance(observation_space, spaces.Dict):
         assert isinstance(obs, dict), f"Expected dict, got {type(obs)}"
-        # A Dict space holds no further dicts, see check_for_nested_spaces.
+        # Dict spaces are not nested, see check_for_nested_spaces.
         space = observation_space
         parts: dict[str, Any] = {
             k: preprocess_obs(part, space[k], normalize_images) for k, part in obs.items()
@@ -128,7 +128,7 @@ def _one_hot(obs: "mx.array", space: spaces.Discrete | spaces.MultiDiscrete) -> 
         try:
             numbers = np.asarray(obs)
         except (ValueError, RuntimeError):
-            # MLX's two refusals inside of a function that a user compiles.
+            # MLX's two errors inside of a function that a user compiles.
             pass
         else:
             check_integers(numbers, space)
@@ -143,7 +143,7 @@ def _one_hot(obs: "mx.array", space: spaces.Discrete | spaces.MultiDiscrete) -> 
 
 def _one_hot_columns(obs: "mx.array", space: spaces.MultiDiscrete) -> "mx.array":
     """
-    Concatenate the one-hot codes of the columns: one gather and one comparison for any number of columns.
+    Concatenate the one-hot codes of all columns with one gather and one comparison.
 
     :param obs: integers ``(batch, n_columns)``
     :param space: the space of one row
@@ -187,7 +187,7 @@ def get_flattened_obs_dim(observation_space: spaces.Space[Any]) -> int:
     :param observation_space: the observation space
     :return: number of features
     """
-    # Gymnasium's flatdim may count a MultiDiscrete by its columns instead of their codes.
+    # Gymnasium's flatdim may count the columns of a MultiDiscrete instead of its one-hot codes.
     if isinstance(observation_space, spaces.MultiDiscrete):
         return int(np.sum(observation_space.nvec))
     return int(spaces.utils.flatdim(observation_space))
@@ -199,7 +199,7 @@ def get_action_dim(action_space: spaces.Space[Any]) -> int:
 
     :param action_space: the action space
     :return: 1 for Discrete, otherwise the number of entries of the array
-    :raises NotImplementedError: for a space that is none of Box, Discrete, MultiDiscrete and MultiBinary
+    :raises NotImplementedError: for a space other than Box, Discrete, MultiDiscrete and MultiBinary
     """
     if isinstance(action_space, spaces.Box):
         return int(np.prod(action_space.shape))
@@ -218,7 +218,7 @@ def get_action_dim(action_space: spaces.Space[Any]) -> int:
 
 def check_for_nested_spaces(obs_space: spaces.Space[Any]) -> None:
     """
-    Refuse Dict and Tuple spaces that contain further Dict or Tuple spaces.
+    Reject nested Dict and Tuple spaces.
 
     :param obs_space: the observation space
     :raises NotImplementedError: if spaces are nested

@@ -11,7 +11,7 @@ from mlx_baselines3.common.monitor import load_results
 
 _MISSING = "{0} is required for plotting: `pip install {0}`."
 
-# As in SB3, a program without them learns so where it imports this module, not after hours of training.
+# As in SB3, missing packages are reported when this module is imported, not after hours of training.
 try:
     import pandas as pd
 except ImportError as error:
@@ -30,7 +30,7 @@ EPISODES_WINDOW = 100
 
 def rolling_window(array: np.ndarray, window: int) -> np.ndarray:
     """
-    Look at an array through a window that moves along its last axis.
+    View an array through a window that moves along its last axis.
 
     :param array: ``(..., n)``
     :param window: length of the window, at most ``n``
@@ -46,20 +46,20 @@ def window_func(
     """
     Apply a function to each window of an array.
 
-    :param var_1: where the values are, ``(n,)``
+    :param var_1: positions of the values, ``(n,)``
     :param var_2: the values, ``(n,)``
     :param window: length of the window
     :param func: such as ``np.mean``; called with ``axis=-1``
-    :return: where each window ends and what the function says of it, both ``(n - window + 1,)``
+    :return: end position and function value of each window, both ``(n - window + 1,)``
     """
     return var_1[window - 1 :], func(rolling_window(var_2, window), axis=-1)
 
 
 def ts2xy(data_frame: pd.DataFrame, x_axis: str) -> tuple[np.ndarray, np.ndarray]:
     """
-    Take the two axes of a curve out of Monitor's columns.
+    Extract the two axes of a curve from Monitor's columns.
 
-    :param data_frame: a row for each episode: return ``r``, length ``l``, seconds since the start ``t``
+    :param data_frame: one row per episode: return ``r``, length ``l``, seconds since the start ``t``
     :param x_axis: ``"timesteps"``, ``"episodes"`` or ``"walltime_hrs"``
     :return: that axis, and the returns
     :raises NotImplementedError: the axis is none of these
@@ -81,7 +81,7 @@ def plot_curves(
     figsize: tuple[int, int] = (8, 2),
 ) -> None:
     """
-    Plot points, and the mean over the last 100 episodes where there are as many.
+    Plot points, and the mean over the last 100 episodes if there are as many.
 
     :param xy_list: the curves
     :param x_axis: label of the horizontal axis
@@ -111,7 +111,7 @@ def plot_results(
     Plot the curves of one or more runs.
 
     :param dirs: folders with Monitor's files, one for each run
-    :param num_timesteps: leave out later episodes; ``None`` keeps all
+    :param num_timesteps: omit later episodes; ``None`` keeps all
     :param x_axis: ``"timesteps"``, ``"episodes"`` or ``"walltime_hrs"``
     :param task_name: title
     :param figsize: width and height in inches

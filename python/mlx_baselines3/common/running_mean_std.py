@@ -1,11 +1,11 @@
-"""Mean and variance of a stream of batches."""
+"""Running mean and variance."""
 
 import numpy as np
 
 
 class RunningMeanStd:
     """
-    Mean and variance of everything seen so far, without keeping it.
+    Running mean and variance of a stream of batches.
 
     Two sets of statistics are merged as in Chan, Golub and LeVeque, "Updating Formulae and a Pairwise
     Algorithm for Computing Sample Variances", 1979
@@ -22,7 +22,7 @@ class RunningMeanStd:
 
     def copy(self) -> "RunningMeanStd":
         """
-        :return: statistics of the same values that can be updated on their own
+        :return: an independent copy of the statistics
         """
         other = RunningMeanStd(shape=self.mean.shape)
         other.mean = self.mean.copy()
@@ -32,27 +32,27 @@ class RunningMeanStd:
 
     def combine(self, other: "RunningMeanStd") -> None:
         """
-        Take in all that other statistics have seen.
+        Merge other statistics into these.
 
-        :param other: statistics of samples of the same shape; left alone
+        :param other: statistics of samples of the same shape; not changed
         """
         self.update_from_moments(other.mean, other.var, other.count)
 
     def update(self, arr: np.ndarray) -> None:
         """
-        Take in a batch of samples.
+        Add a batch of samples.
 
         :param arr: samples ``(batch, *shape)``
         """
-        # NumPy adds float32 rows one after the other. SB3's bits for as many environments as it can have;
-        # for thousands, sums that do not lose the last digits.
+        # NumPy sums float32 rows sequentially: bit-identical to SB3 for the usual numbers of environments.
+        # For thousands of rows, use sums that do not lose the last digits.
         wide = np.float64 if len(arr) > 1024 else None
         mean, var = (np.asarray(moment(arr, axis=0, dtype=wide)) for moment in (np.mean, np.var))
         self.update_from_moments(mean, var, arr.shape[0])
 
     def update_from_moments(self, batch_mean: np.ndarray, batch_var: np.ndarray, batch_count: float) -> None:
         """
-        Take in a batch of which only the statistics are known.
+        Add a batch given by its statistics.
 
         :param batch_mean: mean of the batch, ``shape``
         :param batch_var: variance of the batch (divided by its size), ``shape``
@@ -60,7 +60,7 @@ class RunningMeanStd:
         """
         delta = batch_mean - self.mean
         total = self.count + batch_count
-        # SB3's order of operations: both packages keep the same statistics to the last bit.
+        # SB3's order of operations, for bit-identical statistics.
         sum_of_squares = (
             self.var * self.count
             + batch_var * batch_count

@@ -1,17 +1,17 @@
 """
 Model files: a zip of JSON and safetensors that is read without executing anything.
 
-``data`` is JSON, every entry of ``params`` is a safetensors file, and two small entries name the version of
-this package and of the format. Nothing in it is a pickle unless the user asked for one, with
-``allow_pickle=True``, both when saving and when loading. Files that SB3 wrote are recognised and read by
+``data`` is JSON, every entry of ``params`` is a safetensors file, and two small entries give the version of
+this package and of the format. It contains pickles only if the user requests them with ``allow_pickle=True``,
+both when saving and when loading. SB3's files are detected and read by
 :mod:`~mlx_baselines3.common.formats.sb3.zip`.
 
-Kept in ``data`` are numbers, texts, None, lists, tuples, dicts, sets, deques, bytes, NumPy and MLX arrays,
+``data`` supports numbers, strings, None, lists, tuples, dicts, sets, deques, bytes, NumPy and MLX arrays,
 scalars and dtypes, Gymnasium's spaces with their random generators, this package's schedules, action noise
-and enumerations, classes (by import path) in the places that take them, and schedules of a class of your own
+and enumerations, classes (by import path) in the slots that accept them, and schedules of custom classes
 whose attributes are numbers, strings and booleans. See :mod:`~mlx_baselines3.common.formats.slots`.
 
-A path in a file is only looked up among the modules that are imported already; a file never causes an import.
+Import paths in a file are looked up only in modules that are already imported; a file never causes an import.
 """
 
 import contextlib
@@ -78,11 +78,11 @@ def recursive_getattr(obj: Any, attr: str, *args: Any) -> Any:
     """
     ``getattr`` that follows dots.
 
-    :param obj: where to start
+    :param obj: the root object
     :param attr: for instance ``"actor.optimizer"``
-    :param args: a default, for each of the steps
+    :param args: a default for each step
     :return: the attribute
-    :raises AttributeError: if there is none, and no default
+    :raises AttributeError: if it does not exist, without a default
     """
     return functools.reduce(lambda owner, name: getattr(owner, name, *args), attr.split("."), obj)
 
@@ -91,10 +91,10 @@ def recursive_setattr(obj: Any, attr: str, val: Any) -> None:
     """
     ``setattr`` that follows dots.
 
-    :param obj: where to start
+    :param obj: the root object
     :param attr: for instance ``"actor.optimizer"``
     :param val: the new value
-    :raises AttributeError: if there is nothing on the way to it
+    :raises AttributeError: if an intermediate attribute does not exist
     """
     owner, _, name = attr.rpartition(".")
     setattr(recursive_getattr(obj, owner) if owner else obj, name, val)
@@ -102,10 +102,10 @@ def recursive_setattr(obj: Any, attr: str, val: Any) -> None:
 
 def is_json_serializable(item: Any) -> bool:
     """
-    Whether JSON can express a value by itself.
+    Whether JSON can express a value directly.
 
     :param item: anything
-    :return: true if ``json.dumps`` takes it
+    :return: whether ``json.dumps`` accepts it
     """
     try:
         json.dumps(item)
@@ -124,19 +124,18 @@ def save_to_zip_file(
     extra: Mapping[str, Content] | None = None,
 ) -> None:
     """
-    Save a model. A file given by its path is replaced as a whole: whatever happens, it is the old one or the
-    new one.
+    Save a model. A file given by its path is replaced atomically.
 
     :param save_path: a path (``.zip`` is added if it has no suffix) or a binary stream open for writing
     :param data: attributes, see :func:`data_to_json`
     :param params: states of networks and optimizers by name: arrays by name, or nested dicts and lists of
-        arrays, numbers and texts
+        arrays, numbers and strings
     :param pytorch_variables: further arrays by name
-    :param verbose: 0 for no output, 2 to be told of a file that is replaced
+    :param verbose: 0 for no output, 2 warns about a replaced file
     :param allow_pickle: see :func:`data_to_json`
-    :param extra: further entries by name: bytes, or pieces of them that are written as they come
+    :param extra: further entries by name: bytes, or an iterator of pieces
     :raises ValueError: if a name in ``params`` cannot be a file name
-    :raises TypeError: if ``params`` holds something else than arrays, numbers and texts
+    :raises TypeError: if ``params`` contains anything but arrays, numbers and strings
     """
     entries: dict[str, Content] = {}
     if data is not None:
@@ -159,11 +158,11 @@ def save_to_zip_file(
 
 def save_to_pkl(path: str | pathlib.Path | io.BufferedIOBase, obj: Any, verbose: int = 0) -> None:
     """
-    Pickle an object. A file given by its path is replaced as a whole, as in :func:`save_to_zip_file`.
+    Pickle an object. A file given by its path is replaced atomically.
 
     :param path: a path (``.pkl`` is added if it has no suffix) or a binary stream open for writing
     :param obj: the object
-    :param verbose: 0 for no output, 2 to be told of a file that is replaced
+    :param verbose: 0 for no output, 2 warns about a replaced file
     """
     if isinstance(path, (str, pathlib.Path)):
         with atomic_open(path, verbose, suffix="pkl") as stream:
@@ -176,8 +175,8 @@ def load_from_pkl(path: str | pathlib.Path | io.BufferedIOBase, verbose: int = 0
     """
     Unpickle an object. A pickle can run any code: open only files that you trust.
 
-    :param path: a path (tried with ``.pkl`` behind it if it is not there) or a binary stream open for reading
-    :param verbose: 0 for no output, 2 to be told when the suffix was needed
+    :param path: a path (``.pkl`` is appended if it does not exist) or a binary stream open for reading
+    :param verbose: 0 for no output, 2 warns if the suffix was needed
     :return: the object
     """
     stream = open_path(path, "r", verbose, suffix="pkl")
@@ -198,22 +197,20 @@ def load_from_zip_file(
     allow_pickle: bool = False,
 ) -> ModelParts:
     """
-    Load a model that this package or SB3 (1.8 to 2.9) saved, without executing anything that is in the file.
+    Load a model saved by this package or SB3 (1.8 to 2.9), without executing anything in the file.
 
-    :param load_path: a path (tried with ``.zip`` behind it if it is not there) or a binary stream open for
-        reading
+    :param load_path: a path (``.zip`` is appended if it does not exist) or a binary stream open for reading
     :param load_data: whether to read the attributes
     :param custom_objects: see :func:`json_to_data`
-    :param device: checked to be a device; arrays in MLX belong to none
-    :param verbose: 0 for no output, 2 to be told when the suffix was needed
-    :param print_system_info: print what the file says about the system on which it was saved
+    :param device: must be a valid device; MLX arrays are not tied to one
+    :param verbose: 0 for no output, 2 warns if the suffix was needed
+    :param print_system_info: print the system on which the file was saved
     :param allow_pickle: see :func:`json_to_data`
-    :return: attributes (None if absent or not asked for), ``params`` and ``pytorch_variables`` (None if
-        absent) as they were saved. Arrays are ``mx.array``, those of 64-bit floats ``np.ndarray``. The
-        optimizers of an SB3 file are torch's state dicts: ``{"state": {index: {...}}, "param_groups":
-        [...]}``
-    :raises ModelFileError: if it is not a model file, is damaged, or was written in a newer format
-    :raises FileNotFoundError: if there is no such file
+    :return: attributes (None if absent or not requested), ``params`` and ``pytorch_variables`` (None if
+        absent) as saved. Arrays are ``mx.array``, or ``np.ndarray`` for 64-bit floats. The optimizers of an
+        SB3 file are torch's state dicts: ``{"state": {index: {...}}, "param_groups": [...]}``
+    :raises ModelFileError: if it is not a model file, is corrupted, or was written in a newer format
+    :raises FileNotFoundError: if the file does not exist
     """
     get_device(device)
     stream = open_path(load_path, "r", verbose, suffix="zip")
@@ -230,7 +227,7 @@ def load_from_zip_file(
 
 
 def _read_tensors(archive: ArchiveReader) -> dict[str, Any]:
-    """The entries of ``params``, and the variables among them under a name of their own."""
+    """The entries of ``params``, with the variables under a separate name."""
     if sb3_zip.is_sb3_archive(archive.names):
         return sb3_zip.read_tensors(archive, _VARIABLES)
     if "_mlx_baselines3_version" not in archive.names:
@@ -241,7 +238,7 @@ def _read_tensors(archive: ArchiveReader) -> dict[str, Any]:
             archive.read(name), f"{archive.label}: {name}", archive.length
         )
         for name in archive.names
-        # What lies in a folder belongs to a checkpoint and not to the model.
+        # Entries in a folder belong to a checkpoint, not to the model.
         if name.endswith(_TENSOR_SUFFIX) and "/" not in name
     }
 

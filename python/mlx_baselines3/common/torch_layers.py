@@ -1,4 +1,4 @@
-"""Feature extractors and multi-layer perceptrons. The module keeps SB3's name; its content is MLX."""
+"""Features extractors and MLPs. The module has SB3's name, but its contents are MLX."""
 
 import math
 from typing import Any
@@ -32,7 +32,7 @@ __all__ = [
 
 class BaseFeaturesExtractor(Module):
     """
-    Base of everything that turns observations into a vector of features.
+    Base class of features extractors, which convert observations to feature vectors.
 
     :param observation_space: space of one observation
     :param features_dim: length of the feature vector
@@ -52,7 +52,7 @@ class BaseFeaturesExtractor(Module):
 
 class FlattenExtractor(BaseFeaturesExtractor):
     """
-    The observation itself, flattened: what ``MlpPolicy`` uses.
+    Flattens the observation; the default of ``MlpPolicy``.
 
     :param observation_space: space of one observation
     """
@@ -77,7 +77,7 @@ class NatureCNN(BaseFeaturesExtractor):
     :param observation_space: a Box of channel-first images
     :param features_dim: units of the last layer
     :param normalized_image: the images are already in [0, 1]: check neither dtype nor bounds
-    :raises AssertionError: if the space does not hold such images
+    :raises AssertionError: if the space does not contain such images
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class NatureCNN(BaseFeaturesExtractor):
         assert is_image_space(observation_space, check_channels=False, normalized_image=normalized_image), (
             f"NatureCNN needs images, got {observation_space}. Use `MlpPolicy` or `MultiInputPolicy` for "
             "observations that are not images; for images that are already normalised pass "
-            "`policy_kwargs=dict(normalize_images=False)`; `check_env` tells what is wrong with an "
+            "`policy_kwargs=dict(normalize_images=False)`; `check_env` reports what is wrong with an "
             "environment of your own."
         )
         channels, height, width = observation_space.shape
@@ -128,18 +128,18 @@ def _checked_units(net_arch: Any) -> list[int]:
     """
     :param net_arch: units of hidden layers
     :return: the same as plain integers
-    :raises TypeError: it is no list of whole numbers
+    :raises TypeError: it is not a list of integers
     :raises ValueError: a layer would have no units
     """
-    expected = "expected a list with the units of each hidden layer, whole numbers of at least 1"
+    expected = "expected a list with the units of each hidden layer, integers of at least 1"
     if not isinstance(net_arch, (list, tuple)):
         raise TypeError(f"net_arch is {net_arch!r}: {expected}.")
     for units in net_arch:
         if not isinstance(units, (int, np.integer)) or isinstance(units, bool):
-            raise TypeError(f"net_arch={net_arch!r} holds {units!r}: {expected}.")
+            raise TypeError(f"net_arch={net_arch!r} contains {units!r}: {expected}.")
         if units < 1:
             raise ValueError(
-                f"net_arch={net_arch!r} holds {units}: {expected}. No hidden layer at all is `net_arch=[]`."
+                f"net_arch={net_arch!r} contains {units}: {expected}. For no hidden layers use `net_arch=[]`."
             )
     return [int(units) for units in net_arch]
 
@@ -155,19 +155,19 @@ def create_mlp(
     post_linear_modules: list[type[nn.Module]] | None = None,
 ) -> list[nn.Module]:
     """
-    The layers of a multi-layer perceptron.
+    Create the layers of an MLP.
 
     :param input_dim: length of the input
-    :param output_dim: length of the output; 0 leaves the output layer away
+    :param output_dim: length of the output; 0 omits the output layer
     :param net_arch: units of the hidden layers
     :param activation_fn: class of the activation after each hidden layer
-    :param squash_output: put a tanh at the end
+    :param squash_output: append a tanh
     :param with_bias: whether the linear layers have a bias
     :param pre_linear_modules: classes of modules before each linear layer, called with its input size
     :param post_linear_modules: classes of modules between each hidden linear layer and its activation,
         called with the layer's output size
     :return: the layers in order
-    :raises TypeError: ``net_arch`` is no list of whole numbers
+    :raises TypeError: ``net_arch`` is not a list of integers
     :raises ValueError: a layer would have no units
     """
     net_arch = _checked_units(net_arch)
@@ -189,13 +189,13 @@ def create_mlp(
 
 class MlpExtractor(Module):
     """
-    Two separate perceptrons on the same features, one for the policy and one for the value.
+    Two separate MLPs on the same features, for the policy and the value function.
 
     :param feature_dim: length of the feature vector
     :param net_arch: units of the hidden layers: one list for both, or ``dict(pi=[…], vf=[…])`` where a
         missing key means no hidden layer
     :param activation_fn: class of the activation after each layer
-    :param device: kept for SB3's signature; MLX arrays belong to no device
+    :param device: for compatibility with SB3; MLX arrays are not tied to a device
     """
 
     def __init__(
@@ -237,11 +237,11 @@ class MlpExtractor(Module):
 
 class CombinedExtractor(BaseFeaturesExtractor):
     """
-    Features of a Dict observation: a NatureCNN for each image, the flattened value for the rest, side
-    by side in the order of the space's keys.
+    Features of a Dict observation: a NatureCNN per image, flattened values otherwise, concatenated in the
+    order of the space's keys.
 
     :param observation_space: a Dict space
-    :param cnn_output_dim: features of each image
+    :param cnn_output_dim: number of features per image
     :param normalized_image: as in :class:`NatureCNN`
     """
 

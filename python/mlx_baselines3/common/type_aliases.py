@@ -1,4 +1,4 @@
-"""The names that type hints across the package share."""
+"""Type aliases and named tuples shared by the package."""
 
 from typing import TYPE_CHECKING
 

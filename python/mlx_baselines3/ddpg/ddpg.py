@@ -26,7 +26,7 @@ class DDPG(TD3):
     :param buffer_size: transitions that the replay buffer holds
     :param learning_starts: steps to collect with random actions before the first update
     :param batch_size: transitions per gradient step
-    :param tau: how far the slow copies follow at each update, between 0 and 1
+    :param tau: coefficient of the Polyak update of the target networks, between 0 and 1
     :param gamma: discount factor
     :param train_freq: steps of each environment between two updates, or ``(n, "step")`` or
         ``(n, "episode")``
@@ -94,7 +94,7 @@ class DDPG(TD3):
             target_policy_noise=0.1,
             _init_setup_model=False,
         )
-        # Not in place: the dictionary is the caller's.
+        # Copy: the dictionary belongs to the caller.
         self.policy_kwargs = {"n_critics": 1, **self.policy_kwargs}
         if _init_setup_model:
             with ModelCall(self):

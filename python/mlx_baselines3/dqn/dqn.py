@@ -40,18 +40,18 @@ class DQN(OffPolicyAlgorithm):
     :param buffer_size: transitions that the replay buffer holds
     :param learning_starts: environment steps before the first update; actions are random until then
     :param batch_size: transitions per gradient step
-    :param tau: how far the target network follows at each of its updates; 1 copies
+    :param tau: coefficient of the Polyak update of the target network; 1 copies
     :param gamma: discount factor
     :param train_freq: steps between two updates, or ``(n, "step")`` or ``(n, "episode")``
     :param gradient_steps: gradient steps per update; -1: as many as environment steps were collected
     :param replay_buffer_class: class of the replay buffer; chosen by the observation space if None
     :param replay_buffer_kwargs: further arguments of it
     :param optimize_memory_usage: keep every observation once instead of twice
-    :param n_steps: rewards that are summed up before the value of a state is asked for
+    :param n_steps: number of steps of the n-step returns
     :param target_update_interval: environment steps between two updates of the target network
-    :param exploration_fraction: part of the training during which the exploration rate falls
+    :param exploration_fraction: fraction of the training over which the exploration rate decreases
     :param exploration_initial_eps: probability of a random action at the start
-    :param exploration_final_eps: the same after that part
+    :param exploration_final_eps: probability of a random action after that
     :param max_grad_norm: largest 2-norm of the gradient
     :param stats_window_size: number of episodes that the logged means are taken over
     :param tensorboard_log: folder for tensorboard; None writes nothing
@@ -178,11 +178,11 @@ class DQN(OffPolicyAlgorithm):
         self.logger.record("rollout/exploration_rate", self.exploration_rate)
 
     def _random_steps(self, count: int, n_envs: int, learning_starts: int) -> list[bool]:
-        """Steps to come with random actions; the others draw the number that :meth:`predict` compares."""
+        """Whether each of the next steps takes a random action; draws :meth:`predict`'s random numbers."""
         random = super()._random_steps(count, n_envs, learning_starts)
         first = sum(random)
         for i, drawn in enumerate(np.random.rand(count - first).tolist(), start=first):  # noqa: NPY002
-            # As `_on_step` will have set it by then.
+            # The exploration rate that `_on_step` will have set at that step.
             rate = self.exploration_rate
             if i > 0:
                 rate = self.exploration_schedule(self.progress_at(self.num_timesteps + i * n_envs))
@@ -190,7 +190,7 @@ class DQN(OffPolicyAlgorithm):
         return random
 
     def _gradient_step(self, step: GradientStep, batch: Arrays, settings: Arrays, variant: None) -> Arrays:
-        """Move Q(s, a) towards its target; see :class:`CompiledUpdate`."""
+        """One gradient step of the Q network; see :class:`CompiledUpdate`."""
         discounts = batch.get("discounts", settings["gamma"])
         next_q_values = self.q_net_target(batch["next_observations"])
         target = losses.td_target(batch["rewards"], batch["dones"], discounts, next_q_values)
@@ -217,10 +217,10 @@ class DQN(OffPolicyAlgorithm):
     @on_own_device
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """
-        Learn from samples of the replay buffer.
+        Update the Q network with transitions from the replay buffer.
 
-        :param gradient_steps: how many gradient steps
-        :param batch_size: transitions for each
+        :param gradient_steps: number of gradient steps
+        :param batch_size: transitions per gradient step
         """
         if gradient_steps < 1:
             return
@@ -242,16 +242,16 @@ class DQN(OffPolicyAlgorithm):
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """
-        Choose actions for one observation or a batch: random ones with the probability
-        ``exploration_rate``, else the best.
+        Choose epsilon-greedy actions for one observation or a batch: random ones with the probability
+        ``exploration_rate``, else the greedy ones.
 
         :param observation: one observation or a batch
-        :param state: handed back as it is (used by recurrent policies)
+        :param state: returned unchanged (used by recurrent policies)
         :param episode_start: not used (used by recurrent policies)
-        :param deterministic: the best actions always
+        :param deterministic: always take the greedy actions
         :return: one action or a batch of them, and ``state``
         """
-        # NumPy's global generator, as SB3 draws: one seed gives both the same sequence.
+        # NumPy's global generator, as in SB3: one seed gives the same sequence in both.
         if deterministic or np.random.rand() >= self.exploration_rate:  # noqa: NPY002
             return self.policy.predict(observation, state, episode_start, deterministic)
         if not self.policy.is_vectorized_observation(observation):

@@ -26,7 +26,7 @@ def td_target(rewards: mx.array, dones: mx.array, discounts: mx.array, next_q_va
 
 def q_of_actions(q_values: mx.array, actions: mx.array) -> mx.array:
     """
-    ``Q(s, a)`` out of ``Q(s, .)``
+    Select ``Q(s, a)`` from ``Q(s, .)``.
 
     :param q_values: (batch, actions)
     :param actions: a, integers
@@ -37,8 +37,8 @@ def q_of_actions(q_values: mx.array, actions: mx.array) -> mx.array:
 
 def huber_loss(q_values: mx.array, targets: mx.array) -> mx.array:
     """
-    ``mean(h(Q - y))`` with ``h(x) = x^2 / 2`` where ``|x| < 1``, else ``|x| - 1/2``: the square of a small
-    error, while the gradient of a large one stays at 1 (Huber 1964, section "Training details" of the paper).
+    ``mean(h(Q - y))`` with ``h(x) = x^2 / 2`` where ``|x| < 1``, else ``|x| - 1/2``: quadratic for small
+    errors, with gradients of at most 1 for large ones (Huber 1964, section "Training details" of the paper).
 
     :param q_values: Q
     :param targets: y

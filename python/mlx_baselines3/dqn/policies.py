@@ -7,7 +7,7 @@ import mlx.optimizers as optim
 from gymnasium import spaces
 from mlx import nn
 
-from mlx_baselines3.common.native.actor import Blueprint, blueprint, observed_keys, perceptron
+from mlx_baselines3.common.native.actor import Blueprint, blueprint, observed, perceptron
 from mlx_baselines3.common.native.eligibility import check_unchanged
 from mlx_baselines3.common.nn.layers import Sequential, named_parameters
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer, nothing_to_train
@@ -41,7 +41,7 @@ __all__ = [
 
 class QNetwork(GivenExtractorPolicy):
     """
-    The network Q(s, .), and the greedy policy of it.
+    The network Q(s, .) and its greedy policy.
 
     :param observation_space: space of one observation
     :param action_space: a Discrete space
@@ -152,13 +152,13 @@ class DQNPolicy(BasePolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         """
-        Make both networks, equal at first, and the optimizer.
+        Create the Q network, its target network with equal parameters, and the optimizer.
 
         :param lr_schedule: ``lr_schedule(1)`` is the initial learning rate
         """
         self.q_net = self.make_q_net()
         self.q_net_target = self.make_q_net()
-        # Copies: the same arrays in both could be changed in place through either.
+        # Copies: shared arrays could be changed in place through either network.
         copies = {name: mx.array(value) for name, value in self.q_net.state_dict().items()}
         self.q_net_target.load_state_dict(copies)
         self.q_net_target.set_training_mode(False)
@@ -171,13 +171,13 @@ class DQNPolicy(BasePolicy):
         return ParameterOptimizer.around(self.q_net, optimizer)
 
     def settle_optimizers(self) -> None:
-        """Let the optimizer take notice of what was frozen, thawed or replaced since the last update."""
+        """Update the optimizer for parameters frozen, thawed or replaced since the last update."""
         self.optimizer.follow(self.q_net)
         if not self.optimizer.names:
             raise nothing_to_train("the Q network")
 
     def make_q_net(self) -> QNetwork:
-        """:return: a new network with a features extractor of its own"""
+        """:return: a new network with its own features extractor"""
         q_net = QNetwork(**self._update_features_extractor(self.net_args)).to(self.device)
         q_net.features_extractor_kwargs = self.features_extractor_kwargs
         return q_net
@@ -185,7 +185,7 @@ class DQNPolicy(BasePolicy):
     def forward(self, obs: PyTorchObs, deterministic: bool = True) -> mx.array:
         """
         :param obs: (batch, ...) observations
-        :param deterministic: not used; the algorithm explores, its network does not
+        :param deterministic: not used; exploration is part of the algorithm, not of the network
         :return: (batch,) greedy actions
         """
         return self._predict(obs, deterministic=deterministic)
@@ -207,7 +207,7 @@ class DQNPolicy(BasePolicy):
 
     def set_training_mode(self, mode: bool) -> None:
         """
-        Choose between training and evaluation for the Q network; the target network always evaluates.
+        Set training or evaluation mode of the Q network; the target network is always in evaluation mode.
 
         :param mode: True for training
         """
@@ -236,6 +236,6 @@ def _dqn_blueprint(policy: DQNPolicy) -> Blueprint:
     q_net = policy.q_net
     check_unchanged(policy, DQNPolicy, ("__call__", "forward", "_predict", "obs_to_tensor"))
     check_unchanged(q_net, QNetwork, ("__call__", "forward", "_predict", "extract_features"))
-    keys = observed_keys(policy.observation_space, q_net.features_extractor)
-    # DQN decides about exploring before it asks the policy.
-    return Blueprint(tuple(perceptron(q_net.q_net)), "epsilon_greedy", keys=keys)
+    keys, (features,) = observed(q_net, q_net.features_extractor)
+    # DQN draws random actions before it calls the policy.
+    return Blueprint(tuple(perceptron(q_net.q_net)), "epsilon_greedy", keys=keys, features=features)

@@ -1,4 +1,4 @@
-"""Models for other programs: SB3 itself, and whatever runs ONNX."""
+"""Export of models to SB3 and ONNX."""
 
 import io
 import pathlib
@@ -15,11 +15,11 @@ __all__ = ["NotInONNX", "NotInSB3", "export_onnx", "export_sb3", "export_vec_nor
 
 def export_vec_normalize(env: VecNormalize, path: str | pathlib.Path | io.BufferedIOBase) -> None:
     """
-    Write the statistics and settings of a ``VecNormalize`` as SB3 saves them: SB3's
+    Write the statistics and settings of a ``VecNormalize`` in SB3's format: SB3's
     ``VecNormalize.load(path, venv)`` reads the file.
 
     :param env: the wrapper
     :param path: the file or an open binary file
-    :raises NotInSB3: if it holds something that SB3 has no counterpart of
+    :raises NotInSB3: if a value has no counterpart in SB3
     """
     vec_normalize.export_vec_normalize(env, path, VecNormalize)

@@ -1,4 +1,4 @@
-"""Policies as ONNX. Reached through :mod:`~mlx_baselines3.export`."""
+"""ONNX export of policies; import it from :mod:`~mlx_baselines3.export`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["export_onnx"]
 
-# Operators of version 17 and files of version 8 are what runtimes of the last years read.
+# Operator set 17 and IR version 8 are supported by all runtimes of recent years.
 _OPSET, _FILE_VERSION = 17, 8
 
 
@@ -42,15 +42,15 @@ def export_onnx(model: BaseAlgorithm, path: str | pathlib.Path | io.BufferedIOBa
     """
     Write a model's deterministic actions as ONNX, for deployment.
 
-    The graph takes a batch of any size of what ``predict(observation, deterministic=True)`` takes: ``obs``,
-    or one input for each key of a Dict space, in the dtype of the space, images channel-first. It gives
-    ``actions``, inside the action space. Scaling of images, one-hot codes, clipping and unscaling are part
-    of it; what ``VecNormalize`` does is not.
+    The graph takes batches of any size of the observations of ``predict(observation, deterministic=True)``:
+    ``obs``, or one input per key of a Dict space, in the dtype of the space, images channel-first. It returns
+    ``actions`` inside the action space. Image scaling, one-hot encoding, clipping and unscaling are part of
+    the graph; ``VecNormalize`` is not.
 
     :param model: the algorithm
     :param path: the file (".onnx" is added if there is no suffix) or an open binary file
-    :raises NotInONNX: if the policy has a part that is not one of this package's and MLX's; the text names it
-    :raises ImportError: if the package onnx is not installed
+    :raises NotInONNX: the policy has a part that is neither this package's nor MLX's; the message names it
+    :raises ImportError: the package onnx is not installed
     """
     graph = Graph()
     policy: Any = model.policy
@@ -58,12 +58,12 @@ def export_onnx(model: BaseAlgorithm, path: str | pathlib.Path | io.BufferedIOBa
     is_dict = isinstance(space, spaces.Dict)
     parts = dict(space.spaces) if is_dict else {"obs": space}
     if "actions" in parts:
-        raise NotInONNX("the observations have a key 'actions', which is the name of the output")
+        raise NotInONNX("the observation space has a key 'actions', which is the name of the output")
     prepared = {key: _prepare(graph, key, part, policy) for key, part in parts.items()}
     try:
         raw = _actions(policy, graph, prepared if is_dict else prepared["obs"])
     except NotNative as error:
-        raise NotInONNX(f"{error}, which the file would not know of") from error
+        raise NotInONNX(f"{error}, which the file would not contain") from error
     _finish(graph, raw, policy)
     contents = _file(graph, parts, policy.action_space).SerializeToString()
     if isinstance(path, (str, pathlib.Path)):
@@ -74,7 +74,7 @@ def export_onnx(model: BaseAlgorithm, path: str | pathlib.Path | io.BufferedIOBa
 
 
 def _prepare(graph: Graph, name: str, space: spaces.Space[Any], policy: Any) -> str:
-    """As ``preprocess_obs``."""
+    """Counterpart of ``preprocess_obs``."""
     if isinstance(space, (spaces.Box, spaces.MultiBinary)):
         value = graph.cast(name, np.float32)
         if isinstance(space, spaces.Box) and policy.normalize_images and is_image_space(space):
@@ -89,18 +89,18 @@ def _prepare(graph: Graph, name: str, space: spaces.Space[Any], policy: Any) -> 
         columns = graph.constant(np.repeat(np.arange(len(sizes)), sizes))
         codes = np.concatenate([np.arange(a, a + n) for a, n in zip(starts, sizes, strict=True)])
         return graph.one_hot(graph.add("Gather", graph.cast(name, np.int64), columns, axis=1), codes)
-    raise NotInONNX(f"there is no ONNX form of observations of {space}")
+    raise NotInONNX(f"observations of {space} cannot be exported to ONNX")
 
 
 @singledispatch
 def _actions(policy: Any, graph: Graph, obs: Any) -> str:
     """
     :param policy: a policy
-    :param graph: receives its networks
-    :param obs: name of the prepared observations, or names by key
+    :param graph: graph to append its networks to
+    :param obs: name of the preprocessed observations, or names by key
     :return: name of (batch, ...) deterministic actions before clipping or unscaling
     """
-    raise NotInONNX(f"there is no ONNX form of a {type(policy).__name__}")
+    raise NotInONNX(f"a {type(policy).__name__} cannot be exported to ONNX")
 
 
 @_actions.register
@@ -180,7 +180,7 @@ def _finish(graph: Graph, value: str, policy: Any) -> None:
 
 
 def _box_dtype(space: spaces.Box) -> Any:
-    """What predict() gives: fractions also where the space holds integers."""
+    """dtype of predict(): float also for integer spaces."""
     return space.dtype if space.dtype.kind == "f" else np.result_type(space.dtype, np.float32)
 
 
@@ -193,7 +193,7 @@ def _file(graph: Graph, parts: dict[str, spaces.Space[Any]], action_space: space
         return helper.make_tensor_value_info(name, kind, ["batch", *shape])
 
     inputs = [tensor(name, space.dtype, space.shape or ()) for name, space in parts.items()]
-    # predict() gives coins as float32.
+    # predict() returns MultiBinary actions as float32.
     dtype: Any = np.float32 if isinstance(action_space, spaces.MultiBinary) else np.int64
     if isinstance(action_space, spaces.Box):
         dtype = _box_dtype(action_space)

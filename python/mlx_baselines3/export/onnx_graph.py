@@ -17,7 +17,7 @@ __all__ = ["Graph", "NotInONNX", "clip", "emit"]
 
 
 class NotInONNX(ValueError):
-    """A policy of which a part has no ONNX form here. The text names it."""
+    """Part of a policy cannot be exported to ONNX. The message names it."""
 
 
 class Graph:
@@ -28,7 +28,7 @@ class Graph:
             import onnx
         except ImportError as error:
             raise ImportError(
-                "Writing ONNX needs the package onnx: `pip install 'mlx-baselines3[onnx]'`."
+                "Exporting to ONNX needs the package onnx: `pip install 'mlx-baselines3[onnx]'`."
             ) from error
         self.onnx = onnx
         self.nodes: list[Any] = []
@@ -37,7 +37,7 @@ class Graph:
     def constant(self, value: Any) -> str:
         """
         :param value: an array or a number
-        :return: the name to use it by
+        :return: its name in the graph
         """
         name = f"policy/constant_{len(self.constants)}"
         self.constants.append(self.onnx.numpy_helper.from_array(np.asarray(value), name))
@@ -58,14 +58,14 @@ class Graph:
         """
         :param value: name of a value
         :param dtype: a NumPy dtype
-        :return: name of the same in that dtype
+        :return: name of the converted value
         """
         return self.add("Cast", value, to=self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
     def one_hot(self, value: str, codes: np.ndarray) -> str:
         """
         :param value: name of int64 numbers that broadcast against the codes
-        :param codes: what each of them is compared to
+        :param codes: the values of the categories
         :return: name of float32 zeros and ones
         """
         return self.cast(self.add("Equal", value, self.constant(codes.astype(np.int64))), np.float32)
@@ -80,17 +80,17 @@ def emit(module: Any, graph: Graph, value: Any) -> str:
     :param graph: the graph
     :param value: name of its input; a dict of names for a dict of observations
     :return: name of its output
-    :raises NotInONNX: if the module is not one of those that are known
+    :raises NotInONNX: the module's class is not supported
     """
     operator = _ACTIVATIONS.get(type(module))
     if operator is None:
-        raise NotInONNX(f"there is no ONNX form of a {type(module).__module__}.{type(module).__qualname__}")
+        raise NotInONNX(f"a {type(module).__module__}.{type(module).__qualname__} cannot be exported to ONNX")
     return operator(module, graph, value)
 
 
 def _exactly(module: Any, kind: type) -> None:
     if not is_exactly(module, kind):
-        raise NotInONNX(f"there is no ONNX form of a {type(module).__module__}.{type(module).__qualname__}")
+        raise NotInONNX(f"a {type(module).__module__}.{type(module).__qualname__} cannot be exported to ONNX")
 
 
 @emit.register
@@ -147,8 +147,8 @@ def clip(graph: Graph, value: str, low: Any, high: Any) -> str:
     """
     :param graph: the graph
     :param value: name of float32 numbers
-    :param low: lowest number that is let through
-    :param high: highest
+    :param low: lower bound
+    :param high: upper bound
     :return: name of the clipped numbers
     """
     bounds = (graph.constant(np.float32(bound)) for bound in (low, high))
@@ -165,7 +165,7 @@ def _mish(graph: Graph, value: str) -> str:
 
 def _gelu(module: Any, graph: Graph, value: str) -> str:
     if module._approx != "none":
-        raise NotInONNX(f"there is no ONNX form of GELU with the approximation {module._approx!r}")
+        raise NotInONNX(f"GELU with the approximation {module._approx!r} cannot be exported to ONNX")
     scaled = graph.add("Mul", value, graph.constant(np.float32(1 / math.sqrt(2))))
     doubled = graph.add("Add", graph.add("Erf", scaled), graph.constant(np.float32(1)))
     return graph.add("Mul", graph.add("Mul", value, doubled), graph.constant(np.float32(0.5)))

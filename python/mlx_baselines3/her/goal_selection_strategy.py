@@ -1,4 +1,4 @@
-"""Which of the states that an episode reached becomes the goal of a relabelled transition."""
+"""Strategies that select the new goal of a relabelled transition."""
 
 from enum import Enum
 
@@ -7,11 +7,11 @@ __all__ = ["KEY_TO_GOAL_STRATEGY", "GoalSelectionStrategy"]
 
 class GoalSelectionStrategy(Enum):
     """
-    Where in the episode of a transition its new goal is taken from (https://arxiv.org/abs/1707.01495).
+    Selection of a new goal from the transition's episode (https://arxiv.org/abs/1707.01495).
 
-    - ``FUTURE``: any state from the one that the transition led to until the last
+    - ``FUTURE``: a state at or after the transition's next state
     - ``FINAL``: the last state
-    - ``EPISODE``: any state but the first
+    - ``EPISODE``: any state except the first
     """
 
     FUTURE = 0

@@ -1,4 +1,4 @@
-"""Hindsight experience replay: what was reached by mistake is learned from as if it had been wanted."""
+"""Hindsight experience replay: learn from achieved goals as if they had been desired."""
 
 from __future__ import annotations
 
@@ -21,22 +21,21 @@ from mlx_baselines3.her.goal_selection_strategy import KEY_TO_GOAL_STRATEGY, Goa
 
 class HerReplayBuffer(DictReplayBuffer):
     """
-    Replay buffer that gives a share of its samples another goal, one that their episode did reach later,
-    and asks the environment for the reward that goes with it (https://arxiv.org/abs/1707.01495).
+    Replay buffer that relabels a share of its samples with a goal achieved later in their episode, and asks
+    the environment for the matching reward (https://arxiv.org/abs/1707.01495).
 
-    Only episodes that have ended, and of which nothing has been overwritten, are sampled.
+    Only complete episodes are sampled: those that have ended and of which no row has been overwritten.
 
     :param buffer_size: number of transitions of all environments together
     :param observation_space: observation space with the keys ``"achieved_goal"`` and ``"desired_goal"``
     :param action_space: action space
-    :param env: the training environments; the first one's
-        ``compute_reward(achieved_goal, desired_goal, info)`` gets arrays and a list with one entry for each
-        transition, and returns as many rewards
-    :param device: device asked for, see :class:`BaseBuffer`
+    :param env: the training environments; ``compute_reward(achieved_goal, desired_goal, info)`` of the first
+        one gets arrays and a list with one entry per transition, and returns as many rewards
+    :param device: requested device, see :class:`BaseBuffer`
     :param n_envs: number of parallel environments
     :param optimize_memory_usage: must be False
-    :param handle_timeout_termination: do not count an episode cut by a time limit as ended
-    :param n_sampled_goal: relabelled transitions for each one with the goal of its time
+    :param handle_timeout_termination: do not treat truncation by a time limit as termination
+    :param n_sampled_goal: relabelled transitions per transition with its original goal
     :param goal_selection_strategy: ``"future"``, ``"final"``, ``"episode"`` or one of
         :class:`GoalSelectionStrategy`
     :param copy_info_dict: keep the infos and pass copies of them to ``compute_reward``, which gets empty
@@ -94,30 +93,30 @@ class HerReplayBuffer(DictReplayBuffer):
         if achieved != desired:
             raise ValueError(
                 f"achieved_goal has shape {achieved} and desired_goal {desired}: "
-                "they must be the same, for the one to take the place of the other"
+                "they must be the same, so that one can replace the other"
             )
 
     def _forget_episodes(self) -> None:
-        # Of each row, the first row of its episode and how many rows that has: 0 until it has ended.
+        # For each row, the first row of its episode and the episode's length: 0 until it has ended.
         self.ep_start = np.zeros((self.buffer_size, self.n_envs), dtype=np.int64)
         self.ep_length = np.zeros((self.buffer_size, self.n_envs), dtype=np.int64)
         self._current_ep_start = np.full(self.n_envs, self.pos, dtype=np.int64)
         self._valid: np.ndarray | None = None
 
     def reset(self) -> None:
-        """Forget all rows."""
+        """Clear the buffer."""
         super().reset()
         self._forget_episodes()
 
     def __getstate__(self) -> dict[str, Any]:
-        """:return: everything but the environment, which may not be picklable"""
+        """:return: the state without the environment, which may not be picklable"""
         return {name: value for name, value in self.__dict__.items() if name not in ("env", "_valid")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """
-        Take a pickled state. :meth:`set_env` must follow before samples are relabelled.
+        Restore a pickled state. Call :meth:`set_env` before sampling.
 
-        :param state: what :meth:`__getstate__` gave
+        :param state: the result of :meth:`__getstate__`
         """
         super().__setstate__(state)
         self.env = None
@@ -125,14 +124,14 @@ class HerReplayBuffer(DictReplayBuffer):
 
     def set_env(self, env: VecEnv) -> None:
         """
-        Give a buffer that was unpickled its environment.
+        Set the environment of an unpickled buffer.
 
         :param env: the training environments
-        :raises ValueError: the buffer has one
+        :raises ValueError: the buffer has an environment
         """
         if self.env is not None:
             raise ValueError(
-                "This HerReplayBuffer has an environment already; only one that was unpickled needs set_env()"
+                "This HerReplayBuffer already has an environment; only an unpickled buffer needs set_env()"
             )
         self.env = env
 
@@ -146,15 +145,15 @@ class HerReplayBuffer(DictReplayBuffer):
         infos: list[dict[str, Any]],
     ) -> None:
         """
-        Store one transition of every environment over the oldest, and no longer sample the episodes which
-        that one belonged to. All of it is stored or, after an error, none.
+        Store one transition of every environment. Episodes that lose a row to it are no longer sampled. After
+        an error nothing is stored.
 
         :param obs: dict of observations ``(n_envs, *obs_shape)``
-        :param next_obs: what followed, terminal observations included
+        :param next_obs: next observations, terminal ones included
         :param action: actions ``(n_envs, ...)``
         :param reward: ``(n_envs,)``
-        :param done: whether the episode ended or was cut, ``(n_envs,)``
-        :param infos: one dict for each environment
+        :param done: whether the episode terminated or was truncated, ``(n_envs,)``
+        :param infos: one dict per environment
         :raises ValueError: a shape does not fit
         """
         if self.copy_info_dict and len(infos) != self.n_envs:
@@ -162,7 +161,7 @@ class HerReplayBuffer(DictReplayBuffer):
         row = self.pos
         super().add(obs, next_obs, action, reward, done, infos)
         for i in np.flatnonzero(self.ep_length[row]):
-            # Rows are overwritten in order, so this is the first one of an old episode.
+            # Rows are overwritten in order, so this is the first row of an old episode.
             self.ep_length[self._rows_from(row, self.ep_length[row, i]), i] = 0
             self._valid = None
         self.ep_start[row] = self._current_ep_start
@@ -175,9 +174,9 @@ class HerReplayBuffer(DictReplayBuffer):
         return np.arange(start, start + count) % self.buffer_size
 
     def _compute_episode_length(self, env_idx: int) -> None:
-        """Make an episode that ends before the cursor available, and let the next one start there."""
+        """Make the episode that ends before the cursor available; the next one starts there."""
         start = self._current_ep_start[env_idx]
-        # Not 0: something was stored. An episode as long as the buffer has come back to where it started.
+        # Not 0: something was stored. An episode as long as the buffer wraps around to its start.
         length = (self.pos - start) % self.buffer_size or self.buffer_size
         self.ep_length[self._rows_from(start, length), env_idx] = length
         self._current_ep_start[env_idx] = self.pos
@@ -185,14 +184,14 @@ class HerReplayBuffer(DictReplayBuffer):
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> DictReplayBufferSamples:
         """
-        Draw transitions with replacement. The first ones have the goal of their time; the last
-        ``her_ratio * batch_size`` have one that was reached, and the reward for it.
+        Draw transitions with replacement. The first ones keep their goal; the last
+        ``her_ratio * batch_size`` are relabelled with an achieved goal and its reward.
 
         :param batch_size: number of transitions
         :param env: normalises observations and rewards with its statistics, if given
         :return: the samples as ``mx.array``
         :raises RuntimeError: no episode has ended yet
-        :raises ValueError: ``batch_size`` is below 1, or ``compute_reward`` gives not one reward per goal
+        :raises ValueError: ``batch_size`` is below 1, or ``compute_reward`` returns not one reward per goal
         :raises AssertionError: the buffer was unpickled and has no environment
         """
         samples: DictReplayBufferSamples = self._to_mlx(self._relabel(*self._draw(batch_size), env), env)
@@ -204,14 +203,14 @@ class HerReplayBuffer(DictReplayBuffer):
     def _gather_many(
         self, n_batches: int, batch_size: int, env: VecNormalize | None, scratch: Scratch
     ) -> Any:
-        # One question to the environment for the rewards of all.
+        # One call of `compute_reward` for all batches.
         draws = [self._draw(batch_size) for _ in range(n_batches)]
         rows, envs, goal_rows = (np.stack(parts) for parts in zip(*draws, strict=True))
         return split(self._relabel(rows, envs, goal_rows, env), n_batches)
 
     def _sampleable(self) -> np.ndarray:
         """``row * n_envs + env`` of all transitions of complete episodes, in order."""
-        # Searching a large buffer takes longer than a gradient step, and little changes between two.
+        # Searching a large buffer takes longer than a gradient step, and little changes between two of them.
         if self._valid is None:
             self._valid = np.flatnonzero(self.ep_length)
         if len(self._valid) == 0:
@@ -222,11 +221,11 @@ class HerReplayBuffer(DictReplayBuffer):
         return self._valid
 
     def _draw(self, batch_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows and environments of a batch, and the rows whose states become the goals of its last ones."""
+        """Rows and environments of a batch, and the rows that the goals of its last transitions come from."""
         check_batch_size(batch_size)
         chosen = np.random.choice(self._sampleable(), size=batch_size)  # noqa: NPY002 - SB3's generator
         n_virtual = int(self.her_ratio * batch_size)
-        # SB3 relabels those that it draws first, and hands them out last.
+        # SB3 relabels the first draws and returns them last.
         rows, envs = np.divmod(np.roll(chosen, -n_virtual), self.n_envs)
         n_real = batch_size - n_virtual
         return rows, envs, self._draw_goal_rows(rows[n_real:], envs[n_real:])
@@ -236,7 +235,7 @@ class HerReplayBuffer(DictReplayBuffer):
         if self.goal_selection_strategy is GoalSelectionStrategy.FINAL:
             steps = lengths - 1
         else:
-            # The state that a transition itself led to counts as its future, other than in the paper.
+            # Unlike in the paper, a transition's own next state counts as its future.
             future = self.goal_selection_strategy is GoalSelectionStrategy.FUTURE
             earliest = (rows - starts) % self.buffer_size if future else np.zeros_like(rows)
             steps = np.random.randint(earliest, lengths)  # noqa: NPY002 - SB3's generator
@@ -246,11 +245,11 @@ class HerReplayBuffer(DictReplayBuffer):
         self, rows: np.ndarray, envs: np.ndarray, goal_rows: np.ndarray, env: VecNormalize | None
     ) -> Any:
         """
-        :param rows: rows to take, ``(..., batch_size)``
+        :param rows: rows to sample, ``(..., batch_size)``
         :param envs: their environments, in the same shape
-        :param goal_rows: rows to take the goals of the last ones from, ``(..., n_virtual)``
+        :param goal_rows: rows of the goals of the last transitions, ``(..., n_virtual)``
         :param env: normalises observations and rewards, if given
-        :return: samples of NumPy arrays, all axes of ``rows`` made one
+        :return: samples of NumPy arrays, with the axes of ``rows`` flattened
         """
         n_real = rows.shape[-1] - goal_rows.shape[-1]
         virtual = np.broadcast_to(np.arange(rows.shape[-1]) >= n_real, rows.shape).reshape(-1)
@@ -262,11 +261,11 @@ class HerReplayBuffer(DictReplayBuffer):
             (goals,) = self._take(goal_rows, envs[virtual], self.next_observations["achieved_goal"])
             for part in (obs, next_obs):
                 wanted = part["desired_goal"]
-                # The two goals may be of different types, whatever holds both is right.
+                # The two goals may differ in dtype: use a common one.
                 part["desired_goal"] = wanted.astype(np.result_type(wanted, goals), copy=False)
                 part["desired_goal"][virtual] = goals
             infos = self._infos_of(rows[virtual], envs[virtual])
-            # An action is judged by the state that it led to.
+            # The reward of an action depends on its next state.
             rewards[virtual] = self._rewards_for(next_obs["achieved_goal"][virtual], goals, infos)
         rewards = self._normalize_reward(rewards.reshape(-1, 1), env)
         really = (dones * (1 - timeouts)).reshape(-1, 1)
@@ -277,22 +276,22 @@ class HerReplayBuffer(DictReplayBuffer):
 
     def _rewards_for(self, achieved: np.ndarray, goals: np.ndarray, infos: Any) -> np.ndarray:
         assert self.env is not None, (
-            "This HerReplayBuffer has no environment to compute rewards with: call set_env() first"
+            "This HerReplayBuffer has no environment to compute rewards: call set_env() first"
         )
-        # All environments are alike, so the first can answer for the others.
+        # All environments have the same reward function, so the first one serves for all.
         (answer,) = self.env.env_method("compute_reward", achieved, goals, infos, indices=[0])
         rewards = np.asarray(answer, dtype=np.float32)
         if rewards.size != len(goals):
             raise ValueError(
                 f"compute_reward() returned an array of shape {rewards.shape} for {len(goals)} goals, "
-                "expected one reward for each: it must work on arrays of goals"
+                "expected one reward per goal: it must accept arrays of goals"
             )
         return rewards.reshape(-1)
 
     def truncate_last_trajectory(self) -> None:
         """
-        Take the episodes that are under way as ended here by a time limit, so that they can be sampled and
-        the next :meth:`add` starts new ones. Warns if there are any.
+        Truncate the running episodes, so that they can be sampled and the next :meth:`add` starts new ones.
+        Warns if there are any.
         """
         unfinished = np.flatnonzero(self._current_ep_start != self.pos)
         if len(unfinished) == 0:
@@ -305,7 +304,7 @@ class HerReplayBuffer(DictReplayBuffer):
         )
         for i in unfinished:
             self.dones[self.pos - 1, i] = True
-            # No time limit was reached, but the value of the last state is to be asked for all the same.
+            # Not a real time limit, but the value of the last state is bootstrapped in the same way.
             self.timeouts[self.pos - 1, i] = self.handle_timeout_termination
             self._compute_episode_length(int(i))
 
@@ -314,7 +313,7 @@ def _strategy(strategy: GoalSelectionStrategy | str) -> GoalSelectionStrategy:
     if isinstance(strategy, str):
         if strategy.lower() not in KEY_TO_GOAL_STRATEGY:
             raise KeyError(
-                f"{strategy!r} is no goal selection strategy, use one of {list(KEY_TO_GOAL_STRATEGY)}"
+                f"{strategy!r} is not a goal selection strategy, use one of {list(KEY_TO_GOAL_STRATEGY)}"
             )
         return KEY_TO_GOAL_STRATEGY[strategy.lower()]
     assert isinstance(strategy, GoalSelectionStrategy), (

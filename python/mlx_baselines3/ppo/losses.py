@@ -30,14 +30,14 @@ def policy_loss(ratio: mx.array, advantages: mx.array, clip_range: mx.array) -> 
     :return: scalar
     """
     clipped = mx.clip(ratio, 1 - clip_range, 1 + clip_range)
-    # The sign goes into the divisor: one operation less, and one kernel less to compile.
+    # Negating the divisor saves an operation and a kernel.
     return total(mx.minimum(advantages * ratio, advantages * clipped)) / -ratio.size
 
 
 def clipped_values(values: mx.array, old_values: mx.array, clip_range_vf: mx.array) -> mx.array:
     """
-    ``V_old + clip(V - V_old, -epsilon, epsilon)``, the value whose error is taken when the value
-    function is clipped too (as SB3 does it: without a maximum over both errors).
+    ``V_old + clip(V - V_old, -epsilon, epsilon)``, which replaces V in the loss when the value function is
+    clipped (as in SB3: without a maximum over both errors).
 
     :param values: V
     :param old_values: V at collection
@@ -61,7 +61,7 @@ def approximate_kl(ratio: mx.array, log_ratio: mx.array) -> mx.array:
 
 def clip_fraction(ratio: mx.array, clip_range: mx.array) -> mx.array:
     """
-    Part of the batch where the clip is at work: ``mean(|r - 1| > epsilon)``
+    Fraction of the batch that is clipped: ``mean(|r - 1| > epsilon)``
 
     :param ratio: r
     :param clip_range: epsilon, scalar

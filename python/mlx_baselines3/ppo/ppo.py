@@ -38,19 +38,20 @@ class PPO(OnPolicyAlgorithm):
     :param n_epochs: passes over each rollout
     :param gamma: discount factor
     :param gae_lambda: trade-off between bias (0) and variance (1) of the advantage estimate
-    :param clip_range: how far the probability of an action may move, a number or a function of the
+    :param clip_range: bound on the change of an action's probability ratio, a number or a function of the
         remaining progress
-    :param clip_range_vf: the same for the value function, in units of the reward; None does not clip it
+    :param clip_range_vf: bound on the change of the value function, in units of the reward; None does not
+        clip it
     :param normalize_advantage: normalise the advantages of each minibatch
     :param ent_coef: weight of the entropy in the loss
     :param vf_coef: weight of the value loss
     :param max_grad_norm: largest 2-norm of the gradient
     :param use_sde: state-dependent exploration (gSDE)
-    :param sde_sample_freq: draw gSDE's noise matrix every that many steps; -1: once per rollout
+    :param sde_sample_freq: number of steps between draws of gSDE's noise matrix; -1: once per rollout
     :param rollout_buffer_class: class of the rollout buffer; chosen by the observation space if None
     :param rollout_buffer_kwargs: further arguments of it
-    :param target_kl: stop the update of a rollout when the policy has moved 1.5 times this far (KL
-        divergence in nats); None never stops
+    :param target_kl: end the update once the approximate KL divergence exceeds 1.5 times this, in nats; None
+        never does
     :param stats_window_size: number of episodes that the logged means are taken over
     :param tensorboard_log: folder for tensorboard; None writes nothing
     :param policy_kwargs: further arguments of the policy
@@ -197,7 +198,7 @@ class PPO(OnPolicyAlgorithm):
         return loss, metrics
 
     def _settings(self) -> dict[str, float]:
-        """Numbers that may change from one update to the next; they enter the compiled step as arrays."""
+        """Scalars that may change between updates; they enter the compiled step as arrays."""
         progress = self._current_progress_remaining
         settings = {
             "clip_range": FloatSchedule(self.clip_range)(progress),
@@ -230,7 +231,7 @@ class PPO(OnPolicyAlgorithm):
             print(f"Early stopping at step {len(epochs) - 1} due to reaching max kl: {last_kl[-1]:.2f}")
         for name in ("entropy_loss", "policy_gradient_loss", "value_loss"):
             self.logger.record(f"train/{name}", metrics[name].mean())
-        # The one float32 among the values: SB3's table shows it with all its digits.
+        # float32, unlike the other values: SB3's table prints it with all its digits.
         self.logger.record("train/approx_kl", np.float32(last_kl.mean()))
         self.logger.record("train/clip_fraction", metrics["clip_fraction"].mean())
         self.logger.record("train/loss", metrics["loss"][-1])

@@ -31,7 +31,7 @@ def soft_target(
     :param next_q_values: the smallest target critic's value of the next action
     :param next_log_prob: log pi(a'|s')
     :param ent_coef: alpha, scalar
-    :return: what the critics should say of (s, a)
+    :return: the target of Q_i(s, a)
     """
     return rewards + (1 - dones) * discounts * (next_q_values - ent_coef * next_log_prob)
 
@@ -49,7 +49,7 @@ def critic_loss(q_values: Sequence[mx.array], target: mx.array) -> mx.array:
 
 def actor_loss(log_prob: mx.array, q_values: mx.array, ent_coef: mx.array) -> mx.array:
     """
-    Equation 7: ``mean(alpha log pi(a|s) - min_i Q_i(s, a))`` for an action that the actor would take now
+    Equation 7: ``mean(alpha log pi(a|s) - min_i Q_i(s, a))`` for an action of the current policy
 
     :param log_prob: log pi(a|s)
     :param q_values: the smallest critic's value of the action
@@ -61,7 +61,7 @@ def actor_loss(log_prob: mx.array, q_values: mx.array, ent_coef: mx.array) -> mx
 
 def ent_coef_loss(log_ent_coef: mx.array, log_prob: mx.array, target_entropy: mx.array) -> mx.array:
     """
-    Equation 18, with log alpha in the place of alpha: ``mean(-log(alpha) (log pi(a|s) + H))``. The
+    Equation 18, with log alpha instead of alpha: ``mean(-log(alpha) (log pi(a|s) + H))``. The
     logarithm keeps alpha positive (https://github.com/rail-berkeley/softlearning/issues/37).
 
     :param log_ent_coef: log alpha, (1,)

@@ -13,7 +13,7 @@ from mlx_baselines3.common.distributions import (
     StateDependentNoiseDistribution,
 )
 from mlx_baselines3.common.distributions.base import takes_noise
-from mlx_baselines3.common.native.actor import DRAWING, Blueprint, Layer, blueprint, observed_keys, perceptron
+from mlx_baselines3.common.native.actor import DRAWING, Blueprint, Layer, blueprint, observed, perceptron
 from mlx_baselines3.common.native.eligibility import NotNative, check_parts, check_unchanged
 from mlx_baselines3.common.nn.layers import Linear, Module, Sequential
 from mlx_baselines3.common.policies import BasePolicy, ContinuousCritic
@@ -53,14 +53,14 @@ __all__ = [
     "get_actor_critic_arch",
 ]
 
-# Bounds of the log standard deviation, as in the authors' own code.
+# Bounds of the log standard deviation, as in the authors' code.
 LOG_STD_MAX = 2
 LOG_STD_MIN = -20
 
 
 class HardTanh(Module):
     """
-    The identity, clipped.
+    The clipped identity.
 
     :param limit: largest absolute value of the output
     """
@@ -177,7 +177,7 @@ class Actor(ContinuousActor):
         """
         Draw new exploration matrices (gSDE).
 
-        :param batch_size: number of parallel environments, a matrix for each
+        :param batch_size: number of parallel environments, one matrix each
         :raises AssertionError: without gSDE
         """
         distribution = self._sde("reset_noise")
@@ -189,7 +189,7 @@ class Actor(ContinuousActor):
     ) -> tuple[mx.array, mx.array, dict[str, mx.array]]:
         """
         :param obs: (batch, ...) observations
-        :param features: (batch, features_dim) features of ``obs`` if they are known already
+        :param features: (batch, features_dim) features of ``obs``, if already computed
         :return: (batch, action_dim) means, log standard deviations, and with gSDE ``latent_sde``, the
             features that the noise depends on
         """
@@ -204,7 +204,7 @@ class Actor(ContinuousActor):
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> mx.array:
         """
         :param obs: (batch, ...) observations
-        :param deterministic: the squashed means instead of samples
+        :param deterministic: return the squashed means instead of samples
         :return: (batch, action_dim) actions in [-1, 1]
         """
         mean_actions, log_std, kwargs = self.get_action_dist_params(obs)
@@ -229,14 +229,13 @@ class Actor(ContinuousActor):
         Reparametrised random actions, so that gradients flow through them.
 
         :param obs: (batch, ...) observations
-        :param noise: standard normals shaped as :meth:`noise_shape` says; without them, MLX's generator
-            (with gSDE: the exploration matrix of the last :meth:`reset_noise`) decides
-        :param features: (batch, features_dim) features of ``obs`` if they are known already
+        :param noise: standard normals of shape :meth:`noise_shape`; by default they are drawn from MLX's
+            generator (with gSDE: the exploration matrix of the last :meth:`reset_noise` is used)
+        :param features: (batch, features_dim) features of ``obs``, if already computed
         :return: (batch, action_dim) actions in [-1, 1] and their (batch,) log likelihood
         """
         mean_actions, log_std, kwargs = self.get_action_dist_params(obs, features)
-        # A distribution remembers its arrays. Those of a step that is being compiled must not
-        # outlive it, hence the copy.
+        # A distribution keeps its arrays. Those of a traced step must not outlive the trace, hence the copy.
         distribution = copy.copy(self.action_dist)
         if isinstance(distribution, StateDependentNoiseDistribution):
             if noise is not None:
@@ -326,7 +325,7 @@ class SACPolicy(ContinuousPolicy):
         )
         if self.share_features_extractor:
             self._share_extractor("critic", lender="actor")
-        # The slow critics have an extractor of their own even if the critics do not.
+        # The target critics have a separate extractor even if the critics share the actor's.
         self.critic_target = self.make_critic()
         self._copy_network("critic", "critic_target")
         self._make_optimizers(lr_schedule)
@@ -342,14 +341,14 @@ class SACPolicy(ContinuousPolicy):
         """
         Draw new exploration matrices (gSDE).
 
-        :param batch_size: number of parallel environments, a matrix for each
+        :param batch_size: number of parallel environments, one matrix each
         """
         self.actor.reset_noise(batch_size=batch_size)
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> mx.array:
         """
         :param obs: (batch, ...) observations
-        :param deterministic: the most likely actions instead of random ones
+        :param deterministic: return the most likely actions instead of samples
         :return: (batch, action_dim) actions in [-1, 1]
         """
         return self._predict(obs, deterministic=deterministic)
@@ -387,6 +386,6 @@ def _sac_blueprint(policy: SACPolicy) -> Blueprint:
         (actor.log_std, nn.Linear),
     )
     check_unchanged(actor.action_dist, SquashedDiagGaussianDistribution, DRAWING)
-    keys = observed_keys(policy.observation_space, actor.features_extractor)
+    keys, (features,) = observed(actor, actor.features_extractor)
     layers = (*perceptron(actor.latent_pi), Layer((actor.mu, actor.log_std)))
-    return Blueprint(layers, "squashed_gaussian", keys=keys)
+    return Blueprint(layers, "squashed_gaussian", keys=keys, features=features)

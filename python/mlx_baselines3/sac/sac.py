@@ -19,6 +19,7 @@ from mlx_baselines3.common.policies.critics import ContinuousCritic
 from mlx_baselines3.common.policies.evaluated import ModelCall
 from mlx_baselines3.common.training.compiled_update import GradientStep
 from mlx_baselines3.common.training.device_choice import on_own_device
+from mlx_baselines3.common.training.native_actor_critic import NativeActorCriticLearning, UpdateInputs
 from mlx_baselines3.common.training.updater import Trained
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.common.utils import get_parameters_by_name as get_parameters_by_name
@@ -31,9 +32,9 @@ SelfSAC = TypeVar("SelfSAC", bound="SAC")
 
 class EntropyCoefficient(Module):
     """
-    The learned weight of the entropy.
+    The learned entropy coefficient.
 
-    :param initial: its first value
+    :param initial: its initial value
     """
 
     def __init__(self, initial: float):
@@ -43,8 +44,8 @@ class EntropyCoefficient(Module):
 
 class SAC(OffPolicyAlgorithm):
     """
-    Soft Actor-Critic, https://arxiv.org/abs/1801.01290, with twin critics and a learned weight of the
-    entropy, https://arxiv.org/abs/1812.05905.
+    Soft Actor-Critic, https://arxiv.org/abs/1801.01290, with twin critics and a learned entropy coefficient,
+    https://arxiv.org/abs/1812.05905.
 
     :param policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a policy class
     :param env: a Gymnasium environment, a VecEnv or the id of a registered environment
@@ -53,7 +54,7 @@ class SAC(OffPolicyAlgorithm):
     :param buffer_size: transitions that the replay buffer holds
     :param learning_starts: steps to collect with random actions before the first update
     :param batch_size: transitions per gradient step
-    :param tau: how far the slow copies follow at each update, between 0 and 1
+    :param tau: coefficient of the Polyak update of the target networks, between 0 and 1
     :param gamma: discount factor
     :param train_freq: steps of each environment between two updates, or ``(n, "step")`` or
         ``(n, "episode")``
@@ -62,14 +63,14 @@ class SAC(OffPolicyAlgorithm):
     :param replay_buffer_class: class of the replay buffer; chosen by the observation space if None
     :param replay_buffer_kwargs: further arguments of it
     :param optimize_memory_usage: keep each observation once instead of twice
-    :param n_steps: steps of the n-step returns that the critics learn from
+    :param n_steps: number of steps of the n-step returns
     :param ent_coef: weight of the entropy in the reward; "auto" learns it, "auto_0.1" starts at 0.1
-    :param target_update_interval: gradient steps between two moves of the slow copies
-    :param target_entropy: entropy that a learned weight aims at, in nats; "auto": minus the number of
+    :param target_update_interval: gradient steps between two updates of the target networks
+    :param target_entropy: target of the learned entropy coefficient, in nats; "auto": minus the number of
         action components
     :param use_sde: state-dependent exploration (gSDE) instead of independent noise
-    :param sde_sample_freq: draw gSDE's noise matrix every that many steps; -1: once per rollout
-    :param use_sde_at_warmup: before learning starts, act by gSDE instead of uniformly
+    :param sde_sample_freq: number of steps between draws of gSDE's noise matrix; -1: once per rollout
+    :param use_sde_at_warmup: use gSDE instead of uniform sampling before learning starts
     :param stats_window_size: number of episodes that the logged means are taken over
     :param tensorboard_log: folder for tensorboard; None writes nothing
     :param policy_kwargs: further arguments of the policy
@@ -79,6 +80,9 @@ class SAC(OffPolicyAlgorithm):
     :param _init_setup_model: build the networks at once
     :raises ValueError: if ``ent_coef`` or ``target_entropy`` is neither a number nor "auto"
     """
+
+    # What is logged of an update, in this order.
+    _metric_names = ("ent_coef", "actor_loss", "critic_loss", "ent_coef_loss")
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
@@ -193,7 +197,7 @@ class SAC(OffPolicyAlgorithm):
 
     @property
     def log_ent_coef(self) -> mx.array | None:
-        """:return: (1,) logarithm of the learned weight of the entropy, or None if it is not learned"""
+        """:return: (1,) logarithm of the learned entropy coefficient, or None if it is not learned"""
         return None if self._entropy_coefficient is None else self._entropy_coefficient.log_ent_coef
 
     @log_ent_coef.setter
@@ -206,12 +210,12 @@ class SAC(OffPolicyAlgorithm):
 
     def _gradient_step(self, step: GradientStep, batch: Arrays, settings: Arrays, follow: Any) -> Arrays:
         """
-        One gradient step: critics, actor, weight of the entropy, slow copies.
+        One gradient step: critics, actor, entropy coefficient, target networks.
 
         :param step: the step that is being traced
         :param batch: transitions, and ``noise`` (2, …) for the actions at both observations
         :param settings: scalars
-        :param follow: whether the slow copies follow
+        :param follow: whether the target networks are updated
         :return: SB3's metrics
         """
         coefficient = self._entropy_coefficient
@@ -239,7 +243,7 @@ class SAC(OffPolicyAlgorithm):
         return metrics
 
     def _actor_loss(self, batch: Arrays, ent_coef: mx.array) -> tuple[mx.array, mx.array]:
-        """:return: the actor's loss, and (batch, 1) log likelihood of the actions that it would take now"""
+        """:return: the actor's loss, and (batch, 1) log likelihoods of the current policy's actions"""
         obs = batch["observations"]
         features = self.policy.shared_features(obs, self.actor)
         actions, log_prob = self.actor.action_log_prob(obs, batch["noise"][0], **features)
@@ -248,7 +252,7 @@ class SAC(OffPolicyAlgorithm):
         return losses.actor_loss(log_prob, q_values, ent_coef), log_prob
 
     def _target(self, batch: Arrays, settings: Arrays, ent_coef: mx.array) -> mx.array:
-        """:return: (batch, 1) what the critics should say of the batch's actions"""
+        """:return: (batch, 1) targets of the critics"""
         next_obs = batch["next_observations"]
         next_actions, next_log_prob = self.actor.action_log_prob(next_obs, batch["noise"][1])
         return losses.soft_target(
@@ -283,7 +287,7 @@ class SAC(OffPolicyAlgorithm):
         check_unchanged(self.policy, SACPolicy, ("update_networks",))
         check_unchanged(self.actor, Actor, ("action_log_prob", "noise_shape"))
         dist = self.actor.action_dist
-        # For others the policy's blueprint has the words.
+        # For other distributions the policy's blueprint gives the reason.
         if isinstance(dist, SquashedDiagGaussianDistribution):
             check_unchanged(
                 dist, SquashedDiagGaussianDistribution, ("log_prob", "log_prob_from_params", "sample")
@@ -291,6 +295,22 @@ class SAC(OffPolicyAlgorithm):
             if dist.epsilon != SquashedDiagGaussianDistribution(1).epsilon:
                 raise NotNative(f"the squashed distribution's epsilon is {dist.epsilon}")
         return super()._native_update(base)
+
+    def _optimizers(self) -> list[ParameterOptimizer]:
+        """:return: all of them"""
+        optimizers = [self.actor.optimizer, self.critic.optimizer]
+        return optimizers if self.ent_coef_optimizer is None else [*optimizers, self.ent_coef_optimizer]
+
+    def _update_inputs(self, gradient_steps: int, batch_size: int) -> UpdateInputs:
+        settings = {"gamma": self.gamma, "tau": self.tau, "target_entropy": self.target_entropy}
+        if self.ent_coef_optimizer is None:
+            settings["ent_coef"] = self.ent_coef_tensor.item()
+        noise = self._noise(gradient_steps, batch_size)
+        flags = [(True, i % self.target_update_interval == 0) for i in range(gradient_steps)]
+        return UpdateInputs(settings, noise, flags)
+
+    def _native_learning(self, log_interval: int | None) -> NativeActorCriticLearning:
+        return NativeActorCriticLearning(self, SAC, log_interval)
 
     @on_own_device
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
@@ -305,19 +325,12 @@ class SAC(OffPolicyAlgorithm):
         self.policy.set_training_mode(True)
         self._create_aliases()
         self.policy.settle_optimizers()
-        optimizers = [self.actor.optimizer, self.critic.optimizer]
-        settings = {"gamma": self.gamma, "tau": self.tau, "target_entropy": self.target_entropy}
-        if self.ent_coef_optimizer is None:
-            settings["ent_coef"] = self.ent_coef_tensor.item()
-        else:
-            optimizers.append(self.ent_coef_optimizer)
-        self._update_learning_rate(optimizers)
-        noise = self._noise(gradient_steps, batch_size)
-        flags = [(True, i % self.target_update_interval == 0) for i in range(gradient_steps)]
-        metrics = self._updater.take_steps(self, SAC, gradient_steps, batch_size, settings, noise, flags)
+        self._update_learning_rate(self._optimizers())
+        inputs = self._update_inputs(gradient_steps, batch_size)
+        metrics = self._updater.take_steps(self, SAC, gradient_steps, batch_size, *inputs)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name in ("ent_coef", "actor_loss", "critic_loss", "ent_coef_loss"):
+        for name in self._metric_names:
             if name in metrics:
                 self.logger.record(f"train/{name}", metrics[name].mean())
 

@@ -18,7 +18,7 @@ __all__ = ["actor_loss", "critic_loss", "smallest", "smoothed", "td_target"]
 def smoothed(actions: mx.array, noise: mx.array, std: mx.array, limit: mx.array) -> mx.array:
     """
     Target policy smoothing, equation 14: ``clip(a + clip(sigma epsilon, -c, c), -1, 1)``. Similar actions
-    then have similar values, so that a peak that a critic made up is of no use to the actor.
+    then have similar values, so the actor cannot exploit spurious peaks of a critic.
 
     :param actions: (batch, action_dim) actions a of the target actor, in [-1, 1]
     :param noise: (batch, action_dim) standard normals epsilon
@@ -37,7 +37,7 @@ def td_target(rewards: mx.array, dones: mx.array, discounts: mx.array, next_q_va
     :param dones: d, 1 where the episode ended
     :param discounts: gamma, scalar or one per row
     :param next_q_values: the smallest target critic's value of the next action
-    :return: what the critics should say of (s, a)
+    :return: the target of Q_i(s, a)
     """
     return rewards + (1 - dones) * discounts * next_q_values
 
@@ -55,8 +55,8 @@ def critic_loss(q_values: Sequence[mx.array], target: mx.array) -> mx.array:
 
 def actor_loss(q_values: mx.array) -> mx.array:
     """
-    The deterministic policy gradient (https://proceedings.mlr.press/v32/silver14.pdf) is that of
-    ``-mean(Q_0(s, mu(s)))``.
+    ``-mean(Q_0(s, mu(s)))``, whose gradient is the deterministic policy gradient
+    (https://proceedings.mlr.press/v32/silver14.pdf).
 
     :param q_values: the first critic's value of the actor's action
     :return: scalar

@@ -7,7 +7,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from gymnasium import spaces
 
-from mlx_baselines3.common.native.actor import Blueprint, blueprint, observed_keys, perceptron
+from mlx_baselines3.common.native.actor import Blueprint, blueprint, observed, perceptron
 from mlx_baselines3.common.native.eligibility import check_unchanged
 from mlx_baselines3.common.nn.layers import Sequential
 from mlx_baselines3.common.policies import BasePolicy, ContinuousCritic
@@ -83,7 +83,7 @@ class Actor(ContinuousActor):
     def forward(self, obs: PyTorchObs, features: mx.array | None = None) -> mx.array:
         """
         :param obs: (batch, ...) observations
-        :param features: (batch, features_dim) features of ``obs`` if they are known already
+        :param features: (batch, features_dim) features of ``obs``, if already computed
         :return: (batch, action_dim) actions in [-1, 1]
         """
         if features is None:
@@ -96,7 +96,7 @@ class Actor(ContinuousActor):
 
 class TD3Policy(ContinuousPolicy):
     """
-    Actor and critics of TD3 and DDPG, and slow copies of both.
+    Actor and critics of TD3 and DDPG, and their target networks.
 
     :param observation_space: space of one observation
     :param action_space: a Box
@@ -165,14 +165,14 @@ class TD3Policy(ContinuousPolicy):
         self._make_optimizers(lr_schedule)
 
     def update_networks(self) -> tuple[dict[str, nn.Module], dict[str, str]]:
-        """:return: name -> network that an update reads or changes; and slow copy -> its original"""
+        """:return: name -> network that an update reads or changes; and target network -> its original"""
         networks, targets = super().update_networks()
         networks["actor_target"] = self.actor_target
         if not self.share_features_extractor:
             return networks, {**targets, "actor_target": "actor"}
-        # The slow copy of a shared extractor follows twice, once with the critics and once with the
-        # actor, as in SB3. So that both can move it, the actor's slow copy follows the actor under a
-        # name that has no optimizer: its arrays are then not packed into one.
+        # The target of a shared extractor is updated twice, with the critics and with the actor, as in SB3.
+        # For that, the actor's target network follows the actor under a name without an optimizer, so that
+        # its arrays are not packed into one.
         networks["plain_actor"] = self.actor
         networks["extractor"] = self.actor.features_extractor
         networks["extractor_target"] = self.actor_target.features_extractor
@@ -181,7 +181,7 @@ class TD3Policy(ContinuousPolicy):
     def forward(self, observation: PyTorchObs, deterministic: bool = False) -> mx.array:
         """
         :param observation: (batch, ...) observations
-        :param deterministic: ignored, the actions always are
+        :param deterministic: ignored; the actions are always deterministic
         :return: (batch, action_dim) actions in [-1, 1]
         """
         return self._predict(observation, deterministic=deterministic)
@@ -210,5 +210,5 @@ def _td3_blueprint(policy: TD3Policy) -> Blueprint:
     actor = policy.actor
     check_unchanged(policy, TD3Policy, ("__call__", "forward", "_predict", "obs_to_tensor"))
     check_unchanged(actor, Actor, ("__call__", "forward", "_predict", "extract_features"))
-    keys = observed_keys(policy.observation_space, actor.features_extractor)
-    return Blueprint(tuple(perceptron(actor.mu)), "deterministic", keys=keys)
+    keys, (features,) = observed(actor, actor.features_extractor)
+    return Blueprint(tuple(perceptron(actor.mu)), "deterministic", keys=keys, features=features)

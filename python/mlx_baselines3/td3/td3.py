@@ -8,7 +8,7 @@ from gymnasium import spaces
 from mlx_baselines3._lazy_names import lazy_names
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.native.eligibility import check_unchanged
-from mlx_baselines3.common.nn.packed_optimizer import Arrays
+from mlx_baselines3.common.nn.packed_optimizer import Arrays, ParameterOptimizer
 from mlx_baselines3.common.noise import ActionNoise
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mlx_baselines3.common.policies import BasePolicy
@@ -17,6 +17,7 @@ from mlx_baselines3.common.policies.evaluated import ModelCall
 from mlx_baselines3.common.preprocessing import get_action_dim
 from mlx_baselines3.common.training.compiled_update import GradientStep
 from mlx_baselines3.common.training.device_choice import on_own_device
+from mlx_baselines3.common.training.native_actor_critic import NativeActorCriticLearning, UpdateInputs
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.common.utils import get_parameters_by_name as get_parameters_by_name
 from mlx_baselines3.common.utils import polyak_update as polyak_update
@@ -40,7 +41,7 @@ class TD3(OffPolicyAlgorithm):
     :param buffer_size: transitions that the replay buffer holds
     :param learning_starts: steps to collect with random actions before the first update
     :param batch_size: transitions per gradient step
-    :param tau: how far the slow copies follow at each update, between 0 and 1
+    :param tau: coefficient of the Polyak update of the target networks, between 0 and 1
     :param gamma: discount factor
     :param train_freq: steps of each environment between two updates, or ``(n, "step")`` or
         ``(n, "episode")``
@@ -49,9 +50,9 @@ class TD3(OffPolicyAlgorithm):
     :param replay_buffer_class: class of the replay buffer; chosen by the observation space if None
     :param replay_buffer_kwargs: further arguments of it
     :param optimize_memory_usage: keep each observation once instead of twice
-    :param n_steps: steps of the n-step returns that the critics learn from
-    :param policy_delay: gradient steps of the critics per gradient step of the actor and move of the slow
-        copies
+    :param n_steps: number of steps of the n-step returns
+    :param policy_delay: gradient steps of the critics per gradient step of the actor and update of the target
+        networks
     :param target_policy_noise: standard deviation of the noise that smooths the target
     :param target_noise_clip: largest absolute value of that noise
     :param stats_window_size: number of episodes that the logged means are taken over
@@ -62,6 +63,9 @@ class TD3(OffPolicyAlgorithm):
     :param device: "auto", "cpu", "gpu" or an ``mx.Device``
     :param _init_setup_model: build the networks at once
     """
+
+    # What is logged of an update, in this order.
+    _metric_names = ("actor_loss", "critic_loss")
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
@@ -147,12 +151,12 @@ class TD3(OffPolicyAlgorithm):
 
     def _gradient_step(self, step: GradientStep, batch: Arrays, settings: Arrays, delayed: Any) -> Arrays:
         """
-        One gradient step: critics, and at times actor and slow copies.
+        One gradient step of the critics and, if due, of the actor and the target networks.
 
         :param step: the step that is being traced
         :param batch: transitions, and ``noise`` (batch, action_dim) that smooths the target
         :param settings: scalars
-        :param delayed: whether actor and slow copies move too
+        :param delayed: whether actor and target networks are updated too
         :return: SB3's metrics
         """
         obs = batch["observations"]
@@ -177,7 +181,7 @@ class TD3(OffPolicyAlgorithm):
         return metrics
 
     def _target(self, batch: Arrays, settings: Arrays) -> mx.array:
-        """:return: (batch, 1) what the critics should say of the batch's actions"""
+        """:return: (batch, 1) targets of the critics"""
         next_obs = batch["next_observations"]
         shared = self.policy.shared_features(next_obs, self.actor_target)
         next_actions = losses.smoothed(
@@ -201,6 +205,25 @@ class TD3(OffPolicyAlgorithm):
         check_unchanged(self.policy, TD3Policy, ("update_networks",))
         return super()._native_update(base)
 
+    def _optimizers(self) -> list[ParameterOptimizer]:
+        """:return: all of them"""
+        return [self.actor.optimizer, self.critic.optimizer]
+
+    def _update_inputs(self, gradient_steps: int, batch_size: int) -> UpdateInputs:
+        settings = {
+            "gamma": self.gamma,
+            "tau": self.tau,
+            "target_policy_noise": self.target_policy_noise,
+            "target_noise_clip": self.target_noise_clip,
+        }
+        first = self._n_updates + 1
+        noise = self._noise(gradient_steps, batch_size)
+        delayed = [i % self.policy_delay == 0 for i in range(first, first + gradient_steps)]
+        return UpdateInputs(settings, noise, [(now, now) for now in delayed])
+
+    def _native_learning(self, log_interval: int | None) -> NativeActorCriticLearning:
+        return NativeActorCriticLearning(self, TD3, log_interval)
+
     @on_own_device
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """
@@ -214,21 +237,12 @@ class TD3(OffPolicyAlgorithm):
         self.policy.set_training_mode(True)
         self._create_aliases()
         self.policy.settle_optimizers()
-        self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
-        settings = {
-            "gamma": self.gamma,
-            "tau": self.tau,
-            "target_policy_noise": self.target_policy_noise,
-            "target_noise_clip": self.target_noise_clip,
-        }
-        first = self._n_updates + 1
-        noise = self._noise(gradient_steps, batch_size)
-        delayed = [i % self.policy_delay == 0 for i in range(first, first + gradient_steps)]
-        flags = [(now, now) for now in delayed]
-        metrics = self._updater.take_steps(self, TD3, gradient_steps, batch_size, settings, noise, flags)
+        self._update_learning_rate(self._optimizers())
+        inputs = self._update_inputs(gradient_steps, batch_size)
+        metrics = self._updater.take_steps(self, TD3, gradient_steps, batch_size, *inputs)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name in ("actor_loss", "critic_loss"):
+        for name in self._metric_names:
             if name in metrics:
                 self.logger.record(f"train/{name}", metrics[name].mean())
 

@@ -5,7 +5,9 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mlx_baselines3_core::interrupt::Watch;
-use mlx_baselines3_core::nn::{Activation, LayerPart, TrainableLayer, TrainableMlp};
+use mlx_baselines3_core::nn::{
+    Activation, LayerPart, ObservationColumn, TrainableLayer, TrainableMlp,
+};
 use mlx_baselines3_core::update::{
     ActorCriticBatch, ActorCriticSettings, ActorCriticSizes, ActorCriticState, ActorCriticUpdate,
     ActorKind, Distribution, OnPolicySettings, OnPolicyUpdate, QSettings, QUpdate, Rollout, Rule,
@@ -71,6 +73,7 @@ impl Vectors {
             exp_avg: &mut self.exp_avg,
             exp_avg_sq: &mut self.exp_avg_sq,
             previous: None,
+            before: None,
             steps: &mut self.steps,
             rule: ADAM,
             learning_rate: 1e-6,
@@ -90,7 +93,7 @@ fn on_policy(c: &mut Criterion) {
     let column = numbers(ROWS, 1.0);
     let (observations, actions) = (numbers(4 * ROWS, 1.0), vec![1.0; ROWS]);
     let rollout = Rollout {
-        observations: &observations,
+        observations: &[ObservationColumn::Floats(&observations)],
         actions: &actions,
         values: &column,
         log_probs: &column,
@@ -136,8 +139,8 @@ fn q_learning(c: &mut Criterion) {
     let (target, column) = (numbers(size, 0.1), numbers(ROWS, 1.0));
     let (observations, zeros) = (numbers(4 * ROWS, 1.0), vec![0.0; ROWS]);
     let batch = Transitions {
-        observations: &observations,
-        next_observations: &observations,
+        observations: &[ObservationColumn::Floats(&observations)],
+        next_observations: &[ObservationColumn::Floats(&observations)],
         actions: &zeros,
         rewards: &column,
         dones: &zeros,
@@ -175,8 +178,8 @@ fn actor_critic(c: &mut Criterion, name: &str, kind: ActorKind, hidden: [usize; 
     let (column, zeros) = (numbers(ROWS, 1.0), vec![0.0; ROWS]);
     let observations = numbers(3 * ROWS, 1.0);
     let transitions = Transitions {
-        observations: &observations,
-        next_observations: &observations,
+        observations: &[ObservationColumn::Floats(&observations)],
+        next_observations: &[ObservationColumn::Floats(&observations)],
         actions: &column,
         rewards: &column,
         dones: &zeros,

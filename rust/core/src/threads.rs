@@ -98,6 +98,42 @@ pub fn for_each<T: Send>(parts: impl ExactSizeIterator<Item = T>, work: impl Fn(
     });
 }
 
+/// Numbers of each element of a vector for one thread.
+pub(crate) const RANGE: usize = 1 << 14;
+
+/// Calls `work` on every item; `total_ns` is about how long all of it takes.
+pub(crate) fn each<T: Send>(items: &mut [T], total_ns: usize, work: impl Fn(usize, &mut T) + Sync) {
+    let threads = parts(items.len(), total_ns / items.len().max(1));
+    let size = items.len().div_ceil(threads).max(1);
+    for_each(items.chunks_mut(size).enumerate(), |(group, items)| {
+        for (index, item) in items.iter_mut().enumerate() {
+            work(group * size + index, item);
+        }
+    });
+}
+
+/// Adds all vectors to the first, in their order.
+pub(crate) fn add_up(vectors: &mut [&mut [f32]]) {
+    let Some((first, rest)) = vectors.split_first_mut() else {
+        return;
+    };
+    if rest.is_empty() {
+        return;
+    }
+    let cost = first.len() * rest.len() / 8;
+    let rest: &[&mut [f32]] = rest;
+    let mut ranges: Vec<_> = first.chunks_mut(RANGE).collect();
+    each(&mut ranges, cost, |index, sum| {
+        let start = index * RANGE;
+        for vector in rest {
+            let part = &vector[start..start + sum.len()];
+            pulp::Arch::new().dispatch(|| {
+                sum.iter_mut().zip(part).for_each(|(sum, &add)| *sum += add);
+            });
+        }
+    });
+}
+
 /// A pool of at least `wanted` helpers; `None` if none can be created now, which slows the
 /// work and changes nothing else.
 fn helpers(wanted: usize) -> Option<Arc<ThreadPool>> {

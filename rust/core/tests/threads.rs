@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use mlx_baselines3_core::actor::{ActionsOut, Actor, Head};
 use mlx_baselines3_core::env::numerics::Numerics;
 use mlx_baselines3_core::env::{ActionSpace, Actions, registry};
-use mlx_baselines3_core::nn::{Activation, InferenceLayer, InferenceMlp};
+use mlx_baselines3_core::nn::{Activation, InferenceLayer, InferenceMlp, ObservationColumn};
 use mlx_baselines3_core::rng::{Pcg64, SeedSequence};
 use mlx_baselines3_core::threads::{self, WORTH_NS};
 use mlx_baselines3_core::vec_env::{Episode, StepOut};
@@ -98,7 +98,9 @@ fn policies_act_alike_on_any_number_of_threads() {
         let run = || {
             let mut actor = policy(widths, Head::Gaussian(vec![0.5; outputs]));
             let (mut means, mut actions) = (vec![0.0; rows * outputs], vec![0.0; rows * outputs]);
-            actor.outputs(&obs, &mut means).unwrap();
+            actor
+                .outputs(&[ObservationColumn::Floats(&obs)], &mut means)
+                .unwrap();
             actor
                 .act(&obs, false, ActionsOut::Floats(&mut actions))
                 .unwrap();

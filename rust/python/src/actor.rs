@@ -1,18 +1,23 @@
 //! The native actor, as `native/actor.py` uses it.
 
+use std::ops::Range;
+
 use mlx_baselines3_core::actor::{ActionsOut, Actor as CoreActor, ActorError, Head};
 use mlx_baselines3_core::interrupt::Watch;
-use mlx_baselines3_core::nn::{Activation, InferenceLayer, InferenceMlp};
+use mlx_baselines3_core::nn::{
+    Activation, InferenceExtractor, InferenceLayer, InferenceMlp, ObservationColumn,
+};
 use mlx_baselines3_core::rng::{Pcg64, Pcg64State, SeedSequence};
 use mlx_baselines3_macros::guarded;
 use numpy::{
-    PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArrayDyn,
+    Ix2, PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArrayDyn,
     PyUntypedArrayMethods,
 };
 use pyo3::prelude::*;
 
 use crate::args::Many;
 use crate::error::{bad, py_err};
+use crate::extractor::{BranchSpec, ColumnArray};
 use crate::ffi::new_array::{NewArray, array_of};
 use crate::signals::watched_whole;
 
@@ -72,15 +77,73 @@ struct RngState {
 }
 
 /// Writes what some rows of observations give.
-type Forward = fn(&mut CoreActor, &[f32], &mut [f32]) -> Result<(), ActorError>;
+type Forward = fn(&mut CoreActor, &[ObservationColumn<'_>], &mut [f32]) -> Result<(), ActorError>;
 
-/// Rows between two questions whether to stop. A row gives the same bits in any batch.
+/// Rows between two questions whether to stop, of vectors and of what an extractor takes. A row gives
+/// the same bits in any batch.
 const PART: usize = 1 << 15;
+const EXTRACTED_PART: usize = 1 << 8;
+
+/// A batch of observations: one array of vectors, or those that an extractor takes, `(rows, numbers)`.
+#[derive(FromPyObject)]
+enum Batch<'py> {
+    One(ColumnArray<'py, Ix2>),
+    Several(Many<ColumnArray<'py, Ix2>>),
+}
+
+impl Batch<'_> {
+    fn arrays(&self) -> &[ColumnArray<'_, Ix2>] {
+        match self {
+            Self::One(array) => std::slice::from_ref(array),
+            Self::Several(Many(arrays)) => arrays,
+        }
+    }
+
+    /// How many observations there are, which have the numbers that `actor` takes.
+    fn rows(&self, actor: &CoreActor) -> PyResult<usize> {
+        let arrays = self.arrays();
+        let rows = arrays.first().map_or(0, |array| array.shape()[0]);
+        for (column, width) in actor.columns() {
+            let shape = arrays.get(column).map_or(&[0, 0][..], ColumnArray::shape);
+            if shape != [rows, width] {
+                let rows = shape[0].max(rows);
+                return Err(bad(format!(
+                    "the observations have shape {shape:?}, expected ({rows}, {width})"
+                )));
+            }
+        }
+        Ok(rows)
+    }
+
+    fn columns(&self) -> PyResult<Vec<ObservationColumn<'_>>> {
+        self.arrays().iter().map(ColumnArray::column).collect()
+    }
+}
+
+/// Some rows of columns with `rows` of them.
+fn part<'a>(
+    columns: &[ObservationColumn<'a>],
+    rows: usize,
+    range: &Range<usize>,
+) -> Vec<ObservationColumn<'a>> {
+    let of = |column: &ObservationColumn<'a>| {
+        let width = column.len().checked_div(rows).unwrap_or(0);
+        let place = range.start * width..range.end * width;
+        match *column {
+            ObservationColumn::Floats(all) => ObservationColumn::Floats(&all[place]),
+            ObservationColumn::Bytes(all) => ObservationColumn::Bytes(&all[place]),
+        }
+    };
+    columns.iter().map(of).collect()
+}
 
 /// A policy made of an MLP and a distribution.
 #[pyclass(module = "mlx_baselines3._native")]
 pub(crate) struct Actor {
     pub(crate) core: CoreActor,
+    // Rows that are computed at once.
+    part: usize,
+    // The numbers that `changed` has seen.
     seen: Vec<Vec<f32>>,
 }
 
@@ -95,22 +158,42 @@ impl Actor {
 #[pymethods]
 impl Actor {
     #[new]
-    #[pyo3(signature = (layers, head_name, options, numbers))]
+    #[pyo3(signature = (layers, head_name, options, numbers, branches=None))]
     fn new(
         layers: Many<LayerSpec>,
         head_name: &str,
         options: Many<usize>,
         numbers: Many<f64>,
+        branches: Option<Many<BranchSpec>>,
     ) -> PyResult<Self> {
         crate::threads::check()?;
         let (Many(layers), Many(options), Many(numbers)) = (layers, options, numbers);
         let layers: PyResult<Vec<InferenceLayer>> = layers.iter().map(LayerSpec::layer).collect();
         let net = InferenceMlp::new(layers?).map_err(py_err)?;
         let head = head(head_name, options, &numbers)?;
+        let mut core = CoreActor::new(net, head).map_err(py_err)?;
+        let part = if branches.is_some() {
+            EXTRACTED_PART
+        } else {
+            PART
+        };
+        if let Some(branches) = branches {
+            let extractor = InferenceExtractor::zeros(&crate::extractor::branches(&branches)?);
+            let extractor = extractor.map_err(py_err)?;
+            core = core.with_extractor(extractor).map_err(py_err)?;
+        }
         Ok(Self {
-            core: CoreActor::new(net, head).map_err(py_err)?,
+            core,
+            part,
             seen: Vec::new(),
         })
+    }
+
+    /// Copies the parameters of the features extractor from their places in a vector.
+    fn load_extractor(&mut self, parameters: PyReadonlyArray1<'_, f32>) -> PyResult<()> {
+        self.core
+            .load_extractor(parameters.as_slice()?)
+            .map_err(py_err)
     }
 
     /// Copies weights and biases into layer `index`.
@@ -201,7 +284,7 @@ impl Actor {
     fn outputs<'py>(
         &mut self,
         py: Python<'py>,
-        obs: PyReadonlyArray2<'py, f32>,
+        obs: Batch<'py>,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let width = self.core.net().outputs();
         self.by_parts(py, &obs, width, CoreActor::outputs)
@@ -211,25 +294,26 @@ impl Actor {
     fn log_probs<'py>(
         &mut self,
         py: Python<'py>,
-        obs: PyReadonlyArray2<'py, f32>,
+        obs: Batch<'py>,
         actions: PyReadonlyArray1<'py, f32>,
     ) -> PyResult<Option<Bound<'py, PyArray1<f32>>>> {
-        let rows = self.rows(&obs)?;
+        let rows = obs.rows(&self.core)?;
         let mut out = NewArray::zeros(py, [rows])?;
-        let (inputs, core) = (self.core.obs_dim(), &mut self.core);
-        let (obs, slice, actions) = (obs.as_slice()?, out.as_mut_slice(), actions.as_slice()?);
+        let (at_once, core) = (self.part, &mut self.core);
+        let (columns, slice, actions) = (obs.columns()?, out.as_mut_slice(), actions.as_slice()?);
         let width = actions.len() / rows.max(1);
         // Rows that are not whole are for the core to refuse.
-        let at_once = rows <= PART || width == 0 || width * rows != actions.len();
+        let whole = rows <= at_once || width == 0 || width * rows != actions.len();
         let known = watched_whole(py, |watch| {
-            if at_once {
-                return core.log_probs(obs, actions, slice);
+            if whole {
+                return core.log_probs(&columns, actions, slice);
             }
-            let parts = obs.chunks(PART * inputs).zip(slice.chunks_mut(PART));
             let mut known = true;
-            for ((obs, out), actions) in parts.zip(actions.chunks(PART * width)) {
+            let parts = slice.chunks_mut(at_once).enumerate();
+            for ((index, out), actions) in parts.zip(actions.chunks(at_once * width)) {
                 watch.check()?;
-                known &= core.log_probs(obs, actions, out)?;
+                let range = index * at_once..index * at_once + out.len();
+                known &= core.log_probs(&part(&columns, rows, &range), actions, out)?;
             }
             Ok(known)
         })?;
@@ -240,10 +324,21 @@ impl Actor {
     fn features<'py>(
         &mut self,
         py: Python<'py>,
-        obs: PyReadonlyArray2<'py, f32>,
+        obs: Batch<'py>,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let width = self.core.net().features();
         self.by_parts(py, &obs, width, CoreActor::features)
+    }
+
+    /// What the first layer of the network takes, one row per observation: the features, where there is
+    /// an extractor.
+    fn extract<'py>(
+        &mut self,
+        py: Python<'py>,
+        obs: Batch<'py>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let width = self.core.inputs();
+        self.by_parts(py, &obs, width, CoreActor::extract)
     }
 
     /// Draws exploration matrices, and others after every `every` batches.
@@ -266,13 +361,13 @@ impl Actor {
     fn choose<'py>(
         &mut self,
         py: Python<'py>,
-        obs: PyReadonlyArray2<'py, f32>,
+        obs: Batch<'py>,
         deterministic: bool,
     ) -> PyResult<Bound<'py, PyArray2<i64>>> {
-        let rows = self.rows(&obs)?;
+        let rows = obs.rows(&self.core)?;
         let mut out = NewArray::zeros(py, [rows, self.core.action_dim()])?;
-        let (core, obs, slice) = (&mut self.core, obs.as_slice()?, out.as_mut_slice());
-        py.detach(|| core.act(obs, deterministic, ActionsOut::Ints(slice)))
+        let (core, columns, slice) = (&mut self.core, obs.columns()?, out.as_mut_slice());
+        py.detach(|| core.act_on(&columns, deterministic, ActionsOut::Ints(slice)))
             .map_err(py_err)?;
         Ok(out.finish())
     }
@@ -281,13 +376,13 @@ impl Actor {
     fn act<'py>(
         &mut self,
         py: Python<'py>,
-        obs: PyReadonlyArray2<'py, f32>,
+        obs: Batch<'py>,
         deterministic: bool,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
-        let rows = self.rows(&obs)?;
+        let rows = obs.rows(&self.core)?;
         let mut out = NewArray::zeros(py, [rows, self.core.action_dim()])?;
-        let (core, obs, slice) = (&mut self.core, obs.as_slice()?, out.as_mut_slice());
-        py.detach(|| core.act(obs, deterministic, ActionsOut::Floats(slice)))
+        let (core, columns, slice) = (&mut self.core, obs.columns()?, out.as_mut_slice());
+        py.detach(|| core.act_on(&columns, deterministic, ActionsOut::Floats(slice)))
             .map_err(py_err)?;
         Ok(out.finish())
     }
@@ -298,35 +393,23 @@ impl Actor {
     fn by_parts<'py>(
         &mut self,
         py: Python<'py>,
-        obs: &PyReadonlyArray2<'py, f32>,
+        obs: &Batch<'py>,
         width: usize,
         compute: Forward,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
-        let rows = self.rows(obs)?;
+        let rows = obs.rows(&self.core)?;
         let mut out = NewArray::zeros(py, [rows, width])?;
-        let (inputs, core) = (self.core.obs_dim(), &mut self.core);
-        let (obs, slice) = (obs.as_slice()?, out.as_mut_slice());
+        let (at_once, core) = (self.part, &mut self.core);
+        let (columns, slice) = (obs.columns()?, out.as_mut_slice());
         watched_whole(py, |watch: &mut Watch<'_>| {
-            let mut parts = obs
-                .chunks(PART * inputs)
-                .zip(slice.chunks_mut(PART * width));
-            parts.try_for_each(|(obs, out)| {
+            let mut parts = slice.chunks_mut(at_once * width).enumerate();
+            parts.try_for_each(|(index, out)| {
                 watch.check()?;
-                compute(core, obs, out)
+                let range = index * at_once..index * at_once + out.len() / width;
+                compute(core, &part(&columns, rows, &range), out)
             })
         })?;
         Ok(out.finish())
-    }
-
-    fn rows(&self, obs: &PyReadonlyArray2<'_, f32>) -> PyResult<usize> {
-        let (shape, width) = (obs.shape(), self.core.obs_dim());
-        if shape[1] != width {
-            return Err(bad(format!(
-                "the observations have shape {shape:?}, expected ({}, {width})",
-                shape[0]
-            )));
-        }
-        Ok(shape[0])
     }
 }
 

@@ -14,7 +14,7 @@ use mlx_baselines3_core::collect::CollectError;
 use mlx_baselines3_core::env::EnvError;
 use mlx_baselines3_core::learn::LearnError;
 use mlx_baselines3_core::memory::OutOfMemory;
-use mlx_baselines3_core::nn::NnError;
+use mlx_baselines3_core::nn::{ExtractorError, NnError};
 use mlx_baselines3_core::threads::ThreadsError;
 use mlx_baselines3_core::update::UpdateError;
 use pyo3::exceptions::{
@@ -98,6 +98,15 @@ impl Failure for NnError {
     }
 }
 
+impl Failure for ExtractorError {
+    fn raised(self) -> PyErr {
+        match self {
+            Self::Network(error) => error.raised(),
+            other => bad(other),
+        }
+    }
+}
+
 impl Failure for ActorError {
     fn raised(self) -> PyErr {
         match self {
@@ -123,6 +132,7 @@ impl Failure for UpdateError {
     fn raised(self) -> PyErr {
         match self {
             Self::Memory(error) => error.raised(),
+            Self::Layers(error) => error.raised(),
             other => bad(other),
         }
     }

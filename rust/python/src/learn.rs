@@ -14,7 +14,7 @@ use pyo3::types::PyList;
 
 use crate::actor::Actor;
 use crate::args::{Cursor, apart, place};
-use crate::collect::{ColumnArrays, NewStep, exception, report_episodes};
+use crate::collect::{NewStep, ReplayColumns, exception, report_episodes};
 use crate::error::{bad, py_err};
 use crate::ffi::random::{Bounds, GlobalNumbers};
 use crate::signals::watched;
@@ -115,7 +115,7 @@ struct VectorArrays<'py> {
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct BufferArrays<'py> {
-    columns: ColumnArrays<'py>,
+    columns: PyRef<'py, ReplayColumns>,
     cursor: Cursor,
 }
 
@@ -234,13 +234,13 @@ fn learn_q<'py>(
     mut actor: PyRefMut<'py, Actor>,
     last_obs: PyReadonlyArrayDyn<'py, f32>,
     plan: QPlanArrays<'py>,
-    mut buffer: BufferArrays<'py>,
+    buffer: BufferArrays<'py>,
     mut learned: QArrays<'py>,
 ) -> PyResult<Option<LearnedChunk>> {
     envs.check_open()?;
-    let mut network = learned.network;
+    let (mut network, mut columns) = (learned.network, buffer.columns.borrowed(py)?);
     let written = [
-        &buffer.columns.places()[..],
+        &columns.places()[..],
         &network.places(),
         &[place(&learned.target)],
     ]
@@ -282,7 +282,7 @@ fn learn_q<'py>(
     };
     let (chunk, interrupted) = {
         let (plan, ring) = (plan.plan()?, buffer.cursor.ring()?);
-        let (mut replay, mut last) = (buffer.columns.columns(ring)?, end.slices());
+        let (mut replay, mut last) = (columns.columns(ring)?, end.slices());
         let (envs, actor, shared) = (&mut *envs.envs, &mut actor.core, &mut shared);
         let learning = &mut learning;
         watched(py, |watch| {

@@ -7,6 +7,7 @@ mod blas;
 mod buffers;
 mod collect;
 mod error;
+mod extractor;
 mod ffi;
 mod learn;
 mod replay;

@@ -3,22 +3,25 @@
 use std::ops::Range;
 
 use mlx_baselines3_core::memory;
-use mlx_baselines3_core::nn::{LayerPart, TrainableLayer, TrainableMlp};
+use mlx_baselines3_core::nn::{
+    Extractor, LayerPart, ObservationColumn, TrainableLayer, TrainableMlp,
+};
 use mlx_baselines3_core::update::{
     ActorCriticBatch, ActorCriticMetrics, ActorCriticSettings, ActorCriticSizes, ActorCriticState,
     ActorCriticUpdate as CoreActorCritic, ActorKind, Distribution, Moments, OnPolicyMetrics,
     OnPolicySettings, OnPolicyUpdate as CoreOnPolicy, QSettings, QUpdate as CoreQ, Rollout, Rule,
-    Trained, Transitions, UpdateError,
+    Trained, Transitions, UpdateError, follow,
 };
 use mlx_baselines3_macros::guarded;
-use numpy::{PyArray1, PyReadonlyArray1, PyReadwriteArray1};
+use numpy::{Ix1, PyArray1, PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::actor::activation;
+use crate::actor::{Actor, activation};
 use crate::args::{Many, apart, place};
 use crate::error::{bad, py_err};
+use crate::extractor::{BranchSpec, ColumnArray, branches};
 use crate::signals::watched_whole;
 
 /// Outputs of a layer, and where their weights and biases begin in the vector of parameters.
@@ -59,6 +62,10 @@ impl LayerSpec {
 fn net(layers: Many<LayerSpec>) -> PyResult<TrainableMlp> {
     let layers: PyResult<_> = layers.0.into_iter().map(LayerSpec::layer).collect();
     TrainableMlp::new(layers?).map_err(py_err)
+}
+
+fn extractor(specs: &Many<BranchSpec>) -> PyResult<Extractor> {
+    Extractor::new(&branches(specs)?).map_err(py_err)
 }
 
 fn distribution(name: &str, options: Vec<usize>, log_std: usize) -> PyResult<Distribution> {
@@ -114,6 +121,7 @@ struct TrainedArrays<'py> {
     exp_avg: PyReadwriteArray1<'py, f32>,
     exp_avg_sq: PyReadwriteArray1<'py, f32>,
     previous: Option<MomentArrays<'py>>,
+    before: Option<PyReadwriteArray1<'py, f32>>,
     steps: u64,
     learning_rate: f32,
     rule: RuleSpec,
@@ -121,8 +129,13 @@ struct TrainedArrays<'py> {
 
 impl TrainedArrays<'_> {
     /// Where the numbers lie that are written, and those that are not.
-    fn places(&self) -> ([Range<usize>; 3], [Range<usize>; 2]) {
-        let written = [&self.parameters, &self.exp_avg, &self.exp_avg_sq].map(|array| place(array));
+    fn places(&self) -> ([Range<usize>; 4], [Range<usize>; 2]) {
+        let written = [
+            place(&self.parameters),
+            place(&self.exp_avg),
+            place(&self.exp_avg_sq),
+            self.before.as_ref().map_or(0..0, |array| place(array)),
+        ];
         let read = self.previous.as_ref().map_or([0..0, 0..0], |moments| {
             [place(&moments.exp_avg), place(&moments.exp_avg_sq)]
         });
@@ -143,6 +156,10 @@ impl TrainedArrays<'_> {
             exp_avg: self.exp_avg.as_slice_mut()?,
             exp_avg_sq: self.exp_avg_sq.as_slice_mut()?,
             previous,
+            before: match &mut self.before {
+                Some(before) => Some(before.as_slice_mut()?),
+                None => None,
+            },
             steps: &mut self.steps,
             rule,
             learning_rate: self.learning_rate,
@@ -150,11 +167,24 @@ impl TrainedArrays<'_> {
     }
 }
 
+/// The arrays of observations: one of vectors, or those that extractors take.
+type Observations<'py> = Many<ColumnArray<'py, Ix1>>;
+
+impl Observations<'_> {
+    fn places(&self) -> impl Iterator<Item = Range<usize>> {
+        self.0.iter().map(ColumnArray::place)
+    }
+
+    fn columns(&self) -> PyResult<Vec<ObservationColumn<'_>>> {
+        self.0.iter().map(ColumnArray::column).collect()
+    }
+}
+
 /// The columns of a rollout.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct RolloutArrays<'py> {
-    observations: PyReadonlyArray1<'py, f32>,
+    observations: Observations<'py>,
     actions: PyReadonlyArray1<'py, f32>,
     values: PyReadonlyArray1<'py, f32>,
     log_probs: PyReadonlyArray1<'py, f32>,
@@ -163,16 +193,16 @@ struct RolloutArrays<'py> {
 }
 
 impl RolloutArrays<'_> {
-    fn places(&self) -> [Range<usize>; 6] {
-        [
-            &self.observations,
+    fn places(&self) -> Vec<Range<usize>> {
+        let rest = [
             &self.actions,
             &self.values,
             &self.log_probs,
             &self.advantages,
             &self.returns,
-        ]
-        .map(|array| place(array))
+        ];
+        let rest = rest.map(|array| place(array));
+        self.observations.places().chain(rest).collect()
     }
 }
 
@@ -235,7 +265,7 @@ pub(crate) struct OnPolicyUpdate(CoreOnPolicy);
 #[pymethods]
 impl OnPolicyUpdate {
     #[new]
-    #[pyo3(signature = (actor, critic, head, options, log_std, size))]
+    #[pyo3(signature = (actor, critic, head, options, log_std, size, extractors=None))]
     fn new(
         actor: Many<LayerSpec>,
         critic: Many<LayerSpec>,
@@ -243,12 +273,17 @@ impl OnPolicyUpdate {
         options: Many<usize>,
         log_std: usize,
         size: usize,
+        extractors: Option<Many<Many<BranchSpec>>>,
     ) -> PyResult<Self> {
         crate::threads::check()?;
         let distribution = distribution(head, options.0, log_std)?;
-        CoreOnPolicy::new(net(actor)?, net(critic)?, distribution, size)
-            .map(Self)
-            .map_err(py_err)
+        let core = CoreOnPolicy::new(net(actor)?, net(critic)?, distribution, size);
+        let mut core = core.map_err(py_err)?;
+        if let Some(extractors) = extractors {
+            let extractors: PyResult<_> = extractors.0.iter().map(extractor).collect();
+            core = core.with_extractors(extractors?).map_err(py_err)?;
+        }
+        Ok(Self(core))
     }
 
     /// One pass over a rollout.
@@ -267,8 +302,9 @@ impl OnPolicyUpdate {
             &written,
             &[&read[..], &rollout.places(), &[place(&order)]].concat(),
         )?;
+        let observations = rollout.observations.columns()?;
         let rollout = Rollout {
-            observations: rollout.observations.as_slice()?,
+            observations: &observations,
             actions: rollout.actions.as_slice()?,
             values: rollout.values.as_slice()?,
             log_probs: rollout.log_probs.as_slice()?,
@@ -297,8 +333,8 @@ impl OnPolicyUpdate {
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct Batches<'py> {
-    observations: PyReadonlyArray1<'py, f32>,
-    next_observations: PyReadonlyArray1<'py, f32>,
+    observations: Observations<'py>,
+    next_observations: Observations<'py>,
     actions: PyReadonlyArray1<'py, f32>,
     rewards: PyReadonlyArray1<'py, f32>,
     dones: PyReadonlyArray1<'py, f32>,
@@ -322,7 +358,7 @@ impl NoisyBatches<'_> {
         trained: &ActorCriticArrays<'_>,
     ) -> PyResult<()> {
         let mut written = vec![place(&targets.actor), place(&targets.critic)];
-        let mut read = self.transitions.places().to_vec();
+        let mut read = self.transitions.places();
         read.extend([place(&self.noise), place(&self.next_noise)]);
         let networks = [&trained.actor, &trained.critic];
         for arrays in networks.into_iter().chain(&trained.ent_coef) {
@@ -335,19 +371,24 @@ impl NoisyBatches<'_> {
 }
 
 impl Batches<'_> {
-    fn places(&self) -> [Range<usize>; 6] {
-        [
-            &self.observations,
-            &self.next_observations,
-            &self.actions,
-            &self.rewards,
-            &self.dones,
-            &self.discounts,
-        ]
-        .map(|array| place(array))
+    fn places(&self) -> Vec<Range<usize>> {
+        let rest = [&self.actions, &self.rewards, &self.dones, &self.discounts];
+        let rest = rest.map(|array| place(array));
+        let both = self.observations.places();
+        both.chain(self.next_observations.places())
+            .chain(rest)
+            .collect()
     }
 
-    /// All of the `count` batches.
+    /// The observations of all batches, and the next ones.
+    fn observations(&self) -> PyResult<[Vec<ObservationColumn<'_>>; 2]> {
+        Ok([
+            self.observations.columns()?,
+            self.next_observations.columns()?,
+        ])
+    }
+
+    /// All else of the `count` batches.
     fn all(&self, count: usize) -> PyResult<Transitions<'_>> {
         let rewards = self.rewards.as_slice()?;
         if count > 0 && (rewards.is_empty() || !rewards.len().is_multiple_of(count)) {
@@ -357,8 +398,8 @@ impl Batches<'_> {
             )));
         }
         Ok(Transitions {
-            observations: self.observations.as_slice()?,
-            next_observations: self.next_observations.as_slice()?,
+            observations: &[],
+            next_observations: &[],
             actions: self.actions.as_slice()?,
             rewards,
             dones: self.dones.as_slice()?,
@@ -368,11 +409,16 @@ impl Batches<'_> {
 }
 
 /// One of `count` batches.
-fn one<'a>(all: &Transitions<'a>, index: usize, count: usize) -> Transitions<'a> {
+fn one<'a>(
+    all: &Transitions<'a>,
+    [observations, next_observations]: &'a [Vec<ObservationColumn<'a>>; 2],
+    index: usize,
+    count: usize,
+) -> Transitions<'a> {
     let of = |numbers| share(numbers, index, count);
     Transitions {
-        observations: of(all.observations),
-        next_observations: of(all.next_observations),
+        observations,
+        next_observations,
         actions: of(all.actions),
         rewards: of(all.rewards),
         dones: of(all.dones),
@@ -380,8 +426,23 @@ fn one<'a>(all: &Transitions<'a>, index: usize, count: usize) -> Transitions<'a>
     }
 }
 
+/// The observations of one of `count` batches, and the next ones.
+fn columns<'a>(
+    observations: &[Vec<ObservationColumn<'a>>; 2],
+    index: usize,
+    count: usize,
+) -> [Vec<ObservationColumn<'a>>; 2] {
+    let of = |column: &ObservationColumn<'a>| match *column {
+        ObservationColumn::Floats(all) => ObservationColumn::Floats(share(all, index, count)),
+        ObservationColumn::Bytes(all) => ObservationColumn::Bytes(share(all, index, count)),
+    };
+    observations
+        .each_ref()
+        .map(|all| all.iter().map(of).collect())
+}
+
 /// What one of `count` batches has of the numbers of all.
-fn share(all: &[f32], index: usize, count: usize) -> &[f32] {
+fn share<T>(all: &[T], index: usize, count: usize) -> &[T] {
     let size = all.len() / count;
     &all[index * size..(index + 1) * size]
 }
@@ -437,10 +498,18 @@ pub(crate) struct QUpdate(pub(crate) CoreQ);
 #[pymethods]
 impl QUpdate {
     #[new]
-    #[pyo3(signature = (layers, size))]
-    fn new(layers: Many<LayerSpec>, size: usize) -> PyResult<Self> {
+    #[pyo3(signature = (layers, size, branches=None))]
+    fn new(
+        layers: Many<LayerSpec>,
+        size: usize,
+        branches: Option<Many<BranchSpec>>,
+    ) -> PyResult<Self> {
         crate::threads::check()?;
-        CoreQ::new(net(layers)?, size).map(Self).map_err(py_err)
+        let mut core = CoreQ::new(net(layers)?, size).map_err(py_err)?;
+        if let Some(branches) = branches {
+            core = core.with_extractor(extractor(&branches)?).map_err(py_err)?;
+        }
+        Ok(Self(core))
     }
 
     /// `count` gradient steps on as many batches, one after the other in each array.
@@ -460,13 +529,14 @@ impl QUpdate {
             &[&read[..], &batches.places(), &[place(&target)]].concat(),
         )?;
         let (settings, target) = (QSettings { max_grad_norm }, target.as_slice()?);
-        let all = batches.all(count)?;
+        let (all, observations) = (batches.all(count)?, batches.observations()?);
         let mut losses = memory::with_capacity(count).map_err(py_err)?;
         let (core, mut state) = (&mut self.0, trained.trained()?);
         watched_whole(py, |watch| {
             for index in 0..count {
                 watch.check()?;
-                let batch = one(&all, index, count);
+                let columns = columns(&observations, index, count);
+                let batch = one(&all, &columns, index, count);
                 losses.push(core.step(&batch, &settings, target, &mut state)?);
             }
             Ok::<_, UpdateError>(())
@@ -542,6 +612,19 @@ impl ActorCriticUpdate {
             .map_err(py_err)
     }
 
+    /// Gives the native actor of the same policy the parameters of the actor.
+    fn load_actor(
+        &self,
+        parameters: PyReadonlyArray1<'_, f32>,
+        mut actor: PyRefMut<'_, Actor>,
+    ) -> PyResult<()> {
+        actor.forget();
+        let net = actor.core.net_mut();
+        self.0
+            .load_actor(parameters.as_slice()?, net)
+            .map_err(py_err)
+    }
+
     /// A gradient step for each of `flags`, on as many batches.
     #[pyo3(signature = (batches, flags, settings, targets, trained))]
     fn run<'py>(
@@ -567,13 +650,15 @@ impl ActorCriticUpdate {
         };
         let (count, core) = (flags.len(), &mut self.0);
         let all = batches.transitions.all(count)?;
+        let observations = batches.transitions.observations()?;
         let (noise, next_noise) = (batches.noise.as_slice()?, batches.next_noise.as_slice()?);
         let mut metrics = memory::with_capacity(count).map_err(py_err)?;
         watched_whole(py, |watch| {
             for (index, step) in flags.iter().enumerate() {
                 watch.check()?;
+                let columns = columns(&observations, index, count);
                 let batch = ActorCriticBatch {
-                    transitions: one(&all, index, count),
+                    transitions: one(&all, &columns, index, count),
                     noise: share(noise, index, count),
                     next_noise: share(next_noise, index, count),
                 };
@@ -594,7 +679,22 @@ impl ActorCriticUpdate {
     }
 }
 
+/// `target <- tau * source + (1 - tau) * target`
+#[guarded]
+#[pyfunction]
+fn polyak_average(
+    py: Python<'_>,
+    source: PyReadonlyArray1<'_, f32>,
+    mut target: PyReadwriteArray1<'_, f32>,
+    tau: f32,
+) -> PyResult<()> {
+    apart(&[place(&target)], &[place(&source)])?;
+    let (source, target) = (source.as_slice()?, target.as_slice_mut()?);
+    py.detach(|| follow(source, target, tau)).map_err(py_err)
+}
+
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(polyak_average, m)?)?;
     m.add_class::<OnPolicyUpdate>()?;
     m.add_class::<OnPolicyResult>()?;
     m.add_class::<QUpdate>()?;

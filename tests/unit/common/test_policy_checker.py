@@ -124,7 +124,7 @@ def test_loops_over_rows_are_found_loops_over_features_are_not():
 
     advice = check_policy(with_extractor(over_rows), warn=False)
     assert len(advice) == 4
-    assert all("goes over the rows of the batch" in line for line in advice)
+    assert all("iterates over the rows of the batch" in line for line in advice)
     assert check_policy(with_extractor(over_features), warn=False) == []
     assert check_policy(with_extractor(mapped), warn=False) == []
 
@@ -160,7 +160,7 @@ def test_an_answer_that_depends_on_the_memory_layout_is_found():
             return super().obs_to_tensor(observation)
 
     assert check_policy(policy_of(ByBuffer), warn=False) == [
-        "predict() refuses an observation whose memory is not contiguous: ndarray is not C-contiguous"
+        "predict() rejects an observation with non-contiguous memory: ndarray is not C-contiguous"
     ]
 
 
@@ -174,9 +174,9 @@ def test_an_ignored_deterministic_is_found_both_ways():
             return self.get_distribution(observation).mode()
 
     (line,) = check_policy(policy_of(AlwaysRandom), warn=False)
-    assert "_predict(deterministic=True) gives another action each time" in line
+    assert "_predict(deterministic=True) returns a different action each time" in line
     (line,) = check_policy(policy_of(NeverRandom, spaces.Discrete(3)), warn=False)
-    assert "_predict(deterministic=False) gives the same action" in line
+    assert "_predict(deterministic=False) returns the same action" in line
 
 
 class Wrong(ActorCriticPolicy):

@@ -1,4 +1,4 @@
-"""SB3's buffers. Rust owns the memory, NumPy looks into it, MLX gets batches of it."""
+"""SB3's buffers: memory owned by Rust, NumPy views of it, and batches as MLX arrays."""
 
 from typing import TYPE_CHECKING
 

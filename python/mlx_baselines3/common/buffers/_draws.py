@@ -1,4 +1,4 @@
-"""Draws of NumPy's global generator, which SB3's buffers sample with: ``np.random.seed`` decides them."""
+"""Draws from NumPy's global generator, which SB3's buffers sample with; ``np.random.seed`` seeds them."""
 
 import numpy as np
 
@@ -9,11 +9,11 @@ __all__ = ["randint"]
 
 def randint(low: int, high: int, count: int) -> np.ndarray:
     """
-    :param low: the smallest number
-    :param high: one more than the largest
-    :param count: how many
+    :param low: inclusive lower bound
+    :param high: exclusive upper bound
+    :param count: number of draws
     :return: the numbers of ``np.random.randint(low, high, size=count)``, in a fraction of its time
-    :raises ValueError: there is no number to draw
+    :raises ValueError: the range is empty
     """
     drawn = _native.randint(low, high, count)
     return np.random.randint(low, high, size=count) if drawn is None else drawn  # noqa: NPY002

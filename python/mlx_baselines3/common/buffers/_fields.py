@@ -1,4 +1,4 @@
-"""The fields of a batch, each an array or a dict of arrays."""
+"""Fields of batches: arrays or dicts of arrays."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,16 +10,16 @@ from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
 
 __all__ = ["arrays_of", "columns_of", "each", "new_to_mlx", "not_cut", "split", "stack"]
 
-# Asked for an array, MLX first looks whether it was given a number, a list or one of its own.
+# mx.array() first tests for numbers, lists and MLX arrays.
 _from_dlpack = getattr(mx, "from_dlpack", None)
-# NumPy takes longer to read a Python number than to subtract a batch.
+# NumPy takes longer to convert a Python number than to subtract a batch.
 _ONE = np.ones((), np.float32)
 
 
 def not_cut(dones: np.ndarray, timeouts: np.ndarray) -> np.ndarray:
     """
-    :param dones: which episodes ended; overwritten
-    :param timeouts: which were cut; overwritten
+    :param dones: ends of episodes; overwritten
+    :param timeouts: truncations; overwritten
     :return: ``dones * (1 - timeouts)``, in the memory of ``dones``
     """
     np.subtract(_ONE, timeouts, out=timeouts)
@@ -51,8 +51,8 @@ def stack(batches: list[Any]) -> Any:
 def each(samples: Any, change: Callable[[Any], Any]) -> Any:
     """
     :param samples: samples of any kind
-    :param change: makes another array of an array
-    :return: samples of that kind, of the other arrays
+    :param change: function applied to each array
+    :return: samples of the same kind with the results
     """
 
     def changed(field: Any) -> Any:
@@ -65,7 +65,7 @@ def each(samples: Any, change: Callable[[Any], Any]) -> Any:
 
 def split(samples: Any, n_batches: int) -> Any:
     """
-    :param samples: samples of many batches, one after the other
+    :param samples: concatenated samples of many batches
     :param n_batches: number of batches
     :return: the same samples; their arrays have the batches as their first axis
     """
@@ -74,8 +74,8 @@ def split(samples: Any, n_batches: int) -> Any:
 
 def new_to_mlx(arrays: Iterable[np.ndarray]) -> list[mx.array]:
     """
-    :param arrays: C-contiguous arrays that can be written to, of numbers in the machine's byte order
-    :return: what ``to_mlx`` makes of them, in half of the time
+    :param arrays: writable C-contiguous numeric arrays in native byte order
+    :return: the result of ``to_mlx``, in half of the time
     """
     if _from_dlpack is None:
         return list(map(to_mlx, arrays))
@@ -84,8 +84,8 @@ def new_to_mlx(arrays: Iterable[np.ndarray]) -> list[mx.array]:
 
 def arrays_of(samples: Any) -> Any:
     """
-    :param samples: samples of arrays of NumPy or MLX
-    :return: samples of C-contiguous NumPy arrays, of the dtypes that MLX would have
+    :param samples: samples of NumPy or MLX arrays
+    :return: samples of C-contiguous NumPy arrays, in the dtypes that MLX would use
     """
 
     def array_of(field: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Checks that what is added to a buffer fits its row, and how much memory is left for one."""
+"""Checks of the values added to a buffer, and the available memory."""
 
 import sys
 from typing import Any, cast
@@ -10,31 +10,31 @@ from mlx_baselines3.common.nn.memory import available_memory
 
 __all__ = ["available_memory", "check_batch_size", "check_sizes", "fit_action", "fit_row", "fit_scalar"]
 
-# Rows that an index can count.
+# Largest number of rows that an index can address.
 MOST = sys.maxsize
 
 
 def check_sizes(buffer_size: int, n_envs: int) -> None:
     """
-    :param buffer_size: number of elements asked for
+    :param buffer_size: requested number of elements
     :param n_envs: number of environments
-    :raises ValueError: one of them is not a positive whole number
+    :raises ValueError: one of them is not a positive integer
     """
     for name, number in (("buffer_size", buffer_size), ("n_envs", n_envs)):
         whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
         if not whole or number < 1:
-            raise ValueError(f"{name} is {number!r}, expected a whole number of at least 1")
+            raise ValueError(f"{name} is {number!r}, expected an integer of at least 1")
 
 
 def check_batch_size(batch_size: Any, name: str = "batch_size") -> None:
     """
-    :param batch_size: number of elements asked for
-    :param name: what to call it in the message
-    :raises ValueError: it is not a positive whole number, or more than an array can have
+    :param batch_size: requested number of elements
+    :param name: its name in the message
+    :raises ValueError: it is not a positive integer, or larger than an array can be
     """
     whole = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
     if not whole or batch_size < 1:
-        raise ValueError(f"{name} is {batch_size!r}, expected a whole number of at least 1")
+        raise ValueError(f"{name} is {batch_size!r}, expected an integer of at least 1")
     if batch_size > MOST:
         raise ValueError(f"{name} is {batch_size}, more than any array can hold")
 
@@ -50,20 +50,20 @@ def _numbers(name: str, value: Any) -> np.ndarray:
 
 
 def _is_ready(value: Any, shape: tuple[int, ...]) -> bool:
-    # What environments hand over, nearly always; this is half of the cost of a check.
+    # The usual case; this test is half of the cost of a check.
     return type(value) is np.ndarray and value.shape == shape and value.dtype.kind in "biuf"
 
 
 def fit_row(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
     """
-    Give ``value`` the shape of a row. Only axes of length one may be missing or too many, so that
-    the values of one environment never land in another's place.
+    Reshape ``value`` to a row. Only axes of length one may be added or removed, so that values of one
+    environment are never stored for another.
 
-    :param name: what to call it in the message
-    :param value: array, or anything NumPy can read
+    :param name: its name in the message
+    :param value: an array, or anything NumPy can convert
     :param shape: shape of the row, ``(n_envs, ...)``
-    :return: an array of that shape, not copied where that is possible
-    :raises ValueError: the shape is another one or these are not numbers
+    :return: an array of that shape, without a copy where possible
+    :raises ValueError: the shape does not fit or the values are not numbers
     """
     if _is_ready(value, shape):
         return cast(np.ndarray, value)
@@ -75,8 +75,8 @@ def fit_row(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 def fit_scalar(name: str, value: Any, n_envs: int) -> np.ndarray:
     """
-    :param name: what to call it in the message
-    :param value: one number for each environment, or one for all
+    :param name: its name in the message
+    :param value: one number per environment, or one for all
     :param n_envs: number of environments
     :return: an array that broadcasts to ``(n_envs,)``
     :raises ValueError: neither 1 nor ``n_envs`` numbers

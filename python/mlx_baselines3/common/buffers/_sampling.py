@@ -1,4 +1,4 @@
-"""Batches out of a replay buffer, as NumPy arrays and as MLX's."""
+"""Sampling of batches from a replay buffer, as NumPy or MLX arrays."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class SampledBuffer(BaseBuffer):
-    """What :class:`ReplayBuffer` does to draw transitions and to gather what its columns hold of them."""
+    """The part of :class:`ReplayBuffer` that draws transitions and gathers them from the columns."""
 
     next_observations: Any
     rewards: np.ndarray
@@ -43,7 +43,7 @@ class SampledBuffer(BaseBuffer):
         check_batch_size(batch_size)
         if self.buffer_size == 1:
             raise ValueError("With optimize_memory_usage, a buffer of one row has no transition to sample")
-        # Row `pos` holds the newest next observation, which is the observation of no transition.
+        # Row `pos` holds the newest next observation, which belongs to no transition.
         return (randint(1, self.buffer_size, batch_size) + self.pos) % self.buffer_size
 
     def _draw_envs(self, batch_inds: np.ndarray) -> np.ndarray:
@@ -66,8 +66,8 @@ class SampledBuffer(BaseBuffer):
 
     def _ready_fields(self, n_batches: int, batch_size: int, flat: bool) -> _native.SampledBatches | None:
         """
-        Batches as they are stored, in new arrays, if no subclass and no instance does any of this in its own
-        way, and the columns need but be copied.
+        Batches as stored, in new arrays, if neither a subclass nor the instance overrides a method involved
+        and the columns only need to be copied.
         """
         kind = type(self)
         if (
@@ -90,13 +90,13 @@ class SampledBuffer(BaseBuffer):
 
     def sample_many(self, n_batches: int, batch_size: int, env: VecNormalize | None = None) -> Any:
         """
-        Draw the batches of many gradient steps at once, with the draws of ``n_batches`` calls of
-        :meth:`sample`, and gather them in one go.
+        Draw the batches of many gradient steps at once, with the random numbers of ``n_batches`` calls of
+        :meth:`sample`, and gather them in one call.
 
         :param n_batches: number of batches
-        :param batch_size: transitions of each
+        :param batch_size: transitions per batch
         :param env: normalises observations and rewards with its statistics, if given
-        :return: samples whose arrays have the axes ``(n_batches, batch_size)`` in front
+        :return: samples whose arrays have the leading axes ``(n_batches, batch_size)``
         :raises ValueError: a number is below 1 or the buffer is empty
         """
         check_batch_size(n_batches, "n_batches")
@@ -110,13 +110,13 @@ class SampledBuffer(BaseBuffer):
 
     def sample_arrays(self, n_batches: int, batch_size: int, env: VecNormalize | None = None) -> Any:
         """
-        :meth:`sample_many` for updates that are not MLX's: the same draws, and the same numbers.
+        :meth:`sample_many` for updates in Rust: the same draws and the same numbers.
 
         :param n_batches: number of batches
-        :param batch_size: transitions of each
+        :param batch_size: transitions per batch
         :param env: normalises observations and rewards with its statistics, if given
-        :return: samples of C-contiguous NumPy arrays in memory of their own (float32 where a column has
-            float64), with the axes ``(n_batches, batch_size)`` in front
+        :return: samples of C-contiguous NumPy arrays that own their memory (float32 for float64 columns),
+            with the leading axes ``(n_batches, batch_size)``
         :raises ValueError: a number is below 1 or the buffer is empty
         """
         check_batch_size(n_batches, "n_batches")
@@ -126,14 +126,14 @@ class SampledBuffer(BaseBuffer):
         return arrays_of(self._gather_many(n_batches, batch_size, env, Scratch()))
 
     def _samples_as_here(self) -> bool:
-        """Whether no subclass has its own idea of sampling, which `sample_many` must then call."""
+        """Whether no subclass overrides sampling; otherwise `sample_many` must call the override."""
         kind = type(self)
         return kind.sample is SampledBuffer.sample and kind._get_samples is SampledBuffer._get_samples
 
     def _gather_many(
         self, n_batches: int, batch_size: int, env: VecNormalize | None, scratch: Scratch
     ) -> Any:
-        # Normalisation is shown one axis of transitions, as always.
+        # Normalisation gets one axis of transitions, as in `sample`.
         fields = self._ready_fields(n_batches, batch_size, flat=env is not None)
         if fields is not None:
             samples = self._normalized(fields, env)
@@ -154,13 +154,13 @@ class SampledBuffer(BaseBuffer):
         names: str = "",
     ) -> list[Any]:
         """
-        Rows of many columns, or dicts of columns, in one call to Rust.
+        Gather rows of many columns, or dicts of columns, in one call to Rust.
 
-        :param rows: rows to take, counted on past the end of the buffer
+        :param rows: rows to gather; numbers beyond the end of the buffer wrap around
         :param envs: their environments
         :param stores: columns, or dicts of columns
         :param scratch: memory to gather into; None for new arrays
-        :param names: what to call that memory, so that two calls do not share it
+        :param names: keys of that memory, so that two calls do not share it
         :return: for each store an array, or a dict of arrays
         """
         dicts = dict in map(type, stores)
@@ -178,7 +178,7 @@ class SampledBuffer(BaseBuffer):
         ]
 
     def _take_next(self, rows: np.ndarray, envs: np.ndarray, scratch: Scratch) -> Any:
-        """The observations that followed the transitions of ``rows``."""
+        """The next observations of the transitions ``rows``."""
         if self._terminal is None:
             (next_obs,) = self._take(rows, envs, self.next_observations, scratch=scratch, names="next")
             return next_obs
@@ -188,7 +188,7 @@ class SampledBuffer(BaseBuffer):
         return next_obs
 
     def _collect(self, rows: np.ndarray, envs: np.ndarray, env: VecNormalize | None) -> Any:
-        # What leaves are copies: MLX's arrays have memory of their own.
+        # The results are copies: MLX arrays own their memory.
         with self._scratch.lend() as scratch:
             return self._to_mlx(self._gather(rows, envs, env, scratch), env)
 
@@ -222,7 +222,7 @@ class SampledBuffer(BaseBuffer):
 
     def _fields_to_mlx(self, batches: _native.SampledBatches, env: VecNormalize | None) -> Any:
         obs, next_obs = batches.observations, batches.next_observations
-        # Two samples and as many calls as there are arrays, saved for the usual kind.
+        # Fast path for the usual kind: saves two samples and a call per array.
         if (
             env is None
             and isinstance(obs, np.ndarray)
@@ -234,7 +234,7 @@ class SampledBuffer(BaseBuffer):
         return self._to_mlx(self._normalized(batches, env), env)
 
     def _to_mlx(self, samples: Any, env: VecNormalize | None) -> Any:
-        """Samples of MLX arrays, of those that were gathered here and went through `env`."""
+        """Convert gathered samples, possibly normalised by `env`, to MLX arrays."""
         if env is not None or self._converts_itself():
             return each(samples, self.to_torch)
         return each(samples, lambda array: new_to_mlx((array,))[0])

@@ -1,4 +1,4 @@
-"""Memory that one sampling after the other gathers into."""
+"""Reusable memory that sampling gathers into."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ __all__ = ["Scratch", "ScratchPool"]
 
 
 class Scratch:
-    """Blocks of memory by name, which grow and are used again."""
+    """Named blocks of memory that grow and are reused."""
 
     def __init__(self) -> None:
         self._blocks: dict[Hashable, np.ndarray] = {}
-        # What was handed out last: making views takes longer than looking them up.
+        # The latest views: creating views takes longer than looking them up.
         self._views: dict[str, tuple[int, list[np.ndarray], list[np.ndarray]]] = {}
 
     def arrays(self, name: str, count: int, columns: list[np.ndarray]) -> list[np.ndarray]:
         """
-        :param name: which blocks
+        :param name: key of the blocks
         :param count: entries of each array
-        :param columns: arrays ``(rows, n_envs, ...)`` without Python objects that the entries come from
-        :return: for each column an array ``(count, ...)`` of its dtype over the block, with whatever
-            numbers are left there
+        :param columns: source arrays ``(rows, n_envs, ...)`` without Python objects
+        :return: for each column an uninitialised array ``(count, ...)`` of its dtype over the block
         """
         last = self._views.get(name)
         if last is None or last[0] != count or not _same(last[1], columns):
@@ -47,17 +46,17 @@ def _same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
 
 
 class ScratchPool:
-    """Lends a :class:`Scratch` to one caller at a time: threads that sample together have one each."""
+    """Lends each :class:`Scratch` to one caller at a time, so that concurrent threads do not share one."""
 
     def __init__(self) -> None:
         self._free: list[Scratch] = []
 
     def lend(self) -> _Loan:
-        """:return: gives memory that is the caller's until the end of the ``with`` block"""
+        """:return: a context manager that lends memory for the ``with`` block"""
         return _Loan(self._free)
 
     def __reduce__(self) -> tuple[type[ScratchPool], tuple[()]]:
-        # What was sampled last is no part of a buffer.
+        # Scratch memory is not part of a buffer's state.
         return ScratchPool, ()
 
 

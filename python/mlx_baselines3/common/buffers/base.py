@@ -1,4 +1,4 @@
-"""What every buffer shares: sizes, the cursor, memory owned by Rust, and the way to MLX."""
+"""Base class of buffers: sizes, cursor, memory owned by Rust, conversion to MLX."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Columns: TypeAlias = Mapping[str, tuple[tuple[int, ...], DTypeLike | None]]
 def as_bytes(array: np.ndarray) -> np.ndarray:
     """
     :param array: any shape and dtype without Python objects
-    :return: its bytes, one axis; a view where ``array`` is C-contiguous
+    :return: its bytes, with one axis; a view if ``array`` is C-contiguous
     :raises TypeError: it holds Python objects
     """
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
@@ -38,8 +38,8 @@ def as_bytes(array: np.ndarray) -> np.ndarray:
 def action_dtype(action_space: spaces.Space[Any]) -> Any:
     """
     :param action_space: the action space
-    :return: the dtype in which a buffer stores actions: the space's, but float32 for a Box of integers, whose
-        policy draws fractions. Truncated, they would be other actions than those that were taken
+    :return: the dtype of stored actions: the space's, but float32 for a Box of integers, because its policy
+        samples floats; rounded, they would differ from the actions taken
     """
     if isinstance(action_space, spaces.Box) and action_space.dtype.kind in "iub":
         return np.dtype(np.float32)
@@ -48,13 +48,13 @@ def action_dtype(action_space: spaces.Space[Any]) -> Any:
 
 class BaseBuffer(ABC):
     """
-    What rollout and replay buffers share: sizes, the cursor and the memory.
+    Base class of rollout and replay buffers: sizes, cursor and memory.
 
     :param buffer_size: number of rows; each holds one transition of every environment
     :param observation_space: observation space
     :param action_space: action space
-    :param device: ``"auto"``, ``"cpu"``, ``"gpu"`` or an ``mx.Device``; kept for callers, MLX arrays
-        are not tied to a device
+    :param device: ``"auto"``, ``"cpu"``, ``"gpu"`` or an ``mx.Device``; only stored, since MLX arrays are not
+        tied to a device
     :param n_envs: number of parallel environments
     :raises ValueError: ``buffer_size`` or ``n_envs`` is not at least 1
     """
@@ -87,22 +87,22 @@ class BaseBuffer(ABC):
     @property
     def device(self) -> mx.Device:
         """
-        :return: the device asked for, or the CPU where there is no GPU
+        :return: the requested device, or the CPU if there is no GPU
         """
         return get_device(self._device)
 
     @device.setter
     def device(self, device: mx.Device | str) -> None:
-        # Kept as text: an mx.Device cannot be pickled.
+        # Stored as a string: an mx.Device cannot be pickled.
         self._device = "gpu" if get_device(device).type == mx.gpu else "cpu"
 
     def _allocate(self, columns: Columns) -> None:
         """
-        Set one attribute for each column to zeros of shape ``(buffer_size, n_envs, *shape)``, all in
-        one block of Rust memory. ``"observations/key"`` becomes an entry of a dict.
+        Set one attribute per column to zeros of shape ``(buffer_size, n_envs, *shape)``, all in one block of
+        Rust memory. ``"observations/key"`` becomes an entry of a dict.
 
         :param columns: shape of one environment's entry and dtype, by name
-        :raises MemoryError: the block is larger than what the system gives; nothing has changed then
+        :raises MemoryError: the system cannot allocate the block; the buffer is unchanged then
         """
         specs = {name: ((self.n_envs, *shape), np.dtype(dtype)) for name, (shape, dtype) in columns.items()}
         widths = {name: math.prod(row) * dtype.itemsize for name, (row, dtype) in specs.items()}
@@ -132,7 +132,7 @@ class BaseBuffer(ABC):
         return column
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take a pickled state; what was in Rust memory goes back there."""
+        """Restore a pickled state; columns are copied back to Rust memory."""
         self.__dict__.update(state)
         held = {name: self._column(name) for name in self._columns}
         self._allocate(self._columns)
@@ -150,7 +150,7 @@ class BaseBuffer(ABC):
         return {name: (self.obs_shape, self.observation_space.dtype)}
 
     def _observation_rows(self, name: str, obs: Any, store: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Pairs of a column and the row that belongs in it, checked but not yet written."""
+        """Pairs of a column and the checked row to write into it."""
         if not isinstance(store, dict):
             return [(store, fit_row(name, obs, store.shape[1:]))]
         missing = [key for key in store if key not in obs]
@@ -161,7 +161,7 @@ class BaseBuffer(ABC):
     @staticmethod
     def swap_and_flatten(arr: np.ndarray) -> np.ndarray:
         """
-        Put the steps of each environment after one another.
+        Reorder rows so that the steps of each environment are consecutive.
 
         :param arr: ``(n_steps, n_envs, ...)``
         :return: ``(n_envs * n_steps, ...)``, the first environment first; ``(n_envs * n_steps, 1)`` for
@@ -183,20 +183,20 @@ class BaseBuffer(ABC):
         return self.buffer_size if self.full else self.pos
 
     def add(self, *args: Any, **kwargs: Any) -> None:
-        """Add one row. Each buffer says what belongs in it."""
+        """Add one row; the arguments depend on the buffer."""
         raise NotImplementedError
 
     def extend(self, *args: Any, **kwargs: Any) -> None:
         """
         Add many rows.
 
-        :param args: what :meth:`add` takes, each with one more axis in front
+        :param args: the arguments of :meth:`add`, each with an additional leading axis
         """
         for row in zip(*args, strict=True):
             self.add(*row)
 
     def reset(self) -> None:
-        """Forget all rows."""
+        """Clear the buffer."""
         self.pos = 0
         self.full = False
 
@@ -220,7 +220,7 @@ class BaseBuffer(ABC):
     @abstractmethod
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
         """
-        :param batch_inds: rows to take
+        :param batch_inds: rows to gather
         :param env: normalises observations and rewards, if given
         :return: the samples as ``mx.array``
         """
@@ -230,7 +230,7 @@ class BaseBuffer(ABC):
         Convert to MLX. The name is SB3's.
 
         :param array: any shape; float64 becomes float32
-        :param copy: for SB3's sake; MLX always copies
+        :param copy: for compatibility with SB3; MLX always copies
         :return: the same numbers
         """
         return to_mlx(array)

@@ -1,4 +1,4 @@
-"""Batches for gradient steps, drawn from a replay buffer many at a time."""
+"""Batches of many gradient steps, drawn from a replay buffer at once."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,20 +14,20 @@ from mlx_baselines3.common.preprocessing import get_obs_shape
 
 __all__ = ["FLUSH_BYTES", "replay_arrays", "replay_batches"]
 
-# So many bytes of batches are gathered at once, and handed to the device before the next ones are.
-# Enough for hundreds of gradient steps on vectors; images must not fill the memory.
+# Bytes of batches that are gathered at once and passed to the device before the next ones. Enough for
+# hundreds of gradient steps on vectors; images must not fill the memory.
 FLUSH_BYTES = 1 << 27
 
 
 def replay_batches(buffer: Any, count: int, batch_size: int, env: Any = None) -> Iterator[Arrays]:
     """
-    Draw batches from a replay buffer, many of them in one call where the buffer can.
+    Draw batches from a replay buffer, many in one call if the buffer supports it.
 
     :param buffer: a replay buffer. If it has no ``sample_many``, its ``sample`` is called for each batch
     :param count: number of batches
     :param batch_size: transitions in each
     :param env: a VecNormalize whose statistics normalise observations and rewards, or None
-    :return: dictionaries of the fields of :class:`ReplayBufferSamples`; ``discounts`` only if there are any
+    :return: dictionaries of the fields of :class:`ReplayBufferSamples`; ``discounts`` only if present
     """
     if not hasattr(buffer, "sample_many"):
         for _ in range(count):
@@ -41,15 +41,15 @@ def replay_batches(buffer: Any, count: int, batch_size: int, env: Any = None) ->
 
 def replay_arrays(buffer: Any, count: int, batch_size: int, env: Any = None) -> Iterator[dict[str, Any]]:
     """
-    The batches of :func:`replay_batches`, with the same draws, for updates that are not MLX's.
+    The batches of :func:`replay_batches`, with the same draws, for updates in Rust.
 
     :param buffer: a replay buffer. If it has no ``sample_arrays``, its ``sample`` is called for each batch
     :param count: number of batches
     :param batch_size: transitions in each
     :param env: a VecNormalize whose statistics normalise observations and rewards, or None
-    :return: as many batches as the memory should hold at a time: field of :class:`ReplayBufferSamples` ->
-        C-contiguous NumPy array ``(batches, batch_size, ...)`` in memory of its own, or a dict of them;
-        ``discounts`` only if there are any
+    :return: chunks of batches of bounded size: field of :class:`ReplayBufferSamples` -> C-contiguous NumPy
+        array ``(batches, batch_size, ...)`` that owns its memory, or a dict of them; ``discounts`` only if
+        present
     """
     for at_once in _portions(buffer, count, batch_size):
         if hasattr(buffer, "sample_arrays"):
@@ -60,7 +60,7 @@ def replay_arrays(buffer: Any, count: int, batch_size: int, env: Any = None) -> 
 
 
 def _portions(buffer: Any, count: int, batch_size: int) -> list[int]:
-    """How many batches to gather at once, so often that it is ``count`` in all."""
+    """Sizes of the chunks of batches to gather at once; their sum is ``count``."""
     check_batch_size(batch_size)
     most = max(FLUSH_BYTES // (2 * batch_size * _observation_bytes(buffer.observation_space)), 1)
     return [min(most, count - start) for start in range(0, count, most)]
@@ -78,7 +78,7 @@ def _fields(buffer: Any, samples: Any) -> dict[str, Any]:
     """
     space = buffer.observation_space
     if holds_integers(space):
-        # The step that learns from them is compiled, and cannot look at them.
+        # Checked here because the gradient step is compiled and cannot inspect values.
         for obs in (samples.observations, samples.next_observations):
             check_integers(obs, space, "transition")
     return {name: value for name, value in samples._asdict().items() if value is not None}
@@ -87,5 +87,5 @@ def _fields(buffer: Any, samples: Any) -> dict[str, Any]:
 def _row(values: Any, i: int) -> Any:
     if isinstance(values, Mapping):
         return {key: value[i] for key, value in values.items()}
-    # An index is two operations, this is one.
+    # Indexing is two operations, this is one.
     return values.squeeze(0) if values.shape[0] == 1 else values[i]

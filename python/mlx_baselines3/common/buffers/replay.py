@@ -1,4 +1,4 @@
-"""Replay buffers: a ring of transitions for off-policy algorithms."""
+"""Replay buffers: ring buffers of transitions for off-policy algorithms."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ class ReplayBuffer(SampledBuffer):
     :param buffer_size: number of transitions of all environments together
     :param observation_space: observation space
     :param action_space: action space; float64 actions are stored as float32
-    :param device: device asked for, see :class:`BaseBuffer`
+    :param device: requested device, see :class:`BaseBuffer`
     :param n_envs: number of parallel environments
-    :param optimize_memory_usage: keep each observation once, as the next one of the row before; the last
-        ones of episodes are kept beside the rows, so that samples are the same as without. The oldest row
-        is not sampled once the buffer is full. There is no ``next_observations`` then
-    :param handle_timeout_termination: do not count an episode cut by a time limit as ended
+    :param optimize_memory_usage: store each observation once: the next observation is the row after.
+        Terminal observations are stored separately, so that samples do not change. Once the buffer is full,
+        the oldest row is not sampled. There is no ``next_observations`` then
+    :param handle_timeout_termination: do not treat truncation by a time limit as termination
         (https://arxiv.org/abs/1712.00378)
     :raises ValueError: a size is not at least 1, or there are more environments than transitions
     :raises MemoryError: the columns do not fit into memory
     """
 
-    # Whether a sample is made of later rows, too.
+    # Whether a sample also depends on later rows.
     _reads_on = False
 
     def __init__(
@@ -79,7 +79,7 @@ class ReplayBuffer(SampledBuffer):
 
     @staticmethod
     def _warn_if_large(needed: int) -> None:
-        # Memory is taken as the buffer fills: better to hear of it now than in three hours.
+        # Memory is only used as the buffer fills, so warn now rather than hours later.
         available = _rows.available_memory()
         if available is not None and needed > available:
             warnings.warn(
@@ -102,18 +102,17 @@ class ReplayBuffer(SampledBuffer):
         infos: list[dict[str, Any]],
     ) -> None:
         """
-        Store one transition of every environment over the oldest. All of it is stored or, after an
-        error, none.
+        Store one transition of every environment, replacing the oldest. After an error nothing is stored.
 
         :param obs: observations ``(n_envs, *obs_shape)``, or a dict of them
-        :param next_obs: what followed, terminal observations included
+        :param next_obs: next observations, terminal ones included
         :param action: actions ``(n_envs, ...)``
         :param reward: ``(n_envs,)``
-        :param done: whether the episode ended or was cut, ``(n_envs,)``
-        :param infos: one dict for each environment; ``"TimeLimit.truncated"`` is read
+        :param done: whether the episode terminated or was truncated, ``(n_envs,)``
+        :param infos: one dict per environment; ``"TimeLimit.truncated"`` is read
         :raises ValueError: a shape does not fit
         """
-        # What environments hand over nearly always needs no conversion.
+        # Environments almost always return arrays that need no conversion.
         if _native.store_step(self.__dict__, obs, next_obs, action, reward, done, infos):
             return
         self._add_checked(obs, next_obs, action, reward, done, infos)
@@ -123,7 +122,7 @@ class ReplayBuffer(SampledBuffer):
     def _add_checked(
         self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]
     ) -> None:
-        """The row of :meth:`add`, of anything that NumPy can read. The cursor stays."""
+        """Write the row of :meth:`add` from anything that NumPy can convert, without moving the cursor."""
         rows = [
             (self.actions, fit_action(action, self.n_envs, self.action_dim)),
             (self.rewards, fit_scalar("reward", reward, self.n_envs)),
@@ -149,20 +148,20 @@ class ReplayBuffer(SampledBuffer):
     def _keep_terminal(
         self, terminal: _native.TerminalObs, seen: list[tuple[np.ndarray, np.ndarray]]
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """What followed the newest transition is about to be overwritten by what is seen now."""
+        """Store the newest transition's next observation before the current observation overwrites it."""
         ((column, row),) = seen
         row = np.ascontiguousarray(row, column.dtype)
         terminal.before_write(self._cursor(), as_bytes(column), as_bytes(row), self.n_envs)
         return [(column, row)]
 
     def reset(self) -> None:
-        """Forget all rows."""
+        """Clear the buffer."""
         super().reset()
         if self._terminal is not None:
             self._terminal.clear()
 
     def _terminal_arrays(self) -> dict[str, np.ndarray]:
-        """What is kept apart from the rows, for :meth:`_load_terminal`."""
+        """The separately stored terminal observations, for :meth:`_load_terminal`."""
         if self._terminal is None:
             return {}
         arrays = self._terminal.export()
@@ -174,12 +173,12 @@ class ReplayBuffer(SampledBuffer):
             raise ValueError(f"{transitions.size} terminal observations of {observations.size} bytes")
         self._terminal = _native.TerminalObs(transitions, observations)
 
-    def _break_off(self) -> None:
-        """The environments start anew amid their episodes: no sample may go on past the newest row."""
+    def _truncate_last(self) -> None:
+        """The environments restart within their episodes: no sample may extend past the newest row."""
         if self.size() > 0 and (self.optimize_memory_usage or self._reads_on):
             newest = (self.pos - 1) % self.buffer_size
             self.dones[newest] = True
-            # No time limit was reached, but the value of the last state is to be asked for all the same.
+            # Not a real time limit, but the value of the last state is bootstrapped in the same way.
             self.timeouts[newest] = self.handle_timeout_termination
 
 
@@ -191,10 +190,10 @@ class DictReplayBuffer(ReplayBuffer):
     :param buffer_size: number of transitions of all environments together
     :param observation_space: observation space
     :param action_space: action space; float64 actions are stored as float32
-    :param device: device asked for, see :class:`BaseBuffer`
+    :param device: requested device, see :class:`BaseBuffer`
     :param n_envs: number of parallel environments
     :param optimize_memory_usage: must be False
-    :param handle_timeout_termination: do not count an episode cut by a time limit as ended
+    :param handle_timeout_termination: do not treat truncation by a time limit as termination
     :raises AssertionError: the space is not a Dict, or ``optimize_memory_usage`` is set
     """
 
@@ -231,11 +230,11 @@ class NStepReplayBuffer(ReplayBuffer):
     :class:`ReplayBuffer` that sums the rewards of ``n_steps`` steps at sampling.
 
     A sample from row ``t`` has the reward ``sum_{i<k} gamma^i r[t+i]``, the next observation and done flag
-    of row ``t+k-1`` and the discount ``gamma^k``; ``k`` is ``n_steps``, or less where the episode or the
-    data end before (Sutton 1988; https://arxiv.org/abs/1710.02298).
+    of row ``t+k-1`` and the discount ``gamma^k``; ``k`` is ``n_steps``, or less if the episode or the data
+    end earlier (Sutton 1988; https://arxiv.org/abs/1710.02298).
 
     :param args: as for :class:`ReplayBuffer`
-    :param n_steps: most rewards of a sum
+    :param n_steps: maximum number of summed rewards
     :param gamma: discount factor
     :param kwargs: as for :class:`ReplayBuffer`
     :raises ValueError: ``n_steps`` is not at least 1

@@ -1,4 +1,4 @@
-"""Rollout buffers: on-policy experience, used once and thrown away."""
+"""Rollout buffers: experience of on-policy algorithms."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class RolloutBuffer(BaseBuffer):
     The columns are NumPy arrays over memory that Rust owns: ``observations``
     ``(buffer_size, n_envs, *obs_shape)`` and ``actions`` ``(buffer_size, n_envs, action_dim)`` in the
     dtypes of their spaces, and ``rewards``, ``values``, ``log_probs``, ``episode_starts``,
-    ``advantages``, ``returns`` ``(buffer_size, n_envs)`` in float32. Where environments spent steps on
-    resetting, ``dead_steps`` ``(buffer_size, n_envs)`` is True at these; None if there are none. They are
-    episodes of their own, and no minibatch holds them.
+    ``advantages``, ``returns`` ``(buffer_size, n_envs)`` in float32. ``dead_steps`` ``(buffer_size, n_envs)``
+    is True at steps that only reset an environment; None if there are none. They count as separate episodes
+    and are excluded from minibatches.
 
     :param buffer_size: number of steps
     :param observation_space: observation space
     :param action_space: action space
-    :param device: device asked for, see :class:`BaseBuffer`
+    :param device: requested device, see :class:`BaseBuffer`
     :param gae_lambda: trade-off of bias (0) against variance (1, Monte Carlo) of the advantage
     :param gamma: discount factor
     :param n_envs: number of parallel environments
@@ -68,7 +68,7 @@ class RolloutBuffer(BaseBuffer):
         self.reset()
 
     def reset(self) -> None:
-        """Start an empty rollout in fresh zeros; arrays handed out before keep their numbers."""
+        """Start an empty rollout in newly allocated memory; arrays returned earlier keep their values."""
         self._allocate(
             {
                 **self._observation_columns("observations"),
@@ -83,13 +83,13 @@ class RolloutBuffer(BaseBuffer):
     def compute_returns_and_advantage(self, last_values: mx.array | np.ndarray, dones: np.ndarray) -> None:
         """
         Fill ``advantages`` with GAE(lambda) (https://arxiv.org/abs/1506.02438) and ``returns`` with the
-        TD(lambda) estimate, ``advantages + values``. With ``gae_lambda=1`` the advantage is the Monte
-        Carlo one, the discounted sum of rewards (plus the last value) minus the value.
+        TD(lambda) estimate, ``advantages + values``. With ``gae_lambda=1`` it is the Monte Carlo advantage:
+        the discounted sum of rewards (plus the last value) minus the value.
 
         :param last_values: value of the observation after the last step, ``n_envs`` numbers
         :param dones: whether the last step ended an episode, ``n_envs`` flags
-        :raises ValueError: not one number for each environment, or the columns do not have the shape
-            ``(buffer_size, n_envs)`` any more, as after :meth:`get`
+        :raises ValueError: not one number per environment, or the columns no longer have the shape
+            ``(buffer_size, n_envs)``, as after :meth:`get`
         """
         shape = (self.buffer_size, self.n_envs)
         ends = [
@@ -119,7 +119,7 @@ class RolloutBuffer(BaseBuffer):
             advantages=advantages,
             returns=returns,
         )
-        # The same arrays, unless a subclass put columns of another dtype in their place.
+        # The same arrays, unless a subclass has replaced columns by others of another dtype.
         self.advantages, self.returns = advantages, returns
 
     def add(
@@ -132,7 +132,7 @@ class RolloutBuffer(BaseBuffer):
         log_prob: mx.array | np.ndarray,
     ) -> None:
         """
-        Store one step of every environment. Either all of it is stored or, after an error, none.
+        Store one step of every environment. After an error nothing is stored.
 
         :param obs: observations ``(n_envs, *obs_shape)``, or a dict of them
         :param action: actions ``(n_envs, ...)``
@@ -163,12 +163,12 @@ class RolloutBuffer(BaseBuffer):
 
     def flattened(self) -> dict[str, Any]:
         """
-        The whole rollout, so that :meth:`shuffled_rows` of it give the minibatches of :meth:`get`.
+        The whole rollout; indexed by :meth:`shuffled_rows` it gives the minibatches of :meth:`get`.
 
         :return: ``observations`` (a dict for Dict spaces) and ``actions`` ``(n_envs * buffer_size, ...)`` in
             their stored dtypes, ``values``, ``log_probs``, ``advantages`` and ``returns``
-            ``(n_envs * buffer_size,)`` float32; the first environment's steps first. Without a copy
-            where ``n_envs`` is 1: read them before the next rollout
+            ``(n_envs * buffer_size,)`` float32; the first environment's steps first. Views if ``n_envs``
+            is 1: read them before the next rollout
         :raises AssertionError: the buffer is not full
         """
         self._assert_full()
@@ -200,10 +200,10 @@ class RolloutBuffer(BaseBuffer):
 
     def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
         """
-        Yield the rollout once in random order, but for ``dead_steps``. The columns that are sampled become
+        Yield the rollout once in random order, without ``dead_steps``. The sampled columns are reshaped to
         ``(n_envs * buffer_size, ...)``, as in SB3, until :meth:`reset`.
 
-        :param batch_size: rows of a minibatch (the last may be shorter), ``None`` for all in one
+        :param batch_size: rows per minibatch (the last may be shorter), ``None`` for a single one
         :return: minibatches as :class:`RolloutBufferSamples`
         :raises AssertionError: the buffer is not full
         :raises ValueError: ``batch_size`` is below 1
@@ -227,7 +227,7 @@ class RolloutBuffer(BaseBuffer):
         )
 
     def _scalar_samples(self, batch_inds: np.ndarray) -> list[mx.array]:
-        # Policies take float32 actions, whatever the space says.
+        # Policies take float32 actions for every space.
         actions = self.actions[batch_inds].astype(np.float32, copy=False)
         scalars = (self.__dict__[name][batch_inds].reshape(-1) for name in _SAMPLED_SCALARS)
         return [self.to_torch(array) for array in (actions, *scalars)]
@@ -246,7 +246,7 @@ class DictRolloutBuffer(RolloutBuffer):
     :param buffer_size: number of steps
     :param observation_space: observation space
     :param action_space: action space
-    :param device: device asked for, see :class:`BaseBuffer`
+    :param device: requested device, see :class:`BaseBuffer`
     :param gae_lambda: trade-off of bias (0) against variance (1, Monte Carlo) of the advantage
     :param gamma: discount factor
     :param n_envs: number of parallel environments

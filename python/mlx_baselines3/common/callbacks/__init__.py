@@ -1,4 +1,4 @@
-"""Callbacks: code that runs during the training, and may stop it."""
+"""Callbacks, which run during training and may stop it."""
 
 from __future__ import annotations
 
@@ -66,15 +66,16 @@ class CheckpointCallback(BaseCallback):
       use ``save_freq = max(save_freq // n_envs, 1)``.
 
     :param save_freq: calls between two checkpoints
-    :param save_path: folder; made when missing
-    :param name_prefix: beginning of the file names
+    :param save_path: folder; created if missing
+    :param name_prefix: prefix of the file names
     :param save_replay_buffer: also save the replay buffer, if the model has one
     :param save_vecnormalize: also save ``VecNormalize``'s statistics, if there are any
-    :param verbose: 0 is silent, 2 tells about each file
-    :param resumable: save a checkpoint that :meth:`BaseAlgorithm.load_checkpoint` goes on from exactly: the
-        model, its buffers, the environments, all random generators. It is written before the next rollout
-        starts, when nothing is half done, and named after the steps by then. To be given to ``learn`` itself
-        or in a list, since callbacks that trigger others do not tell them of rollouts
+    :param verbose: 0 is silent, 2 reports each file
+    :param resumable: save a checkpoint from which :meth:`BaseAlgorithm.load_checkpoint` continues exactly:
+        the model, its buffers, the environments, all random generators. It is written at the start of the
+        next rollout, when no step is incomplete, and named by the number of steps at that time. Pass the
+        callback to ``learn`` itself or in a list, because callbacks that trigger others do not forward
+        rollout events
     """
 
     def __init__(
@@ -126,8 +127,8 @@ class CheckpointCallback(BaseCallback):
             self._is_due = True
         else:
             raise RuntimeError(
-                "CheckpointCallback(resumable=True) waits for the start of a rollout and is not told of any: "
-                "give it to learn() itself or in a list, not to another callback."
+                "CheckpointCallback(resumable=True) needs rollout events, which it does not get: pass it to "
+                "learn() itself or in a list, not to another callback."
             )
         return True
 
@@ -207,10 +208,10 @@ class LogEveryNTimesteps(EveryNTimesteps):
 
 class StopTrainingOnMaxEpisodes(BaseCallback):
     """
-    Stops the training after a number of episodes, ``max_episodes`` times the number of environments in all.
+    Stops the training after ``max_episodes`` times the number of environments episodes in total.
 
-    :param max_episodes: episodes for each environment
-    :param verbose: 0 is silent, 1 tells when it stops the training
+    :param max_episodes: episodes per environment
+    :param verbose: 0 is silent, 1 reports when training is stopped
     """
 
     def __init__(self, max_episodes: int, verbose: int = 0) -> None:
@@ -290,7 +291,7 @@ class ProgressBarCallback(BaseCallback):
         self._release()
 
     def _release(self) -> None:
-        # A bar that stays open goes on painting, and keeps another one from opening.
+        # An open bar keeps painting and prevents another one.
         if self._is_open:
             self._is_open = False
             self.pbar.close()

@@ -1,5 +1,5 @@
-"""What every callback is made of. Reached through ``callbacks``."""
-# ruff: noqa: B027  the hooks are empty on purpose: a callback writes those it needs
+"""Base classes of callbacks; import the names from ``common.callbacks``."""
+# ruff: noqa: B027  the hooks are empty on purpose: subclasses override those they need
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mlx_baselines3.common.logger import Logger
 from mlx_baselines3.common.native.eligibility import is_shipped
 from mlx_baselines3.common.vec_env import VecEnv
 
-# Further away than any step.
+# More than any number of steps.
 NEVER = sys.maxsize
 _SEES_EVERY_STEP = ("_on_step", "on_step", "update_locals", "update_child_locals")
 
 
 def _definer(callback: BaseCallback, name: str) -> int:
-    """How far up the classes the method is found; -1 on the object itself."""
+    """Position in the MRO of the class that defines the method; -1 for the instance."""
     places = (vars(callback), *map(vars, type(callback).__mro__))
     return next(i for i, names in enumerate(places) if name in names) - 1
 
@@ -28,8 +28,8 @@ def _definer(callback: BaseCallback, name: str) -> int:
 def steps_until_needed(callback: BaseCallback) -> int:
     """
     :param callback: any callback
-    :return: its ``_steps_until_needed()``, at least 1; 1 where a subclass changed what happens at a step
-        and not this method
+    :return: its ``_steps_until_needed()``, at least 1; 1 if a subclass overrides a step method but not this
+        one
     """
     promise = _definer(callback, "_steps_until_needed")
     if any(_definer(callback, name) < promise for name in _SEES_EVERY_STEP):
@@ -39,17 +39,17 @@ def steps_until_needed(callback: BaseCallback) -> int:
 
 class BaseCallback(ABC):
     """
-    Something that watches the training and may stop it. Subclasses write :meth:`_on_step` and, where they
-    need them, the other methods that begin with an underscore.
+    Base class of callbacks. Subclasses implement :meth:`_on_step` and, if needed, the other methods that
+    start with an underscore.
 
-    :param verbose: 0 is silent, 1 tells what happens, 2 tells more
+    :param verbose: 0 is silent, 1 information, 2 debugging
     """
 
     model: Model
 
     def __init__(self, verbose: int = 0) -> None:
         super().__init__()
-        # How often the callback was called, and how many environment steps that was.
+        # Number of calls, and number of environment steps.
         self.n_calls = 0
         self.num_timesteps = 0
         self.verbose = verbose
@@ -83,35 +83,35 @@ class BaseCallback(ABC):
         self._init_callback()
 
     def _init_callback(self) -> None:
-        """Prepare; the model is known."""
+        """Initialize; the model is available."""
 
     def on_training_start(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
         """
         Called once by ``learn``, before the first rollout.
 
         :param locals_: its local variables
-        :param globals_: its global ones
+        :param globals_: its global variables
         """
         self.locals = locals_
         self.globals = globals_
-        # not 0 when an earlier call has trained already
+        # Not 0 after an earlier call of `learn`.
         self.num_timesteps = self.model.num_timesteps
         self._on_training_start()
 
     def _on_training_start(self) -> None:
-        """Act before the first rollout."""
+        """Hook before the first rollout."""
 
     def on_rollout_start(self) -> None:
         """Called before each rollout."""
         self._on_rollout_start()
 
     def _on_rollout_start(self) -> None:
-        """Act before each rollout."""
+        """Hook before each rollout."""
 
     @abstractmethod
     def _on_step(self) -> bool:
         """
-        Act after each step of the environments (or event, for the child of another callback).
+        Hook after each step of the environments (or event, for the child of another callback).
 
         :return: False to stop the training
         """
@@ -129,11 +129,10 @@ class BaseCallback(ABC):
 
     def _steps_until_needed(self) -> int:
         """
-        How far away the next step is at which :meth:`_on_step` does anything. The steps before it may be
-        counted without a call. A class that changes ``_on_step`` is called at every step again, unless it
-        changes this method too.
+        Number of steps until :meth:`_on_step` has an effect. Steps before that may be counted without a call.
+        A class that overrides ``_on_step`` is called at every step, unless it overrides this method too.
 
-        :return: 1 for the next step, :data:`NEVER` if only the ends of the rollouts matter
+        :return: 1 for the next step, :data:`NEVER` if only the ends of rollouts matter
         """
         return 1
 
@@ -151,21 +150,21 @@ class BaseCallback(ABC):
         self._on_training_end()
 
     def _on_training_end(self) -> None:
-        """Act when the training ends."""
+        """Hook at the end of the training."""
 
     def _release(self) -> None:
-        """Called instead of :meth:`on_training_end` if an exception ends the training: close what is open."""
+        """Called instead of :meth:`on_training_end` if an exception ends the training: release resources."""
 
     def on_rollout_end(self) -> None:
         """Called after each rollout, before the update."""
         self._on_rollout_end()
 
     def _on_rollout_end(self) -> None:
-        """Act after each rollout."""
+        """Hook after each rollout."""
 
     def update_locals(self, locals_: dict[str, Any]) -> None:
         """
-        Refresh ``self.locals``, and those of the callbacks this one triggers.
+        Update ``self.locals``, and those of triggered callbacks.
 
         :param locals_: the rollout's local variables
         """
@@ -174,7 +173,7 @@ class BaseCallback(ABC):
 
     def update_child_locals(self, locals_: dict[str, Any]) -> None:
         """
-        Refresh the ``locals`` of the callbacks this one triggers.
+        Update the ``locals`` of triggered callbacks.
 
         :param locals_: the rollout's local variables
         """
@@ -183,9 +182,9 @@ class BaseCallback(ABC):
 @contextmanager
 def released_on_error(callback: BaseCallback) -> Iterator[None]:
     """
-    For the whole of a training.
+    Context of a whole training.
 
-    :param callback: closes what it has open if any exception ends the block, Ctrl-C included
+    :param callback: releases its resources if an exception ends the block, Ctrl-C included
     """
     try:
         yield
@@ -196,10 +195,10 @@ def released_on_error(callback: BaseCallback) -> Iterator[None]:
 
 class EventCallback(BaseCallback):
     """
-    Triggers another callback when something happens.
+    Base class of callbacks that trigger another callback on an event.
 
-    :param callback: the other one
-    :param verbose: 0 is silent, 1 tells what happens, 2 tells more
+    :param callback: the triggered callback
+    :param verbose: 0 is silent, 1 information, 2 debugging
     """
 
     def __init__(self, callback: BaseCallback | None = None, verbose: int = 0) -> None:
@@ -234,7 +233,7 @@ class EventCallback(BaseCallback):
 
 class CallbackList(BaseCallback):
     """
-    Several callbacks, called one after the other. All are called, even when one stops the training.
+    Several callbacks, called in order. All are called, even if one stops the training.
 
     :param callbacks: the callbacks
     """
@@ -247,7 +246,7 @@ class CallbackList(BaseCallback):
     def _init_callback(self) -> None:
         for callback in self.callbacks:
             callback.init_callback(self.model)
-            # what triggers the list triggers its members: those that look for an EvalCallback must find it
+            # Members have the list's parent, so that they find the EvalCallback that triggers the list.
             callback.parent = self.parent
 
     def _on_training_start(self) -> None:
@@ -293,8 +292,8 @@ class ConvertCallback(BaseCallback):
     """
     A function as a callback.
 
-    :param callback: called with ``locals`` and ``globals`` at each step; a falsy answer stops the training
-    :param verbose: 0 is silent, 1 tells what happens, 2 tells more
+    :param callback: called with ``locals`` and ``globals`` at each step; a falsy result stops the training
+    :param verbose: 0 is silent, 1 information, 2 debugging
     """
 
     def __init__(
@@ -313,7 +312,7 @@ class ConvertCallback(BaseCallback):
 def is_noop(callback: BaseCallback) -> bool:
     """
     :param callback: any callback
-    :return: whether it is what ``learn`` makes of no callback at all
+    :return: whether it is the callback that ``learn`` creates for ``callback=None``
     """
     return type(callback) is ConvertCallback and callback.callback is None
 
@@ -329,4 +328,4 @@ def has_no_rollout_hooks(callback: BaseCallback) -> bool:
 
 
 MaybeCallback = Callable[[dict[str, Any], dict[str, Any]], Any] | list[BaseCallback] | BaseCallback | None
-"""What ``learn`` takes: a callback, several, or a function. Reached through ``type_aliases``."""
+"""The ``callback`` of ``learn``: a callback, a list or a function; import it from ``common.type_aliases``."""

@@ -1,4 +1,4 @@
-"""Evaluation during the training, and what stops it by the result. Reached through ``callbacks``."""
+"""Evaluation during training, and callbacks that use its results; import from ``common.callbacks``."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from mlx_baselines3.common.vec_env import (
 
 def _are_alike(training_env: VecEnv, eval_env: VecEnv) -> bool:
     """
-    :return: whether the environments are of the same type; a NativeVecEnv is what an id string becomes here
-        and stands for the DummyVecEnv that SB3 makes of one
+    :return: whether the environments are of the same type; a NativeVecEnv, created from an id string, counts
+        as SB3's DummyVecEnv
     """
     plain = (DummyVecEnv, NativeVecEnv)
     if isinstance(eval_env, plain) and isinstance(training_env, plain):
@@ -36,7 +36,7 @@ def _are_alike(training_env: VecEnv, eval_env: VecEnv) -> bool:
 
 def _table(rows: Sequence[Sequence[Any]]) -> np.ndarray:
     """
-    :return: the rows as one array; where they differ in length the short ones end in NaN
+    :return: the rows as one array; short rows are padded with NaN
     """
     width = max(map(len, rows))
     if all(len(row) == width for row in rows):
@@ -49,25 +49,26 @@ def _table(rows: Sequence[Sequence[Any]]) -> np.ndarray:
 
 class EvalCallback(EventCallback):
     """
-    Evaluates the model every ``eval_freq`` calls, logs the result and keeps the best model.
+    Evaluates the model every ``eval_freq`` calls, logs the result and saves the best model.
 
     .. warning::
 
       One call is ``n_envs`` environment steps: to count steps,
       use ``eval_freq = max(eval_freq // n_envs, 1)``.
 
-    :param eval_env: the environment to evaluate on; Gymnasium's vector environments and EnvPools are measured
+    :param eval_env: the evaluation environment; Gymnasium's vector environments and EnvPools get a
+        ``VecMonitor``
     :param callback_on_new_best: triggered when the mean return is the best so far
     :param callback_after_eval: triggered after every evaluation
-    :param n_eval_episodes: episodes for each evaluation
+    :param n_eval_episodes: episodes per evaluation
     :param eval_freq: calls between two evaluations; 0 for never
     :param log_path: folder for ``evaluations.npz`` with ``timesteps``, ``results`` and ``ep_lengths``
-        (and ``successes`` where the environment tells), one row for each evaluation
+        (and ``successes`` if the environment reports them), one row per evaluation
     :param best_model_save_path: folder for ``best_model.zip``
     :param deterministic: take the most likely actions
     :param render: render the evaluation
     :param verbose: 0 is silent, 1 prints results
-    :param warn: warn when ``eval_env`` has no Monitor
+    :param warn: warn if ``eval_env`` has no Monitor
     """
 
     def __init__(
@@ -121,10 +122,10 @@ class EvalCallback(EventCallback):
 
     def _log_success_callback(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
         """
-        Note whether an episode reached its goal, where the environment tells (``info["is_success"]``).
+        Record the success of an episode, if the environment reports it (``info["is_success"]``).
 
         :param locals_: local variables of the evaluation
-        :param globals_: global ones
+        :param globals_: its global variables
         """
         if locals_["done"]:
             is_success = locals_["info"].get("is_success")
@@ -154,7 +155,7 @@ class EvalCallback(EventCallback):
             self.evaluations_successes.append(self._is_success_buffer)
             successes["successes"] = _table(self.evaluations_successes)
         path = self.log_path if self.log_path.endswith(".npz") else f"{self.log_path}.npz"
-        # All evaluations are in one file: they would all be lost if this process were killed amid writing.
+        # All evaluations are in one file, which must not be lost if this process is killed while writing.
         with atomic_open(path) as stream:
             np.savez(
                 stream,
@@ -179,7 +180,7 @@ class EvalCallback(EventCallback):
             if self.verbose >= 1:
                 print(f"Success rate: {100 * success_rate:.2f}%")
             self.logger.record("eval/success_rate", success_rate)
-        # Written now, or the row would carry the step of the next rollout's end.
+        # Written now, otherwise the row would have the step at the end of the next rollout.
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
 
@@ -231,8 +232,8 @@ class StopTrainingOnRewardThreshold(BaseCallback):
     """
     Stops the training once the best mean return reaches a threshold. A child of :class:`EvalCallback`.
 
-    :param reward_threshold: return that is good enough
-    :param verbose: 0 is silent, 1 tells when it stops the training
+    :param reward_threshold: the threshold
+    :param verbose: 0 is silent, 1 reports when training is stopped
     """
 
     parent: EvalCallback
@@ -257,12 +258,12 @@ class StopTrainingOnRewardThreshold(BaseCallback):
 
 class StopTrainingOnNoModelImprovement(BaseCallback):
     """
-    Stops the training after several evaluations in a row without a new best. A child of
-    :class:`EvalCallback`, given as its ``callback_after_eval``.
+    Stops the training after several consecutive evaluations without a new best model. A child of
+    :class:`EvalCallback`, passed as its ``callback_after_eval``.
 
-    :param max_no_improvement_evals: evaluations without a new best that are let pass
+    :param max_no_improvement_evals: allowed number of consecutive evaluations without a new best model
     :param min_evals: evaluations before counting starts
-    :param verbose: 0 is silent, 1 tells when it stops the training
+    :param verbose: 0 is silent, 1 reports when training is stopped
     """
 
     parent: EvalCallback

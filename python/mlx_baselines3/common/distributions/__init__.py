@@ -1,4 +1,4 @@
-"""Probability distributions over actions, one kind for each kind of action space."""
+"""Probability distributions over actions, one per kind of action space."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +60,8 @@ class DiagGaussianDistribution(Distribution):
         :param log_std: (action_dim,) or (batch, action_dim)
         :return: self
         """
-        # The standard deviation stays (action_dim,) where it can: its exponential and logarithm
-        # are then taken once and not once per row.
+        # The standard deviation stays (action_dim,) if possible, so that its exponential and logarithm are
+        # computed once, not per row.
         self.distribution = Normal(mean_actions, mx.exp(log_std))
         return self
 
@@ -78,7 +78,7 @@ class DiagGaussianDistribution(Distribution):
 
     def sample(self, noise: mx.array | None = None) -> mx.array:
         """
-        :param noise: (batch, action_dim) standard normals; drawn from MLX's generator if not given
+        :param noise: (batch, action_dim) standard normals; drawn from MLX's generator by default
         :return: (batch, action_dim) reparametrised samples
         """
         return self.distribution.sample(noise)
@@ -93,7 +93,7 @@ class DiagGaussianDistribution(Distribution):
         """
         :param mean_actions: (batch, action_dim)
         :param log_std: (action_dim,) or (batch, action_dim)
-        :param deterministic: the means instead of samples
+        :param deterministic: return the means instead of samples
         :return: (batch, action_dim) actions
         """
         return self.proba_distribution(mean_actions, log_std).get_actions(deterministic)
@@ -127,7 +127,7 @@ class SquashedDiagGaussianDistribution(DiagGaussianDistribution):
         ``sum(log N(u) - log(1 - a^2 + epsilon))`` with ``a = tanh(u)``
 
         :param actions: (batch, action_dim) squashed actions a
-        :param gaussian_actions: the actions u before squashing, recovered from ``actions`` if not given
+        :param gaussian_actions: the actions u before squashing, by default recovered from ``actions``
         :return: (batch,) log likelihood
         """
         if gaussian_actions is None:
@@ -141,7 +141,7 @@ class SquashedDiagGaussianDistribution(DiagGaussianDistribution):
 
     def sample(self, noise: mx.array | None = None) -> mx.array:
         """
-        :param noise: (batch, action_dim) standard normals; drawn from MLX's generator if not given
+        :param noise: (batch, action_dim) standard normals; drawn from MLX's generator by default
         :return: (batch, action_dim) squashed reparametrised samples
         """
         self.gaussian_actions = super().sample(noise)
@@ -158,7 +158,7 @@ class SquashedDiagGaussianDistribution(DiagGaussianDistribution):
         """
         :param mean_actions: (batch, action_dim)
         :param log_std: (action_dim,) or (batch, action_dim)
-        :param noise: (batch, action_dim) standard normals; drawn from MLX's generator if not given
+        :param noise: (batch, action_dim) standard normals; drawn from MLX's generator by default
         :return: (batch, action_dim) squashed samples and their (batch,) log likelihood
         """
         self.proba_distribution(mean_actions, log_std)
@@ -168,12 +168,12 @@ class SquashedDiagGaussianDistribution(DiagGaussianDistribution):
 
 
 class _LogitsDistribution(Distribution):
-    """What the distributions whose only parameter is a layer of logits have in common."""
+    """Base class of distributions whose only parameters are logits."""
 
     def actions_from_params(self, action_logits: mx.array, deterministic: bool = False) -> mx.array:
         """
         :param action_logits: (batch, n_logits)
-        :param deterministic: the most likely actions instead of samples
+        :param deterministic: return the most likely actions instead of samples
         :return: (batch, ...) actions
         """
         return self.proba_distribution(action_logits).get_actions(deterministic)
@@ -189,9 +189,9 @@ class _LogitsDistribution(Distribution):
 
 class CategoricalDistribution(_LogitsDistribution):
     """
-    One choice out of n, for Discrete actions.
+    Categorical distribution, for Discrete actions.
 
-    :param action_dim: number of choices
+    :param action_dim: number of categories
     """
 
     distribution: Categorical
@@ -226,19 +226,19 @@ class CategoricalDistribution(_LogitsDistribution):
         return self.distribution.entropy()
 
     def sample(self) -> mx.array:
-        """:return: (batch,) int64 choices"""
+        """:return: (batch,) int64 samples"""
         return self.distribution.sample()
 
     def mode(self) -> mx.array:
-        """:return: (batch,) int64, the most probable choices"""
+        """:return: (batch,) int64, the most probable categories"""
         return self.distribution.mode()
 
 
 class MultiCategoricalDistribution(_LogitsDistribution):
     """
-    Several independent choices, for MultiDiscrete actions.
+    Independent categorical distributions, for MultiDiscrete actions.
 
-    :param action_dims: number of options of each choice
+    :param action_dims: number of categories of each action component
     """
 
     distribution: list[Categorical]
@@ -249,7 +249,7 @@ class MultiCategoricalDistribution(_LogitsDistribution):
     def proba_distribution_net(self, latent_dim: int) -> nn.Module:
         """
         :param latent_dim: length of the policy's features
-        :return: the layer of all logits side by side
+        :return: the layer of all logits, concatenated
         """
         return Linear(latent_dim, sum(self.action_dims))
 
@@ -264,7 +264,7 @@ class MultiCategoricalDistribution(_LogitsDistribution):
 
     def log_prob(self, actions: mx.array) -> mx.array:
         """
-        :param actions: (batch, n_choices) integers
+        :param actions: (batch, n_components) integers
         :return: (batch,) log probability
         """
         parts = [choice.log_prob(actions[:, i]) for i, choice in enumerate(self.distribution)]
@@ -275,19 +275,19 @@ class MultiCategoricalDistribution(_LogitsDistribution):
         return mx.stack([choice.entropy() for choice in self.distribution], axis=1).sum(axis=1)
 
     def sample(self) -> mx.array:
-        """:return: (batch, n_choices) int64 choices"""
+        """:return: (batch, n_components) int64 samples"""
         return mx.stack([choice.sample() for choice in self.distribution], axis=1)
 
     def mode(self) -> mx.array:
-        """:return: (batch, n_choices) int64, the most probable choices"""
+        """:return: (batch, n_components) int64, the most probable categories"""
         return mx.stack([choice.mode() for choice in self.distribution], axis=1)
 
 
 class BernoulliDistribution(_LogitsDistribution):
     """
-    Independent coins, for MultiBinary actions.
+    Independent Bernoulli distributions, for MultiBinary actions.
 
-    :param action_dims: number of coins
+    :param action_dims: number of action components
     """
 
     distribution: Bernoulli
@@ -326,7 +326,7 @@ class BernoulliDistribution(_LogitsDistribution):
         return self.distribution.sample()
 
     def mode(self) -> mx.array:
-        """:return: (batch, action_dims) float32, each coin's likelier side"""
+        """:return: (batch, action_dims) float32, the more likely value of each component"""
         return self.distribution.mode()
 
 
@@ -334,12 +334,12 @@ def make_proba_distribution(
     action_space: spaces.Space[Any], use_sde: bool = False, dist_kwargs: dict[str, Any] | None = None
 ) -> Distribution:
     """
-    The distribution that fits an action space.
+    Create the distribution for an action space.
 
     :param action_space: Box, Discrete, MultiDiscrete or MultiBinary
     :param use_sde: for a Box, :class:`StateDependentNoiseDistribution` instead of a plain Gaussian
     :param dist_kwargs: further arguments of the distribution's class
-    :return: a distribution whose parameters are not set yet
+    :return: a distribution without parameters
     :raises NotImplementedError: for any other space
     """
     kwargs = dist_kwargs or {}
@@ -364,22 +364,22 @@ def make_proba_distribution(
 
 def kl_divergence(dist_true: Distribution, dist_pred: Distribution) -> mx.array:
     """
-    Kullback-Leibler divergence of two distributions of one kind.
+    Kullback-Leibler divergence of two distributions of the same kind.
 
     :param dist_true: the distribution p
     :param dist_pred: the distribution q
-    :return: KL(p || q): (batch,) for categorical kinds, (batch, n) component by component for Gaussians
-        and coins
-    :raises AssertionError: if the kinds or the numbers of choices differ
+    :return: KL(p || q): (batch,) for categorical distributions, (batch, n) per component for Gaussian and
+        Bernoulli distributions
+    :raises AssertionError: if the kinds or the numbers of categories differ
     """
     assert type(dist_true) is type(dist_pred), (
-        f"KL divergence needs two distributions of one kind, got {type(dist_true).__name__} and "
+        f"KL divergence needs two distributions of the same kind, got {type(dist_true).__name__} and "
         f"{type(dist_pred).__name__}."
     )
     if isinstance(dist_pred, MultiCategoricalDistribution):
         assert isinstance(dist_true, MultiCategoricalDistribution)
         assert dist_true.action_dims == dist_pred.action_dims, (
-            f"The distributions have different choices: {dist_true.action_dims} and {dist_pred.action_dims}."
+            f"The numbers of categories differ: {dist_true.action_dims} and {dist_pred.action_dims}."
         )
         pairs = zip(dist_true.distribution, dist_pred.distribution, strict=True)
         return mx.stack([p.kl_divergence(q) for p, q in pairs], axis=1).sum(axis=1)

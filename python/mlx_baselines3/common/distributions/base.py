@@ -1,4 +1,4 @@
-"""What every action distribution has, and the tanh that squashes two of them."""
+"""Base class of action distributions, and the tanh bijector."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -17,16 +17,17 @@ class Distribution(ABC):
     distribution: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # What the last forward pass left is no state: a compiled update leaves arrays that were only traced.
+        # Arrays of the last forward pass are not state: after a compiled update they are placeholders of a
+        # trace.
         of_last_pass = ("distribution", "gaussian_actions", "_latent_sde")
         return {name: value for name, value in vars(self).items() if name not in of_last_pass}
 
     @abstractmethod
     def proba_distribution_net(self, *args: Any, **kwargs: Any) -> Any:
         """
-        Make the layers (and arrays) that compute the distribution's parameters.
+        Create the layers (and arrays) that compute the distribution's parameters.
 
-        :return: a module, or a module and an array that is to be learned
+        :return: a module, or a module and a trainable array
         """
 
     @abstractmethod
@@ -46,11 +47,11 @@ class Distribution(ABC):
 
     @abstractmethod
     def entropy(self) -> mx.array | None:
-        """:return: (batch,) Shannon entropy in nats, or None where there is no closed form"""
+        """:return: (batch,) Shannon entropy in nats, or None if there is no closed form"""
 
     @abstractmethod
     def sample(self) -> mx.array:
-        """:return: (batch, ...) actions drawn at random"""
+        """:return: (batch, ...) samples"""
 
     @abstractmethod
     def mode(self) -> mx.array:
@@ -58,7 +59,7 @@ class Distribution(ABC):
 
     def get_actions(self, deterministic: bool = False) -> mx.array:
         """
-        :param deterministic: the most likely actions instead of random ones
+        :param deterministic: return the most likely actions instead of samples
         :return: (batch, ...) actions
         """
         return self.mode() if deterministic else self.sample()
@@ -74,7 +75,7 @@ class Distribution(ABC):
     @abstractmethod
     def log_prob_from_params(self, *args: Any, **kwargs: Any) -> tuple[mx.array, mx.array]:
         """
-        Set the parameters, draw actions and return their log likelihood too.
+        Set the parameters, sample actions and return them with their log likelihood.
 
         :return: (batch, ...) actions and (batch,) log likelihood
         """
@@ -83,7 +84,7 @@ class Distribution(ABC):
 def is_users_own(dist: Distribution) -> bool:
     """
     :param dist: any distribution
-    :return: whether its class is none of this package: it may draw from any generator
+    :return: whether its class is outside this package; it may draw from any generator
     """
     return not type(dist).__module__.startswith("mlx_baselines3.")
 
@@ -99,7 +100,7 @@ def takes_noise(dist: Distribution, *methods: str) -> bool:
 
 def sum_independent_dims(tensor: mx.array) -> mx.array:
     """
-    Log likelihoods and entropies of independent action components add up.
+    Sum the log likelihoods or entropies of independent action components.
 
     :param tensor: (batch, n_actions) or (n_actions,)
     :return: (batch,) or a scalar
@@ -136,7 +137,7 @@ class TanhBijector:
     @staticmethod
     def inverse(y: mx.array) -> mx.array:
         """
-        :param y: any shape; clipped to the largest numbers inside (-1, 1) that the dtype has
+        :param y: any shape; clipped to the largest numbers of the dtype inside (-1, 1)
         :return: ``atanh(y)``
         """
         bound = 1.0 - mx.finfo(y.dtype).eps

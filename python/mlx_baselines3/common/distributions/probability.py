@@ -1,4 +1,4 @@
-"""The three elementary distributions behind :mod:`mlx_baselines3.common.distributions`."""
+"""The elementary distributions behind :mod:`mlx_baselines3.common.distributions`."""
 
 import math
 
@@ -54,7 +54,7 @@ class Normal:
         return mx.broadcast_to(entropy, self.loc.shape)
 
     def _of_rows(self, of_columns: mx.array) -> mx.array:
-        """A number of each column for all rows, with a gradient that many rows do not spoil."""
+        """Repeat a value per column for all rows, with a gradient that is accurate for many rows."""
         return repeated(of_columns, self.loc) if of_columns.ndim == 1 and self.loc.ndim == 2 else of_columns
 
     def sample(self, noise: mx.array | None = None) -> mx.array:
@@ -97,14 +97,14 @@ class Categorical:
         :param value: (...) integers
         :return: (...) log probability of each
         """
-        # A comparison with every class is elementwise work that a compiled step fuses, forward
-        # and backward; a gather's gradient is a scatter, which cannot be fused.
+        # A comparison with every class is elementwise, so a compiled step fuses it, forward and backward; the
+        # gradient of a gather is a scatter, which cannot be fused.
         chosen = value[..., None] == mx.arange(self.logits.shape[-1])
         return mx.where(chosen, self.logits, 0.0).sum(axis=-1)
 
     def entropy(self) -> mx.array:
         """:return: (...) ``-sum p log p``"""
-        # A logit of -inf is a class of probability 0, whose term is 0 and not nan.
+        # A logit of -inf is a class of probability 0, whose term is 0, not nan.
         logits = mx.maximum(self.logits, mx.finfo(self.logits.dtype).min)
         return -(mx.exp(logits) * logits).sum(axis=-1)
 
@@ -121,14 +121,14 @@ class Categorical:
         :param other: the distribution q, over as many classes
         :return: (...) KL(self || q)
         """
-        # A class of probability 0 adds nothing, also where its two logits of -inf differ by nan.
+        # A class of probability 0 contributes 0, although the difference of two logits of -inf is nan.
         probs = self.probs
         return (probs * mx.where(probs > 0, self.logits - other.logits, 0.0)).sum(axis=-1)
 
 
 class Bernoulli:
     """
-    Independent coins.
+    Independent Bernoulli distributions.
 
     :param logits: log odds of a 1, any shape
     """
@@ -149,7 +149,7 @@ class Bernoulli:
         return value * self.logits - _softplus(self.logits)
 
     def entropy(self) -> mx.array:
-        """:return: ``-p log p - (1 - p) log(1 - p)`` of each coin"""
+        """:return: ``-p log p - (1 - p) log(1 - p)`` of each distribution"""
         return _softplus(self.logits) - self.probs * self.logits
 
     def sample(self) -> mx.array:
@@ -157,13 +157,13 @@ class Bernoulli:
         return mx.random.bernoulli(self.probs).astype(mx.float32)
 
     def mode(self) -> mx.array:
-        """:return: float32, 1 where a 1 is the likelier"""
+        """:return: float32, 1 where a 1 is more likely"""
         return mx.round(self.probs)
 
     def kl_divergence(self, other: "Bernoulli") -> mx.array:
         """
         :param other: the distribution q
-        :return: KL(self || q) of each pair of coins
+        :return: KL(self || q) of each pair of distributions
         """
         difference = self.logits - other.logits
         return self.probs * difference - _softplus(self.logits) + _softplus(other.logits)

@@ -12,15 +12,15 @@ __all__ = ["StateDependentNoiseDistribution"]
 
 class StateDependentNoiseDistribution(Distribution):
     """
-    Gaussian actions whose noise is a linear function of the policy's features: the same state gives
-    the same noise until the exploration matrix is drawn again.
+    Gaussian actions whose noise is a linear function of the policy's features: the noise of a state is the
+    same until the exploration matrix is resampled.
 
     :param action_dim: number of action components
     :param full_std: learn one standard deviation per (feature, action) instead of one per feature
-    :param use_expln: keep the standard deviation positive with ``expln`` (section 3.2 of the paper)
-        instead of ``exp``
+    :param use_expln: use ``expln`` (section 3.2 of the paper) instead of ``exp`` for positive standard
+        deviations
     :param squash_output: squash the actions with tanh
-    :param learn_features: let the gradient of the noise reach the features
+    :param learn_features: propagate the gradient of the noise to the features
     :param epsilon: keeps variances and logarithms away from zero
     """
 
@@ -52,7 +52,7 @@ class StateDependentNoiseDistribution(Distribution):
         :return: (latent_sde_dim, action_dim) standard deviations
         """
         if self.use_expln:
-            # The unused branch still has a gradient: keep its argument where log1p is finite.
+            # The unused branch still has a gradient: clip its argument so that log1p is finite.
             above = mx.log1p(mx.maximum(log_std, 0.0) + self.epsilon) + 1.0
             std = mx.where(log_std > 0, above, mx.exp(log_std))
         else:
@@ -64,7 +64,7 @@ class StateDependentNoiseDistribution(Distribution):
 
     def sample_weights(self, log_std: mx.array, batch_size: int = 1, noise: mx.array | None = None) -> None:
         """
-        Draw the exploration matrix and, for parallel environments, one matrix each.
+        Sample the exploration matrix and, for parallel environments, one matrix each.
 
         :param log_std: as in :meth:`get_std`
         :param batch_size: number of parallel environments
@@ -82,9 +82,9 @@ class StateDependentNoiseDistribution(Distribution):
         self, latent_dim: int, log_std_init: float = -2.0, latent_sde_dim: int | None = None
     ) -> tuple[nn.Module, mx.array]:
         """
-        :param latent_dim: features that the mean action is computed from
+        :param latent_dim: number of features for the mean action
         :param log_std_init: initial value of every log standard deviation
-        :param latent_sde_dim: features that the noise is computed from (default: the same)
+        :param latent_sde_dim: number of features for the noise (default: ``latent_dim``)
         :return: the layer of the mean actions, and the log standard deviations
         """
         self.latent_sde_dim = latent_dim if latent_sde_dim is None else latent_sde_dim
@@ -119,7 +119,7 @@ class StateDependentNoiseDistribution(Distribution):
         return log_prob - self.bijector.log_prob_correction(gaussian_actions).sum(axis=1)
 
     def entropy(self) -> mx.array | None:
-        """:return: (batch,) entropy, or None for squashed actions, where there is no closed form"""
+        """:return: (batch,) entropy, or None for squashed actions, which have no closed form"""
         if self.bijector is not None:
             return None
         return sum_independent_dims(self.distribution.entropy())
@@ -155,7 +155,7 @@ class StateDependentNoiseDistribution(Distribution):
         :param mean_actions: (batch, action_dim)
         :param log_std: as in :meth:`get_std`
         :param latent_sde: (batch, latent_sde_dim) features
-        :param deterministic: the mean actions instead of random ones
+        :param deterministic: return the mean actions instead of samples
         :return: (batch, action_dim) actions
         """
         return self.proba_distribution(mean_actions, log_std, latent_sde).get_actions(deterministic)
@@ -167,7 +167,7 @@ class StateDependentNoiseDistribution(Distribution):
         :param mean_actions: (batch, action_dim)
         :param log_std: as in :meth:`get_std`
         :param latent_sde: (batch, latent_sde_dim) features
-        :return: (batch, action_dim) random actions and their (batch,) log likelihood
+        :return: (batch, action_dim) samples and their (batch,) log likelihood
         """
         actions = self.actions_from_params(mean_actions, log_std, latent_sde)
         return actions, self.log_prob(actions)

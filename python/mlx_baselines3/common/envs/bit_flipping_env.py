@@ -1,4 +1,4 @@
-"""The environment that hindsight experience replay was invented on (https://arxiv.org/abs/1707.01495)."""
+"""The bit-flipping environment of the hindsight experience replay paper (https://arxiv.org/abs/1707.01495)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from mlx_baselines3.common._types import GymStepReturn
 
 class BitFlippingEnv(Env[Any, Any]):
     """
-    Flip bits until all are 1. The reward is -1 until then, and 0.
+    Flip bits until all are 1. The reward is -1 until then, and 0 at the goal.
 
     :param n_bits: number of bits
-    :param continuous: one continuous action for each bit, which is flipped if it is positive; else the action
-        is the bit to flip
+    :param continuous: one continuous action per bit, which is flipped if it is positive; else the action is
+        the index of the bit to flip
     :param max_steps: steps in an episode, ``n_bits`` by default
     :param discrete_obs_space: observe the bits as one number
     :param image_obs_space: observe the bits as the first pixels of a 36x36 image
-    :param channel_first: axes of that image
+    :param channel_first: whether that image is channel-first
     :param render_mode: ``"human"`` prints the bits, ``"rgb_array"`` returns them
-    :raises ValueError: both kinds of observation are asked for
+    :raises ValueError: both kinds of observation are requested
     """
 
     spec = EnvSpec("BitFlippingEnv-v0", "no-entry-point")
@@ -44,7 +44,7 @@ class BitFlippingEnv(Env[Any, Any]):
         self.render_mode = render_mode
         self.image_shape = (1, 36, 36) if channel_first else (36, 36, 1)
         self.observation_space = self._make_observation_space(discrete_obs_space, image_obs_space, n_bits)
-        # initial states are drawn from here, whatever is shown of them
+        # Initial states are drawn from this space, independently of the observation space.
         self._obs_space = spaces.MultiBinary(n_bits)
         self.action_space: spaces.Space[Any]
         if continuous:
@@ -68,7 +68,7 @@ class BitFlippingEnv(Env[Any, Any]):
 
     def convert_if_needed(self, state: np.ndarray) -> int | np.ndarray:
         """
-        Show bits the way the observation space wants them.
+        Convert bits to the observation space.
 
         :param state: the bits, ``(n_bits,)``
         :return: a number (the first bit counts 1, the second 2, the third 4, ...), an image, or the bits
@@ -83,16 +83,16 @@ class BitFlippingEnv(Env[Any, Any]):
 
     def convert_to_bit_vector(self, state: int | np.ndarray, batch_size: int) -> np.ndarray:
         """
-        Read bits back from what is shown of them.
+        Convert observations back to bits.
 
         :param state: an observation or a batch of them
-        :param batch_size: how many
+        :param batch_size: number of observations
         :return: ``(batch_size, n_bits)``
         """
         n_bits = len(self.state)
         rows = np.asarray(state).reshape(batch_size, -1)
         if self.discrete_obs_space:
-            # a replay buffer may hold the numbers as floats
+            # A replay buffer may hold the numbers as floats.
             return (rows.astype(np.int64) >> np.arange(n_bits)) & 1
         return rows[:, :n_bits] / 255 if self.image_obs_space else rows
 
@@ -147,7 +147,7 @@ class BitFlippingEnv(Env[Any, Any]):
         _info: dict[str, Any] | np.ndarray | None,
     ) -> np.ndarray:
         """
-        Reward of reaching one goal while wanting another.
+        Reward of achieving a goal.
 
         :param achieved_goal: an observed state, or a batch
         :param desired_goal: the goal, or a batch of the same size
@@ -162,9 +162,9 @@ class BitFlippingEnv(Env[Any, Any]):
 
     def render(self) -> np.ndarray | None:
         """
-        Show the bits.
+        Print the bits, or return them in mode ``"rgb_array"``.
 
-        :return: them, in mode ``"rgb_array"``
+        :return: the bits in mode ``"rgb_array"``, else None
         """
         if self.render_mode == "rgb_array":
             pixels: np.ndarray = self.state.copy()
@@ -173,4 +173,4 @@ class BitFlippingEnv(Env[Any, Any]):
         return None
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing."""

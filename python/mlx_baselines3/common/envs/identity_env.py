@@ -1,4 +1,4 @@
-"""Environments that reward repeating the observation as the action, and one that only shows images."""
+"""Environments that reward actions equal to the observation, and one with random images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class IdentityEnv(gym.Env[Any, Any], Generic[T]):
         self.action_space = self.observation_space = space
         self.ep_length = ep_length
         self.current_step = 0
-        # the reset below does not count
+        # The reset below does not count.
         self.num_resets = -1
         self.reset()
 
@@ -64,7 +64,7 @@ class IdentityEnv(gym.Env[Any, Any], Generic[T]):
 
     def render(self, mode: str = "human") -> None:
         """
-        There is nothing to see.
+        Do nothing.
 
         :param mode: not used
         """
@@ -76,7 +76,7 @@ class IdentityEnvBox(IdentityEnv[np.ndarray]):
 
     :param low: lower bound
     :param high: upper bound
-    :param eps: how far off an action may be
+    :param eps: tolerance of the action
     :param ep_length: steps in an episode
     """
 
@@ -116,7 +116,7 @@ class IdentityEnvMultiBinary(IdentityEnv[np.ndarray]):
 
 class FakeImageEnv(gym.Env[Any, Any]):
     """
-    Random images, no reward, episodes of 10 steps: the shape of an Atari game and nothing else.
+    Random images in the shape of an Atari game, no reward, episodes of 10 steps.
 
     :param action_dim: number of discrete actions
     :param screen_height: height of the image
@@ -160,7 +160,7 @@ class FakeImageEnv(gym.Env[Any, Any]):
 
     def render(self, mode: str = "human") -> None:
         """
-        There is nothing to see.
+        Do nothing.
 
         :param mode: not used
         """

@@ -1,4 +1,4 @@
-"""A small grid world that is seen through a vector and an image at once."""
+"""A small grid world with vector and image observations."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class SimpleMultiObsEnv(gym.Env[Any, Any]):
          8  ##  ##  11
         12  13  14  15
 
-    Actions are left, down, right, up. A step costs 0.1, the goal gives 1, an episode is cut after 101 steps.
-    What is seen of a cell, a vector and an image, was drawn from NumPy's global generator when the
-    environment was made. The walls are those of the 4x4 grid whatever the size.
+    Actions are left, down, right, up. A step costs 0.1, the goal gives 1, an episode is truncated after 101
+    steps. The observation of a cell, a vector and an image, is drawn from NumPy's global generator when the
+    environment is created. The walls are those of the 4x4 grid for every size.
 
     :param num_col: columns
     :param num_row: rows
-    :param random_start: start anywhere but at the goal (the wall included); else in cell 0
+    :param random_start: start anywhere except at the goal (walls included); else in cell 0
     :param discrete_actions: the action is a number; else the largest of four numbers counts
     :param channel_last: image axes are ``(64, 64, 1)``, else ``(1, 64, 64)``
     """
@@ -70,12 +70,12 @@ class SimpleMultiObsEnv(gym.Env[Any, Any]):
 
     def init_state_mapping(self, num_col: int, num_row: int) -> None:
         """
-        Draw what each cell looks like.
+        Draw the observations of all cells.
 
-        :param num_col: columns, each with its vector
-        :param num_row: rows, each with its image
+        :param num_col: columns, one vector each
+        :param num_row: rows, one image each
         """
-        # the global generator, in this order: one seed gives SB3's cells
+        # NumPy's global generator, in this order: one seed gives SB3's cells.
         vectors = np.random.random((num_col, self.vector_size))  # noqa: NPY002
         images = np.random.randint(0, 255, (num_row, 64, 64), dtype=np.uint8)  # noqa: NPY002
         self.state_mapping += [
@@ -84,12 +84,12 @@ class SimpleMultiObsEnv(gym.Env[Any, Any]):
 
     def get_state_mapping(self) -> dict[str, np.ndarray]:
         """
-        :return: what the present cell looks like: ``vec`` and ``img``
+        :return: observation of the current cell: ``vec`` and ``img``
         """
         return self.state_mapping[self.state]
 
     def init_possible_transitions(self) -> None:
-        """Say from which cells each move is possible."""
+        """Set up from which cells each move is possible."""
         self.left_possible = [1, 2, 3, 13, 14, 15]
         self.down_possible = [0, 4, 8, 3, 7, 11]
         self.right_possible = [0, 1, 2, 12, 13, 14]

@@ -1,1 +1,1 @@
-"""Files as bytes and values; nothing here knows a model."""
+"""File formats: bytes and values, independent of models."""

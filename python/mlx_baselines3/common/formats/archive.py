@@ -1,4 +1,4 @@
-"""The zip container of a model file: bounded reading. How it is written as a whole is in ``_atomic.py``."""
+"""The zip container of model files, read with bounded resources. ``_atomic.py`` has the atomic writing."""
 
 import contextlib
 import io
@@ -21,10 +21,10 @@ __all__ = [
     "write_entries",
 ]
 
-# Bytes, or pieces to be written one after the other, so that they need not all be there at once.
+# Bytes, or pieces that are written in order, so that they need not be in memory at once.
 Content = bytes | Iterable[bytes | memoryview]
 
-# What `zipfile` and `zlib` raise on bytes that are not what they claim to be.
+# Errors that `zipfile` and `zlib` raise for invalid bytes.
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -37,26 +37,25 @@ _ZIP_ERRORS = (
     IndexError,
 )
 _MAX_ENTRIES = 4096
-# An entry that someone re-compressed with `zip` is still read, but a small file may not unfold into a huge
-# one.
+# Entries re-compressed with `zip` are still read, but a small file must not unpack to a huge one.
 _EXPANSION_FACTOR = 4
 _EXPANSION_SLACK = 16 * 2**20
-# As deep as the encoder goes, with what one value can be wrapped in.
+# The encoder's depth plus the nesting of a single encoded value.
 _MAX_DEPTH = 256
-# Python takes some sixty bytes for a value of two characters ("[]"). Packed JSON can be much longer than the
-# file, so beyond this number of values the file itself has to be as long.
+# Python needs about sixty bytes for a value of two characters ("[]"). Compressed JSON can be much longer than
+# the file, so beyond this number of values the file itself must be proportionally long.
 _FREE_VALUES = 200_000
-# Names in a file can be as long as the file.
+# A name in a file can be as long as the file.
 _MAX_MESSAGE = 8000
-# One date for all entries: the same model gives the same bytes.
+# A fixed date for all entries, so that the same model gives the same bytes.
 _ENTRY_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 class ModelFileError(ValueError):
     """
-    The file is not a model archive, is damaged, or comes from a newer version of the format.
+    The file is not a model archive, is corrupted, or comes from a newer version of the format.
 
-    :param message: what is wrong; of what is too long, as names in a file can be, the middle is left out
+    :param message: the error; the middle of long texts, such as names in a file, is omitted
     """
 
     def __init__(self, message: str = "") -> None:
@@ -65,11 +64,11 @@ class ModelFileError(ValueError):
 
 def printable(text: str) -> str:
     """
-    Make a text that has parts of a file in it fit for a terminal.
+    Make a text with parts of a file safe for a terminal.
 
     :param text: the text
-    :return: the same without its middle if it is long, and with escapes for what is not printable (control
-        characters, surrogates), except for ends of lines and tabs
+    :return: the text, without its middle if it is long, and with escapes for unprintable characters (control
+        characters, surrogates) other than line ends and tabs
     """
     if len(text) > _MAX_MESSAGE:
         text = f"{text[: _MAX_MESSAGE * 3 // 4]} [...] {text[-_MAX_MESSAGE // 4 :]}"
@@ -82,13 +81,13 @@ def printable(text: str) -> str:
 
 def bounded_json(text: str, available: int, what: str) -> Any:
     """
-    Parse JSON that takes no more memory than the file that it comes from justifies.
+    Parse JSON with memory in proportion to the length of its file.
 
     :param text: the JSON
     :param available: length of the file in bytes
-    :param what: the beginning of a message about it, with a verb
+    :param what: the beginning of an error message, including a verb
     :return: its value
-    :raises ModelFileError: if it is no JSON, too deep, or of more values than such a file has
+    :raises ModelFileError: if it is not JSON, nested too deeply, or has too many values for the file
     """
     values = text.count(",") + text.count("[") + text.count("{")
     if values > max(_FREE_VALUES, available):
@@ -129,7 +128,7 @@ def write_entries(stream: IO[bytes], entries: Mapping[str, Content]) -> None:
             if isinstance(contents, bytes):
                 archive.writestr(info, contents)
                 continue
-            # How long it becomes is not known beforehand.
+            # The length is not known beforehand.
             with archive.open(info, "w", force_zip64=True) as entry:
                 for piece in contents:
                     entry.write(piece)
@@ -137,13 +136,13 @@ def write_entries(stream: IO[bytes], entries: Mapping[str, Content]) -> None:
 
 class ArchiveReader:
     """
-    Reads the entries of a zip that may have been damaged or forged.
+    Reads the entries of a zip that may have been corrupted or forged.
 
     Every size is checked against the length of the file before anything is allocated, and nothing is ever
     unpacked to disk.
 
     :param stream: seekable binary file
-    :param label: what to call the file in error messages
+    :param label: name of the file in error messages
     :raises ModelFileError: if it is not a zip, is truncated, or declares impossible entries
 
     Its attribute ``length`` is the length of the file in bytes.
@@ -154,7 +153,7 @@ class ArchiveReader:
         try:
             self.length = stream.seek(0, io.SEEK_END)
             if self.length == 0:
-                # Devices say so, too, and may give bytes without end.
+                # Devices report length 0 too, and may yield endless bytes.
                 raise ValueError("it is empty")
             self._zip = zipfile.ZipFile(stream)
         except _ZIP_ERRORS as error:
@@ -171,23 +170,23 @@ class ArchiveReader:
 
     def read(self, name: str) -> bytes:
         """
-        Read one entry whole and check its CRC.
+        Read a whole entry and check its CRC.
 
         :param name: name of the entry
         :return: its contents
-        :raises ModelFileError: if it is absent or damaged
+        :raises ModelFileError: if it is absent or corrupted
         """
         info = self._entries.get(name)
         if info is None:
             raise ModelFileError(f"{self.label}: the entry '{name}' is missing.")
         try:
             with self._zip.open(info) as entry:
-                # An explicit size: read() without one inflates first and looks at the declared size
-                # afterwards.
+                # With an explicit size, because read() without one inflates before it checks the declared
+                # size.
                 contents = entry.read(info.file_size)
                 complete = len(contents) == info.file_size and not entry.read(1)
         except _ZIP_ERRORS as error:
-            raise ModelFileError(f"{self.label}: the entry '{name}' is damaged ({error}).") from error
+            raise ModelFileError(f"{self.label}: the entry '{name}' is corrupted ({error}).") from error
         if not complete:
             raise ModelFileError(f"{self.label}: the entry '{name}' is not as long as it says.")
         return contents
@@ -195,11 +194,11 @@ class ArchiveReader:
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
         """
-        Read one entry piece by piece. Its CRC is checked when its end is read.
+        Read an entry piece by piece. Its CRC is checked at its end.
 
         :param name: name of the entry
         :return: a context manager giving a binary file
-        :raises ModelFileError: if the entry is absent, or damaged as far as it is read
+        :raises ModelFileError: if the entry is absent, or corrupted as far as it is read
         """
         info = self._entries.get(name)
         if info is None:
@@ -210,12 +209,12 @@ class ArchiveReader:
         except ModelFileError:
             raise
         except _ZIP_ERRORS as error:
-            raise ModelFileError(f"{self.label}: the entry '{name}' is damaged ({error}).") from error
+            raise ModelFileError(f"{self.label}: the entry '{name}' is corrupted ({error}).") from error
 
     def size(self, name: str) -> int:
         """
         :param name: name of an entry
-        :return: its length in bytes, as the archive tells it
+        :return: its length in bytes, according to the archive
         :raises ModelFileError: if it is absent
         """
         if name not in self._entries:
@@ -228,7 +227,7 @@ class ArchiveReader:
 
         :param name: name of the entry
         :return: its text
-        :raises ModelFileError: if it is absent, damaged or not UTF-8
+        :raises ModelFileError: if it is absent, corrupted or not UTF-8
         """
         try:
             return self.read(name).decode("utf-8")
@@ -242,7 +241,7 @@ class ArchiveReader:
         for info in infos:
             self._check_entry(info)
             if info.filename in self._entries:
-                raise ModelFileError(f"{self.label}: the entry '{info.filename}' is there twice.")
+                raise ModelFileError(f"{self.label}: the entry '{info.filename}' occurs twice.")
             self._entries[info.filename] = info
         stored = sum(info.compress_size for info in infos)
         declared = sum(info.file_size for info in infos)

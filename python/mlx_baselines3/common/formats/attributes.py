@@ -1,4 +1,4 @@
-"""Attributes of objects: taken out as data, and put back into objects that exist already."""
+"""Attributes of objects, encoded as JSON-ready data and restored into existing objects."""
 
 import enum
 from collections.abc import Callable, Collection
@@ -13,41 +13,43 @@ from mlx_baselines3.common.formats.json_codec import Encoder, Unencodable
 from mlx_baselines3.common.formats.names import UnknownName
 from mlx_baselines3.common.formats.safetensors import is_shape
 
-__all__ = ["put", "take"]
+__all__ = ["encode_attributes", "restore_attributes"]
 
 _PACKAGE = "mlx_baselines3"
 _NUMBERS = (int, float, np.number)
 
 
-def take(
-    owner: Any, skip: Collection[str], lost: list[str], path: str, encoder: Encoder | None = None
+def encode_attributes(
+    owner: Any, skip: Collection[str], unsaved: list[str], path: str, encoder: Encoder | None = None
 ) -> dict[str, Any]:
     """
-    Note the attributes of an object, without the spaces, which its constructor gets.
+    Encode the attributes of an object, except for spaces, which are arguments of its constructor.
 
     :param owner: the object
-    :param skip: attributes that are left out
-    :param lost: receives the paths of those that cannot be expressed
-    :param path: what to call the object in there
-    :param encoder: decides what becomes of arrays; without it they are part of the JSON
-    :return: JSON-ready, for :func:`put`
+    :param skip: attributes to omit
+    :param unsaved: receives the paths of attributes that cannot be encoded
+    :param path: name of the object in these paths
+    :param encoder: decides how arrays are stored; by default they are part of the JSON
+    :return: JSON-ready, for :func:`restore_attributes`
     """
     fields = {}
     for name, value in vars(owner).items():
         if name in skip or isinstance(value, spaces.Space):
             continue
         try:
-            fields[name] = _take(value, f"{path}.{name}", lost, encoder or Encoder())
+            fields[name] = _encode(value, f"{path}.{name}", unsaved, encoder or Encoder())
         except Unencodable:
-            lost.append(f"{path}.{name}")
+            unsaved.append(f"{path}.{name}")
     return fields
 
 
-def _take(value: Any, path: str, lost: list[str], encoder: Encoder) -> dict[str, Any]:
+def _encode(value: Any, path: str, unsaved: list[str], encoder: Encoder) -> dict[str, Any]:
     if isinstance(value, np.ndarray) and value.dtype.hasobject:
         return {"objects": encoder.encode(value.tolist(), path), "shape": list(value.shape)}
     if isinstance(value, dict) and value and all(map(_is_own, value.values())):
-        return {"table": {key: _take(item, f"{path}.{key}", lost, encoder) for key, item in value.items()}}
+        return {
+            "table": {key: _encode(item, f"{path}.{key}", unsaved, encoder) for key, item in value.items()}
+        }
     try:
         return {"value": encoder.encode(value, path)}
     except Unencodable:
@@ -57,30 +59,30 @@ def _take(value: Any, path: str, lost: list[str], encoder: Encoder) -> dict[str,
         kind, arguments = value.__reduce__()[:2]
         if kind is type(value):
             return {"made": encoder.encode(arguments, path)}
-    return {"fields": take(value, (), lost, path, encoder)}
+    return {"fields": encode_attributes(value, (), unsaved, path, encoder)}
 
 
 def _is_own(value: Any) -> bool:
-    """Whether an object's class is this package's, so that both ends know what its attributes mean."""
+    """Whether an object's class belongs to this package, which then knows its attributes."""
     return type(value).__module__.partition(".")[0] == _PACKAGE
 
 
-def put(
+def restore_attributes(
     owner: Any,
     fields: Any,
-    settle: Callable[[Any, Any], Any],
+    resolve: Callable[[Any, Any], Any],
     skip: Collection[str] = (),
     same_shapes: bool = False,
 ) -> None:
     """
-    Give an object the attributes that :func:`take` noted. Objects among them keep their class, and values
-    their kind: a file decides about numbers, not about code.
+    Restore the attributes encoded by :func:`encode_attributes`. Objects among them keep their class, and
+    values their kind: a file determines numbers, not code.
 
     :param owner: the object
-    :param fields: what :func:`take` gave
-    :param settle: called with an encoded value and the present one, gives the new one
-    :param skip: attributes that are passed over: the object has them from its constructor
-    :param same_shapes: refuse arrays of another shape than the present ones
+    :param fields: the result of :func:`encode_attributes`
+    :param resolve: called with an encoded value and the current one, returns the new one
+    :param skip: attributes to ignore: the object has them from its constructor
+    :param same_shapes: reject arrays whose shape differs from the current one
     :raises ModelFileError: if ``fields`` does not fit the object
     """
     kind = type(owner).__name__
@@ -90,28 +92,30 @@ def put(
     for name, part in fields.items():
         if name in skip:
             continue
-        # What a class has is code, or a default that its objects have a value of their own for.
+        # Attributes of the class are code, or defaults that its objects override.
         taken = name in own or not hasattr(type(owner), name)
         if not taken or not name.isidentifier() or name.startswith("__"):
             raise ModelFileError(f"a {kind} has no attribute '{name:.80}' to be restored.")
-        new = _put(own.get(name), part, settle, f"{kind}.{name}", same_shapes)
+        new = _restore(own.get(name), part, resolve, f"{kind}.{name}", same_shapes)
         if name in own:
             _check_kind(own[name], new, f"{kind}.{name}", same_shapes)
         own[name] = new
 
 
-def _put(present: Any, part: Any, settle: Callable[[Any, Any], Any], path: str, same_shapes: bool) -> Any:
+def _restore(
+    present: Any, part: Any, resolve: Callable[[Any, Any], Any], path: str, same_shapes: bool
+) -> Any:
     if not isinstance(part, dict):
         raise ModelFileError(f"{path} is not described by a table.")
     if "value" in part:
-        new = settle(part["value"], present)
+        new = resolve(part["value"], present)
         try:
             _slots.check(new, path)
         except UnknownName as error:
             raise ModelFileError(f"{error}.") from error
         return new
     if "objects" in part:
-        return _objects(part, settle, path)
+        return _objects(part, resolve, path)
     if not _is_own(present) and not isinstance(present, dict):
         raise ModelFileError(f"{path}: there is a {type(present).__name__} where an object was saved.")
     if "table" in part:
@@ -119,25 +123,26 @@ def _put(present: Any, part: Any, settle: Callable[[Any, Any], Any], path: str, 
         if not isinstance(present, dict) or not isinstance(table, dict) or table.keys() != present.keys():
             raise ModelFileError(f"{path} is not a table with the keys {list(present)!s:.200}.")
         return {
-            key: _put(present[key], item, settle, f"{path}.{key}", same_shapes) for key, item in table.items()
+            key: _restore(present[key], item, resolve, f"{path}.{key}", same_shapes)
+            for key, item in table.items()
         }
     if "made" in part:
-        if settle(part["made"], None) != ():
+        if resolve(part["made"], None) != ():
             raise ModelFileError(f"{path} is made with arguments.")
         return type(present)()
-    put(present, part.get("fields"), settle, (), same_shapes)
+    restore_attributes(present, part.get("fields"), resolve, (), same_shapes)
     return present
 
 
-def _objects(part: dict[str, Any], settle: Callable[[Any, Any], Any], path: str) -> np.ndarray:
+def _objects(part: dict[str, Any], resolve: Callable[[Any, Any], Any], path: str) -> np.ndarray:
     """An array of objects, such as the infos of steps."""
-    items, shape = settle(part["objects"], None), part.get("shape")
+    items, shape = resolve(part["objects"], None), part.get("shape")
     _slots.check(items, path)
     if not is_shape(shape) or not _has_shape(items, shape):
         raise ModelFileError(f"{path} is not an array of the shape {shape!s:.80}.")
     objects: np.ndarray = np.empty(tuple(shape or ()), dtype=object)
     if objects.size:
-        # Item by item: NumPy would make arrays of what the items hold.
+        # Item by item: NumPy would convert the items to arrays.
         for index in np.ndindex(objects.shape):
             item = items
             for place in index:
@@ -155,13 +160,13 @@ def _has_shape(items: Any, shape: Any) -> bool:
 
 
 def _check_kind(present: Any, new: Any, path: str, same_shapes: bool) -> None:
-    """Refuse a value that its owner could not work with."""
+    """Reject a value whose kind does not match the current one."""
     if present is None:
         return
     if isinstance(present, np.ndarray) and isinstance(new, (np.ndarray, np.generic)):
-        # NumPy turns an array without axes into a scalar when something is added to it.
-        # Before anything has happened some arrays are empty.
-        # A buffer of a user's class may keep wider numbers than its base, whose constructor made this one.
+        # NumPy converts a 0-d array to a scalar when something is added to it.
+        # Some arrays are empty at first.
+        # A user's buffer class may use wider dtypes than its base, whose constructor created this one.
         fits = new.dtype.kind == present.dtype.kind or present.size == 0
         fits = fits and (not same_shapes or new.shape == present.shape or present.size == 0)
     elif isinstance(present, _NUMBERS) and not isinstance(present, bool):

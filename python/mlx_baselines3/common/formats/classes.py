@@ -1,4 +1,4 @@
-"""Objects that a file makes by their attributes: which class they may be of, and what may become of them."""
+"""Objects that a file restores from attributes: which classes and which attributes are allowed."""
 
 import types
 from collections.abc import Mapping
@@ -14,18 +14,18 @@ _CODE = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 
 def class_of(path: Any, base: type) -> Any:
     """
-    Look up a class that derives from another. One of the user's own has to be imported already.
+    Look up a subclass of a class. User classes must already be imported.
 
-    :param path: its import path, as the file has it
-    :param base: the class that it must derive from
+    :param path: its import path in the file
+    :param base: the required base class
     :return: the class
-    :raises UnknownName: if there is none, or it is refused
+    :raises UnknownName: if it does not exist, or is not allowed
     :raises ModelFileError: if it is something else
     """
     if type(path) is not str:
         raise ModelFileError(f"a {type(path).__name__} stands where the name of a class was expected.")
     found = find(path)
-    # Not isinstance and issubclass, which ask a metaclass.
+    # Not isinstance and issubclass, which call hooks of the metaclass.
     if type not in type(found).__mro__ or base not in type.__dict__["__mro__"].__get__(found):
         raise ModelFileError(f"`{path:.200}` was saved as a kind of {base.__name__}, and it is not one.")
     return found
@@ -33,11 +33,11 @@ def class_of(path: Any, base: type) -> Any:
 
 def check_attribute(owner: type, name: Any, value: Any) -> None:
     """
-    :param owner: the class of an object that is to get an attribute from a file
+    :param owner: the class of an object that gets an attribute from a file
     :param name: the name of the attribute
     :param value: its value
-    :raises ModelFileError: if it cannot be one, or would take the place of a method
-    :raises UnknownName: if there is a class or function in the value
+    :raises ModelFileError: if it cannot be an attribute, or would replace a method
+    :raises UnknownName: if the value contains a class or function
     """
     known = isinstance(name, str) and name.isidentifier() and not name.startswith("__")
     if not known or callable(getattr(owner, name, None)):

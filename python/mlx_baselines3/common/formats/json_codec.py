@@ -1,9 +1,9 @@
 """
 Python values as JSON that can be read back without executing anything.
 
-JSON's own values stand for themselves. Everything else is a table with the key ``":type:"``: arrays, spaces,
+JSON values represent themselves. Everything else is a table with the key ``":type:"``: arrays, spaces,
 tuples, deques, this package's enumerations, classes by import path, and objects by their attributes: a few of
-this package's, and schedules of the user's own.
+this package's, and schedules of user classes.
 """
 
 import base64
@@ -37,10 +37,10 @@ from mlx_baselines3.common.formats.spaces import BIT_GENERATORS, build_generator
 TAG = ":type:"
 _MAX_DEPTH = 64
 _DTYPE = re.compile(r"[<>|][biufcSU][0-9]{1,9}")
-# What values raise that are not what their tag says.
+# Errors raised for values that do not match their tag.
 _DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError)
 _NUMBER, _ANY = (int, float, np.generic), object
-# Objects of this package that are nothing but their attributes, and what these are.
+# Plain objects of this package and their attributes.
 _FIELDS: dict[str, dict[str, Any]] = {
     "utils:FloatSchedule": {"value_schedule": _ANY},
     "utils:LinearSchedule": {"start": _NUMBER, "end": _NUMBER, "end_fraction": _NUMBER},
@@ -70,15 +70,15 @@ PLAIN_OBJECTS = {f"mlx_baselines3.common.{name}" for name in _FIELDS}
 
 
 class Unencodable(TypeError):
-    """A value that the format has no words for. The text says which and why."""
+    """A value that the format cannot express. The message says which and why."""
 
 
 class Encoder:
     """
-    Turns values into JSON-ready ones.
+    Converts values to JSON-ready ones.
 
-    :param store_tensor: if given, called with a dotted path and each array that is met; what it returns is
-        the name to refer to the array by. Without it arrays are written into the JSON.
+    :param store_tensor: called with a dotted path and each array; returns the name that refers to the array.
+        Without it arrays are written into the JSON.
     """
 
     def __init__(self, store_tensor: Callable[[str, mx.array | np.ndarray], str] | None = None) -> None:
@@ -89,9 +89,9 @@ class Encoder:
         Encode one value.
 
         :param value: the value
-        :param path: where it is, for messages and tensor names
-        :param depth: how deep it is nested
-        :return: JSON primitives, lists and dicts with text keys
+        :param path: its path, for messages and tensor names
+        :param depth: its nesting depth
+        :return: JSON primitives, lists and dicts with string keys
         :raises Unencodable: naming the innermost value that cannot be expressed
         """
         if depth > _MAX_DEPTH:
@@ -119,7 +119,7 @@ class Encoder:
         return {TAG: "tuple", "items": self._list(value, path, depth)}
 
     def _set(self, value: Any, path: str, depth: int) -> Any:
-        # Sorted by their encoding, since the order of a set differs from run to run.
+        # Sorted by their encoding, because the order of a set differs between runs.
         return {TAG: type(value).__name__, "items": sorted(self._list(value, path, depth), key=repr)}
 
     def _deque(self, value: collections.deque[Any], path: str, depth: int) -> Any:
@@ -154,7 +154,7 @@ class Encoder:
         }
 
     def _scalar(self, value: np.generic, path: str, depth: int) -> Any:
-        # A long double would lose digits on its way through a Python float.
+        # A long double would lose digits when converted to a Python float.
         if value.dtype.kind not in "biufU" or (value.dtype.kind != "U" and value.dtype.itemsize > 8):
             raise Unencodable(f"{path} is a NumPy scalar of dtype {value.dtype}, which cannot be stored")
         return {TAG: "numpy", "dtype": value.dtype.str, "value": self.encode(value.item(), path, depth)}
@@ -171,7 +171,7 @@ class Encoder:
         state = value.bit_generator.state
         if state["bit_generator"] not in BIT_GENERATORS:
             raise Unencodable(f"{path} is a generator of the unknown kind {state['bit_generator']}")
-        # The state may hold arrays, which are part of it and not tensors of the model.
+        # Arrays in the state are part of it, not tensors of the model.
         return {TAG: "generator", "state": Encoder().encode(state, path, depth)}
 
     def _path(self, value: pathlib.PurePath, path: str, depth: int) -> Any:
@@ -251,24 +251,24 @@ _BASE_ENCODERS: tuple[tuple[Any, Callable[[Encoder, Any, str, int], Any]], ...] 
 
 class Decoder:
     """
-    Turns the JSON of :class:`Encoder` back into values.
+    Converts the JSON of :class:`Encoder` back to values.
 
     :param tensors: the arrays that the JSON refers to by name
     """
 
     def __init__(self, tensors: Mapping[str, Any] | None = None) -> None:
         self._tensors = tensors or {}
-        # The keys on the way to the value at hand; after an error, to the one that is wrong.
+        # The keys leading to the current value; after an error, to the invalid one.
         self._trail: list[str] = []
 
     def decode(self, value: Any) -> Any:
         """
         Decode one value.
 
-        :param value: what :meth:`Encoder.encode` gave, after a trip through JSON
+        :param value: the result of :meth:`Encoder.encode`, after a round trip through JSON
         :return: the value
-        :raises UnknownName: if it names a class that cannot be found or may not be named
-        :raises ModelFileError: if it is damaged or forged
+        :raises UnknownName: if it names a class that cannot be found or is not allowed
+        :raises ModelFileError: if it is corrupted or forged
         """
         self._trail = []
         try:
@@ -298,7 +298,7 @@ class Decoder:
         except (ModelFileError, UnknownName):
             raise
         except _DAMAGE as error:
-            raise ModelFileError(f"a damaged value of type '{tag}' ({error!r:.200}).") from error
+            raise ModelFileError(f"a corrupted value of type '{tag}' ({error!r:.200}).") from error
 
     def _at(self, key: str, value: Any) -> Any:
         self._trail.append(key)
@@ -340,7 +340,7 @@ class Decoder:
         if not issubclass(kind, (np.number, np.bool_, np.str_)):
             raise TypeError("not a scalar type")
         content = self._decode(value["value"])
-        # NumPy makes an array of a list, and would look into anything else.
+        # NumPy would convert any object.
         if type(content) not in (bool, int, float, complex, str):
             raise TypeError(f"a {type(content).__name__} for a scalar")
         return kind(content)
@@ -384,7 +384,7 @@ class Decoder:
         return schedule_object(value["class"], self._at("state", value["state"]))
 
     def _offered(self, value: dict[str, Any]) -> Any:
-        raise UnknownName(f"`{value['class']!s:.200}` restores itself by code of its own, which is not run")
+        raise UnknownName(f"`{value['class']!s:.200}` defines how it is restored, by code that is not run")
 
     def _tensor(self, value: dict[str, Any]) -> Any:
         if not isinstance(value["name"], str) or value["name"] not in self._tensors:
@@ -394,7 +394,7 @@ class Decoder:
 
 def plain_object(kind: type, state: Any) -> Any:
     """
-    Make an object of nothing but attributes, without running its constructor.
+    Create an object from its attributes, without running its constructor.
 
     :param kind: its class
     :param state: names and values of its attributes
@@ -405,7 +405,7 @@ def plain_object(kind: type, state: Any) -> Any:
         raise ModelFileError(f"the attributes stored for a {kind.__name__} are not a table of names.")
     fields = _FIELDS[public_path(kind).removeprefix("mlx_baselines3.common.")]
     if "_dtype" in fields:
-        # SB3 before 2.1 had none.
+        # Missing in SB3 before 2.1.
         state = {"_dtype": np.float32, **state}
     if odd := fields.keys() ^ state.keys():
         raise ModelFileError(f"a {kind.__name__} with missing or unknown attributes: {sorted(odd)!s:.200}.")

@@ -1,4 +1,4 @@
-"""The attributes of a model as JSON. Reached through :mod:`~mlx_baselines3.common.save_util`."""
+"""Attributes of a model as JSON; the public names are in :mod:`~mlx_baselines3.common.save_util`."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ class Attributes(dict[str, Any]):
     Attributes of a model by name.
 
     :param values: the attributes
-    :param trusted: names of those that the user gave, or whose pickles the user had opened
+    :param trusted: names of attributes given by the user, or unpickled with the user's consent
     """
 
     def __init__(self, values: dict[str, Any], trusted: Iterable[str] = ()) -> None:
@@ -33,7 +33,7 @@ class Attributes(dict[str, Any]):
 
 
 class _NeedsPickle(UnknownName):
-    """An entry that only unpickling brings back."""
+    """An entry that only unpickling can restore."""
 
     def __init__(self, reason: str, pickled: bytes) -> None:
         super().__init__(reason)
@@ -42,11 +42,11 @@ class _NeedsPickle(UnknownName):
 
 def data_to_json(data: dict[str, Any], allow_pickle: bool = False) -> str:
     """
-    Write a model's attributes as JSON (see the top of this module for what it can express).
+    Write a model's attributes as JSON (:mod:`~mlx_baselines3.common.save_util` lists the supported values).
 
     :param data: attributes by name
-    :param allow_pickle: keep whatever else there is (a lambda, an object of some class) as a pickle, which
-        runs code when it is read; without it such an attribute is left out, with a warning that names it
+    :param allow_pickle: store other values (a lambda, an object of some class) as pickles, which run code
+        when they are read; otherwise such an attribute is omitted, with a warning that names it
     :return: JSON
     """
     entries: dict[str, Any] = {}
@@ -54,7 +54,7 @@ def data_to_json(data: dict[str, Any], allow_pickle: bool = False) -> str:
     for key, item in data.items():
         try:
             entries[key] = Encoder().encode(item, key)
-            # What would not be taken from the file is not put there.
+            # Values that loading would reject are not written.
             _slots.check(item, key)
         except (Unencodable, UnknownName) as error:
             entries[key], reason = {TAG: "missing", "class": str(type(item))}, str(error)
@@ -82,13 +82,13 @@ def json_to_data(
     """
     Read a model's attributes from JSON, ours or SB3's. Nothing is executed unless ``allow_pickle`` is set.
 
-    :param json_string: what :func:`data_to_json` wrote
+    :param json_string: the result of :func:`data_to_json`
     :param custom_objects: values to use instead of the stored ones, for names that are stored
-    :param allow_pickle: unpickle what was stored as a pickle, with a warning that names it; only for files
-        that you trust as you trust a program
-    :return: attributes by name. What cannot be restored is left out, with a warning that names it
+    :param allow_pickle: open stored pickles, with a warning that names them; only for files that you trust
+        like a program
+    :return: attributes by name. What cannot be restored is omitted, with a warning that names it
     :raises ValueError: if ``custom_objects`` is neither a dict nor None
-    :raises ModelFileError: if the JSON is damaged
+    :raises ModelFileError: if the JSON is corrupted
     """
     if custom_objects is not None and not isinstance(custom_objects, dict):
         raise ValueError(
@@ -108,7 +108,7 @@ def read_attributes(
     :param custom_objects: see :func:`json_to_data`
     :param allow_pickle: see :func:`json_to_data`
     :return: see :func:`json_to_data`
-    :raises ModelFileError: if they are damaged
+    :raises ModelFileError: if they are corrupted
     """
     try:
         entries = _json_table(archive.text("data"), archive.length)
@@ -133,7 +133,7 @@ def _restored(
         except UnknownName as error:
             missing[key] = error
         except ModelFileError as error:
-            raise ModelFileError(f"The stored value of `{key}` is damaged: {error}") from error
+            raise ModelFileError(f"The stored value of `{key}` is corrupted: {error}") from error
     opened = _opened(missing, allow_pickle)
     if missing:
         said = ", ".join(f"`{key}` ({error})" for key, error in missing.items())
@@ -148,7 +148,7 @@ def _restored(
 
 
 def _opened(missing: dict[str, UnknownName], allow_pickle: bool) -> dict[str, Any]:
-    """What the pickles among ``missing`` hold, if they may be opened; they are taken out of it then."""
+    """The values of the pickles in ``missing``, if they may be opened; they are removed from it."""
     pickles = {key: entry for key, entry in missing.items() if isinstance(entry, _NeedsPickle)}
     if not pickles or not allow_pickle:
         return {}
@@ -159,7 +159,7 @@ def _opened(missing: dict[str, UnknownName], allow_pickle: bool) -> dict[str, An
         try:
             opened[key] = cloudpickle.loads(entry.pickled)
             del missing[key]
-        except Exception as error:  # a pickle can raise anything
+        except Exception as error:  # Unpickling can raise anything.
             missing[key] = UnknownName(f"unpickling it failed with {error!r:.300}")
     return opened
 

@@ -1,9 +1,9 @@
 """
-Which attributes of a model a file may set, and what they have to be.
+Which attributes of a model a file may set, and their allowed values.
 
-Taken are the attributes that a freshly made model of the class has, and a user's own ones as far as they are
-data and hide nothing of the class. What the user gives (``custom_objects``, pickles that were opened by
-consent) is not held against anything here.
+Allowed are the attributes of a newly created model of the class, and additional ones that are data and do not
+shadow anything of the class. Values given by the user (``custom_objects``, pickles opened by consent) are not
+checked here.
 """
 
 import collections
@@ -22,10 +22,10 @@ from mlx_baselines3.common.formats.names import is_class
 
 __all__ = ["DoesNotFit", "MissingEntry", "check_fields", "check_last_observations", "honoured", "reading"]
 
-# Attributes that `_setup_model` gives, or that a model without environment lacks.
+# Attributes set by `_setup_model`, or missing in a model without environment.
 _MADE_LATER = {"observation_space", "action_space", "n_envs", "exploration_schedule", "lr_schedule"}
 _BOUND = 2**63
-# What a class, ours or the user's, raises on arguments that it was not made for.
+# Errors that classes raise for unsuitable arguments.
 _UNFIT = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
@@ -36,20 +36,20 @@ class MissingEntry(ModelFileError, KeyError):
 
 
 class DoesNotFit(ModelFileError, RuntimeError):
-    """Arrays that are not those of the network that the file describes. SB3 raises a bare RuntimeError."""
+    """Arrays that do not match the network described by the file. SB3 raises a bare RuntimeError."""
 
 
 class NotAsserted(ModelFileError, AssertionError):
-    """Arguments that a class does not take. It asserts what it takes, as SB3's do."""
+    """Arguments rejected by an assertion of a class, as in SB3's classes."""
 
 
 @contextlib.contextmanager
 def reading(label: str, what: str) -> Iterator[None]:
     """
-    Whatever a class says to arguments from a file that it was not made for is the file's fault.
+    Report errors that a class raises for arguments from a file as errors of the file.
 
-    :param label: what to call the file
-    :param what: what is made of it
+    :param label: name of the file in error messages
+    :param what: description of the object being created
     :return: a context manager
     :raises ModelFileError: instead of what the class raises
     """
@@ -65,7 +65,7 @@ def reading(label: str, what: str) -> Iterator[None]:
         raise DoesNotFit(f"{label}: {what}: {error}") from error
     except MemoryError as error:
         raise ModelFileError(
-            f"{label}: {what}: {error} If the file is to be trusted, give smaller sizes by custom_objects, "
+            f"{label}: {what}: {error} If you trust the file, give smaller sizes by custom_objects, "
             "for instance {'buffer_size': 1}."
         ) from error
     except _UNFIT as error:
@@ -76,18 +76,18 @@ def _said(error: BaseException) -> str:
     return str(error) if isinstance(error, ValueError) and str(error) else repr(error)[:300]
 
 
-# What files of 0.1.0 hold besides: why the last rollout was not native, which every model finds out anew.
+# Additional attribute of 0.1.0's files: why the last rollout was not native, which is recomputed.
 _OF_OLD_FILES = {"_why_not_native"}
 
 
 def honoured(fresh: Any, data: Attributes) -> Attributes:
     """
-    Leave out of a file's attributes those that no file may set.
+    Remove attributes that no file may set.
 
     :param fresh: a model of the class, not set up
-    :param data: the attributes that the file has
-    :return: those that are taken; of what is left out a warning tells
-    :raises ModelFileError: if one would take the place of a method, or has an impossible name
+    :param data: the attributes in the file
+    :return: the allowed ones; a warning names the others
+    :raises ModelFileError: if one would replace a method, or has an impossible name
     """
     machinery = {*fresh._excluded_save_params(), "policy", "device"}
     kept, left_out = {}, []
@@ -97,15 +97,15 @@ def honoured(fresh: Any, data: Attributes) -> Attributes:
         elif name in _OF_OLD_FILES:
             continue
         elif name in machinery and not (_is_flag(value) and _is_flag(vars(fresh).get(name))):
-            # A flag does nothing; `include` puts it into a file.
+            # Flags are harmless; `include` writes them to a file.
             left_out.append(name)
         elif _is_taken(fresh, name, value):
             kept[name] = value
     if left_out:
         said = ", ".join(f"`{name}`" for name in left_out)
         warnings.warn(
-            f"Not taken from the file, because a model makes or is given them anew: {said}. Environments are "
-            "given as `env`, other values by custom_objects.",
+            f"Not taken from the file, because a model creates or is given them: {said}. Pass environments "
+            "as `env`, other values by custom_objects.",
             stacklevel=4,
         )
     return Attributes(kept, data.trusted)
@@ -113,7 +113,7 @@ def honoured(fresh: Any, data: Attributes) -> Attributes:
 
 def _is_taken(fresh: Any, name: str, value: Any) -> bool:
     if not name.isidentifier() or name.startswith("__"):
-        raise ModelFileError(f"data: {name!r:.80} is no name of an attribute.")
+        raise ModelFileError(f"data: {name!r:.80} is not a name of an attribute.")
     if name in vars(fresh) or name in _MADE_LATER:
         return True
     owner = next((kind for kind in type(fresh).__mro__ if name in vars(kind)), None)
@@ -122,7 +122,7 @@ def _is_taken(fresh: Any, name: str, value: Any) -> bool:
     member = vars(owner)[name]
     method = callable(member) or isinstance(member, (classmethod, staticmethod))
     if isinstance(member, property) or (_is_ours(owner) and not method):
-        # SB3 keeps a few as attributes that are computed here; earlier versions kept what is a default now.
+        # SB3 stores a few attributes that are computed here; earlier versions stored what is a default now.
         return False
     if method or hasattr(type(member), "__get__"):
         raise ModelFileError(
@@ -187,7 +187,7 @@ def _is_infos(value: Any) -> bool:
 
 
 def _is_episode(info: Any) -> bool:
-    # The environment's own table; a wrapper may have put arrays of one number there.
+    # The environment's table; a wrapper may have added arrays of one number.
     return isinstance(info, dict) and all(type(key) is str for key in info)
 
 
@@ -212,7 +212,7 @@ def _is_noise(value: Any) -> bool:
 
 
 _Test = Callable[[Any], bool]
-# In words and as a test; those in the first table may be None, too.
+# Description and test; values in the first table may also be None.
 _OPTIONAL: dict[str, tuple[tuple[str, ...], _Test]] = {
     "an integer from 0 to 2**32 - 1": (("seed",), _is_seed),
     "a path": (("tensorboard_log",), _is_path),
@@ -226,7 +226,7 @@ _OPTIONAL: dict[str, tuple[tuple[str, ...], _Test]] = {
     "a deque of numbers": (("ep_success_buffer",), _is_successes),
 }
 _REQUIRED: dict[str, tuple[tuple[str, ...], _Test]] = {
-    # Counts are compared only, and learn(1e6) makes floats of some.
+    # Counts are only compared, and learn(1e6) makes some of them floats.
     "a count": (
         (
             *("verbose", "sde_sample_freq", "num_timesteps", "_total_timesteps", "_num_timesteps_at_start"),
@@ -273,11 +273,11 @@ _TESTS: dict[str, tuple[str, bool, _Test]] = {
 
 def check_fields(data: Attributes, given: Collection[str] = ()) -> None:
     """
-    Check what kind of value each of the known attributes is, before any is used.
+    Check the kinds of all known attributes before any of them is used.
 
     :param data: attributes
-    :param given: names of those that the user gave
-    :raises ModelFileError: naming the first one that is something else
+    :param given: names of attributes given by the user
+    :raises ModelFileError: naming the first invalid one
     """
     for name, value in data.items():
         words, optional, test = _TESTS.get(name, ("", True, lambda _: True))
@@ -289,11 +289,11 @@ def check_fields(data: Attributes, given: Collection[str] = ()) -> None:
 
 def check_last_observations(data: Attributes, label: str) -> None:
     """
-    Hold the observations at which a run stopped against space and number of environments.
+    Check the last observations of a run against the space and the number of environments.
 
     :param data: attributes that passed :func:`check_fields`
-    :param label: what to call the file
-    :raises ModelFileError: if they do not fit
+    :param label: name of the file in error messages
+    :raises ModelFileError: if they do not match
     """
     space, n_envs = data.get("observation_space"), data.get("n_envs")
     for name in ("_last_obs", "_last_original_obs"):

@@ -1,8 +1,8 @@
 """
-How large a network would be that a file describes, held against the arrays that the file has.
+Checks the size of the network that a file describes against the arrays in the file.
 
-The description is JSON and can claim anything; the arrays are as long as the file. So before a network is
-made, the weights that its description asks for are counted, and refused where the file has fewer.
+The description is JSON and can claim anything; the arrays are limited by the length of the file. So before a
+network is created, its weights are counted from the description and compared with those in the file.
 """
 
 import itertools
@@ -20,7 +20,7 @@ __all__ = ["check_sizes"]
 
 _LAYERS = "mlx_baselines3.common.torch_layers"
 _SHARED = "policy_kwargs.net_arch"
-# Numbers that no file has to justify: four megabytes of weights.
+# Number of weights that is always allowed: four megabytes.
 _FREE = 2**20
 _FREE_TENSORS = 256
 
@@ -34,15 +34,15 @@ def check_sizes(
     label: str,
 ) -> None:
     """
-    Refuse a description of a network that is larger than the stored arrays.
+    Reject a network description that is larger than the stored arrays.
 
     :param policy_class: class of the policy
     :param observation_space: the stored observation space
     :param action_space: the stored action space
     :param kwargs: the stored arguments of the policy
     :param params: the stored states: object name -> name -> array
-    :param label: what to call the file
-    :raises ModelFileError: naming what claims too much
+    :param label: name of the file
+    :raises ModelFileError: naming the argument that is too large
     """
     arrays = [array for array in _leaves(params.get("policy", {})) if hasattr(array, "shape")]
     stored = sum(math.prod(array.shape) for array in arrays)
@@ -72,10 +72,10 @@ def _claims(
     allowed: int,
     tensors: int,
 ) -> Iterator[tuple[str, int, int]]:
-    """What takes part in the size of the network: where it stands, how much it claims, how much it may."""
+    """Arguments that determine the size of the network: their place, claim and limit."""
     arguments = kwargs.get("features_extractor_kwargs") or {}
     if not isinstance(arguments, Mapping):
-        raise ModelFileError("data: policy_kwargs.features_extractor_kwargs is no table of arguments.")
+        raise ModelFileError("data: policy_kwargs.features_extractor_kwargs is not a table of arguments.")
     for name in ("n_critics", "n_quantiles"):
         yield f"policy_kwargs.{name}", _integer(f"policy_kwargs.{name}", kwargs.get(name, 1)), tensors
     extractor = kwargs.get("features_extractor_class")
@@ -95,11 +95,11 @@ def _claims(
     yield "action_space", actions, allowed
     lists = dict(_architectures(kwargs.get("net_arch"), strict=_is_ours(policy_class)))
     if not lists and _is_ours(policy_class) and features > 1:
-        # None of the policies' own first layers is narrower.
+        # No first layer of a policy is narrower.
         yield "observation_space", 64 * features, allowed
     for place, widths in lists.items():
         yield place, len(widths), tensors
-        # A critic gives one number. With several lists in the place of one, only the first has the features.
+        # A critic returns one number. Of several lists, only the first has the features as input.
         first = features if lists.keys() == {_SHARED} or isinstance(kwargs["net_arch"], Mapping) else 1
         chain = [first, *widths, 1 if place.endswith((".vf", ".qf")) else actions]
         yield place, sum(a * b for a, b in itertools.pairwise(chain)), allowed
@@ -111,12 +111,12 @@ def _is_ours(kind: type) -> bool:
 
 def _integer(place: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-        raise ModelFileError(f"data: {place} is {value!r:.60}, expected a whole number, 0 or more.")
+        raise ModelFileError(f"data: {place} is {value!r:.60}, expected an integer of at least 0.")
     return int(value)
 
 
 def _architectures(net_arch: Any, strict: bool) -> Iterator[tuple[str, list[int]]]:
-    """The lists of widths in a ``net_arch``, by place. A user's policy may mean something else."""
+    """The lists of layer widths in a ``net_arch``, by place. A user's policy may define it differently."""
     if net_arch is None:
         return
     if isinstance(net_arch, (list, tuple)) and any(isinstance(item, Mapping) for item in net_arch):
@@ -129,7 +129,7 @@ def _architectures(net_arch: Any, strict: bool) -> Iterator[tuple[str, list[int]
         where = f"{_SHARED}.{key!s:.40}" if key != "" else _SHARED
         try:
             if not isinstance(widths, (list, tuple)):
-                raise ModelFileError(f"data: {where} is {widths!r:.60}, expected a list of whole numbers.")
+                raise ModelFileError(f"data: {where} is {widths!r:.60}, expected a list of integers.")
             yield where, [_integer(f"{where}.{index}", width) for index, width in enumerate(widths)]
         except ModelFileError:
             if strict:
@@ -137,7 +137,7 @@ def _architectures(net_arch: Any, strict: bool) -> Iterator[tuple[str, list[int]
 
 
 def _features(space: Any, extractor: Any) -> int:
-    """At least so many numbers enter the first layer."""
+    """Lower bound of the first layer's input size."""
     if derives(extractor, find(f"{_LAYERS}:FlattenExtractor")):
         return max(1, _flattened(space))
     if derives(extractor, find(f"{_LAYERS}:CombinedExtractor")) and isinstance(space, spaces.Dict):
@@ -146,7 +146,7 @@ def _features(space: Any, extractor: Any) -> int:
 
 
 def _flattened(space: Any) -> int:
-    """How many numbers an observation is for a network."""
+    """Number of input features of an observation."""
     if isinstance(space, spaces.Dict):
         return sum(_flattened(part) for part in space.spaces.values())
     if isinstance(space, spaces.Discrete):
@@ -159,18 +159,18 @@ def _is_image(space: Any) -> bool:
 
 
 def _images(space: Any, extractor: Any) -> int:
-    """At least so many numbers this package's convolutions hand to a layer of ``features_dim`` units."""
+    """Lower bound of the input size of the layer after this package's convolutions."""
     own = ("NatureCNN", "CombinedExtractor")
     if not any(derives(extractor, find(f"{_LAYERS}:{name}")) for name in own):
         return 0
     parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
     shapes = [sorted(part.shape or ()) for part in parts if _is_image(part)]
-    # Strides of 4 and 2, and borders; 64 channels.
+    # Strides of 4 and 2, without padding; 64 channels.
     return sum(64 * math.prod(max(1, int(side) // 8 - 4) for side in shape[1:]) for shape in shapes)
 
 
 def _actions(space: Any) -> int:
-    """How many numbers a network gives for an action."""
+    """Number of outputs of a network per action."""
     if isinstance(space, spaces.Discrete):
         return int(space.n)
     if isinstance(space, spaces.MultiDiscrete):

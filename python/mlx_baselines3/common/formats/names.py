@@ -1,9 +1,9 @@
 """
-Classes by name: how a file refers to them, and what a name in a file may lead to.
+Names of classes in files, and which classes they may refer to.
 
-A name is only looked up among the modules that are imported already, and only classes are found. Which class
-a place in a file takes is decided by :mod:`~mlx_baselines3.common.formats.slots`, for this package's files
-and for SB3's alike.
+Names are looked up only in modules that are already imported, and only classes are found.
+:mod:`~mlx_baselines3.common.formats.slots` decides which classes are allowed where, for this package's and
+SB3's files alike.
 """
 
 import collections
@@ -21,11 +21,11 @@ _BUILTIN_TYPES = {
     kind.__name__: kind
     for kind in (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, object)
 }
-# The one function that files name: a policy keeps it among its constructor's arguments.
+# The only function that files refer to: a policy has it among its constructor's arguments.
 NO_SCHEDULE = f"{_OWN}.common.policies:BasePolicy._dummy_schedule"
 _NOTHING = ("cloudpickle", "torch", "pytest", "_pytest", "setuptools", "pip", "pkg_resources")
-# Private modules, and the public one (SB3's, where SB3 has the name) that offers what they define. Files hold
-# the public names; files of version 0.1.0 held the private ones. A renamed module stays in this table.
+# Private modules, and the public module (SB3's, if SB3 has the name) that exports their names. Files contain
+# public names; files of version 0.1.0 contain private ones. Renamed modules stay in this table.
 _PUBLIC_MODULES = {
     f"{_OWN}.common.{private}": f"{_OWN}.common.{public}"
     for private, public in {
@@ -48,12 +48,12 @@ _MLX_PACKAGES = ("mlx.nn", "mlx.optimizers")
 
 
 class UnknownName(LookupError):
-    """A name in a file that cannot, or may not, be followed. The text says why."""
+    """A name in a file that cannot be resolved, or is not allowed. The message says why."""
 
 
 def public_path(thing: Any) -> str:
     """
-    The name of a class under which files refer to it: the public one, whichever module defines it.
+    The public name by which files refer to a class, independent of the module that defines it.
 
     :param thing: a class or function
     :return: ``"module:qualified.name"``
@@ -63,7 +63,7 @@ def public_path(thing: Any) -> str:
 
 def current_path(path: str) -> str:
     """
-    Replace a private module in a name, which old files have, by the public one.
+    Replace the private module in a name from an old file by the public one.
 
     :param path: ``"module:qualified.name"``
     :return: the same with a public module
@@ -77,17 +77,15 @@ def current_path(path: str) -> str:
 
 def path_of(thing: Any) -> str:
     """
-    Name a class so that :func:`find` gives it back.
+    The name by which :func:`find` returns a class.
 
     :param thing: the class, or the schedule of a policy that is only loaded to predict
     :return: ``"module:qualified.name"``, with a public module
-    :raises UnknownName: if the name would not lead back to it (a function, a local class)
+    :raises UnknownName: if the name does not resolve to it (a function, a local class)
     """
     path = public_path(thing)
     if "<" in path:
-        raise UnknownName(
-            f"`{thing.__qualname__}` is defined inside a function, so no import path leads to it"
-        )
+        raise UnknownName(f"`{thing.__qualname__}` is defined inside a function, so it has no import path")
     if find(path) is not thing:
         raise UnknownName(f"another object has taken the name `{path}`")
     return path
@@ -95,15 +93,15 @@ def path_of(thing: Any) -> str:
 
 def find(path: str) -> Any:
     """
-    Look up a class among the modules that are already imported. Never imports, never calls.
+    Look up a class in the modules that are already imported, without importing or calling anything.
 
-    Found are the classes of this package, MLX's layers and optimizers, NumPy's scalar types, a few builtin
-    types, and classes of other modules that the program has imported. The standard library is refused:
-    nothing in it belongs into a model, and much of it could be misused.
+    It finds the classes of this package, MLX's layers and optimizers, NumPy's scalar types, a few builtin
+    types, and classes of other imported modules. The standard library is excluded: nothing in it belongs in a
+    model, and much of it could be misused.
 
-    :param path: ``"module:qualified.name"``; private modules of earlier versions are understood
+    :param path: ``"module:qualified.name"``; private modules of earlier versions are supported
     :return: the class; a function only for :data:`NO_SCHEDULE`
-    :raises UnknownName: if there is none, or it is refused
+    :raises UnknownName: if it does not exist, or is not allowed
     """
     if type(path) is not str:
         raise UnknownName(f"a {type(path).__name__} stands where a name was expected")
@@ -120,7 +118,7 @@ def find(path: str) -> Any:
     if found is None:
         raise UnknownName(f"the module `{module_name:.200}` is not imported; import it before loading")
     for part in qualified.split("."):
-        # vars(), not getattr(): a module's or class's __getattr__ could run code of the file's choosing.
+        # vars(), not getattr(): a __getattr__ could run code of the file's choosing.
         found = vars(found).get(part) if is_class(found) or type(found) is types.ModuleType else None
         found = found.__func__ if type(found) is staticmethod else found
     _check_found(found, path, root)
@@ -129,7 +127,7 @@ def find(path: str) -> Any:
 
 def is_class(thing: Any) -> bool:
     """
-    ``isinstance(thing, type)`` that asks the object's type only: a ``__class__`` of its own could run code.
+    ``isinstance(thing, type)`` by the object's type only: an overridden ``__class__`` could run code.
 
     :param thing: anything
     :return: whether it is a class
@@ -139,11 +137,11 @@ def is_class(thing: Any) -> bool:
 
 def derives(kind: Any, base: type) -> bool:
     """
-    ``issubclass`` that runs no hook of a metaclass.
+    ``issubclass`` without hooks of a metaclass.
 
     :param kind: anything
     :param base: a class
-    :return: whether ``kind`` is a class that has ``base`` among its bases, or is it
+    :return: whether ``kind`` is ``base`` or a subclass of it
     """
     return is_class(kind) and base in type.__dict__["__mro__"].__get__(kind)
 
@@ -155,8 +153,8 @@ def _check_found(found: Any, path: str, root: str) -> None:
         raise UnknownName(f"`{path:.200}` is a function, and a file's functions are not called")
     if not is_class(found):
         raise UnknownName(f"`{path:.200}` is not a class of a module that is imported")
-    # A module can be a detour to another one's names ("mypackage.tools:system"). This package and MLX offer
-    # names in other modules than those that define them on purpose.
+    # A module can re-export names of another one ("mypackage.tools:system"). Only this package and MLX may:
+    # they do so on purpose.
     detour = f"{found.__module__}:{found.__qualname__}" != path
     if detour and not (root in (_OWN, "mlx") and found.__module__.partition(".")[0] == root):
         raise UnknownName(f"`{path:.200}` is really `{found.__module__}:{found.__qualname__}`")
@@ -166,10 +164,10 @@ def _check_found(found: Any, path: str, root: str) -> None:
 
 def find_class(path: str, base: type) -> Any:
     """
-    Look up a class of this package that must derive from another.
+    Look up a subclass of a class in this package.
 
     :param path: see :func:`find`
-    :param base: the class that it must derive from
+    :param base: the required base class
     :return: the class
     :raises UnknownName: see :func:`find`; also for a class of another package
     :raises ModelFileError: if it is something else

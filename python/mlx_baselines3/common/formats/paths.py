@@ -1,4 +1,4 @@
-"""Opening files the way SB3 does: suffixes are added, folders made, streams passed through."""
+"""Opening files as SB3 does: suffixes are added, folders created, streams passed through."""
 
 import functools
 import io
@@ -19,17 +19,17 @@ def open_path(
     path: str | pathlib.Path | io.BufferedIOBase, mode: str, verbose: int = 0, suffix: str | None = None
 ) -> Stream:
     """
-    Open a file for reading or writing, or check that an open one can be.
+    Open a file for reading or writing, or check an open stream.
 
-    :param path: a path, or a binary stream, which is given back as it is
+    :param path: a path, or a binary stream, which is returned unchanged
     :param mode: ``"r"`` or ``"read"``, ``"w"`` or ``"write"``
     :param verbose: at 2, warn when a file is replaced, or was only found with its suffix
     :param suffix: without a dot; added to a path without one when writing, tried second when reading
-    :return: the open stream. A folder that is missing is made, a path that is a folder gets ``_2`` behind it,
+    :return: the open stream. A missing folder is created, and ``_2`` is appended to a path that is a folder,
         both with a warning
     :raises TypeError: if ``path`` is neither a path nor a binary stream
     :raises ValueError: if the stream is closed or does not fit the mode, or the mode is unknown
-    :raises FileNotFoundError: if a file to read is not there, with and without suffix
+    :raises FileNotFoundError: if a file to read does not exist, with and without suffix
     """
     if not isinstance(path, _STREAMS):
         raise TypeError(f"Path {path} parameter has invalid type: expected a path or one of {_STREAMS}.")
@@ -46,7 +46,7 @@ def open_path(
 @open_path.register(str)
 def open_path_str(path: str, mode: str, verbose: int = 0, suffix: str | None = None) -> Stream:
     """
-    :func:`open_path` for a path given as text.
+    :func:`open_path` for a string.
 
     :param path: the path
     :param mode: ``"w"`` or ``"r"``
@@ -86,26 +86,24 @@ def open_path_pathlib(path: pathlib.Path, mode: str, verbose: int = 0, suffix: s
 
 def _opened(path: pathlib.Path) -> Stream:
     if path.exists() and not path.is_file() and not path.is_dir():
-        # Opening a pipe would wait for its writer, and a device may give bytes without end.
-        raise ModelFileError(
-            f"{path} is a pipe or a device, expected a file: one that can be sought is needed."
-        )
+        # Opening a pipe would wait for its writer, and a device may yield endless bytes.
+        raise ModelFileError(f"{path} is a pipe or a device, expected a seekable file.")
     return path.open("rb")
 
 
 def starts_as_archive(stream: IO[bytes], label: str) -> bool:
     """
-    :param stream: a binary file; stays where it is
-    :param label: what to call the file in error messages
-    :return: whether a zip begins here, and not a pickle
-    :raises ModelFileError: if there is nothing, or the file cannot go back
+    :param stream: a binary file; its position is kept
+    :param label: name of the file in error messages
+    :return: whether a zip starts here, and not a pickle
+    :raises ModelFileError: if it is empty or not seekable
     """
     try:
         start = stream.tell()
         begin = stream.read(len(_ZIP))
         stream.seek(start)
     except OSError as error:
-        raise ModelFileError(f"{label} cannot be read from: a file that can be sought is needed.") from error
+        raise ModelFileError(f"{label} cannot be read: a seekable file is needed.") from error
     if not begin:
-        raise ModelFileError(f"{label} is empty, or an open file that is at its end: seek(0) goes back.")
+        raise ModelFileError(f"{label} is empty, or an open file at its end: call seek(0) first.")
     return begin == _ZIP

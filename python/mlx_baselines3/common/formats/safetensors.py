@@ -1,9 +1,8 @@
 """
 The safetensors format in NumPy: eight bytes of header length, a JSON header, raw little-endian data.
 
-MLX has a reader of its own; it works on paths, reads lazily, and multiplies shapes without looking for
-overflow (a tensor of shape ``[2**31, 2**31]`` with no data passes). This one checks every number before
-it allocates.
+MLX's reader multiplies shapes without an overflow check (a tensor of shape ``[2**31, 2**31]`` without data
+passes). This one checks every number before it allocates.
 The format: https://huggingface.co/docs/safetensors
 """
 
@@ -30,30 +29,30 @@ _TO_DTYPE = {
     "U64": np.dtype("<u8"),
     "I64": np.dtype("<i8"),
     "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),  # NumPy has no bfloat16: the bits travel as uint16
+    "BF16": np.dtype("<u2"),  # NumPy has no bfloat16: the bits are stored as uint16
     "F32": np.dtype("<f4"),
     "F64": np.dtype("<f8"),
     "C64": np.dtype("<c8"),
 }
 _FROM_DTYPE = {dtype: tag for tag, dtype in _TO_DTYPE.items() if tag != "BF16"}
 _MAX_DIMS = 32
-# The header is JSON, which Python unfolds to some thirty times its size: it may not be most of a big file.
+# The header is JSON, which takes some thirty times its size in Python: it must not dominate a large file.
 _MAX_HEADER = 64 * 2**20
-# The infos of HER's buffers are in it, and may be more than that beside as many rows.
+# The infos of HER's buffers are in it, and may exceed that relative to the rows.
 _HEADER_SHARE = 4
-# How much is written or read at once where not everything is.
+# Size of the pieces of streamed reading and writing.
 PIECE = 2**20
 
 Tensor = mx.array | np.ndarray
 
 
-def to_mlx(array: np.ndarray) -> Tensor:
+def as_tensor(array: np.ndarray) -> Tensor:
     """
-    Hand an array to MLX if MLX can hold it without losing precision.
+    Convert an array to MLX if MLX can represent it without loss of precision.
 
     :param array: any numeric array
-    :return: the same values as an ``mx.array``; float64 and complex128 stay in NumPy, since MLX would narrow
-        them
+    :return: the same values as an ``mx.array``; float64 and complex128 stay in NumPy, because MLX would
+        narrow them
     """
     if array.dtype.newbyteorder("=") in (np.dtype(np.float64), np.dtype(np.complex128)):
         return array
@@ -62,17 +61,17 @@ def to_mlx(array: np.ndarray) -> Tensor:
 
 def is_storable(dtype: np.dtype[Any]) -> bool:
     """
-    :param dtype: a dtype of NumPy's
-    :return: whether the format has it
+    :param dtype: a NumPy dtype
+    :return: whether the format supports it
     """
     return dtype.newbyteorder("<") in _FROM_DTYPE
 
 
 def tensor_bytes(tensor: Tensor) -> tuple[str, tuple[int, ...], bytes]:
     """
-    Take a tensor apart.
+    Serialize a tensor.
 
-    :param tensor: array of any shape, of a dtype that safetensors knows
+    :param tensor: array of any shape, of a dtype that safetensors supports
     :return: safetensors' name of the dtype, the shape, the data in C order, little-endian
     :raises TypeError: if the format has no such dtype
     """
@@ -87,30 +86,30 @@ def tensor_bytes(tensor: Tensor) -> tuple[str, tuple[int, ...], bytes]:
 
 def tensor_from_bytes(tag: str, shape: tuple[int, ...], data: bytes | memoryview) -> Tensor:
     """
-    Put a tensor together again.
+    Deserialize a tensor.
 
     :param tag: safetensors' name of the dtype
-    :param shape: shape, already known to fit the data
+    :param shape: shape, already checked against the data
     :param data: the bytes, little-endian, C order
-    :return: see :func:`to_mlx`
+    :return: see :func:`as_tensor`
     """
     array = np.frombuffer(data, dtype=_TO_DTYPE[tag]).reshape(shape)
     if tag == "BF16":
         return mx.array(array.astype(np.uint16)).view(mx.bfloat16)
     if tag == "BOOL":
-        # Any byte but 0 and 1 would be an invalid boolean to NumPy and MLX alike.
+        # Bytes other than 0 and 1 are invalid booleans in NumPy and MLX.
         array = np.frombuffer(data, dtype=np.uint8).reshape(shape) != 0
-    return to_mlx(array)
+    return as_tensor(array)
 
 
 class Place(NamedTuple):
     """
-    Where a tensor lies in a file.
+    Position of a tensor in a file.
 
     :param name: its name
     :param tag: safetensors' name of its dtype
     :param shape: its shape
-    :param start: first byte, counted from the end of the header
+    :param start: first byte, relative to the end of the header
     :param stop: the byte after the last
     """
 
@@ -131,7 +130,7 @@ def dumps(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None)
     Write tensors as safetensors.
 
     :param tensors: name and array
-    :param metadata: text to keep beside them
+    :param metadata: additional text
     :return: the file's contents
     :raises TypeError: if a dtype is not one of the format's
     """
@@ -145,8 +144,8 @@ def pieces(arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> Iterat
     Write arrays as safetensors without a second copy of them in memory.
 
     :param arrays: name and array
-    :param metadata: text to keep beside them
-    :return: the file's contents, a piece at a time; the arrays are to stay as they are meanwhile
+    :param metadata: additional text
+    :return: the file's contents in pieces; the arrays must not change meanwhile
     :raises TypeError: if a dtype is not one of the format's
     """
     sizes = {}
@@ -159,8 +158,8 @@ def pieces(arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> Iterat
     length = len(header) + sum(size for _, _, size in sizes.values())
     if len(header) - 8 > _largest_header(length):
         raise ValueError(
-            f"what is no array takes {len(header)} bytes of {length}, which could not be read back: keep "
-            "less of it, for instance with a HerReplayBuffer without copy_info_dict."
+            f"values other than arrays take {len(header)} of {length} bytes, which could not be read back: "
+            "store fewer of them, for instance with a HerReplayBuffer without copy_info_dict."
         )
     yield header
     for array in arrays.values():
@@ -190,12 +189,12 @@ def loads(
     contents: bytes, label: str, available: int | None = None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
-    Read safetensors that may have been damaged or forged.
+    Read safetensors that may be corrupted or forged.
 
     :param contents: the file's contents
-    :param label: what to call the file in error messages
+    :param label: name of the file in error messages
     :param available: length in bytes of the archive that it comes from, if it was packed there
-    :return: the tensors by name (see :func:`to_mlx`), and the metadata
+    :return: the tensors by name (see :func:`as_tensor`), and the metadata
     :raises ModelFileError: unless header and data fit each other exactly, without overlap or gap
     """
     stream = io.BytesIO(contents)
@@ -206,7 +205,7 @@ def loads(
         try:
             tensor = tensor_from_bytes(place.tag, place.shape, data[place.start : place.stop])
         except (ValueError, OverflowError) as error:
-            # An array of no numbers can claim any size, and neither NumPy nor MLX takes all.
+            # An empty array can claim any shape, and neither NumPy nor MLX accepts all.
             raise ModelFileError(f"{label}: tensor '{place.name}' of shape {place.shape}: {error}") from error
         tensors[place.name] = tensor
     return tensors, metadata
@@ -214,12 +213,12 @@ def loads(
 
 def load_arrays(contents: bytes, label: str, available: int | None = None) -> dict[str, np.ndarray]:
     """
-    :func:`loads` for who needs NumPy's arrays.
+    :func:`loads` with NumPy arrays.
 
     :param contents: the file's contents
-    :param label: what to call the file in error messages
+    :param label: name of the file in error messages
     :param available: see :func:`loads`
-    :return: arrays by name, which can be written to (bfloat16 as float32)
+    :return: writable arrays by name (bfloat16 as float32)
     :raises ModelFileError: see :func:`loads`
     """
     tensors, _ = loads(contents, label, available)
@@ -235,11 +234,11 @@ def read_header(
     stream: IO[bytes], length: int, label: str, available: int | None = None
 ) -> tuple[list[Place], dict[str, str]]:
     """
-    Read where the tensors of a file lie. The stream then is at the first of them.
+    Read the positions of a file's tensors. The stream is then at the first of them.
 
     :param stream: the file, at its start
     :param length: its length in bytes
-    :param label: what to call the file in error messages
+    :param label: name of the file in error messages
     :param available: length in bytes of the archive that it comes from, if it was packed there
     :return: the places in the order of the data, and the metadata
     :raises ModelFileError: unless header and data fit each other exactly, without overlap or gap
@@ -250,7 +249,7 @@ def read_header(
     if size > min(length - 8, _largest_header(length)):
         raise ModelFileError(f"{label}: a header of {size} bytes in a file of {length}.")
     try:
-        # Of bytes json would guess the encoding.
+        # json would guess the encoding of bytes.
         text = stream.read(size).decode("utf-8")
     except ValueError as error:
         raise ModelFileError(f"{label}: the header is not text ({error}).") from error
@@ -260,7 +259,7 @@ def read_header(
             f"{label}: the header is a {type(header).__name__}, expected a table of tensors."
         )
     metadata = header.pop("__metadata__", None)
-    # MLX writes null where it has none.
+    # MLX writes null if there is none.
     metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ModelFileError(f"{label}: the metadata is not a table of texts.")
@@ -283,7 +282,7 @@ def _places(header: dict[str, Any], available: int, label: str) -> list[Place]:
 
 
 def _span(name: str, entry: Any, label: str) -> tuple[int, int]:
-    """Check one line of the header by itself; where the tensor lies is checked by the caller."""
+    """Check a single line of the header; the caller checks the position of the tensor."""
     if not isinstance(entry, dict):
         raise ModelFileError(f"{label}: tensor '{name}' has no description.")
     tag, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")

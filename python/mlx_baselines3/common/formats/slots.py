@@ -1,9 +1,9 @@
 """
-Which classes and objects a place in a model file takes: the table of ``docs/saving.md``, as code.
+Which classes and objects each slot of a model file accepts: the table of ``docs/saving.md``, as code.
 
-The same rule holds when a model is saved (what would be refused later is named at once), when this package's
-files are read, and when SB3's are. It looks at values that are made already but have not been used: until a
-value has passed, nothing has been called that a file chose.
+The same rule applies when a model is saved (values that loading would reject are reported at once), and when
+this package's or SB3's files are read. It checks values that are created but not used yet: until a value has
+passed, nothing chosen by a file has been called.
 """
 
 import enum
@@ -28,7 +28,7 @@ from mlx_baselines3.common.formats.names import (
 __all__ = ["KINDS", "SLOTS", "check", "is_schedule_object", "schedule_object", "schedule_state"]
 
 _COMMON = "mlx_baselines3.common"
-# For each kind of class the base that it must have.
+# The required base of each kind of class.
 KINDS: dict[str, str] = {
     "policy": f"{_COMMON}.policies:BasePolicy",
     "features extractor": f"{_COMMON}.torch_layers:BaseFeaturesExtractor",
@@ -37,7 +37,7 @@ KINDS: dict[str, str] = {
     "replay buffer": f"{_COMMON}.buffers:ReplayBuffer",
     "rollout buffer": f"{_COMMON}.buffers:RolloutBuffer",
 }
-# For each kind of object the classes of this package that it can be of.
+# The allowed classes of this package for each kind of object.
 OBJECTS: dict[str, tuple[str, ...]] = {
     "schedule": tuple(f"{_COMMON}.utils:{name}Schedule" for name in ("Float", "Linear", "Constant")),
     "action noise": tuple(
@@ -46,8 +46,8 @@ OBJECTS: dict[str, tuple[str, ...]] = {
     "train frequency": (f"{_COMMON}.type_aliases:TrainFreq", f"{_COMMON}.type_aliases:TrainFrequencyUnit"),
     "goal selection strategy": ("mlx_baselines3.her.goal_selection_strategy:GoalSelectionStrategy",),
 }
-# What each place takes, by the nearest key or attribute name around a value. All others take data only, which
-# this package's own objects are: they compute with their numbers, and nothing else.
+# What each slot accepts, by the nearest key or attribute name around a value. All others accept data only,
+# which includes this package's objects: they only compute with their numbers.
 SLOTS: dict[str, str] = {
     "policy_class": "policy",
     "features_extractor_class": "features extractor",
@@ -65,18 +65,18 @@ _DATA_OBJECTS = {
     f"{_COMMON}.running_mean_std:RunningMeanStd",
     *(name for kind in OBJECTS.values() for name in kind),
 }
-# Modules whose functions are layers, but which no slot takes as an activation.
+# Modules that no slot accepts as an activation.
 _NOT_ACTIVATIONS = (f"{_COMMON}.policies:BaseModel", KINDS["features extractor"])
 _SCALARS = (bool, int, float, str)
 
 
 def check(value: Any, path: str) -> None:
     """
-    Hold a value that was read, or is to be saved, against the table.
+    Check a value that was read, or is to be saved, against the table.
 
     :param value: the value of an attribute
     :param path: the attribute's name, for slots and messages
-    :raises UnknownName: if there is a class, function or object in it that its place does not take
+    :raises UnknownName: if it contains a class, function or object that its slot does not accept
     """
     _check(value, path, path.rpartition(".")[2])
 
@@ -86,7 +86,7 @@ def _check(value: Any, path: str, slot: str) -> None:
         _check_class(value, path, slot)
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            # A key that is no text is no name of a slot, and can itself be a class.
+            # A key that is not a string is not the name of a slot, and can itself be a class.
             _check(key, path, "")
             _check(item, f"{path}.{key!s:.60}", key if type(key) is str else "")
     elif isinstance(value, (list, tuple, set, frozenset)) or type(value).__name__ == "deque":
@@ -111,7 +111,7 @@ def _is_own_enum(value: Any) -> bool:
 def _check_class(value: type, path: str, slot: str) -> None:
     name = f"`{value.__module__}:{value.__qualname__}`"
     if derives(value, np.generic) or value in (bool, int, float, complex, str, bytes):
-        # The type of an array's items, which is data. A slot for a class does not take it either.
+        # A NumPy scalar type is data. A slot for a class does not accept it either.
         if slot in SLOTS:
             raise UnknownName(f"{name} is no {SLOTS[slot]}, which {path} takes")
         return
@@ -127,13 +127,13 @@ def _base(path: str) -> type:
     try:
         found: type = find(path)
     except UnknownName:
-        # Its module is not imported yet, so there is nothing derived from it.
+        # Its module is not imported yet, so nothing derives from it.
         return _Nothing
     return found
 
 
 class _Nothing:
-    """A class that nothing derives from."""
+    """A class without subclasses."""
 
 
 def _is_other_network(value: type) -> bool:
@@ -165,7 +165,7 @@ def is_schedule_object(value: Any) -> bool:
     Whether a schedule is of a class outside this package that a file may name.
 
     :param value: an object
-    :return: true for a pure-Python class with ``__call__`` whose objects are nothing but their attributes
+    :return: True for a pure-Python class with ``__call__`` whose objects consist of their attributes
     """
     try:
         _check_schedule_class(type(value))
@@ -188,7 +188,7 @@ def _check_schedule_class(kind: type) -> None:
             type(own.get(hook, None)) in (types.NoneType, types.GetSetDescriptorType)
             for hook in ("__dict__", "__getattribute__", "__setattr__", "__new__", "__del__")
         )
-        # The heap type flag: classes written in C are not made of attributes.
+        # The heap type flag: objects of classes written in C do not consist of attributes.
         if not plain or not kind.__flags__ & (1 << 9):
             raise UnknownName(f"{name} is not made of plain attributes only")
     call = next((vars(base)["__call__"] for base in bases if "__call__" in vars(base)), None)
@@ -198,11 +198,11 @@ def _check_schedule_class(kind: type) -> None:
 
 def schedule_state(value: Any) -> dict[str, Any]:
     """
-    Take a schedule object of the user's own class apart.
+    The attributes of a schedule object of a user's class.
 
     :param value: the object
     :return: its attributes
-    :raises UnknownName: if the class may not be named, or an attribute is no number, string or boolean
+    :raises UnknownName: if the class is not allowed, or an attribute is not a number, string or boolean
     """
     _check_schedule_class(type(value))
     path_of(type(value))
@@ -213,13 +213,13 @@ def schedule_state(value: Any) -> dict[str, Any]:
 
 def schedule_object(path: str, state: Any) -> Any:
     """
-    Make a schedule object of the user's own class, without running its ``__init__``.
+    Create a schedule object of a user's class, without running its ``__init__``.
 
     :param path: the class
     :param state: its attributes
     :return: the object
-    :raises UnknownName: if the class may not be named, or an attribute is no number, string or boolean
-    :raises ModelFileError: if ``state`` is no table of attributes
+    :raises UnknownName: if the class is not allowed, or an attribute is not a number, string or boolean
+    :raises ModelFileError: if ``state`` is not a table of attributes
     """
     kind = find(path)
     _check_schedule_class(kind)
@@ -244,5 +244,5 @@ def _check_schedule_state(kind: type, state: Mapping[Any, Any]) -> None:
 
 
 def _is_member(item: Any) -> bool:
-    """Whether something in a class is more than a default value of its objects."""
+    """Whether an attribute of a class is more than a default value of its objects."""
     return callable(item) or hasattr(type(item), "__get__") or hasattr(type(item), "__set__")

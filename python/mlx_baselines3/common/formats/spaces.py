@@ -1,4 +1,4 @@
-"""Gymnasium spaces as plain attributes, and back; also NumPy's random generators, which they carry."""
+"""Gymnasium spaces as plain attributes, and back, with their NumPy random generators."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ _ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "Graph": ("node_space", "edge_space"),
 }
 
-# The modules of Gymnasium that define them.
+# The defining modules in Gymnasium.
 SPACE_NAMES = {
     **{name: name.lower() for name in _ATTRIBUTES},
     "MultiDiscrete": "multi_discrete",
@@ -36,11 +36,11 @@ SPACE_NAMES = {
 
 def space_class(name: str) -> type[spaces.Space[Any]]:
     """
-    One of Gymnasium's own space classes.
+    Look up a space class of Gymnasium.
 
     :param name: its name, for instance ``"Box"``
     :return: the class
-    :raises ModelFileError: if it is not one that can be stored, or this Gymnasium does not have it
+    :raises ModelFileError: if it cannot be stored, or this version of Gymnasium does not have it
     """
     found = getattr(spaces, name, None) if name in _ATTRIBUTES else None
     if found is None:
@@ -50,12 +50,11 @@ def space_class(name: str) -> type[spaces.Space[Any]]:
 
 def space_state(space: spaces.Space[Any]) -> tuple[str, dict[str, Any]] | None:
     """
-    Take a space apart.
+    The attributes of a space.
 
     :param space: any space
-    :return: the class's name and the attributes that make it, its random generator under ``_np_random``; None
-        for a
-        class that is not one of Gymnasium's
+    :return: the class's name and its attributes, with the random generator under ``_np_random``; None for a
+        class outside of Gymnasium
     """
     name = type(space).__name__
     if name not in _ATTRIBUTES or type(space) is not getattr(spaces, name, None):
@@ -69,20 +68,23 @@ def space_state(space: spaces.Space[Any]) -> tuple[str, dict[str, Any]] | None:
 
 def build_space(name: str, state: Mapping[str, Any]) -> spaces.Space[Any]:
     """
-    Make a space from attributes. More of them than needed may be given, as other versions of Gymnasium do.
+    Create a space from attributes. Additional ones are ignored, because other versions of Gymnasium have
+    them.
 
     :param name: the class's name
     :param state: the attributes of :func:`space_state`
     :return: the space
-    :raises ModelFileError: if the attributes do not make one
+    :raises ModelFileError: if the attributes are invalid
     """
     space_class(name)
     try:
         space = _BUILDERS[name](state)
     except (TypeError, ValueError, AssertionError, KeyError, OverflowError, AttributeError) as error:
-        raise ModelFileError(f"the stored attributes do not make a {name} space ({error!r:.200}).") from error
+        raise ModelFileError(
+            f"the stored attributes of a {name} space are invalid ({error!r:.200})."
+        ) from error
     generator = state.get("_np_random")
-    # One that was read has passed build_generator().
+    # A generator from a file has passed build_generator().
     if isinstance(generator, np.random.Generator):
         space._np_random = generator
     return space
@@ -106,7 +108,7 @@ def _box(state: Mapping[str, Any]) -> spaces.Space[Any]:
     if low.dtype != dtype or high.dtype != dtype:
         raise TypeError(f"bounds of dtype {low.dtype} and {high.dtype} for a space of {dtype}")
     box = spaces.Box(low=low.copy(), high=high.copy(), dtype=dtype.type)
-    # An unbounded integer box has finite bounds; only these tell it from a bounded one.
+    # An unbounded integer box has finite bounds; only these flags distinguish it from a bounded one.
     for key in ("bounded_below", "bounded_above"):
         flags = state.get(key)
         if isinstance(flags, np.ndarray) and flags.shape == low.shape and flags.dtype == np.bool_:
@@ -141,7 +143,7 @@ def _text(state: Mapping[str, Any]) -> spaces.Space[Any]:
 
 
 def _dict(state: Mapping[str, Any]) -> spaces.Space[Any]:
-    # An OrderedDict is what keeps the constructor from sorting.
+    # With an OrderedDict the constructor does not sort.
     return spaces.Dict(OrderedDict((key, _space(value)) for key, value in state["spaces"].items()))
 
 
@@ -168,11 +170,11 @@ _BUILDERS = {
 
 def build_generator(state: Any) -> np.random.Generator:
     """
-    Make a NumPy generator that continues where another stopped.
+    Create a NumPy generator that continues where another stopped.
 
     :param state: ``generator.bit_generator.state`` of the other
     :return: the generator
-    :raises ModelFileError: if it is no such state
+    :raises ModelFileError: if it is not a valid state
     """
     check_generator_state(state)
     bit_generator = BIT_GENERATORS[state["bit_generator"]](0)
@@ -183,7 +185,7 @@ def build_generator(state: Any) -> np.random.Generator:
     return np.random.Generator(bit_generator)
 
 
-# The words of each generator's state: number and width in bits, and how far it may have read what it drew.
+# The words of each generator's state: number, width in bits, and limit of the read position.
 _WORDS: dict[str, tuple[dict[str, tuple[int, int]], tuple[str, int] | None]] = {
     "MT19937": ({"key": (624, 32)}, ("pos", 624)),
     "Philox": ({"counter": (4, 64), "key": (2, 64), "buffer": (4, 64)}, ("buffer_pos", 4)),
@@ -193,11 +195,11 @@ _WORDS: dict[str, tuple[dict[str, tuple[int, int]], tuple[str, int] | None]] = {
 
 def check_generator_state(state: Any) -> None:
     """
-    Hold the state of a NumPy generator against what its kind can have. NumPy itself takes some states that
-    end the process at the next draw.
+    Check the state of a NumPy generator. NumPy itself accepts some states that crash the process at the next
+    draw.
 
     :param state: ``generator.bit_generator.state``
-    :raises ModelFileError: if it is no such state
+    :raises ModelFileError: if it is not a valid state
     """
     try:
         kind = state["bit_generator"]
@@ -206,7 +208,7 @@ def check_generator_state(state: Any) -> None:
         inner = state["state"]
         words, place = _WORDS.get(kind, ({}, None))
         for name, (count, bits) in words.items():
-            # Philox keeps its buffer beside the state.
+            # Philox stores its buffer separately.
             _check_words(name, inner[name] if name in inner else state[name], count, bits)
         if not words:
             for name in ("state", "inc"):
@@ -216,7 +218,7 @@ def check_generator_state(state: Any) -> None:
         if place is not None:
             _check_integer(place[0], inner[place[0]] if place[0] in inner else state[place[0]], place[1])
         if kind == "MT19937" and not np.any(inner["key"]):
-            # It would give zeros for ever, and whoever draws until something fits would never end.
+            # It would return zeros forever, and rejection sampling would never end.
             raise ValueError("the key is zero")
         if kind != "MT19937":
             _check_integer("has_uint32", state["has_uint32"], 1)

@@ -1,4 +1,4 @@
-"""Network and optimizer states as safetensors, nested ones with their structure beside them."""
+"""Network and optimizer states as safetensors; nested ones with their structure in the metadata."""
 
 import json
 from typing import Any
@@ -16,11 +16,10 @@ _STRUCTURE = "structure"
 
 def dump_tree(tree: dict[Any, Any]) -> bytes:
     """
-    Write a table of arrays, or a nesting of dicts, lists, tuples, numbers and texts with arrays at the
-    leaves.
+    Write a dict of arrays, or a tree of dicts, lists, tuples, numbers and strings with arrays as leaves.
 
-    A flat table keeps its names, so that any safetensors reader shows them. Of a nested one the arrays get
-    dotted names, and the metadata says how they hang together.
+    A flat dict keeps its names, so that any safetensors reader shows them. The arrays of a tree get dotted
+    names, and the metadata stores its structure.
 
     :param tree: the state of a network or an optimizer
     :return: the contents of a safetensors file
@@ -43,13 +42,13 @@ def dump_tree(tree: dict[Any, Any]) -> bytes:
 
 def load_tree(contents: bytes, label: str, available: int | None = None) -> dict[Any, Any]:
     """
-    Read what :func:`dump_tree` wrote.
+    Read the output of :func:`dump_tree`.
 
     :param contents: the contents of a safetensors file
-    :param label: what to call the file in error messages
+    :param label: name of the file in error messages
     :param available: length in bytes of the archive that it comes from, if it was packed there
-    :return: the same nesting. Arrays come back as ``mx.array``, those of 64-bit floats as ``np.ndarray``
-    :raises ModelFileError: if it is damaged
+    :return: the same tree, with ``mx.array`` leaves, or ``np.ndarray`` for 64-bit floats
+    :raises ModelFileError: if it is corrupted
     """
     available = len(contents) if available is None else available
     tensors, metadata = _safetensors.loads(contents, label, available)
@@ -61,7 +60,7 @@ def load_tree(contents: bytes, label: str, available: int | None = None) -> dict
     except UnknownName as error:
         raise ModelFileError(f"{label}: {error}.") from error
     except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{label}: the structure is damaged ({error}).") from error
+        raise ModelFileError(f"{label}: the structure is corrupted ({error}).") from error
     if not isinstance(tree, dict):
         raise ModelFileError(f"{label}: holds a {type(tree).__name__}, expected a table.")
     return tree

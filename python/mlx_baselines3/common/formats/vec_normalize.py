@@ -1,9 +1,8 @@
 """
 Statistics and settings of ``VecNormalize`` in a file: an archive of JSON and safetensors, or SB3's pickle.
 
-The archive holds ``vec_normalize/attributes`` and, for the arrays in there,
-``vec_normalize/arrays.safetensors``. ``VecNormalize`` reads and writes its files itself, so this module knows
-its attributes and is given the class.
+The archive contains ``vec_normalize/attributes`` and, for its arrays, ``vec_normalize/arrays.safetensors``.
+``VecNormalize`` reads and writes its files itself, so it passes its class to this module.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ Wrapper = TypeVar("Wrapper")
 _FOLDER = "vec_normalize/"
 _ATTRIBUTES, _ARRAYS = f"{_FOLDER}attributes", f"{_FOLDER}arrays.safetensors"
 _BUDGET, _SLACK = 4, 2**20
-# Belong to the environments, which a loaded wrapper gets anew, or follow from the rest.
+# Attributes that belong to the environments, which a loaded wrapper gets separately, or that are derived.
 _SKIPPED = {
     *("venv", "class_attributes", "returns", "obs_spaces", "metadata", "render_mode", "num_envs"),
     *("reset_infos", "_seeds", "_options"),
@@ -62,11 +61,11 @@ FileOrStream = str | pathlib.Path | io.BufferedIOBase
 
 def save_vec_normalize(env: Any, path: FileOrStream) -> None:
     """
-    Write statistics and settings as an archive. A file given by its path is replaced as a whole.
+    Write statistics and settings as an archive. A file given by its path is replaced atomically.
 
     :param env: the ``VecNormalize``
-    :param path: the file, under the very name given, or an open binary file
-    :raises ValueError: if its class cannot be found again by its import path, or a space cannot be kept
+    :param path: the file, whose name is used unchanged, or an open binary file
+    :raises ValueError: if its class cannot be found by its import path, or a space cannot be stored
     """
     arrays: dict[str, np.ndarray] = {}
 
@@ -76,18 +75,18 @@ def save_vec_normalize(env: Any, path: FileOrStream) -> None:
         arrays[place] = array
         return place
 
-    lost: list[str] = []
+    unsaved: list[str] = []
     state = {name: value for name, value in env.__getstate__().items() if name not in _SKIPPED}
     try:
         parts = {
             "class": path_of(type(env)),
-            "attributes": _encoded(state, Encoder(store), lost),
-            "lost": lost,
+            "attributes": _encoded(state, Encoder(store), unsaved),
+            "lost": unsaved,
         }
     except (UnknownName, Unencodable) as error:
-        raise ValueError(f"A {type(env).__name__} cannot be kept in a file: {error}.") from error
-    if lost:
-        warnings.warn(f"Not kept in the file of {type(env).__name__}: {', '.join(lost)}.", stacklevel=3)
+        raise ValueError(f"A {type(env).__name__} cannot be saved: {error}.") from error
+    if unsaved:
+        warnings.warn(f"Not saved in the file of {type(env).__name__}: {', '.join(unsaved)}.", stacklevel=3)
     entries: dict[str, Content] = {
         _ATTRIBUTES: json.dumps(parts, indent=4, allow_nan=False).encode(),
         _ARRAYS: _safetensors.pieces(arrays, {}),
@@ -102,16 +101,16 @@ def save_vec_normalize(env: Any, path: FileOrStream) -> None:
 
 def export_vec_normalize(env: Any, path: FileOrStream, base: type) -> None:
     """
-    Write statistics and settings as SB3 saves them: SB3's ``VecNormalize.load(path, venv)`` reads the file.
+    Write statistics and settings in SB3's format: SB3's ``VecNormalize.load(path, venv)`` reads the file.
 
     :param env: the ``VecNormalize``
     :param path: the file or an open binary file
     :param base: ``VecNormalize``
-    :raises NotInSB3: if the wrapper is of another class, or holds something that SB3 has no counterpart of
+    :raises NotInSB3: if the wrapper is of another class, or a value has no counterpart in SB3
     """
     skipped = ("venv", "class_attributes", "returns", "obs_spaces", "metadata")
     if type(env) is not base:
-        raise NotInSB3(f"a {type(env).__name__} is not SB3's VecNormalize, but a class of its own")
+        raise NotInSB3(f"a {type(env).__name__} is a custom class, not SB3's VecNormalize")
     state = {key: encode(value) for key, value in vars(env).items() if key not in skipped}
     if isinstance(vars(env)["observation_space"], spaces.Dict):
         state["obs_spaces"] = state["observation_space"].state["spaces"]
@@ -123,7 +122,7 @@ def export_vec_normalize(env: Any, path: FileOrStream, base: type) -> None:
         write_to(open_path(path, "w"), wrapper)
 
 
-def _encoded(state: dict[str, Any], encoder: Encoder, lost: list[str]) -> dict[str, Any]:
+def _encoded(state: dict[str, Any], encoder: Encoder, unsaved: list[str]) -> dict[str, Any]:
     fields = {}
     for name, value in state.items():
         try:
@@ -131,20 +130,20 @@ def _encoded(state: dict[str, Any], encoder: Encoder, lost: list[str]) -> dict[s
         except Unencodable as error:
             if name in _NEEDED:
                 raise
-            lost.append(f"{name} ({error})")
+            unsaved.append(f"{name} ({error})")
     return fields
 
 
 def load_vec_normalize(path: FileOrStream, base: type[Wrapper]) -> Wrapper:
     """
-    Read what this package or SB3 saved, without executing anything that is in the file. Its contents decide
-    how it is read, not its suffix.
+    Read a file of this package or SB3, without executing anything in it. The format is detected by its
+    contents, not its suffix.
 
     :param path: the file or an open binary file
-    :param base: ``VecNormalize``; what the file holds is of this class or derived from it
+    :param base: ``VecNormalize``, the base class of the wrapper in the file
     :return: the wrapper, without an environment
-    :raises ModelFileError: if it is damaged, holds something else, or needs a class that is not imported
-    :raises FileNotFoundError: if there is no such file
+    :raises ModelFileError: if it is corrupted, contains something else, or needs a class that is not imported
+    :raises FileNotFoundError: if the file does not exist
     """
     stream = open_path(path, "r")
     label = str(path) if isinstance(path, (str, pathlib.Path)) else "the file of VecNormalize"
@@ -154,7 +153,7 @@ def load_vec_normalize(path: FileOrStream, base: type[Wrapper]) -> Wrapper:
             return _from_archive(archive, base) if archive is not None else _from_pickle(stream, base)
         except (*DAMAGE, UnknownName, MemoryError, AssertionError) as error:
             said = str(error) if isinstance(error, (ModelFileError, UnknownName)) else f"{error!r:.200}"
-            text = said if said.startswith(label) else f"{label} holds no sound VecNormalize: {said}"
+            text = said if said.startswith(label) else f"{label} contains no valid VecNormalize: {said}"
             raise ModelFileError(f"{text.rstrip('.')}.") from error
 
 
@@ -170,8 +169,8 @@ def _from_archive(archive: ArchiveReader, base: type[Wrapper]) -> Wrapper:
         raise ModelFileError(f"{archive.label}: {_ATTRIBUTES} is not a table")
     kind = class_of(parts["class"], base)
     if parts.get("lost"):
-        lost = ", ".join(map(str, parts["lost"]))
-        warnings.warn(printable(f"Not part of {archive.label}: {lost:.1000}."), stacklevel=4)
+        unsaved = ", ".join(map(str, parts["lost"]))
+        warnings.warn(printable(f"Not part of {archive.label}: {unsaved:.1000}."), stacklevel=4)
     fields = parts["attributes"]
     return _assembled(kind, base, list(fields), lambda name: decoder.decode(fields[name]))
 
@@ -192,8 +191,8 @@ def _assembled(kind: Any, base: type[Wrapper], names: list[str], value_of: Calla
     """
     :param kind: the wrapper's class
     :param base: ``VecNormalize``
-    :param names: attributes that the file has
-    :param value_of: gives the value of one
+    :param names: attributes in the file
+    :param value_of: returns the value of an attribute
     """
     own = kind is base
     state = {}
@@ -263,7 +262,7 @@ def _check_statistics(name: str, statistics: Any, shape: tuple[int, ...] | None)
         raise ModelFileError(f"{name} is a {type(statistics).__name__}, expected a RunningMeanStd")
     for part in ("mean", "var"):
         array = vars(statistics).get(part)
-        # A scalar where there is one number, once it was updated.
+        # A single number becomes a scalar when it is updated.
         if not isinstance(array, (np.ndarray, np.floating, float)) or np.shape(array) != shape:
             raise ModelFileError(f"{name}.{part} is not an array of shape {shape}")
         if np.asarray(array).dtype.kind != "f":

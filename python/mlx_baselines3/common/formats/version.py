@@ -1,4 +1,4 @@
-"""Which version of this package, and of its format, an archive is of."""
+"""Version of the package and of the format in archives."""
 
 from mlx_baselines3._system_info import get_system_info
 from mlx_baselines3._version import __version__
@@ -10,7 +10,7 @@ FORMAT_VERSION = 1
 
 
 def version_entries() -> dict[str, bytes]:
-    """:return: entries that say which version of this package, and of the format, an archive is of"""
+    """:return: entries with the version of this package and of the format"""
     return {
         "_mlx_baselines3_version": __version__.encode(),
         "format": str(FORMAT_VERSION).encode(),
@@ -21,7 +21,7 @@ def version_entries() -> dict[str, bytes]:
 def check_format(archive: ArchiveReader) -> None:
     """
     :param archive: an archive of this package
-    :raises ModelFileError: if it is in a newer format, or does not say in which
+    :raises ModelFileError: if its format is newer or missing
     """
     version = archive.text("format")
     if not version.isascii() or not version.isdigit() or not 1 <= int(version[:9]) <= FORMAT_VERSION:

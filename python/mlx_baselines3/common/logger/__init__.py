@@ -1,4 +1,4 @@
-"""Collects values and hands them to tables, files and TensorBoard."""
+"""Loggers that write tables, files and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ DISABLED = 50
 
 def make_output_format(_format: str, log_dir: str, log_suffix: str = "") -> KVWriter:
     """
-    Make one output.
+    Create an output.
 
     :param _format: ``"stdout"``, ``"log"``, ``"json"``, ``"csv"`` or ``"tensorboard"``
-    :param log_dir: folder to write in; made when missing
+    :param log_dir: folder to write to; created if missing
     :param log_suffix: added to the file name, before its extension
     :return: the output
-    :raises ValueError: the format is none of these
+    :raises ValueError: the format is unknown
     """
     os.makedirs(log_dir, exist_ok=True)
     if _format == "stdout":
@@ -96,9 +96,9 @@ def make_output_format(_format: str, log_dir: str, log_suffix: str = "") -> KVWr
 
 class Logger:
     """
-    Gathers named values until :meth:`dump` writes them as one row.
+    Collects named values until :meth:`dump` writes them as one row.
 
-    :param folder: where files go, ``None`` for nowhere
+    :param folder: folder of the files, ``None`` for none
     :param output_formats: the outputs
     """
 
@@ -122,12 +122,12 @@ class Logger:
 
     def record(self, key: str, value: Any, exclude: str | tuple[str, ...] | None = None) -> None:
         """
-        Note a value; the last one before :meth:`dump` counts.
+        Record a value; :meth:`dump` writes the last one.
         An MLX array is read when the row is written, so recording one does not wait for the device.
 
         :param key: its name, ``"group/name"`` puts it under a heading
-        :param value: a number, text, an array, a :class:`Video`, :class:`Image`, ...
-        :param exclude: formats that leave it out
+        :param value: a number, a string, an array, a :class:`Video`, :class:`Image`, ...
+        :param exclude: formats that omit it
         """
         self.name_to_value[key] = value
         self.name_to_excluded[key] = self.to_tuple(exclude)
@@ -136,11 +136,11 @@ class Logger:
         self, key: str, value: float | None, exclude: str | tuple[str, ...] | None = None
     ) -> None:
         """
-        Note a value; the mean of all since the last :meth:`dump` counts.
+        Record a value; :meth:`dump` writes the mean since the last row.
 
         :param key: its name
-        :param value: a number; ``None`` is passed over
-        :param exclude: formats that leave it out
+        :param value: a number; ``None`` is ignored
+        :param exclude: formats that omit it
         """
         if value is None:
             return
@@ -151,7 +151,7 @@ class Logger:
 
     def dump(self, step: int = 0) -> None:
         """
-        Write what was recorded as one row, and start the next.
+        Write the recorded values as one row, and start the next.
 
         :param step: environment steps so far
         """
@@ -169,7 +169,7 @@ class Logger:
         Write a line of text to the console and the text file.
 
         :param args: its words
-        :param level: DEBUG=10, INFO=20, WARN=30, ERROR=40; below the logger's own nothing is written
+        :param level: DEBUG=10, INFO=20, WARN=30, ERROR=40; lines below the logger's level are not written
         """
         if self.level <= level:
             self._do_log(args)
@@ -214,7 +214,7 @@ class Logger:
 
     def get_dir(self) -> str | None:
         """
-        :return: folder that files go to, ``None`` for nowhere
+        :return: folder of the files, ``None`` for none
         """
         return self.dir
 
@@ -231,11 +231,12 @@ class Logger:
 
 def configure(folder: str | None = None, format_strings: list[str] | None = None) -> Logger:
     """
-    Make a logger.
+    Create a logger.
 
-    :param folder: where files go; else the environment's ``SB3_LOGDIR``, else a new temporary folder
-    :param format_strings: its outputs; else the environment's ``SB3_LOG_FORMAT`` (separated by commas),
-        else ``["stdout", "log", "csv"]``
+    :param folder: folder of the files; by default the environment variable ``SB3_LOGDIR`` or a new temporary
+        folder
+    :param format_strings: its outputs; by default the environment variable ``SB3_LOG_FORMAT`` (separated by
+        commas) or ``["stdout", "log", "csv"]``
     :return: the logger
     """
     if folder is None:
@@ -267,10 +268,10 @@ def _pandas() -> Any:
 
 def read_json(filename: str) -> pandas.DataFrame:
     """
-    Read what :class:`JSONOutputFormat` wrote.
+    Read a file of :class:`JSONOutputFormat`.
 
     :param filename: its path
-    :return: one row for each dump
+    :return: one row per dump
     :raises ImportError: pandas is not installed
     """
     with open(filename, encoding="utf-8") as file:
@@ -279,10 +280,10 @@ def read_json(filename: str) -> pandas.DataFrame:
 
 def read_csv(filename: str) -> pandas.DataFrame:
     """
-    Read what :class:`CSVOutputFormat` wrote.
+    Read a file of :class:`CSVOutputFormat`.
 
     :param filename: its path
-    :return: one row for each dump
+    :return: one row per dump
     :raises ImportError: pandas is not installed
     """
     return _pandas().read_csv(filename, index_col=None, comment="#")

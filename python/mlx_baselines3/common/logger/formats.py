@@ -1,4 +1,4 @@
-"""Tables, JSON lines and CSV. Reached through ``logger``."""
+"""Tables, JSON lines and CSV; import the names from ``common.logger``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from mlx_baselines3._atomic import atomic_open
 from mlx_baselines3.common.logger.values import host_values, refuse_media
 
-# For each key the formats that leave it out.
+# For each key, the formats that omit it.
 Excluded = dict[str, tuple[str, ...]]
 
 
@@ -26,13 +26,13 @@ class KVWriter:
         Write one row.
 
         :param key_values: name -> value
-        :param key_excluded: name -> formats that leave it out
+        :param key_excluded: name -> formats that omit it
         :param step: environment steps so far
         """
         raise NotImplementedError
 
     def close(self) -> None:
-        """Let go of files."""
+        """Close the files."""
         raise NotImplementedError
 
 
@@ -50,23 +50,23 @@ class SeqWriter:
 
 def filter_excluded_keys(key_values: dict[str, Any], key_excluded: Excluded, _format: str) -> dict[str, Any]:
     """
-    Drop what a format leaves out.
+    Remove the values that a format omits.
 
     :param key_values: name -> value
-    :param key_excluded: name -> formats that leave it out
+    :param key_excluded: name -> formats that omit it
     :param _format: the format
-    :return: what is left
+    :return: the remaining values
     """
     return {key: value for key, value in key_values.items() if _format not in (key_excluded.get(key) or ())}
 
 
 class HumanOutputFormat(KVWriter, SeqWriter):
     """
-    Tables for people, at most ``2 * max_length + 7`` characters wide.
+    Human-readable tables, at most ``2 * max_length + 7`` characters wide.
 
     :param filename_or_file: path to write to, or an open text file
-    :param max_length: longer names and values are cut; may be changed later
-    :raises ValueError: neither a path nor a file; or, while writing, two names are the same once cut
+    :param max_length: longer names and values are truncated; may be changed later
+    :raises ValueError: neither a path nor a file; or, while writing, two truncated names are the same
     """
 
     def __init__(self, filename_or_file: str | TextIO, max_length: int = 36) -> None:
@@ -75,7 +75,7 @@ class HumanOutputFormat(KVWriter, SeqWriter):
         if isinstance(filename_or_file, str):
             self.file = open(filename_or_file, "w", encoding="utf-8")  # noqa: SIM115  lives as long as self
             self.own_file = True
-        # some stand-ins for a console only have `write`
+        # Some replacements of stdout only have `write`.
         elif isinstance(filename_or_file, TextIOBase) or hasattr(filename_or_file, "write"):
             self.file = filename_or_file
             self.own_file = False
@@ -114,7 +114,7 @@ class HumanOutputFormat(KVWriter, SeqWriter):
         dashes = "-" * (key_width + value_width + 7)
         lines = [f"| {key:<{key_width}} | {value:<{value_width}} |" for (_, key), value in rows.items()]
         table = "\n".join([dashes, *lines, dashes]) + "\n"
-        # A progress bar on the console must be moved out of the way; no tqdm imported, no bar.
+        # tqdm moves a progress bar out of the way; without tqdm imported there is no bar.
         tqdm = sys.modules.get("tqdm")
         if tqdm is not None and getattr(self.file, "name", None) == "<stdout>":
             tqdm.tqdm.write(table, file=sys.stdout, end="")
@@ -138,7 +138,7 @@ def _json_value(value: Any) -> Any:
     refuse_media(value, ["json"])
     if isinstance(value, (np.ndarray, np.generic)):
         return float(value.item()) if value.size == 1 and value.ndim <= 1 else value.tolist()
-    # another library's array or scalar, torch's for one
+    # An array or scalar of another library, such as torch.
     if hasattr(value, "dtype"):
         return float(value.item()) if value.shape == () or len(value) == 1 else value.tolist()
     return value
@@ -146,7 +146,7 @@ def _json_value(value: Any) -> Any:
 
 class JSONOutputFormat(KVWriter):
     """
-    One JSON object a line.
+    One JSON object per line.
 
     :param filename: path to write to
     """
@@ -165,8 +165,8 @@ class JSONOutputFormat(KVWriter):
 
 class CSVOutputFormat(KVWriter):
     """
-    Comma-separated values. A name seen for the first time adds a column: the file is written anew, as a
-    whole, and earlier rows have nothing there.
+    Comma-separated values. A new name adds a column: the file is rewritten atomically, and earlier rows are
+    empty in that column.
 
     :param filename: path to write to
     """
@@ -193,7 +193,7 @@ class CSVOutputFormat(KVWriter):
         text = [self.separator.join(keys) + "\n"]
         quotes = 0
         for line in lines:
-            # a line break inside quotes does not end the row
+            # A line break inside quotes does not end the row.
             quotes += line.count(self.quotechar)
             ends_row = quotes % 2 == 0
             text.append(line[:-1] + self.separator * len(new_keys) + "\n" if ends_row else line)

@@ -1,4 +1,4 @@
-"""Arrays and figures as image files. Reached through ``logger``."""
+"""Arrays and figures as image files; import the names from ``common.logger``."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from mlx_baselines3.common.logger.values import to_numpy
+from mlx_baselines3.common.logger.values import as_numpy
 
 
 def needs(package: str, what: str, error: ImportError) -> ImportError:
     """
     :param package: the optional package
-    :param what: what was asked for
-    :param error: what importing it said
-    :return: the error to raise, with the command that mends it
+    :param what: the feature that needs it
+    :param error: the import error
+    :return: the error to raise, with the command that fixes it
     """
     message = f"{what} needs {package}, which is not installed: `pip install 'mlx-baselines3[extra]'`."
     return ImportError(message, name=error.name)
@@ -39,7 +39,7 @@ def _as_uint8(pixels: np.ndarray) -> np.ndarray:
 def _tile(images: np.ndarray) -> np.ndarray:
     """
     :param images: ``(n, height, width, channels)``
-    :return: one image, the ``n`` laid out in rows of ``ceil(sqrt(n))``, black where there is none
+    :return: one image with rows of ``ceil(sqrt(n))`` tiles, padded with black
     """
     n, height, width, channels = images.shape
     columns = int(np.ceil(np.sqrt(n)))
@@ -52,14 +52,14 @@ def _tile(images: np.ndarray) -> np.ndarray:
 
 def image_to_hwc(image: Any, dataformats: str) -> np.ndarray:
     """
-    Bring an image to ``(height, width, channels)``; a batch (axis N) is tiled.
+    Convert an image to ``(height, width, channels)``; a batch (axis N) is tiled.
 
     :param image: uint8 in [0, 255] or float in [0, 1]
-    :param dataformats: what each axis is, for instance ``"NCHW"`` or ``"HW"``
+    :param dataformats: the axes, for instance ``"NCHW"`` or ``"HW"``
     :return: uint8, 1, 3 or 4 channels
-    :raises ValueError: the axes do not fit the array, or it is no image
+    :raises ValueError: the axes do not match the array, or it is not an image
     """
-    axes, pixels = dataformats.upper(), to_numpy(image)
+    axes, pixels = dataformats.upper(), as_numpy(image)
     if len(axes) != pixels.ndim or len(set(axes)) != len(axes) or not {"H", "W"} <= set(axes) <= set("NHWC"):
         raise ValueError(
             f"Image of shape {pixels.shape} with dataformats={dataformats!r}: expected one letter of "
@@ -90,10 +90,10 @@ def encode_gif(frames: Any, fps: float) -> tuple[bytes, int, int]:
     """
     :param frames: ``(batch, time, channels, height, width)``, 1 or 3 channels; a batch is tiled
     :param fps: frames per second
-    :return: a GIF file that loops, its height and its width in pixels
-    :raises ValueError: the shape is another
+    :return: a looping GIF file, its height and its width in pixels
+    :raises ValueError: the shape is wrong
     """
-    pixels = to_numpy(frames)
+    pixels = as_numpy(frames)
     if pixels.ndim != 5 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
         raise ValueError(
             "Video frames must have the shape (batch, time, channels, height, width) with 1 or 3 channels, "
@@ -114,7 +114,7 @@ def render_figure(figure: Any, close: bool) -> np.ndarray:
     """
     :param figure: a matplotlib figure
     :param close: close it afterwards
-    :return: what it looks like, uint8 ``(height, width, 3)``
+    :return: the rendered figure, uint8 ``(height, width, 3)``
     """
     try:
         from matplotlib import pyplot

@@ -1,4 +1,4 @@
-"""TensorBoard's event files, written with the ``tensorboard`` package alone. Reached through ``logger``."""
+"""TensorBoard's event files, written with only the ``tensorboard`` package; import from ``common.logger``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from mlx_baselines3.common.logger.formats import Excluded, KVWriter
 from mlx_baselines3.common.logger.media import encode_gif, encode_png, image_to_hwc, needs, render_figure
-from mlx_baselines3.common.logger.values import Figure, HParam, Image, Video, host_values, to_numpy
+from mlx_baselines3.common.logger.values import Figure, HParam, Image, Video, as_numpy, host_values
 
 # TensorFlow's histogram buckets: from 1e-12 to 1e20 in steps of 10 %, mirrored for negative values.
 _POSITIVE_LIMITS = 1e-12 * 1.1 ** np.arange(774)
@@ -20,7 +20,7 @@ _BUCKET_LIMITS = np.concatenate([-_POSITIVE_LIMITS[::-1], [0.0], _POSITIVE_LIMIT
 class SummaryWriter:
     """
     Writes one event file, with the methods of ``torch.utils.tensorboard.SummaryWriter`` that logging needs.
-    ``TensorBoardOutputFormat.writer`` is one, so programs can add what the logger has no name for.
+    ``TensorBoardOutputFormat.writer`` is one, so programs can add values that the logger does not support.
 
     :param log_dir: folder of the run
     :raises ImportError: tensorboard is not installed
@@ -73,17 +73,17 @@ class SummaryWriter:
         :param tag: name
         :param values: numbers, any shape
         :param global_step: environment steps so far
-        :raises ValueError: there are none
+        :raises ValueError: there are no values
         """
         from tensorboard.compat.proto import summary_pb2
 
-        flat = to_numpy(values).ravel().astype(np.float64)
+        flat = as_numpy(values).ravel().astype(np.float64)
         if flat.size == 0:
             raise ValueError(f"The histogram {tag!r} is empty: it needs at least one value.")
         counts, _ = np.histogram(flat, bins=_BUCKET_LIMITS)
         used = np.flatnonzero(counts)
         first, last = (used[0], used[-1]) if used.size else (0, 0)
-        # an empty bucket in front gives the first full one its lower limit
+        # An empty first bucket gives the first full one its lower limit.
         front = max(int(first) - 1, 0)
         histogram = summary_pb2.HistogramProto(
             min=flat.min(),
@@ -103,7 +103,7 @@ class SummaryWriter:
         :param tag: name
         :param img_tensor: uint8 in [0, 255] or float in [0, 1]
         :param global_step: environment steps so far
-        :param dataformats: what each axis is
+        :param dataformats: the axes
         """
         pixels = image_to_hwc(img_tensor, dataformats)
         height, width, channels = pixels.shape
@@ -136,16 +136,16 @@ class SummaryWriter:
     def _add_hparams_data(self, tag: str, content: Any) -> None:
         from tensorboard.plugins.hparams import metadata
 
-        # without a value, TensorBoard 2.x ignores the tag
+        # Without a value, TensorBoard 2.x ignores the tag.
         self._add(None, tag, metadata=metadata.create_summary_metadata(content), tensor=metadata.NULL_TENSOR)
 
     def add_hparams(
         self, hparam_dict: Mapping[str, bool | str | float | None], metric_dict: Mapping[str, float]
     ) -> None:
         """
-        Describe the run in TensorBoard's HPARAMS tab. Unlike torch's method it opens no second run.
+        Describe the run in TensorBoard's HPARAMS tab. Unlike torch's method it does not open a second run.
 
-        :param hparam_dict: name -> bool, str, number; ``None`` values are left out
+        :param hparam_dict: name -> bool, str, number; ``None`` values are omitted
         :param metric_dict: its keys are the names of the scalars to compare runs by
         :raises ValueError: a hyperparameter is something else
         """
@@ -177,18 +177,18 @@ class SummaryWriter:
         self._add_hparams_data(metadata.SESSION_END_INFO_TAG, data(session_end_info=end))
 
     def flush(self) -> None:
-        """Write what is queued to disk."""
+        """Write queued events to disk."""
         self.file_writer.flush()
 
     def close(self) -> None:
-        """Write what is queued and close the file."""
+        """Write queued events and close the file."""
         self.file_writer.close()
 
 
 class TensorBoardOutputFormat(KVWriter):
     """
     Writes TensorBoard's event files: numbers, text, histograms (arrays), images, videos, figures and
-    hyperparameters. Values of other types are passed over.
+    hyperparameters. Values of other types are ignored.
 
     :param folder: folder of the run
     :raises ImportError: tensorboard is not installed

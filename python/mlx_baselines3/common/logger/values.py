@@ -1,4 +1,4 @@
-"""What can be logged besides numbers and text. Reached through ``logger``."""
+"""Loggable values besides numbers and text; import the names from ``common.logger``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Video:
     A video; TensorBoard shows it as a GIF.
 
     :param frames: ``(batch, time, channels, height, width)`` with 1 or 3 channels, uint8 in [0, 255] or
-        float in [0, 1]; the videos of a batch are shown side by side
+        float in [0, 1]; the videos of a batch are tiled
     :param fps: frames per second
     """
 
@@ -31,7 +31,7 @@ class Figure:
     A matplotlib figure.
 
     :param figure: the figure
-    :param close: close it once it is logged
+    :param close: close it after logging
     """
 
     def __init__(self, figure: MplFigure, close: bool) -> None:
@@ -44,7 +44,7 @@ class Image:
     An image.
 
     :param image: uint8 in [0, 255] or float in [0, 1]
-    :param dataformats: what each axis is: ``"HWC"`` (Gymnasium's renders), ``"CHW"``, ``"NCHW"``, ...
+    :param dataformats: the axes: ``"HWC"`` (Gymnasium's renders), ``"CHW"``, ``"NCHW"``, ...
     """
 
     def __init__(self, image: mx.array | np.ndarray | str, dataformats: str) -> None:
@@ -56,9 +56,9 @@ class HParam:
     """
     Hyperparameters, and the metrics to compare runs by (TensorBoard's HPARAMS tab).
 
-    :param hparam_dict: name -> bool, str, number; ``None`` values are left out
+    :param hparam_dict: name -> bool, str, number; ``None`` values are omitted
     :param metric_dict: names of logged scalars -> initial value
-    :raises Exception: no metric is given, for TensorBoard would show nothing
+    :raises Exception: no metric is given, because TensorBoard would show nothing
     """
 
     def __init__(
@@ -74,10 +74,10 @@ class HParam:
 
 class FormatUnsupportedError(NotImplementedError):
     """
-    A value that an output format cannot hold.
+    A value that an output format does not support.
 
     :param unsupported_formats: names of the formats, for instance ``["stdout"]``
-    :param value_description: what kind of value it was
+    :param value_description: kind of the value
     """
 
     def __init__(self, unsupported_formats: Sequence[str], value_description: str) -> None:
@@ -91,7 +91,7 @@ class FormatUnsupportedError(NotImplementedError):
 
 def refuse_media(value: Any, formats: Sequence[str]) -> None:
     """
-    Stop a text format from printing an object it cannot show.
+    Reject objects that a text format cannot show.
 
     :param value: the value to log
     :param formats: names of the format
@@ -101,10 +101,10 @@ def refuse_media(value: Any, formats: Sequence[str]) -> None:
         raise FormatUnsupportedError(formats, type(value).__name__.lower())
 
 
-def to_numpy(array: Any) -> np.ndarray:
+def as_numpy(array: Any) -> np.ndarray:
     """
-    :param array: an MLX array or anything NumPy reads
-    :return: the same as a NumPy array; bfloat16, which NumPy lacks, becomes float32
+    :param array: an MLX array or anything NumPy can convert
+    :return: a NumPy array; bfloat16, which NumPy lacks, becomes float32
     """
     if isinstance(array, mx.array) and array.dtype == mx.bfloat16:
         array = array.astype(mx.float32)
@@ -113,14 +113,14 @@ def to_numpy(array: Any) -> np.ndarray:
 
 def host_values(key_values: dict[str, Any]) -> dict[str, Any]:
     """
-    Bring MLX arrays to the host, all at once.
+    Copy all MLX arrays to the host at once.
 
-    :param key_values: what was logged
+    :param key_values: the logged values
     :return: the same with Python numbers for scalar MLX arrays and NumPy arrays for the others
     """
     arrays = {key: value for key, value in key_values.items() if isinstance(value, mx.array)}
     if not arrays:
         return key_values
     mx.eval(list(arrays.values()))
-    read = {key: value.item() if value.shape == () else to_numpy(value) for key, value in arrays.items()}
+    read = {key: value.item() if value.shape == () else as_numpy(value) for key, value in arrays.items()}
     return {**key_values, **read}

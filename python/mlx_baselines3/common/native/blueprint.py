@@ -1,45 +1,25 @@
 """How a policy computes its actions, read from its modules: what acts in Rust, and may learn there."""
 
+import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
-from gymnasium import spaces
 
 from mlx_baselines3.common.distributions.state_dependent_noise import StateDependentNoiseDistribution
-from mlx_baselines3.common.native.eligibility import NotNative, check_parts, check_unchanged
-from mlx_baselines3.common.nn.activations import Tanh
+from mlx_baselines3.common.native.eligibility import NotNative
+from mlx_baselines3.common.native.extractors import Features, arrays_of, as_columns
+from mlx_baselines3.common.native.layers import Layer
 from mlx_baselines3.common.nn.interop import to_numpy
-from mlx_baselines3.common.nn.layers import Flatten, Sequential, is_exactly
-from mlx_baselines3.common.preprocessing import is_image_space
-from mlx_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 
 Observations = np.ndarray | dict[str, np.ndarray]
 
-_PLAIN = {nn.Identity: "identity", Tanh: "tanh", nn.Tanh: "tanh", nn.ReLU: "relu", nn.SiLU: "silu"}
-
-
 # Methods of a distribution that decide which action is taken.
 DRAWING = ("proba_distribution", "get_actions", "sample", "mode", "actions_from_params")
-
-
-class Layer(NamedTuple):
-    """
-    A dense layer and what follows it.
-
-    :param linears: modules whose outputs are put side by side, usually one
-    :param activation: name of the function
-    :param parameter: its number, if it has one
-    """
-
-    linears: tuple[nn.Linear, ...]
-    activation: str = "identity"
-    parameter: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +35,11 @@ class Blueprint:
     :param log_std: logarithms of the standard deviations (``gaussian`` and ``state_dependent``)
     :param critic: the network of the values of the observations, if there is one
     :param noise: whose ``get_std`` turns ``log_std`` into standard deviations (``state_dependent``)
-    :param keys: those of Dict observations, which the network sees side by side in this order
+    :param keys: those of Dict observations, which the network sees side by side in this order unless
+        there are features
+    :param features: what the network sees of the observations: branches side by side, for each key one; none
+        where it sees the observations as they are
+    :param critic_features: the same for the critic; the very same object if the two share an extractor
     """
 
     layers: tuple[Layer, ...]
@@ -65,6 +49,63 @@ class Blueprint:
     critic: tuple[Layer, ...] = ()
     noise: StateDependentNoiseDistribution | None = None
     keys: tuple[str, ...] = ()
+    features: Features = ()
+    critic_features: Features = ()
+
+    def shares_features(self) -> bool:
+        """:return: whether actor and critic have one features extractor"""
+        return bool(self.features) and self.critic_features is self.features
+
+    def without_features(self) -> "Blueprint":
+        """:return: what follows the features extractor of the actor"""
+        return replace(self, features=(), critic_features=(), keys=())
+
+    def of_critic(self) -> "Blueprint":
+        """:return: the network of the values, behind a features extractor that both share"""
+        shared = self.shares_features()
+        features, keys = ((), ()) if shared else (self.critic_features, self.keys)
+        return Blueprint(self.critic, "deterministic", keys=keys, features=features)
+
+    def columns(self, observations: Any, batch_axes: int = 1) -> list[np.ndarray]:
+        """
+        :param observations: an array, or one for each key
+        :param batch_axes: how many axes come before those of an observation
+        :return: what the extractor takes, or the network where there is none: arrays (rows, numbers)
+        """
+        keys = self.keys if isinstance(observations, dict) else ()
+        if self.features:
+            arrays = as_columns(observations, keys)
+        else:
+            arrays = [np.ascontiguousarray(side_by_side(observations, keys, batch_axes), np.float32)]
+        return [array.reshape(math.prod(array.shape[:batch_axes]), -1) for array in arrays]
+
+    def flat_columns(self, observations: Any, batch_axes: int = 1) -> list[np.ndarray]:
+        """
+        :param observations: as :meth:`columns` takes them
+        :param batch_axes: as :meth:`columns` takes it
+        :return: the same arrays with one axis
+        """
+        return [column.reshape(-1) for column in self.columns(observations, batch_axes)]
+
+    def rows(self, observations: Any) -> Observations:
+        """
+        :param observations: (steps, n_envs, ...) an array, or one for each key
+        :return: the same with one axis of rows
+        """
+        if isinstance(observations, dict) and self.features:
+            return {key: array.reshape(-1, *array.shape[2:]) for key, array in observations.items()}
+        array = side_by_side(observations, self.keys, batch_axes=2)
+        return array.reshape(-1, *array.shape[2:])
+
+    def stacked(self, observations: Sequence[Observations]) -> Observations:
+        """
+        :param observations: single ones
+        :return: a batch of them
+        """
+        batches: dict[str, Any] = {key: [one[key] for one in observations] for key in self.keys}
+        if batches:
+            return {key: np.stack(batch) for key, batch in batches.items()}
+        return np.stack([np.asarray(one) for one in observations])
 
     def standard_deviations(self) -> np.ndarray:
         """:return: the standard deviations, row after row; none for a head that has none"""
@@ -78,7 +119,8 @@ class Blueprint:
         """:return: every array of the policy that the actions depend on"""
         own = [] if self.log_std is None else [self.log_std]
         parts = (linear for layer in self.layers for linear in layer.linears)
-        return own + [linear[key] for linear in parts for key in ("weight", "bias") if key in linear]
+        own += [linear[key] for linear in parts for key in ("weight", "bias") if key in linear]
+        return own + arrays_of(self.features)
 
     def has_modules_of(self, other: "Blueprint") -> bool:
         """
@@ -92,7 +134,7 @@ class Blueprint:
             and all(map(operator.is_, a.linears, b.linears))
             and a[1:] == b[1:]
             for a, b in zip(self.layers, other.layers, strict=True)
-        )
+        ) and _same_modules(self.features, other.features)
 
     def shape(self) -> tuple[Any, ...]:
         """:return: what two policies have in common that differ in their weights alone"""
@@ -102,7 +144,17 @@ class Blueprint:
             for layer in self.layers
         ]
         spread = () if self.noise is None else (self.noise.use_expln, self.noise.full_std)
-        return (layers, self.head, list(self.options), *spread)
+        features = [branch.shape() for branch in self.features]
+        return (layers, self.head, list(self.options), features, *spread)
+
+
+def _same_modules(features: Features, others: Features) -> bool:
+    if len(features) != len(others):
+        return False
+    return all(
+        a.shape() == b.shape() and all(map(operator.is_, a.modules(), b.modules()))
+        for a, b in zip(features, others, strict=True)
+    )
 
 
 @singledispatch
@@ -110,74 +162,9 @@ def blueprint(policy: Any) -> Blueprint:
     """
     :param policy: a policy
     :return: how it computes its actions
-    :raises NotNative: it does more than a perceptron can
+    :raises NotNative: it does more than an MLP behind a features extractor can
     """
     raise NotNative(f"{type(policy).__name__} has no native form")
-
-
-def _activation(module: nn.Module) -> tuple[str, float]:
-    kind = type(module)
-    if kind in _PLAIN:
-        return _PLAIN[kind], 0.0
-    if kind is nn.ELU:
-        return "elu", float(module._alpha)
-    if kind is nn.LeakyReLU:
-        return "leaky_relu", float(module._negative_slope)
-    if kind is nn.GELU and module._approx == "none":
-        return "gelu", 0.0
-    raise NotNative(f"there is no native {kind.__name__} layer")
-
-
-def perceptron(network: Any) -> list[Layer]:
-    """
-    Read a sequence of linear layers and activations.
-
-    :param network: a :class:`~mlx_baselines3.common.nn.layers.Sequential`
-    :return: the layers, each with the activation after it
-    :raises NotNative: it is none, another module is in it, or an activation where no linear layer is
-        before it
-    """
-    if type(network) is not Sequential:
-        raise NotNative(f"the policy has a {type(network).__name__}")
-    check_unchanged(network, Sequential, ("__call__", "forward"))
-    layers: list[Layer] = []
-    for module in network.layers():
-        if is_exactly(module, nn.Linear):
-            layers.append(Layer((module,)))
-            continue
-        name, parameter = _activation(module)
-        if name == "identity":
-            continue
-        if not layers or layers[-1].activation != "identity":
-            raise NotNative(f"a {type(module).__name__} does not follow a linear layer")
-        layers[-1] = Layer(layers[-1].linears, name, parameter)
-    return layers
-
-
-def observed_keys(space: spaces.Space[Any], *extractors: Any) -> tuple[str, ...]:
-    """
-    :param space: an observation space
-    :param extractors: what a policy makes features with
-    :return: the keys of a Dict whose vectors are put side by side in this order; none for a Box
-    :raises NotNative: an observation is not an array of numbers that a network takes as they are
-    """
-    kind = CombinedExtractor if isinstance(space, spaces.Dict) else FlattenExtractor
-    check_parts(*((extractor, kind) for extractor in extractors))
-    if not isinstance(space, spaces.Dict):
-        _check_vector(space, "the observation space is")
-        return ()
-    for key, part in space.spaces.items():
-        _check_vector(part, f"the observation {key!r} is")
-    for extractor in extractors:
-        check_parts(*((part, Flatten) for _, part in extractor.extractors.named_items()))
-    return tuple(space.spaces)
-
-
-def _check_vector(space: spaces.Space[Any], what: str) -> None:
-    if not isinstance(space, spaces.Box):
-        raise NotNative(f"{what} a {type(space).__name__} and not a Box")
-    if is_image_space(space):
-        raise NotNative("the observations are images")
 
 
 def side_by_side(observations: Any, keys: Sequence[str], batch_axes: int = 1) -> np.ndarray:

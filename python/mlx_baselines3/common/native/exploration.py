@@ -93,21 +93,21 @@ class NativeCollector:
         self._walks = [
             part for part in predrawable_noises(noise) or [] if type(part) is OrnsteinUhlenbeckActionNoise
         ]
-        none = np.empty(0, np.float32)
-        self._bounds: _native.ActionBounds = {"low": none, "high": none}
+        low = high = np.empty(0, np.float32)
         if isinstance(action_space, spaces.Box):
-            self._bounds = {"low": action_space.low.ravel(), "high": action_space.high.ravel()}
+            low, high = action_space.low.ravel(), action_space.high.ravel()
+        self._bounds = _native.ActionBounds(low=low, high=high)
         self._nothing = np.empty(0, buffer.actions.dtype)
         counted = buffer.timeouts if buffer.handle_timeout_termination else None
         following = buffer.next_observations if buffer._terminal is None else buffer._terminal
-        self._columns: _native.ReplayColumns = {
-            "observations": buffer.observations,
-            "next_observations": following,
-            "actions": buffer.actions,
-            "rewards": buffer.rewards,
-            "dones": buffer.dones,
-            "timeouts": counted,
-        }
+        self._columns = _native.ReplayColumns(
+            observations=buffer.observations,
+            next_observations=following,
+            actions=buffer.actions,
+            rewards=buffer.rewards,
+            dones=buffer.dones,
+            timeouts=counted,
+        )
 
     def collect_chunk(self, last_obs: np.ndarray, count: int, until_end: bool = False) -> ChunkResult:
         """
@@ -156,19 +156,19 @@ class NativeCollector:
             "is_random": random,
             "random_actions": drawn,
             "noise": noise,
-            "bounds": self._bounds,
             "until_end": until_end,
         }
         # A signal that is seen to in Rust comes back as an error, with the steps before it.
         with interrupts_allowed():
             done = self.actor.collect_transitions(
-                self.envs, last_obs, whole_plan, self._columns, buffer._cursor()
+                self.envs, self._bounds, last_obs, whole_plan, self._columns, buffer._cursor()
             )
-        self._advance(done.n_steps)
-        seen = last_obs if done.n_steps == 1 else done.last.new_obs
-        if done.n_steps > 1:
+        n_steps, last = done.n_steps, done.last
+        self._advance(n_steps)
+        seen = last_obs if n_steps == 1 else last.new_obs
+        if n_steps > 1:
             seen = self.seen_last()
-        return ChunkResult(done.n_steps, done.error, done.episodes, done.last, seen)
+        return ChunkResult(n_steps, done.error, done.episodes, last, seen)
 
     def _advance(self, n_steps: int) -> None:
         buffer = self.buffer

@@ -122,6 +122,10 @@ class NativeRollout:
         self._actor, self._policy, self._env, self._buffer = actor, policy, env, buffer
         self._gamma = gamma
         self._space = buffer.action_space
+        low = high = np.empty(0, np.float32)
+        if isinstance(self._space, spaces.Box):
+            low, high = self._space.low, self._space.high
+        self._bounds = _native.ActionBounds(low=low, high=high)
         # Rust clips actions; it does not stretch squashed ones to the bounds.
         self._core: Any = None if policy.squash_output else stepped_in_rust(env)
         self._n_steps = 0
@@ -169,7 +173,7 @@ class NativeRollout:
         try:
             actions = self._actor.act(obs).reshape(-1, *(self._space.shape or ()))
         except ValueError as error:
-            if np.isfinite(side_by_side(obs, self._actor.keys)).all():
+            if all(np.isfinite(column).all() for column in self._actor.plan.columns(obs)):
                 raise
             raise FloatingPointError(
                 f"The environments gave an observation that is nan or infinite: {obs}. Wrap "
@@ -184,9 +188,6 @@ class NativeRollout:
     def _fused_steps(self, last: tuple[np.ndarray, np.ndarray], count: int) -> Steps:
         """Steps of native environments, written into the buffer."""
         buffer, start = self._buffer, self._n_steps
-        low = high = np.empty(0, np.float32)
-        if isinstance(self._space, spaces.Box):
-            low, high = self._space.low, self._space.high
         rows, (obs, starts) = slice(start, start + count), last
         columns: _native.RolloutColumns = {
             "observations": buffer.observations[rows],
@@ -194,9 +195,8 @@ class NativeRollout:
             "rewards": buffer.rewards[rows],
             "episode_starts": buffer.episode_starts[rows],
         }
-        done = self._actor.collect(
-            self._core, {"low": low, "high": high}, {"obs": obs, "episode_starts": starts}, columns
-        )
+        current: _native.CurrentObs = {"obs": obs, "episode_starts": starts}
+        done = self._actor.collect(self._core, self._bounds, current, columns)
         newest = start + done.n_steps - 1
         # Copies: what callbacks hold of these steps stays as it is.
         actions = buffer.actions[newest].reshape(-1, *(self._space.shape or ())).copy()
@@ -223,7 +223,7 @@ class NativeRollout:
         :return: values and log-probabilities of the last one, as the buffer gets them after the rollout
         """
         obs, actions = steps.seen[0], steps.last[0]
-        values, log_probs = self._evaluate(self._actor.critic(), obs, actions)
+        values, log_probs = self._evaluate(obs, actions)
         before = [values, log_probs, side_by_side(obs, self._actor.keys).copy(), actions.copy()]
         return Estimates(to_mlx(values), to_mlx(log_probs), before)
 
@@ -264,17 +264,14 @@ class NativeRollout:
             values, log_probs = map(to_numpy, estimates[:2])
             self._given.append((row, values.reshape(-1), log_probs.reshape(-1)))
 
-    def _evaluate(
-        self, critic: NativeActor, observations: Observations, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _evaluate(self, observations: Observations, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(batch, 1) values and (batch,) log-probabilities."""
-        values = critic.outputs(observations)
-        log_probs = self._actor.log_probs(observations, actions)
+        values, actor, seen = self._actor.evaluate(observations)
+        log_probs = actor.log_probs(seen, actions)
         if log_probs is not None:
             return values, log_probs
         # gSDE's likelihood goes by its features, too.
-        outputs = to_mlx(self._actor.outputs(observations))
-        features = to_mlx(self._actor.features(observations))
+        outputs, features = to_mlx(actor.outputs(seen)), to_mlx(actor.features(seen))
         # Distributions are over vectors, whatever the shape of the action space.
         taken = to_mlx(actions.reshape(len(actions), -1))
         with tracing:
@@ -289,19 +286,15 @@ class NativeRollout:
         :param new_obs: (n_envs, ...) observations after the last step
         :return: (n_envs, 1) their values
         """
-        buffer, keys = self._buffer, self._actor.keys
-        observations = side_by_side(buffer.observations, keys, batch_axes=2)
-        observations = observations.reshape(-1, observations[0, 0].size)
+        buffer, plan = self._buffer, self._actor.plan
         actions = buffer.actions.reshape(-1, *(self._space.shape or ()))
-        critic = self._actor.critic()
-        values, log_probs = self._evaluate(critic, observations, actions)
+        values, log_probs = self._evaluate(plan.rows(buffer.observations), actions)
         buffer.values[...] = values.reshape(buffer.values.shape)
         buffer.log_probs[...] = log_probs.reshape(buffer.log_probs.shape)
         for step, given_values, given_log_probs in self._given:
             buffer.values[step], buffer.log_probs[step] = given_values, given_log_probs
         if self._truncations:
             rows, envs, ends = zip(*self._truncations, strict=True)
-            rows_at_ends = [side_by_side(end, keys, batch_axes=0).reshape(-1) for end in ends]
-            end_values = critic.outputs(np.stack(rows_at_ends))[:, 0]
+            end_values = self._actor.values(plan.stacked(ends))[:, 0]
             buffer.rewards[list(rows), list(envs)] += self._gamma * end_values
-        return to_mlx(critic.outputs(new_obs))
+        return to_mlx(self._actor.values(new_obs))

@@ -1,6 +1,6 @@
 """A network's parameters and its optimizer's state as NumPy vectors, for gradient steps in Rust."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import mlx.core as mx
@@ -10,8 +10,9 @@ import numpy as np
 from mlx.nn.layers.base import Module
 
 from mlx_baselines3 import _native
-from mlx_baselines3.common.native.blueprint import Layer
 from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
+from mlx_baselines3.common.native.extractors import Features, branch_specs
+from mlx_baselines3.common.native.layers import Layer
 from mlx_baselines3.common.nn.optimizers import Adam, RMSpropTFLike
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
 from mlx_baselines3.common.nn.structure import Structure
@@ -91,6 +92,7 @@ class ParameterVector:
             raise NotNative("its weights are not float32")
         self.places = layout.places()
         self.values = np.zeros(layout.size, np.float32)
+        self._before = np.zeros(layout.size, np.float32)
         self._views = self._views_of(self.values, layout)
         # What lies between the parameters: a nan that got there would stay.
         used = np.zeros(layout.size, bool)
@@ -120,6 +122,14 @@ class ParameterVector:
     def store(self) -> None:
         """Give the network the parameters of the vector."""
         self._structure.set_arrays({name: mx.array(view) for name, view in self._views.items()})
+
+    def keep(self) -> None:
+        """Keep the parameters, for :meth:`take_back`."""
+        self._before[...] = self.values
+
+    def take_back(self) -> None:
+        """Have the parameters again that were kept."""
+        self.values[...] = self._before
 
     def nonfinite_names(self) -> list[str] | None:
         """
@@ -152,9 +162,9 @@ class TrainedVector(ParameterVector):
         self._has_first_moment = _rule(optimizer)["name"] == "adam"
         # An update computes the new moments from the old ones, which stay until it has succeeded.
         self._moments, self._new_moments = self._zeros(), self._zeros()
-        self._before = np.zeros_like(self.values)
-        # Steps of the optimizer before this update, and by now; its rule and learning rate in this update.
-        self._steps_before = self._steps = 0
+        # Steps of the optimizer: those that it knows of, those before this update, and those by now. Its rule
+        # and learning rate in this update.
+        self._stored = self._steps_before = self._steps = 0
         self._rule, self._learning_rate = _rule(optimizer), 0.0
 
     def _zeros(self) -> "_native.Moments":
@@ -173,23 +183,28 @@ class TrainedVector(ParameterVector):
         super().load()
         if not self._optimizer.defers_to(self._state):
             state = self._optimizer.state
-            self._steps_before = int(state["step"].item())
+            self._stored = int(state["step"].item())
             for slot, vector in self._slots():
                 for name, place, shape in self._optimizer.parts:
                     array = np.asarray(state[name][slot])
                     vector[place : place + int(np.prod(shape))] = array.reshape(-1)
-        self._steps = self._steps_before
+        self._steps = self._steps_before = self._stored
         self._rule = _rule(self._optimizer)
         self._learning_rate = float(self._optimizer.learning_rate)
 
-    def as_native(self) -> "_native.Trained":
-        """:return: what ``_native`` takes for the next steps of the update; it changes the vectors"""
+    def as_native(self, keeps: bool = False) -> "_native.Trained":
+        """
+        :param keeps: keep the parameters before the update, for :meth:`take_back`
+        :return: what ``_native`` takes for the next steps of the update; it changes the vectors
+        """
+        begins = self._steps == self._steps_before
         return {
             "rule": self._rule,
             **self._new_moments,
             "parameters": self.values,
             # The first step computes the new moments from these.
-            "previous": self._moments if self._steps == self._steps_before else None,
+            "previous": self._moments if begins else None,
+            "before": self._before if begins and keeps else None,
             "steps": self._steps,
             "learning_rate": self._learning_rate,
         }
@@ -200,21 +215,36 @@ class TrainedVector(ParameterVector):
         """
         self._steps = steps
 
+    def set_learning_rate(self, rate: float) -> None:
+        """
+        :param rate: that of the next update
+        """
+        self._learning_rate = float(np.float32(rate))
+
+    def finish_update(self) -> None:
+        """Begin another update, from what this one has given."""
+        # Without a step (a delayed actor, a policy that had moved too far) the new moments were not computed.
+        if self._steps != self._steps_before:
+            self._moments, self._new_moments = self._new_moments, self._moments
+            self._steps_before = self._steps
+
+    @property
+    def has_stepped(self) -> bool:
+        """:return: whether the present update has made a step"""
+        return self._steps != self._steps_before
+
+    def take_back(self) -> None:
+        super().take_back()
+        self._steps = self._steps_before
+
     def store(self) -> None:
         """Give the network and its optimizer what the vectors hold."""
-        if self._steps == self._steps_before:
-            # No step was made (a delayed actor, a policy that had moved too far): nothing has changed, and
-            # the new moments were never computed.
-            return
-        self._moments, self._new_moments = self._new_moments, self._moments
-        self.store_recorded()
-
-    def store_recorded(self) -> None:
-        """Give the network and its optimizer what :meth:`record_updates` has told of."""
-        if self._steps == self._steps_before:
+        self.finish_update()
+        if self._stored == self._steps:
+            # Nothing has changed.
             return
         super().store()
-        self._steps_before = self._steps
+        self._stored = self._steps
         self._optimizer.defer_state(self._state)
 
     def as_learned(self) -> "_native.LearnedVector":
@@ -236,15 +266,11 @@ class TrainedVector(ParameterVector):
         if n_updates % 2 == 1:
             # The moments have changed places as often.
             self._moments, self._new_moments = self._new_moments, self._moments
-        self._steps = steps
-
-    def take_back(self) -> None:
-        """Have the parameters before the last update of :meth:`as_learned` again."""
-        self.values[...] = self._before
+        self._steps = self._steps_before = steps
 
     def _state(self) -> dict[str, Any]:
         """The optimizer's state as arrays."""
-        state = {**self._optimizer.bare.state, "step": mx.array(self._steps_before, mx.uint64)}
+        state = {**self._optimizer.bare.state, "step": mx.array(self._stored, mx.uint64)}
         slots = self._slots()
         for name, place, shape in self._optimizer.parts:
             size = int(np.prod(shape))
@@ -253,6 +279,22 @@ class TrainedVector(ParameterVector):
             }
         return state
 
+    def _places(self) -> Callable[[Any, str, tuple[int, ...]], int]:
+        """:return: where a module's parameter of some name and shape lies in the vector"""
+        # By module and not by array: two layers may have begun with the same one.
+        paths: dict[int, list[str]] = {}
+        for path, module in self.network.named_modules():
+            paths.setdefault(id(module), []).append(path)
+
+        def place(module: Any, key: str, shape: tuple[int, ...]) -> int:
+            names = [f"{path}.{key}" for path in paths.get(id(module), ())]
+            if len(names) != 1 or names[0] not in self.places:
+                raise NotNative("some of its layers' parameters are not its own")
+            _check_shape(names[0], module[key].shape, shape)
+            return self.places[names[0]]
+
+        return place
+
     def layer_plans(self, layers: Iterable[Layer]) -> "list[_native.TrainableLayer]":
         """
         :param layers: of this network
@@ -260,17 +302,7 @@ class TrainedVector(ParameterVector):
         :raises NotNative: a layer's arrays are not among the parameters, or it is in several places
         :raises ValueError: a bias has not one number for each output
         """
-        # By module and not by array: two layers may have begun with the same one.
-        paths: dict[int, list[str]] = {}
-        for path, module in self.network.named_modules():
-            paths.setdefault(id(module), []).append(path)
-
-        def place(linear: nn.Linear, key: str, shape: tuple[int, ...]) -> int:
-            names = [f"{path}.{key}" for path in paths.get(id(linear), ())]
-            if len(names) != 1 or names[0] not in self.places:
-                raise NotNative("some of its layers' parameters are not its own")
-            _check_shape(names[0], linear[key].shape, shape)
-            return self.places[names[0]]
+        place = self._places()
 
         def part(linear: nn.Linear) -> "_native.LayerPart":
             outputs, _ = linear.weight.shape
@@ -287,3 +319,12 @@ class TrainedVector(ParameterVector):
             }
             for layer in layers
         ]
+
+    def branch_plans(self, features: Features) -> "list[_native.FeatureBranch]":
+        """
+        :param features: a features extractor of this network
+        :return: the same as ``_native`` takes it
+        :raises NotNative: as :meth:`layer_plans`
+        :raises ValueError: as :meth:`layer_plans`
+        """
+        return branch_specs(features, self._places())

@@ -1,8 +1,8 @@
 """A faster hyperbolic tangent for MLX's CPU backend on Linux.
 
-There MLX calls the C library for each number, 18 to 40 ns; the multiplications and the one division of a
-rational function are vectorised by the compiler and take 1 ns. On a Mac and on a GPU MLX's own function is
-the faster one and stays.
+There MLX calls the C library for each number, which takes 18 to 40 ns; a rational function, with its
+multiplications and one division, is vectorised by the compiler and takes 1 ns. On macOS and GPUs MLX's
+function is faster and used instead.
 """
 
 import sys
@@ -14,11 +14,11 @@ from mlx_baselines3.common.nn.layer_hints import refuse_torch
 
 __all__ = ["Tanh", "make_activation", "rational_tanh"]
 
-# tanh(x) = x P(x^2) / Q(x^2) on [0, 9.02], fitted by iteratively reweighted least squares to the
-# smallest largest relative error, 2.1e-8. In float32 arithmetic it is 3.7e-7.
+# tanh(x) = x P(x^2) / Q(x^2) on [0, 9.02], a minimax fit of the relative error by iteratively reweighted
+# least squares: 2.1e-8, or 3.7e-7 in float32 arithmetic.
 _LIMIT = 9.02
-# Below this many numbers the twenty operations cost more to start than the C library's function to run:
-# a rollout step of a few environments, where nothing is compiled.
+# Below this size, dispatching the twenty operations costs more than the C library's function: a rollout step
+# of a few environments, where nothing is compiled.
 _WORTHWHILE = 2048
 _P = (
     0.9999999790589356,
@@ -31,7 +31,7 @@ _Q = (1.0, 0.467130353608849, 2.587108286975853e-2, 3.2830967669253116e-4, 7.762
 
 
 def _polynomial(z: mx.array, z2: mx.array, z4: mx.array, coefficients: tuple[float, ...]) -> mx.array:
-    # Estrin's scheme is short enough for MLX to fuse everything into one kernel; Horner's is too deep.
+    # Estrin's scheme is shallow enough for MLX to fuse everything into one kernel; Horner's is too deep.
     c = coefficients
     return (c[0] + c[1] * z) + ((c[2] + c[3] * z) * z2 + c[4] * z4)
 
@@ -44,7 +44,7 @@ def rational_tanh(x: mx.array) -> mx.array:
     :param x: float32, any shape
     :return: the same shape
     """
-    # A selection is vectorised together with the rest; minimum and maximum, which look for nan, are not.
+    # `where` is vectorised with the rest; minimum and maximum, which check for nan, are not.
     x = mx.where(mx.abs(x) > _LIMIT, mx.sign(x) * _LIMIT, x)
     z = x * x
     z2 = z * z
@@ -58,7 +58,7 @@ def _(_: mx.array, cotangent: mx.array, y: mx.array) -> mx.array:
 
 
 class Tanh(nn.Tanh):
-    """The hyperbolic tangent, by the fastest way the device has."""
+    """The hyperbolic tangent, in the fastest implementation for the device."""
 
     def __call__(self, x: mx.array) -> mx.array:
         """
@@ -74,9 +74,9 @@ class Tanh(nn.Tanh):
 
 def make_activation(activation_fn: type[nn.Module]) -> nn.Module:
     """
-    :param activation_fn: class of an activation, as a user names it
+    :param activation_fn: class of an activation, chosen by the user
     :return: an instance; ``mlx.nn.Tanh`` becomes :class:`Tanh`
-    :raises TypeError: it is a class of torch's
+    :raises TypeError: it is a class of torch
     """
     refuse_torch(activation_fn, "activation_fn")
     return Tanh() if activation_fn is nn.Tanh else activation_fn()

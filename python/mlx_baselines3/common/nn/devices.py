@@ -1,4 +1,4 @@
-"""Which device to compute on."""
+"""Selection of the device."""
 
 import re
 
@@ -8,7 +8,7 @@ __all__ = ["get_device"]
 
 
 def _gpu_is_usable() -> bool:
-    # `is_available` came after the oldest MLX that the package accepts
+    # `is_available` is missing in the oldest supported MLX.
     if hasattr(mx, "is_available"):
         return bool(mx.is_available(mx.Device(mx.gpu)))
     return bool(mx.metal.is_available())
@@ -16,7 +16,7 @@ def _gpu_is_usable() -> bool:
 
 def get_device(device: mx.Device | str = "auto") -> mx.Device:
     """
-    Choose where to compute. As in SB3, a GPU that is not there means the CPU.
+    Select the device. As in SB3, the CPU replaces a missing GPU.
 
     :param device: ``"auto"`` (MLX's default device), ``"cpu"``, ``"gpu"``, SB3's ``"cuda"`` and ``"mps"``
         as other names for the GPU, each with an optional index (``"cuda:1"``), or an ``mx.Device``

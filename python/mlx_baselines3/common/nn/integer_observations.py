@@ -1,4 +1,4 @@
-"""Integers that stand for a choice have to be among the choices: a one-hot code has no place for others."""
+"""Range checks of integer observations, which one-hot encoding requires."""
 
 import threading
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _here = threading.local()
 
 @contextmanager
 def not_readable() -> Iterator[None]:
-    """Within it, observations are placeholders of a step that is being compiled; nobody looks at them."""
+    """Context in which observations are placeholders of a trace and are not checked."""
     before = not are_readable()
     _here.tracing = True
     try:
@@ -25,14 +25,14 @@ def not_readable() -> Iterator[None]:
 
 
 def are_readable() -> bool:
-    """:return: whether this thread is outside of :func:`not_readable`"""
+    """:return: whether this thread is outside :func:`not_readable`"""
     return not getattr(_here, "tracing", False)
 
 
 def holds_integers(space: spaces.Space[Any]) -> bool:
     """
     :param space: an observation space
-    :return: whether networks see one-hot codes of its values, or of some of them
+    :return: whether some of its values are one-hot encoded for networks
     """
     if isinstance(space, spaces.Dict):
         return any(map(holds_integers, space.spaces.values()))
@@ -47,7 +47,7 @@ def first_values(space: spaces.Discrete | spaces.MultiDiscrete) -> tuple[np.ndar
     if isinstance(space, spaces.Discrete):
         return np.array([int(space.start)]), np.array([int(space.n)])
     sizes = np.asarray(space.nvec, np.int64).ravel()
-    # Gymnasium before 1.0 has no start for MultiDiscrete.
+    # In Gymnasium before 1.0, MultiDiscrete has no start.
     return np.asarray(getattr(space, "start", np.zeros_like(sizes)), np.int64).ravel(), sizes
 
 
@@ -55,8 +55,8 @@ def check_integers(obs: Any, space: spaces.Space[Any], row_name: str = "row", ke
     """
     :param obs: a batch of observations, or a dict of them
     :param space: the space of one of them
-    :param row_name: what a row of the batch stands for
-    :param key: the key of the batch where it is part of a Dict
+    :param row_name: meaning of a row of the batch, for the message
+    :param key: the key of the batch if it is part of a Dict
     :raises RuntimeError: a value is outside of a Discrete or MultiDiscrete space, as in SB3
     """
     if isinstance(space, spaces.Dict):
@@ -68,9 +68,9 @@ def check_integers(obs: Any, space: spaces.Space[Any], row_name: str = "row", ke
         return
     starts, sizes = first_values(space)
     values = np.asarray(obs).reshape(-1, len(sizes))
-    # A fraction is cut off, as by torch's `long()`.
+    # Fractions are truncated, as by torch's `long()`.
     whole = np.trunc(values) if values.dtype.kind == "f" else values
-    # Not a comparison with the last value: nan is in no range.
+    # Not written as a comparison with the last value, so that nan is rejected.
     wrong = ~((whole >= starts) & (whole < starts + sizes))
     if wrong.any():
         row, column = np.argwhere(wrong)[0].tolist()

@@ -1,8 +1,7 @@
-"""The only place where NumPy arrays become MLX arrays and back, and devices text.
+"""Conversion between NumPy and MLX arrays, and pickling of devices.
 
-Each direction copies once. MLX has no float64 on its GPU backends and keeps Python floats in
-float32, so 64-bit floats arrive as float32, as they do in SB3 when the observation is cast for
-the network.
+Each direction copies once. MLX has no float64 on its GPU backends and stores Python floats as
+float32, so 64-bit floats become float32, as in SB3 when the observation is cast for the network.
 """
 
 import copyreg
@@ -19,14 +18,14 @@ __all__ = ["to_mlx", "to_numpy"]
 
 def to_mlx(array: ArrayLike | mx.array) -> mx.array:
     """
-    Copy a NumPy array (or anything NumPy can read) into a new MLX array.
+    Copy a NumPy array (or anything NumPy can convert) into a new MLX array.
 
-    :param array: any shape; an ``mx.array`` is handed back as it is
+    :param array: any shape; an ``mx.array`` is returned unchanged
     :return: the same shape; float64 becomes float32, every other dtype is kept
     """
     if isinstance(array, mx.array):
         return array
-    # A buffer's column, nearly always; looking closer takes half as long as the copy.
+    # Fast path for a buffer's column: further checks take half as long as the copy.
     if type(array) is np.ndarray and array.dtype.char != "d":
         return mx.array(array)
     values = np.asarray(array)
@@ -37,9 +36,9 @@ def to_mlx(array: ArrayLike | mx.array) -> mx.array:
 
 def to_numpy(array: Any) -> np.ndarray:
     """
-    Evaluate an MLX array and copy it out. The result belongs to the caller.
+    Evaluate an MLX array and copy it to NumPy. The caller owns the result.
 
-    :param array: an ``mx.array`` (a NumPy array is handed back as it is)
+    :param array: an ``mx.array`` (a NumPy array is returned unchanged)
     :return: the same shape and dtype
     """
     if isinstance(array, np.ndarray):
@@ -48,11 +47,11 @@ def to_numpy(array: Any) -> np.ndarray:
 
 
 def _reduce_device(device: mx.Device) -> tuple[Any, tuple[str]]:
-    # MLX gives the index in the text only: "Device(gpu, 1)".
+    # MLX exposes the index in the representation only: "Device(gpu, 1)".
     kind, index = str(device).removeprefix("Device(").removesuffix(")").split(", ")
     return get_device, (f"{kind}:{index}",)
 
 
-# A network remembers its device, and MLX's devices can be neither copied nor pickled by themselves.
-# Restored where there is no GPU, a GPU becomes the CPU.
+# A network stores its device, and MLX's devices support neither copy nor pickle. On a machine without a GPU,
+# a GPU is restored as the CPU.
 copyreg.pickle(mx.Device, _reduce_device)

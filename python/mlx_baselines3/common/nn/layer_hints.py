@@ -1,7 +1,7 @@
 """
-What to say where torch's classes, or MLX's layers for images, were left in a program written for SB3.
+Error messages for torch's classes, or MLX's image layers, in a program written for SB3.
 
-Nothing here imports torch: its classes are known by the names of their modules.
+torch is not imported: its classes are recognised by the names of their modules.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import mlx.optimizers as optim
 __all__ = ["explained", "refuse_torch", "torch_class"]
 
 _LAYERS = "mlx_baselines3.common.layers"
-# What MLX lacks, or has in a form that does not fit SB3's observations and names.
+# Layers that MLX lacks, or that do not fit SB3's observations and names.
 _OWN_LAYERS = ("Conv2d", "Flatten", "Module", "ModuleDict", "Sequential")
-# Torch's names for what has another name in MLX.
+# torch's names with a different name in MLX.
 _ELSEWHERE = {
     "ModuleList": "a Python list of layers",
     "Parameter": "an mlx.core.array",
@@ -35,7 +35,7 @@ _MISSING = re.compile(r"module 'mlx\.nn[\w.]*' has no attribute '(\w+)'")
 def torch_class(kind: type) -> type | None:
     """
     :param kind: any class
-    :return: the class of torch that it is or is derived from, ``None`` if there is none
+    :return: the torch class that it is or derives from, ``None`` if there is none
     """
     for base in kind.__mro__:
         if base.__module__ == "torch" or base.__module__.startswith("torch."):
@@ -45,9 +45,9 @@ def torch_class(kind: type) -> type | None:
 
 def refuse_torch(value: Any, what: str, instead: str | None = None) -> None:
     """
-    :param value: a class that a user has chosen, or an object
-    :param what: what it was given as, for the message
-    :param instead: what to derive from where a class of the user's own is derived from one of torch's
+    :param value: a class chosen by the user, or an object
+    :param what: its argument name, for the message
+    :param instead: the base class to use instead of a torch class
     :raises TypeError: it is torch's; the message names MLX's class
     """
     kind = value if isinstance(value, type) else type(value)
@@ -59,12 +59,12 @@ def refuse_torch(value: Any, what: str, instead: str | None = None) -> None:
     if found is not kind:
         base = instead or _counterpart(found)
         raise TypeError(
-            f"{what} is {kind.__qualname__}, which is derived from {name}, but MLX learns here and torch's "
-            f"classes cannot be used. Write it with MLX's layers, derived from {base}; docs/migration.md has "
-            "a table."
+            f"{what} is {kind.__qualname__}, which derives from {name}, but this package trains with MLX and "
+            f"torch's classes cannot be used. Write it with MLX's layers, derived from {base}; "
+            "docs/migration.md has a table."
         )
     raise TypeError(
-        f"{what} is {name}, but MLX learns here and torch's classes cannot be used. "
+        f"{what} is {name}, but this package trains with MLX and torch's classes cannot be used. "
         f"Use {_counterpart(found)}."
     )
 
@@ -76,20 +76,20 @@ def _counterpart(found: type) -> str:
     if found.__module__.startswith("torch.optim"):
         if isinstance(getattr(optim, name, None), type):
             return f"mlx.optimizers.{name}"
-        return "one of mlx.optimizers, for instance Adam, AdamW, RMSprop or SGD: MLX has no " + name
+        return "one of mlx.optimizers, such as Adam, AdamW, RMSprop or SGD: MLX has no " + name
     if name in _OWN_LAYERS:
         return f"{_LAYERS}.{name}"
     if isinstance(getattr(nn, name, None), type):
         return f"mlx.nn.{name}"
-    return f"what MLX has for it, or a class of your own derived from {_LAYERS}.Module: mlx.nn has no {name}"
+    return f"MLX's counterpart, or a custom class derived from {_LAYERS}.Module: mlx.nn has no {name}"
 
 
 @contextmanager
 def explained() -> Iterator[None]:
     """
-    Add to errors of a features extractor what MLX's layers do otherwise than torch's.
+    Extend errors of a features extractor with the differences between MLX's and torch's layers.
 
-    :raises AttributeError: ``mlx.nn`` lacks the layer; the message says what to take
+    :raises AttributeError: ``mlx.nn`` lacks the layer; the message names an alternative
     :raises ValueError: a convolution did not fit the images; the message says where channels are expected
     """
     try:

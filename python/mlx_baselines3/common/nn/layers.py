@@ -1,9 +1,9 @@
 """Modules with SB3's parameter names, on top of :mod:`mlx.nn`.
 
-``mlx.nn.Sequential`` keeps its layers in a list called ``layers``, so that a weight would be called
-``policy_net.layers.0.weight``. SB3 calls it ``policy_net.0.weight``; models travel between the two
-because the containers here give that name. Convolution weights are stored as (out, in, height,
-width), SB3's layout, and turned to MLX's where they are used.
+``mlx.nn.Sequential`` stores its layers in a list called ``layers``, so a weight would be named
+``policy_net.layers.0.weight``. SB3 names it ``policy_net.0.weight``; the containers here use that name, so
+that models can be exchanged. Convolution weights are stored as (out, in, height, width), SB3's layout, and
+transposed to MLX's where they are used.
 """
 
 import math
@@ -39,7 +39,7 @@ __all__ = [
 
 
 def _refuse_torch_layer(value: Any, what: str) -> None:
-    # Other objects of torch's, such as a device, may lie in an attribute.
+    # Other torch objects, such as a device, are allowed as attributes.
     if any(kind.__module__.startswith("torch.nn") for kind in type(value).__mro__):
         refuse_torch(value, what)
 
@@ -59,7 +59,7 @@ _SETS_A_FLAG = getattr(nn.Module, "_set_training_mode", None)
 
 class Module(StateDict, nn.Module):
     """
-    An :class:`mlx.nn.Module` that behaves as a program written for SB3 expects.
+    An :class:`mlx.nn.Module` with the behaviour that programs written for SB3 expect.
 
     - A subclass may define ``forward`` (SB3's way) or ``__call__`` (MLX's way).
     - Only arrays, modules and containers of them are parameters; a list of layer sizes or a
@@ -71,8 +71,8 @@ class Module(StateDict, nn.Module):
 
     def train(self, mode: bool = True) -> "Module":
         """
-        Choose between training and evaluation for this module and all below. As MLX's, in a tenth of the
-        time: A2C, whose rollouts are five steps long, asks twice for each of them.
+        Set training or evaluation mode of this module and its children. Equivalent to MLX's method, in a
+        tenth of the time: A2C calls it twice per rollout of five steps.
 
         :param mode: True for training
         :return: this module
@@ -81,7 +81,7 @@ class Module(StateDict, nn.Module):
         while stack:
             value = stack.pop()
             if isinstance(value, nn.Module):
-                # MLX has this method from 0.30 on. Where nobody has replaced it, a flag is all that it sets.
+                # MLX has this method since 0.30. Unless it is overridden, it only sets a flag.
                 if getattr(type(value), "_set_training_mode", _SETS_A_FLAG) is _SETS_A_FLAG:
                     object.__setattr__(value, "_training", mode)
                 else:
@@ -92,7 +92,7 @@ class Module(StateDict, nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """
-        Compute the output of the module. To be defined by subclasses.
+        Compute the output of the module; defined by subclasses.
 
         :raises NotImplementedError: if the subclass defines neither ``forward`` nor ``__call__``
         """
@@ -107,7 +107,7 @@ class Module(StateDict, nn.Module):
         else:
             super().__setattr__(key, value)
 
-    # A module is a dict to MLX; as a value in `if module:` or as a dictionary key it is an object.
+    # MLX's modules are dicts; for `if module:` and as dictionary keys they behave as objects.
     def __bool__(self) -> bool:
         return True
 
@@ -121,10 +121,10 @@ class Module(StateDict, nn.Module):
 
     def set_alias(self, name: str, module: nn.Module) -> None:
         """
-        Make ``module`` reachable under a second name without listing its parameters twice.
+        Add an alias of ``module`` without listing its parameters twice.
 
         :param name: the attribute
-        :param module: a module that is already a child under another name
+        :param module: a child module with another name
         """
         self.pop(name, None)
         object.__setattr__(self, name, module)
@@ -132,11 +132,11 @@ class Module(StateDict, nn.Module):
 
 def call(module: Any, *inputs: Any) -> Any:
     """
-    Call a module, also one that follows torch's convention on top of :class:`mlx.nn.Module`.
+    Call a module, including modules with torch's ``forward`` on top of :class:`mlx.nn.Module`.
 
     :param module: a function, or a module with ``__call__`` or ``forward``
-    :param inputs: what it takes
-    :return: what it gives
+    :param inputs: its inputs
+    :return: its outputs
     """
     if isinstance(module, nn.Module) and not callable(module) and hasattr(module, "forward"):
         return module.forward(*inputs)
@@ -145,7 +145,7 @@ def call(module: Any, *inputs: Any) -> Any:
 
 class Sequential(Module):
     """
-    Modules called one after the other; layer ``i``'s parameters are named ``"{i}.…"`` as in SB3.
+    Modules called in order; the parameters of layer ``i`` are named ``"{i}.…"`` as in SB3.
 
     :param layers: the modules, or functions of one array
     """
@@ -168,7 +168,7 @@ class Sequential(Module):
 
     def layers(self) -> Iterator[Callable[[mx.array], mx.array]]:
         """:return: the layers in order"""
-        # A module lies in the dictionary; `getattr` looks everywhere else first.
+        # Modules are in the dictionary, which `getattr` searches last.
         return (self[name] if (name := str(i)) in self else getattr(self, name) for i in range(self._length))
 
     def __len__(self) -> int:
@@ -200,7 +200,7 @@ class ModuleDict(Module):
 
 
 class Flatten(Module):
-    """Flattens all axes but the first."""
+    """Flattens all axes except the first."""
 
     def forward(self, x: mx.array) -> mx.array:
         """
@@ -210,7 +210,7 @@ class Flatten(Module):
         return x.reshape(x.shape[0], -1)
 
 
-# From so many numbers on, a bias is spread over the rows by a product.
+# From this size on, a bias is broadcast over the rows by a product.
 _LARGE = 1 << 14
 
 
@@ -225,7 +225,8 @@ def _ones(rows: int) -> mx.array:
 def _affine(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
     rows, units = x.shape[0], weight.shape[0]
     if rows * units >= _LARGE and mx.default_device().type == mx.cpu:
-        # A CPU copies a row that is repeated number by number, which takes a quarter of the product's time.
+        # On a CPU, MLX copies a broadcast row element by element, which takes a quarter of the product's
+        # time.
         return mx.addmm(_ones(rows) @ bias.reshape(1, units), x, weight.T)
     return mx.addmm(bias, x, weight.T)
 
@@ -240,14 +241,15 @@ def _(
 
 class Linear(StateDict, nn.Linear):
     """
-    :class:`mlx.nn.Linear` whose gradient takes five operations in place of nine: the gradient of the weight
-    comes out of the product as the weight lies, and that of the bias is a sum and nothing else.
+    :class:`mlx.nn.Linear` whose gradient takes five operations instead of nine: the product gives the
+        gradient of
+    the weight in the weight's layout, and that of the bias is a single sum.
 
-    :param input_dims: numbers that it takes
-    :param output_dims: numbers that it gives
+    :param input_dims: input size
+    :param output_dims: output size
     :param bias: whether it adds a bias
-    :raises ValueError: more than an array of MLX can have along an axis
-    :raises MemoryError: there is no memory to train so many weights
+    :raises ValueError: a size exceeds the limit of an axis in MLX
+    :raises MemoryError: there is not enough memory to train the layer
     """
 
     def __init__(self, input_dims: int, output_dims: int, bias: bool = True):
@@ -269,8 +271,8 @@ def is_exactly(module: Any, kind: type) -> bool:
     """
     :param module: any object
     :param kind: a class
-    :return: whether the object computes as one of that very class; a subclass may compute anything, but
-        :class:`Linear` computes what :class:`mlx.nn.Linear` does
+    :return: whether the object is of exactly that class, because a subclass may compute anything;
+        :class:`Linear` counts as :class:`mlx.nn.Linear`
     """
     return type(module) is kind or (kind is nn.Linear and type(module) is Linear)
 
@@ -279,7 +281,7 @@ class Conv2d(Module):
     """
     2D convolution over channel-first images with SB3's weight layout and initial distribution.
 
-    Inside, MLX convolves channel-last images; the caller sees (batch, channels, height, width).
+    Internally, MLX convolves channel-last images; inputs and outputs are (batch, channels, height, width).
 
     :param in_channels: channels of the input
     :param out_channels: channels of the output
@@ -305,15 +307,15 @@ class Conv2d(Module):
         :return: (batch, out_channels, height', width')
         """
         out = mx.conv2d(x.transpose(0, 2, 3, 1), self.weight.transpose(0, 2, 3, 1), self.stride, self.padding)
-        # A bias is added to every pixel of every image: the sum of its gradient is a long one.
+        # The bias is added to every pixel of every image, so its gradient is a long sum.
         pixels = out.reshape(-1, out.shape[-1])
         return (pixels + repeated(self.bias, pixels)).reshape(out.shape).transpose(0, 3, 1, 2)
 
 
 class ChannelsLast(Module):
     """
-    A layer of MLX's that takes images with their channels last, among layers that have them first, such as
-    ``ChannelsLast(nn.MaxPool2d(2))`` after a :class:`Conv2d`.
+    Wrapper of MLX's channel-last layers for channel-first images, such as ``ChannelsLast(nn.MaxPool2d(2))``
+    after a :class:`Conv2d`.
 
     :param layer: the layer
     """
@@ -330,7 +332,7 @@ class ChannelsLast(Module):
         return self.layer(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 
-# Layers of MLX's that would take the width of a channel-first image for its channels.
+# MLX layers that would use the width of a channel-first image as its channels.
 _TAKE_CHANNELS_LAST = tuple(
     getattr(nn, name)
     for name in (
@@ -342,7 +344,7 @@ _TAKE_CHANNELS_LAST = tuple(
 
 
 def _check_channels(layers: tuple[Any, ...]) -> None:
-    """MLX would pool or normalise the wrong axes without a word."""
+    """MLX would silently pool or normalise the wrong axes."""
     images = False
     for layer in layers:
         if images and isinstance(layer, _TAKE_CHANNELS_LAST):
@@ -360,8 +362,8 @@ def orthogonal(shape: tuple[int, ...], gain: float = 1.0) -> mx.array:
     """
     A (semi-)orthogonal matrix, the initial weights of PPO and A2C.
 
-    Saxe, McClelland and Ganguli (2013), https://arxiv.org/abs/1312.6120. The first axis is the rows,
-    the others together are the columns. The factorisation is NumPy's, because MLX has none on a GPU.
+    Saxe, McClelland and Ganguli (2013), https://arxiv.org/abs/1312.6120. The first axis is the rows, the
+    other axes are the columns. The QR factorisation is NumPy's, because MLX has none on GPUs.
 
     :param shape: shape of the weight, at least two axes
     :param gain: factor on the result

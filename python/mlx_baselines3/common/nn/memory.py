@@ -1,4 +1,4 @@
-"""How much memory there is, and whether a layer fits in it."""
+"""Available memory, and checks that a layer fits into it."""
 
 import functools
 import os
@@ -7,23 +7,23 @@ from importlib.util import find_spec
 
 __all__ = ["available_memory", "check_widths"]
 
-# MLX counts along an axis with 32 bits, and ends the process when it counts wrong.
+# MLX's axes have 32-bit sizes, and overflow ends the process.
 _WIDEST = 2**31 - 1
-# Smaller layers are not worth the question.
+# Smaller layers are not checked.
 _LARGE = 2**28
-# Of each weight there are the gradient and two averages of an optimizer.
+# Each weight has a gradient and two moments of an optimizer.
 _BYTES_OF_A_WEIGHT = 16
 
 
 @functools.cache
 def _has_psutil() -> bool:
-    # Asked once: looking for a module reads folders, and loading a file is to read nothing but the file.
+    # Cached: looking for a module reads folders, and loading a file must not read anything but the file.
     return find_spec("psutil") is not None
 
 
 def available_memory() -> int | None:
     """
-    :return: bytes that a new program could take without swapping, ``None`` where nobody tells
+    :return: bytes that can be allocated without swapping, ``None`` if unknown
     """
     if _has_psutil():
         return int(import_module("psutil").virtual_memory().available)
@@ -37,14 +37,14 @@ def available_memory() -> int | None:
 
 def check_widths(inputs: int, outputs: int) -> None:
     """
-    :param inputs: numbers that a layer takes
-    :param outputs: numbers that it gives
-    :raises ValueError: more than an array of MLX can have along an axis
-    :raises MemoryError: there is no memory to train so many weights
+    :param inputs: input size of a layer
+    :param outputs: output size of the layer
+    :raises ValueError: a size exceeds the limit of an axis in MLX
+    :raises MemoryError: there is not enough memory to train the layer
     """
     if max(inputs, outputs) > _WIDEST:
         raise ValueError(
-            f"A layer of {inputs} inputs and {outputs} outputs is wider than MLX can count ({_WIDEST}): see "
+            f"A layer of {inputs} inputs and {outputs} outputs is wider than MLX supports ({_WIDEST}): see "
             "net_arch and features_dim."
         )
     needed = _BYTES_OF_A_WEIGHT * inputs * outputs

@@ -1,4 +1,4 @@
-"""What :mod:`mlx.optimizers` lacks, and the translation of torch's optimizer arguments."""
+"""Optimizers that :mod:`mlx.optimizers` lacks, and the translation of torch's optimizer arguments."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -27,14 +27,14 @@ __all__ = [
 
 class RMSpropTFLike(optim.RMSprop):
     """
-    RMSprop as TensorFlow has it: epsilon inside the square root, and the running average of squared
-    gradients starts at 1. Gives A2C a stabler start than the usual RMSprop.
+    TensorFlow's RMSprop: epsilon inside the square root, and the running average of squared gradients starts
+    at 1. It makes A2C more stable at the start than the usual RMSprop.
 
     :param lr: step size
     :param alpha: smoothing constant of the running averages
     :param eps: added to the average before the square root
     :param weight_decay: weight of the L2 penalty
-    :param momentum: part of the last step that is taken again
+    :param momentum: momentum factor
     :param centered: divide by the standard deviation of the gradient instead of its root mean square
         (Graves 2013, https://arxiv.org/abs/1308.0850)
     :raises ValueError: if a number is negative
@@ -71,13 +71,13 @@ class RMSpropTFLike(optim.RMSprop):
 
     def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, mx.array]) -> mx.array:
         """
-        ``v <- alpha v + (1 - alpha) g^2``, ``p <- p - lr g / sqrt(v + eps)``; centred, ``v`` less the square
-        of ``a <- alpha a + (1 - alpha) g`` stands for ``v``; with momentum,
-        ``b <- momentum b + g / sqrt(...)`` is the step.
+        ``v <- alpha v + (1 - alpha) g^2``, ``p <- p - lr g / sqrt(v + eps)``; if centred, ``v`` is replaced
+        by ``v - a^2`` with ``a <- alpha a + (1 - alpha) g``; with momentum, the step is
+        ``b <- momentum b + g / sqrt(...)``.
 
         :param gradient: g; the gradient of the penalty, ``weight_decay * p``, is added to it
         :param parameter: p
-        :param state: holds v, and a and b where they are needed
+        :param state: contains v, and a and b if needed
         :return: the new p
         """
         if self.weight_decay != 0:
@@ -94,10 +94,10 @@ class RMSpropTFLike(optim.RMSprop):
 
 class Adam(optim.Adam):
     """
-    MLX's Adam (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, algorithm 1), arguments as there.
+    MLX's Adam (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, algorithm 1), with the same arguments.
 
-    The bias corrections are the same for all parameters. MLX's own expression lets the compiler compute the
-    powers in them anew for each parameter, which takes longer than everything else in the step.
+    The bias corrections are the same for all parameters. With MLX's expression the compiler recomputes their
+    powers for each parameter, which takes longer than everything else in the step.
     """
 
     def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, mx.array]) -> mx.array:
@@ -107,7 +107,7 @@ class Adam(optim.Adam):
 
         :param gradient: g
         :param parameter: p
-        :param state: holds m and v
+        :param state: contains m and v
         :return: the new p
         """
         b1, b2 = self.betas
@@ -121,13 +121,12 @@ class Adam(optim.Adam):
             return self.learning_rate, mx.array(1.0)
         b1, b2 = self.betas
         numbers = [self.learning_rate / (1 - b1**self.step), mx.rsqrt(1 - b2**self.step)]
-        # The detour through one array keeps the compiler from merging the powers into the big kernel.
+        # Going through one array keeps the compiler from fusing the powers into the big kernel.
         both = mx.stack(numbers)
         return both[0], both[1]
 
 
-# Optimizers whose update of one number depends on no other number: many parameters may then be
-# updated as one long vector.
+# Elementwise optimizers: many parameters can be updated as one long vector.
 _ELEMENTWISE = (
     Adam,
     RMSpropTFLike,
@@ -144,7 +143,7 @@ _ELEMENTWISE = (
 
 def check_learning_rate(learning_rate: float) -> float:
     """
-    :param learning_rate: a number, or the answer of a schedule
+    :param learning_rate: a number, or the result of a schedule
     :return: the same
     :raises ValueError: if it is negative, infinite or nan
     """
@@ -174,7 +173,7 @@ def clip_by_global_norm(gradients: dict[str, mx.array], max_norm: mx.array) -> d
 def is_elementwise(optimizer: optim.Optimizer) -> bool:
     """
     :param optimizer: any MLX optimizer
-    :return: True if it treats every number alone; subclasses by the user are not assumed to
+    :return: whether it treats every number independently; False for subclasses by the user
     """
     return type(optimizer) in _ELEMENTWISE
 
@@ -182,7 +181,7 @@ def is_elementwise(optimizer: optim.Optimizer) -> bool:
 def corrects_bias(optimizer: optim.Optimizer) -> bool:
     """
     :param optimizer: any MLX optimizer
-    :return: whether its step depends on how many there were before; assumed of a user's own
+    :return: whether its step depends on the number of previous steps; True for custom classes
     """
     if is_elementwise(optimizer):
         return bool(getattr(optimizer, "bias_correction", False))
@@ -191,8 +190,8 @@ def corrects_bias(optimizer: optim.Optimizer) -> bool:
 
 class ParameterGroup(Mapping[str, Any]):
     """
-    What torch's optimizers call a parameter group: the numbers of an optimizer under torch's names. Only
-    ``lr`` can be set; the model's schedule sets it anew before each update, as in SB3.
+    A parameter group of torch's optimizers: hyperparameters under torch's names. Only ``lr`` can be set; the
+    model's schedule overwrites it before each update, as in SB3.
 
     :param optimizer: the optimizer with its parameters
     """
@@ -226,9 +225,9 @@ class ParameterGroup(Mapping[str, Any]):
 def mlx_kwargs(optimizer_class: type[optim.Optimizer], optimizer_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """
     :param optimizer_class: for instance ``mlx.optimizers.Adam``
-    :param optimizer_kwargs: the arguments that torch's class would take, except for the learning rate
-    :return: what makes MLX's class do the same: Adam corrects its bias unless told not to, and a
-        ``weight_decay`` of 0 is dropped where the class has no such argument
+    :param optimizer_kwargs: the arguments of torch's class, except for the learning rate
+    :return: equivalent arguments of MLX's class: Adam corrects its bias by default, and a ``weight_decay`` of
+        0 is dropped if the class has no such argument
     """
     corrected = optimizer_class in (optim.Adam, optim.AdamW)
     kwargs = {**({"bias_correction": True} if corrected else {}), **optimizer_kwargs}
@@ -242,14 +241,14 @@ def make_optimizer(
     optimizer_class: type[optim.Optimizer], learning_rate: float, optimizer_kwargs: dict[str, Any]
 ) -> optim.Optimizer:
     """
-    Build an MLX optimizer from the arguments that torch's twin would take.
+    Create an MLX optimizer from the arguments of torch's counterpart.
 
     :param optimizer_class: for instance ``mlx.optimizers.Adam``
-    :param learning_rate: the first learning rate
-    :param optimizer_kwargs: the other arguments. A ``weight_decay`` of 0 is dropped where MLX's class
-        has no such argument, and Adam corrects its bias, as torch's does, unless told not to
+    :param learning_rate: the initial learning rate
+    :param optimizer_kwargs: the other arguments. A ``weight_decay`` of 0 is dropped if MLX's class has no
+        such argument, and Adam corrects its bias by default, as in torch
     :return: the optimizer
-    :raises ValueError: if torch's argument has no twin, or the learning rate is negative or not finite
+    :raises ValueError: if an argument has no counterpart, or the learning rate is negative or not finite
     :raises TypeError: the class is torch's
     """
     refuse_torch(optimizer_class, "optimizer_class", "mlx.optimizers.Optimizer")
@@ -264,7 +263,7 @@ def make_optimizer(
         ) from error
 
 
-# What torch calls the running averages that MLX calls m and v.
+# torch's names of the running averages, which MLX calls m and v.
 _TORCH_SLOTS = {
     "exp_avg": "m",
     "exp_avg_sq": "v",
@@ -279,9 +278,9 @@ def from_torch_state(state_dict: Mapping[str, Any], names: list[str]) -> dict[st
     Translate the state of torch's Adam, RMSprop or SGD, or of SB3's RMSpropTFLike.
 
     :param state_dict: ``{"state": {index: {slot: array}}, "param_groups": [...]}``
-    :param names: the parameters in the order in which torch numbers them
-    :return: ``step``, ``learning_rate`` and ``m.<parameter>``, …; only the learning rate if the
-        optimizer had not made a step yet
+    :param names: the parameters in torch's order
+    :return: ``step``, ``learning_rate`` and ``m.<parameter>``, …; only the learning rate before the first
+        step
     :raises ValueError: if the numbers of parameters differ
     """
     group = state_dict["param_groups"][0]
@@ -297,11 +296,11 @@ def from_torch_state(state_dict: Mapping[str, Any], names: list[str]) -> dict[st
 
 
 def _from_torch_slots(slots: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What torch keeps for one parameter, by MLX's names."""
+    """torch's state of one parameter, under MLX's names."""
     known = dict(_TORCH_SLOTS)
     translated: dict[str, Any] = {}
     if slots.get("momentum_buffer") is not None and "square_avg" not in slots:
-        # SGD, whose momentum MLX calls v. torch's counts no steps, but has made one.
+        # SGD, whose momentum MLX calls v. torch's does not count steps, but has made one.
         known["momentum_buffer"] = "v"
         translated["step"] = np.uint64(1)
     for slot, array in slots.items():

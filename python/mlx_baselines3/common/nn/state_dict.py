@@ -1,4 +1,4 @@
-"""A module's arrays by name, out and back in, as torch's modules have it."""
+"""State dictionaries of modules, with torch's interface."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -13,10 +13,10 @@ __all__ = ["IncompatibleKeys", "StateDict"]
 
 class IncompatibleKeys(NamedTuple):
     """
-    What ``load_state_dict(strict=False)`` passed over.
+    Names ignored by ``load_state_dict(strict=False)``.
 
     :param missing_keys: names of the module that were not given
-    :param unexpected_keys: names that were given and that the module does not have
+    :param unexpected_keys: given names that the module does not have
     """
 
     missing_keys: list[str]
@@ -24,19 +24,19 @@ class IncompatibleKeys(NamedTuple):
 
 
 class StateDict:
-    """What a module with torch's way to its arrays has; it has no own arguments."""
+    """Mixin with torch's methods for a module's arrays."""
 
     def state_dict(self) -> dict[str, mx.array]:
-        """:return: every array of the module by SB3's name"""
+        """:return: all arrays of the module by SB3's names"""
         return named_parameters(self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
         """
-        Replace arrays by name; none if anything is wrong.
+        Replace arrays by name; after an error nothing has changed.
 
         :param state_dict: name -> array (MLX or NumPy)
         :param strict: every array must be given, and nothing else
-        :return: the names that were passed over, none if ``strict``
+        :return: the ignored names, none if ``strict``
         :raises RuntimeError: if names are missing or unknown (only when ``strict``) or a shape differs
         """
         own = self.state_dict()
@@ -54,7 +54,7 @@ class StateDict:
         ]
         if problems:
             raise RuntimeError(f"Cannot load the state of {type(self).__name__}: " + " ".join(problems))
-        # Copies: an array that two networks hold could be changed in place through either.
+        # Copies: shared arrays could be changed in place through either network.
         new = {self._own_name(name): mx.array(value.astype(own[name].dtype)) for name, value in known.items()}
         mx.eval(new)
         self._set_named_parameters(new)
@@ -64,14 +64,14 @@ class StateDict:
         set_named_parameters(self, parameters)
 
     def _own_name(self, name: str) -> str:
-        """:return: the name under which the module keeps the array that ``state_dict`` calls ``name``"""
+        """:return: the module's name of the array that ``state_dict`` calls ``name``"""
         return name
 
     def named_parameters(self, prefix: str = "", recurse: bool = True) -> Iterator[tuple[str, mx.array]]:
         """
-        :param prefix: put before each name, with a dot
-        :param recurse: the arrays of the modules inside, too
-        :return: name and array of each parameter, running statistics left out
+        :param prefix: prefix of each name, separated by a dot
+        :param recurse: include the arrays of child modules
+        :return: name and array of each parameter, without running statistics
         """
         for name, array in named_parameters(self).items():
             if "running_" not in name and (recurse or "." not in name):

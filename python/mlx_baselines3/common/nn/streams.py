@@ -1,7 +1,7 @@
-"""A second stream of MLX on the CPU, for networks that do not wait for each other.
+"""A second MLX stream on the CPU, for independent networks.
 
-MLX computes on one thread for each stream. Two critics on the same batch have nothing to say to each other
-until their losses are added: on two streams they keep two cores busy.
+MLX computes on one thread per stream. Two critics on the same batch are independent until their losses are
+added: on two streams they keep two cores busy.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -13,12 +13,12 @@ import mlx.core as mx
 from mlx_baselines3._backend import threads_count
 from mlx_baselines3.common.nn.threads import with_fork
 
-__all__ = ["beside"]
+__all__ = ["parallel_stream"]
 
 
 @cache
 def _second() -> Any:
-    # Each Python thread gets its own of it: MLX's streams cannot be shared between threads.
+    # One per Python thread: MLX's streams cannot be shared between threads.
     return mx.new_thread_local_stream(mx.Device(mx.cpu))
 
 
@@ -26,17 +26,17 @@ def _second() -> Any:
 with_fork(renew=_second.cache_clear)
 
 
-def beside(turn: int) -> AbstractContextManager[Any]:
+def parallel_stream(index: int) -> AbstractContextManager[Any]:
     """
-    For the computations of the networks 0, 1, 2, … that may run at the same time: every other one goes to a
-    stream of its own, where the CPU computes, there is more than one core, and ``MLX_BASELINES3_THREADS``
-    does not say 1. The numbers that come out are the same.
+    Context for the computations of independent networks 0, 1, 2, …: every other one uses the second stream,
+    if MLX computes on the CPU, there is more than one core, and ``MLX_BASELINES3_THREADS`` is not 1. The
+    results are the same.
 
-    :param turn: number of the network
-    :return: a context in which to compute
+    :param index: number of the network
+    :return: the context
     """
     parallel = (
-        turn % 2 == 1
+        index % 2 == 1
         and mx.default_device().type == mx.cpu
         and hasattr(mx, "new_thread_local_stream")
         and threads_count() > 1

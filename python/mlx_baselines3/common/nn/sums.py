@@ -1,4 +1,4 @@
-"""Sums over many rows that keep their digits in float32."""
+"""Accurate float32 sums over many rows."""
 
 from typing import cast
 
@@ -6,9 +6,9 @@ import mlx.core as mx
 
 __all__ = ["mean", "repeated", "sum_rows", "total"]
 
-# MLX's CPU backend adds up with one float32 accumulator: the sum of 131,072 equal numbers is off by 1e-3,
-# that of 10 million by 9 %. Up to this size the error stays below 1e-5, and the graph has one node less.
-# GPUs add in a tree.
+# MLX's CPU backend sums with one float32 accumulator: the error for 131,072 equal numbers is 1e-3, and 9 %
+# for 10 million. Up to this size the error stays below 1e-5, and the graph has one node less. GPUs sum in a
+# tree.
 _ONE_LEVEL = 1024
 
 
@@ -23,8 +23,8 @@ def _width(size: int) -> int:
 
 def total(x: mx.array) -> mx.array:
     """
-    ``sum(x)`` over all axes. On a CPU many numbers are added in two levels, rows of about ``sqrt(size)``
-    first: the rounding error then grows with the square root of the size.
+    ``sum(x)`` over all axes. On a CPU many numbers are summed in two levels, rows of about ``sqrt(size)``
+    first, so that the rounding error grows with the square root of the size.
 
     :param x: any shape
     :return: scalar
@@ -70,11 +70,11 @@ def _(primals: tuple[mx.array, mx.array], cotangent: mx.array, _: mx.array) -> t
 
 def repeated(row: mx.array, example: mx.array) -> mx.array:
     """
-    A row for each row of another array. Its gradient is summed as :func:`sum_rows` does it.
+    Repeat a row for each row of another array. Its gradient is summed by :func:`sum_rows`.
 
     :param row: (columns,)
     :param example: (rows, columns)
-    :return: (rows, columns), or ``row`` where broadcasting alone does as well
+    :return: (rows, columns), or ``row`` if broadcasting suffices
     """
     if _is_one_level(len(example)):
         return row

@@ -1,7 +1,7 @@
-"""What MLX keeps for each thread of Python, and what a fork leaves of it.
+"""MLX's per-thread state, and what remains of it after a fork.
 
-MLX's streams and its random generator belong to threads. A model goes from thread to thread all the same:
-its arrays are evaluated where a call ends (``_evaluated.py``), and its random numbers go on in the next
+MLX's streams and random generator belong to threads. A model can still be used in several threads: its arrays
+are evaluated at the end of a call (``policies/evaluated.py``), and its random numbers continue in the next
 thread.
 """
 
@@ -32,20 +32,20 @@ __all__ = [
 
 Answer = TypeVar("Answer")
 
-# Older versions of MLX have one generator and one set of streams for all threads.
+# Older versions of MLX share one generator and one set of streams between threads.
 _PER_THREAD = hasattr(mx, "clear_streams") and not isinstance(mx.random.state, list)
 
-# Held while the networks of a model hold the placeholders of a trace, and by those who read them meanwhile.
+# Held while a model's networks contain the placeholders of a trace, and by concurrent readers.
 tracing = threading.RLock()
 
 
 class _Process:
     """
-    This process, or what a fork made of it.
+    State of this process with regard to forks.
 
     :param forked: whether it is a forked child
     :param used: whether it, or the parent before the fork, has used MLX
-    :param lost: why MLX cannot be used any more
+    :param lost: why MLX can no longer be used
     """
 
     def __init__(self, forked: bool = False, used: bool = False, lost: str | None = None):
@@ -56,10 +56,10 @@ class _Process:
 
 class _ThreadEnd:
     """
-    Destroyed by its thread when that ends, and then gives up what MLX keeps for the thread.
+    Destroyed at the end of its thread; then releases MLX's per-thread state.
 
-    MLX's own destructor of the thread's generator asks for Python's lock when `join` has returned already. If
-    the interpreter is ending by then, the process dies with "terminate called without an active exception".
+    MLX's destructor of the thread's generator acquires the GIL after `join` has returned. If the interpreter
+    is shutting down at that time, the process dies with "terminate called without an active exception".
     """
 
     def __init__(self) -> None:
@@ -73,16 +73,16 @@ class _ThreadEnd:
 
 
 class _Local(threading.local):
-    """What is known about the present thread."""
+    """State of the current thread."""
 
     def __init__(self) -> None:
         self.token = object()
-        # The processes for which the thread's generator, and its streams, are ready.
+        # The processes for which the thread's generator and streams are ready.
         self.generator_of: _Process | None = None
         self.streams_of: _Process | None = None
         self.end: _ThreadEnd | None = None
         self.from_entropy = False
-        # The generator's key when a model last left it.
+        # The generator's key after the last call of a model.
         self.seen = b""
         self.key: tuple[Any, bytes] = (None, b"")
         self.depth = 0
@@ -123,14 +123,14 @@ def random_state_kept() -> Iterator[None]:
 
 def set_random_key(key: bytes) -> None:
     """
-    :param key: what :func:`random_key` gave, in any thread
+    :param key: the result of :func:`random_key` in any thread
     """
     high, low = np.frombuffer(key, np.uint32).tolist()
     mx.random.seed(high << 32 | low)
 
 
 def _key_of_new_threads() -> bytes:
-    """The key that MLX gives every thread to begin with; it depends on the time of its first use."""
+    """The initial key of MLX's threads; it depends on the time of MLX's first use."""
     global _first_key
     if _first_key is None:
         keys: list[bytes] = []
@@ -147,15 +147,15 @@ def _key_of_new_threads() -> bytes:
 
 
 def seeded_by_user() -> None:
-    """Called when this thread's generator was seeded: a forked child goes on with the seed's numbers."""
+    """Called when this thread's generator was seeded: a forked child continues the seed's numbers."""
     _local.from_entropy = False
 
 
 def use_generator() -> None:
     """
-    To be called before MLX's random numbers are used. The first time in a thread, a generator that nobody has
-    seeded or drawn from is seeded from the operating system's entropy. So is that of a forked child, if its
-    parent's was: otherwise all children would draw the same numbers.
+    Call before using MLX's random numbers. The first time in a thread, an unused and unseeded generator is
+    seeded from the operating system's entropy. So is that of a forked child, if its parent's was: otherwise
+    all children would draw the same numbers.
     """
     if _local.generator_of is not _process:
         _begin_generator()
@@ -176,9 +176,9 @@ def _begin_generator() -> None:
 
 def use_mlx() -> None:
     """
-    To be called before MLX computes something.
+    Call before computing with MLX.
 
-    :raises RuntimeError: this is a forked child in which MLX would wait for ever
+    :raises RuntimeError: this is a forked child in which MLX would hang
     """
     if _local.streams_of is not _process:
         _begin_streams()
@@ -203,9 +203,9 @@ def _begin_streams() -> None:
 @contextmanager
 def computing() -> Iterator[None]:
     """
-    For computations with MLX: a fork from another thread meanwhile leaves the child without MLX.
+    Context for computations with MLX: a concurrent fork from another thread leaves the child without MLX.
 
-    :raises RuntimeError: this is a forked child in which MLX would wait for ever
+    :raises RuntimeError: this is a forked child in which MLX would hang
     """
     use_mlx()
     token = _local.token
@@ -227,11 +227,11 @@ def inside_call() -> bool:
 
 class GeneratorPlace:
     """
-    Where a model's random numbers have got to, so that they go on in whichever thread the next call is made.
+    Position of a model in its random numbers, which continue in the thread of the next call.
 
-    A model follows the generator of the thread it is used in, as it would follow torch's only one. In another
-    thread than that of the last call, the generator first takes over the key that the last call left behind,
-    unless someone has seeded or used it since a model left it.
+    A model uses the generator of the calling thread, as it would use torch's global one. In a different
+    thread than that of the last call, the generator first gets the key after the last call, unless it has
+    been seeded or used since.
     """
 
     def __init__(self) -> None:
@@ -250,9 +250,9 @@ class GeneratorPlace:
 
     def enter(self) -> bool:
         """
-        Let this thread's generator go on where the model's last call stopped.
+        Continue the model's random numbers in this thread's generator.
 
-        :return: whether :meth:`leave` is to be called; not inside another call, whose numbers go on
+        :return: whether to call :meth:`leave`; False inside another call
         """
         use_generator()
         if not _PER_THREAD or _local.depth > 0:
@@ -264,9 +264,9 @@ class GeneratorPlace:
 
     def leave(self, always: bool = True) -> None:
         """
-        Keep the place for the next call.
+        Store the position for the next call.
 
-        :param always: False if a call that ended meanwhile in another thread keeps its place
+        :param always: False if a call that ended meanwhile in another thread takes precedence
         """
         if not _PER_THREAD:
             return
@@ -279,31 +279,31 @@ class GeneratorPlace:
         """
         :param draws: whether the work may draw random numbers
         :param work: a short call, for instance a prediction
-        :return: what it gives
+        :return: its result
         """
         if not draws or _local.depth > 0:
             return work()
-        # One after the other: two threads that start from the same key would draw the same numbers.
+        # Serialized: two threads that start from the same key would draw the same numbers.
         with self._current_lock():
             kept = self.enter()
             try:
                 return work()
             finally:
-                # A `learn` that ended meanwhile in another thread keeps its place.
+                # A `learn` that ended meanwhile in another thread takes precedence.
                 if kept:
                     self.leave(always=False)
 
     def _current_lock(self) -> Any:
         if self._lock_of is not _process:
-            # After a fork: a thread that the child does not have may hold the old one.
+            # After a fork: a thread that does not exist in the child may hold the old one.
             self._lock, self._lock_of = threading.RLock(), _process
         return self._lock
 
 
 class CompiledFunctions(threading.local):
     """
-    Functions compiled by MLX, by any name, for each thread its own: MLX keeps what it compiled in the thread
-    that called, and forgets it only in the thread that compiled.
+    Compiled functions by name, per thread: MLX caches a compiled function in the calling thread, and releases
+    it only in the thread that compiled it.
     """
 
     def __init__(self) -> None:
@@ -322,7 +322,7 @@ def with_fork(
     locks: Callable[[], Iterable[Any]] | None = None, renew: Callable[[], None] | None = None
 ) -> None:
     """
-    :param locks: gives locks that no other thread may hold during a fork
+    :param locks: returns locks that no other thread may hold during a fork
     :param renew: called in the child
     """
     if locks is not None:
@@ -357,9 +357,9 @@ def _why_lost(parent: _Process) -> str | None:
     if parent.lost is not None or not parent.used:
         return parent.lost
     if _active - {_local.token}:
-        return "another thread was computing at that moment, and what it had locked stays locked"
+        return "another thread was computing at that moment, and its locks stay locked"
     if sys.platform != "linux" or _has_gpu():
-        return "a GPU's state cannot be taken over"
+        return "a GPU's state cannot be inherited"
     return None
 
 

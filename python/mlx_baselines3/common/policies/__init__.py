@@ -1,4 +1,4 @@
-"""Policies: the names that SB3 offers here, each from the module it lives in."""
+"""Policies, under SB3's names."""
 
 from typing import TYPE_CHECKING
 

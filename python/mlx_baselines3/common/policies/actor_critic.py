@@ -1,4 +1,4 @@
-"""Policies of the on-policy algorithms: an action distribution and a value in one network."""
+"""Policies of the on-policy algorithms: an action distribution and a value function."""
 
 import math
 import warnings
@@ -19,7 +19,7 @@ from mlx_baselines3.common.distributions import (
     StateDependentNoiseDistribution,
     make_proba_distribution,
 )
-from mlx_baselines3.common.native.actor import DRAWING, Blueprint, Layer, blueprint, observed_keys, perceptron
+from mlx_baselines3.common.native.actor import DRAWING, Blueprint, Layer, blueprint, observed, perceptron
 from mlx_baselines3.common.native.eligibility import NotNative, check_parts, check_unchanged
 from mlx_baselines3.common.nn.layers import Linear, call, named_parameters
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
@@ -40,7 +40,7 @@ _HEADS = {
     DiagGaussianDistribution: "gaussian",
     StateDependentNoiseDistribution: "state_dependent",
 }
-# What a subclass may have its own of, so that the layers alone do not tell the actions and values.
+# Methods that a subclass may override, so that the layers alone do not determine actions and values.
 _DECISIVE = (
     "__call__", "forward", "_predict", "evaluate_actions", "get_distribution", "predict_values",
     "extract_features", "obs_to_tensor", "_latents", "_get_action_dist_from_latent",
@@ -156,7 +156,7 @@ class ActorCriticPolicy(BasePolicy):
     def __setattr__(self, key: str, value: Any) -> None:
         super().__setattr__(key, value)
         if key == "features_extractor" and "pi_features_extractor" in vars(self):
-            # The other names of an extractor that is replaced mean the new one.
+            # Aliases of a replaced extractor refer to the new one.
             for alias in ("pi_features_extractor", "vf_features_extractor"):
                 if alias in vars(self):
                     self.set_alias(alias, value)
@@ -185,7 +185,7 @@ class ActorCriticPolicy(BasePolicy):
         """
         Draw new exploration matrices (gSDE).
 
-        :param n_envs: number of parallel environments, a matrix for each
+        :param n_envs: number of parallel environments, one matrix each
         """
         assert isinstance(self.action_dist, StateDependentNoiseDistribution), (
             "reset_noise() is only available with gSDE (use_sde=True)."
@@ -194,12 +194,12 @@ class ActorCriticPolicy(BasePolicy):
         evaluate(self.action_dist)
 
     def _build_mlp_extractor(self) -> None:
-        """Make ``self.mlp_extractor``; a subclass may put its own network there."""
+        """Create ``self.mlp_extractor``; subclasses may override it with a custom network."""
         self.mlp_extractor = MlpExtractor(self.features_dim, self.net_arch, self.activation_fn, self.device)
 
     def _build(self, lr_schedule: Schedule) -> None:
         """
-        Make the networks and the optimizer.
+        Create the networks and the optimizer.
 
         :param lr_schedule: ``lr_schedule(1)`` is the initial learning rate
         """
@@ -233,7 +233,7 @@ class ActorCriticPolicy(BasePolicy):
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[mx.array, mx.array, mx.array]:
         """
         :param obs: (batch, ...) observations
-        :param deterministic: the most likely actions instead of random ones
+        :param deterministic: return the most likely actions instead of samples
         :return: (batch, ...) actions, (batch, 1) values, (batch,) log likelihood of the actions
         """
         latent_pi, latent_vf = self._latents(obs)
@@ -255,7 +255,7 @@ class ActorCriticPolicy(BasePolicy):
     ) -> mx.array | tuple[mx.array, mx.array]:
         """
         :param obs: (batch, ...) observations
-        :param features_extractor: the module to use (default: the policy's own); only for a shared one
+        :param features_extractor: the module to use (default: the policy's); only if it is shared
         :return: (batch, features_dim), or two of them (policy, value) if the extractor is not shared
         """
         if self.share_features_extractor:
@@ -293,7 +293,7 @@ class ActorCriticPolicy(BasePolicy):
         :param obs: (batch, ...) observations
         :param actions: (batch, ...) actions
         :return: (batch, 1) values, (batch,) log likelihood of the actions, and (batch,) entropy of the
-            distribution or None where there is no closed form
+            distribution or None if there is no closed form
         """
         latent_pi, latent_vf = self._latents(obs)
         distribution = self._get_action_dist_from_latent(latent_pi)
@@ -347,6 +347,7 @@ def _actor_critic_blueprint(policy: ActorCriticPolicy) -> Blueprint:
         (policy.value_net, nn.Linear),
     )
     check_unchanged(mlp, MlpExtractor, ("__call__", "forward", "forward_actor", "forward_critic"))
+    keys, (features, critic_features) = observed(policy, *extractors)
     return Blueprint(
         layers=(*perceptron(mlp.policy_net), Layer((policy.action_net,))),
         head=head,
@@ -354,5 +355,7 @@ def _actor_critic_blueprint(policy: ActorCriticPolicy) -> Blueprint:
         log_std=policy.log_std if noise or head == "gaussian" else None,
         critic=(*perceptron(mlp.value_net), Layer((policy.value_net,))),
         noise=noise,
-        keys=observed_keys(policy.observation_space, *extractors),
+        keys=keys,
+        features=features,
+        critic_features=critic_features,
     )

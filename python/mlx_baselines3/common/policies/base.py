@@ -1,4 +1,4 @@
-"""What every network and every policy of the package can do."""
+"""Base classes of networks and policies."""
 
 import copy
 import io
@@ -41,13 +41,13 @@ SelfBaseModel = TypeVar("SelfBaseModel", bound="BaseModel")
 
 class BaseModel(Module):
     """
-    A network that reads observations: a policy or a critic.
+    Base class of networks with observations as input: policies and critics.
 
     :param observation_space: space of one observation
     :param action_space: space of one action
     :param features_extractor_class: class of the module that turns observations into features
     :param features_extractor_kwargs: its arguments after the observation space
-    :param features_extractor: a ready-made one, shared with another network
+    :param features_extractor: an existing extractor, shared with another network
     :param normalize_images: divide uint8 images by 255
     :param optimizer_class: an MLX optimizer
     :param optimizer_kwargs: its arguments, except for the learning rate
@@ -71,7 +71,7 @@ class BaseModel(Module):
         refuse_torch(optimizer_class, "optimizer_class", "mlx.optimizers.Optimizer")
         refuse_torch(features_extractor_class, "features_extractor_class", _EXTRACTOR_BASE)
         self._device = mx.default_device()
-        # Second names of child modules, as in SB3's state_dict: alias -> name.
+        # Aliases of child modules, as in SB3's state_dict: alias -> name.
         self._parameter_aliases: dict[str, str] = {}
         # Child modules that belong to another network, which lists, trains and saves them.
         self._borrowed: tuple[str, ...] = ()
@@ -80,7 +80,7 @@ class BaseModel(Module):
         self.features_extractor = features_extractor
         self.normalize_images = normalize_images
         self.optimizer_class = optimizer_class
-        # For those who make another optimizer of the two.
+        # Kept for creating another optimizer.
         self.optimizer_kwargs = mlx_kwargs(optimizer_class, optimizer_kwargs or {})
         self.features_extractor_class = features_extractor_class
         self.features_extractor_kwargs = dict(features_extractor_kwargs or {})
@@ -98,12 +98,12 @@ class BaseModel(Module):
         super().__setattr__(key, value)
 
     def _optimizer_of(self, optimizer: optim.Optimizer) -> ParameterOptimizer:
-        """:return: a user's optimizer together with the parameters that it is for"""
+        """:return: a user's optimizer with its parameters"""
         return ParameterOptimizer.around(self, optimizer)
 
     def settle_optimizers(self) -> None:
         """
-        Let the optimizer take notice of what was frozen, thawed or replaced since the last update.
+        Update the optimizer for parameters frozen, thawed or replaced since the last update.
 
         :raises RuntimeError: if everything is frozen
         """
@@ -116,7 +116,7 @@ class BaseModel(Module):
     ) -> dict[str, Any]:
         """
         :param net_kwargs: arguments of a network
-        :param features_extractor: the extractor to share; a new one is made if not given
+        :param features_extractor: the extractor to share; a new one is created by default
         :return: the arguments with the extractor and its number of features
         """
         if features_extractor is None:
@@ -143,7 +143,7 @@ class BaseModel(Module):
             return features_extractor(batch)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        """:return: the arguments that make an equal network, without its weights"""
+        """:return: the arguments that create an equal network, without its weights"""
         return {
             "observation_space": self.observation_space,
             "action_space": self.action_space,
@@ -157,7 +157,7 @@ class BaseModel(Module):
 
     def to(self: SelfBaseModel, device: mx.Device | str) -> SelfBaseModel:
         """
-        Compute on ``device`` from now on. MLX arrays belong to no device, so nothing moves.
+        Compute on ``device`` from now on. MLX arrays are not tied to a device, so nothing is copied.
 
         :param device: 'auto', 'cpu', 'gpu' or an ``mx.Device``
         :return: self
@@ -166,7 +166,7 @@ class BaseModel(Module):
         return self
 
     def state_dict(self) -> dict[str, mx.array]:
-        """:return: every array of the network by SB3's name, shared modules under each of their names"""
+        """:return: all arrays of the network by SB3's names, shared modules under each of their names"""
         parameters = self._named_parameters()
         for alias, name in self._parameter_aliases.items():
             shared = {k: v for k, v in parameters.items() if k.startswith(f"{name}.")}
@@ -174,14 +174,14 @@ class BaseModel(Module):
         return parameters
 
     def __delattr__(self, key: str) -> None:
-        # A second name that is gone is none of state_dict's either, as in SB3.
+        # A removed alias is missing in state_dict too, as in SB3.
         vars(self).get("_parameter_aliases", {}).pop(key, None)
         super().__delattr__(key)
 
     def borrow(self, name: str, module: nn.Module) -> None:
         """
-        Use a module of another network, as critics use their actor's features extractor. It is among the
-        parameters of both, but only the other network's optimizer and file have it.
+        Use a module of another network, as critics use their actor's features extractor. It is part of the
+        parameters of both, but only of the other network's optimizer and file.
 
         :param name: the attribute
         :param module: the module
@@ -190,15 +190,15 @@ class BaseModel(Module):
         self._borrowed = (*self._borrowed, name)
 
     def parameters(self) -> dict[str, Any]:
-        """:return: a tree of all arrays, those of borrowed modules first, as in a network that has its own"""
+        """:return: a tree of all arrays, those of borrowed modules first, as if the network owned them"""
         return {**{name: getattr(self, name).parameters() for name in self._borrowed}, **super().parameters()}
 
     def update(self, parameters: dict[str, Any], strict: bool = True) -> "BaseModel":
         """
-        Replace arrays, those of borrowed modules too.
+        Replace arrays, including those of borrowed modules.
 
-        :param parameters: a tree as :meth:`parameters` gives it, or a part of it
-        :param strict: names that the network does not have are an error
+        :param parameters: a tree like that of :meth:`parameters`, or a part of it
+        :param strict: unknown names are an error
         :return: this network
         :raises ValueError: a name is unknown, and ``strict``
         """
@@ -233,7 +233,9 @@ class BaseModel(Module):
 
     def save(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
-        :param path: file to write the network to, without the algorithm
+        Write the network to a file, without the algorithm.
+
+        :param path: the file
         """
         save_to_zip_file(path, data=self._get_constructor_parameters(), params={"policy": self.state_dict()})
 
@@ -249,13 +251,13 @@ class BaseModel(Module):
         :param path: the file
         :param device: device to compute on
         :return: the network
-        :raises ModelFileError: if the file is damaged, or holds something else than such a network
+        :raises ModelFileError: if the file is corrupted, or does not contain such a network
         """
         label = str(path) if isinstance(path, (str, pathlib.Path)) else "the file"
         data, params, _ = load_from_zip_file(path, device=device)
         if data is None or "policy" not in params:
             raise ModelFileError(
-                f"{label} holds no network, it lacks its arguments or its parameters: `{cls.__name__}.save` "
+                f"{label} contains no network, it lacks its arguments or parameters: `{cls.__name__}.save` "
                 "writes such files, and a model's file is loaded by its algorithm."
             )
         spaces = data.get("observation_space"), data.get("action_space")
@@ -268,7 +270,7 @@ class BaseModel(Module):
 
     @classmethod
     def _from_constructor_parameters(cls: type[SelfBaseModel], parameters: dict[str, Any]) -> SelfBaseModel:
-        """:return: a network of what :meth:`_get_constructor_parameters` gave"""
+        """:return: a network with the arguments of :meth:`_get_constructor_parameters`"""
         return cls(**parameters)
 
     def load_from_vector(self, vector: np.ndarray) -> None:
@@ -292,16 +294,16 @@ class BaseModel(Module):
         self._set_named_parameters(new)
 
     def parameters_to_vector(self) -> np.ndarray:
-        """:return: (number of parameters,) float32, all parameters one after the other"""
+        """:return: (number of parameters,) float32, all parameters concatenated"""
         return np.concatenate([to_numpy(array).ravel() for array in self._named_parameters().values()])
 
     def set_training_mode(self, mode: bool) -> None:
         """
-        Choose between training and evaluation; matters to dropout and batch normalisation only.
+        Set training or evaluation mode, which affects dropout and batch normalisation only.
 
         :param mode: True for training
         """
-        # Walking through all modules at every predict() would cost more than a small network does.
+        # Traversing all modules at every predict() would cost more than a small network.
         if self.training != mode:
             self.train(mode)
 
@@ -325,7 +327,7 @@ class BaseModel(Module):
     def _dict_batch(self, observation: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], bool]:
         """
         :param observation: one observation or a batch
-        :return: a batch, and whether it was one already
+        :return: a batch, and whether the input was a batch
         :raises ValueError: a shape fits neither
         """
         batches, odd = {}, {}
@@ -338,7 +340,7 @@ class BaseModel(Module):
             else:
                 rows |= {len(batches[key])} if is_batch else set()
         for key, (refusal, space) in odd.items():
-            # Where the others say how many rows there are, an axis of length one too many does no harm.
+            # If other keys determine the number of rows, an additional axis of length one is allowed.
             array, shape = batches[key], space.shape or ()
             if (
                 len(rows) != 1
@@ -352,10 +354,10 @@ class BaseModel(Module):
 
     def obs_to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[PyTorchObs, bool]:
         """
-        Make a batch for the network out of what a user hands to ``predict``.
+        Convert the observation passed to ``predict`` to a batch for the network.
 
         :param observation: one observation or a batch; images may be channel-last
-        :return: the batch, and whether it was one already
+        :return: the batch, and whether the input was a batch
         :raises ValueError: if a shape fits neither one observation nor a batch, or the keys of a Dict
             have different numbers of rows
         """
@@ -379,7 +381,7 @@ def _as_batch(observation: np.ndarray, space: spaces.Space[Any]) -> tuple[np.nda
 
 
 def _lengths(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes that are longer than one."""
+    """The axes longer than one."""
     return tuple(length for length in shape if length != 1)
 
 
@@ -394,10 +396,10 @@ def _refuse_reset_answer(observation: Any) -> None:
 
 class BasePolicy(BaseModel, ABC):
     """
-    A network that chooses actions.
+    Base class of networks that return actions.
 
     :param args: as in :class:`BaseModel`
-    :param squash_output: the actions are squashed by tanh, and unscaled to the action space
+    :param squash_output: actions are squashed by tanh, and unscaled to the action space
     :param kwargs: as in :class:`BaseModel`
     """
 
@@ -421,7 +423,7 @@ class BasePolicy(BaseModel, ABC):
     @staticmethod
     def init_weights(module: nn.Module, gain: float = 1) -> None:
         """
-        Orthogonal weights and zero biases for a linear or convolutional layer; others are left alone.
+        Set orthogonal weights and zero biases of a linear or convolutional layer; others are not changed.
 
         :param module: the layer
         :param gain: factor on the weights
@@ -435,7 +437,7 @@ class BasePolicy(BaseModel, ABC):
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> mx.array:
         """
         :param observation: (batch, ...) observations
-        :param deterministic: the most likely actions instead of random ones
+        :param deterministic: return the most likely actions instead of samples
         :return: (batch, ...) actions, before clipping or unscaling
         """
 
@@ -451,11 +453,11 @@ class BasePolicy(BaseModel, ABC):
 
         :param observation: one observation or a batch, a dictionary of them for a Dict space; images may
             be channel-first or channel-last
-        :param state: handed back as it is (used by recurrent policies)
+        :param state: returned unchanged (used by recurrent policies)
         :param episode_start: not used (used by recurrent policies)
-        :param deterministic: the most likely actions instead of random ones
+        :param deterministic: return the most likely actions instead of samples
         :return: one action or a batch of them, inside the action space; and ``state``
-        :raises ValueError: if the observation is a tuple (the answer of a Gymnasium ``reset``) or has
+        :raises ValueError: if the observation is a tuple (the result of a Gymnasium ``reset``) or has
             a shape that does not fit the observation space
         """
         self.set_training_mode(False)
@@ -484,7 +486,7 @@ class BasePolicy(BaseModel, ABC):
     def _pending(
         self, observation: np.ndarray | dict[str, np.ndarray], deterministic: bool
     ) -> tuple[mx.array, bool]:
-        # Another thread may be tracing an update of the same networks.
+        # Another thread may be tracing an update of these networks.
         with computing(), mx.stream(self.device), tracing:
             batch, vectorized = self.obs_to_tensor(observation)
             return self._predict(batch, deterministic=deterministic), vectorized
@@ -509,12 +511,12 @@ class BasePolicy(BaseModel, ABC):
         assert isinstance(self.action_space, spaces.Box), (
             f"Only actions of a Box space have bounds to {verb} to, not those of {self.action_space}."
         )
-        # The difference of two small integers may be none of their own kind.
+        # The difference of two small integers may overflow their dtype.
         kind = np.result_type(self.action_space.dtype, np.float32)
         return self.action_space.low.astype(kind), self.action_space.high.astype(kind)
 
     def __deepcopy__(self: SelfBaseModel, memo: dict[int, Any]) -> SelfBaseModel:
-        # A module is a dict with attributes beside it; copy both, aliases included.
+        # A module is a dict with additional attributes; copy both, aliases included.
         clone = self.__class__.__new__(self.__class__)
         memo[id(self)] = clone
         for key, value in self.items():

@@ -1,4 +1,4 @@
-"""The action-value networks of SAC, TD3 and DDPG, and what the policies around them have in common."""
+"""Q networks of SAC, TD3 and DDPG, and the base class of their policies."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from gymnasium import spaces
 from mlx_baselines3.common._types import PyTorchObs, Schedule
 from mlx_baselines3.common.nn.layers import Sequential, named_parameters, set_named_parameters
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer, nothing_to_train
-from mlx_baselines3.common.nn.streams import beside
+from mlx_baselines3.common.nn.streams import parallel_stream
 from mlx_baselines3.common.policies.base import BaseModel, BasePolicy
 from mlx_baselines3.common.policies.given_extractor import GivenExtractorPolicy
 from mlx_baselines3.common.preprocessing import get_action_dim
@@ -29,8 +29,8 @@ class ContinuousCritic(BaseModel):
     """
     One or more networks Q(s, a) for continuous actions, called ``qf0``, ``qf1``, …
 
-    Several networks, of which the smallest answer is taken, keep the estimate from growing too large
-    (clipped double Q-learning, https://arxiv.org/abs/1802.09477).
+    The minimum of several networks reduces overestimation (clipped double Q-learning,
+    https://arxiv.org/abs/1802.09477).
 
     :param observation_space: space of one observation
     :param action_space: a Box
@@ -70,7 +70,7 @@ class ContinuousCritic(BaseModel):
             setattr(self, f"qf{i}", Sequential(*create_mlp(input_dim, 1, net_arch, activation_fn)))
 
     def _optimizer_of(self, optimizer: optim.Optimizer) -> ParameterOptimizer:
-        # Here, and not above, because the class below is for this one.
+        # Imported here because the class below is used by this one.
         kind = BorrowerOptimizer if self.share_features_extractor else ParameterOptimizer
         return kind.around(self, optimizer)
 
@@ -85,7 +85,7 @@ class ContinuousCritic(BaseModel):
         """
         :param obs: (batch, ...) observations
         :param actions: (batch, action_dim) actions in [-1, 1]
-        :param features: (batch, features_dim) features of ``obs`` if they are known already
+        :param features: (batch, features_dim) features of ``obs``, if already computed
         :return: (batch, 1) from each network
         """
         if features is None:
@@ -94,8 +94,8 @@ class ContinuousCritic(BaseModel):
             features = mx.stop_gradient(features)
         qvalue_input = mx.concatenate([features, actions], axis=1)
         values = []
-        for turn, q_net in enumerate(self.q_networks):
-            with beside(turn):
+        for index, q_net in enumerate(self.q_networks):
+            with parallel_stream(index):
                 values.append(q_net(qvalue_input))
         return tuple(values)
 
@@ -103,8 +103,8 @@ class ContinuousCritic(BaseModel):
         """
         :param obs: (batch, ...) observations
         :param actions: (batch, action_dim) actions in [-1, 1]
-        :param features: (batch, features_dim) features of ``obs`` if they are known already
-        :return: (batch, 1) from the first network alone; no gradient reaches the features
+        :param features: (batch, features_dim) features of ``obs``, if already computed
+        :return: (batch, 1) of the first network only; no gradient reaches the features
         """
         if features is None:
             features = self.extract_features(obs, self.features_extractor)
@@ -113,8 +113,8 @@ class ContinuousCritic(BaseModel):
 
 class ContinuousActor(GivenExtractorPolicy):
     """
-    What the actors of SAC and TD3 have in common: a features extractor that they are given, a tanh at the
-    end, and files of their own. Arguments as in the actors.
+    Base class of the actors of SAC and TD3: a given features extractor, a final tanh, and separate files.
+    Arguments as in the actors.
     """
 
     def __init__(
@@ -151,11 +151,11 @@ class BorrowerOptimizer(ParameterOptimizer):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """
-        Replace the state. Nothing changes if anything is wrong.
+        Replace the state. After an error nothing has changed.
 
-        :param state_dict: as :meth:`state_dict` gives it, or a torch optimizer's. SB3's TD3 counts the
-            extractor's arrays among the critics', before their own, but never gives them a state
-        :raises ValueError: if the names or shapes are not those of this optimizer
+        :param state_dict: the result of :meth:`state_dict`, or a torch optimizer's. SB3's TD3 lists the
+            extractor's arrays before the critics' own, but without a state
+        :raises ValueError: if the names or shapes do not match this optimizer
         """
         if groups := state_dict.get("param_groups"):
             numbers = groups[0]["params"]
@@ -166,7 +166,7 @@ class BorrowerOptimizer(ParameterOptimizer):
 
 class ContinuousPolicy(BasePolicy):
     """
-    What the policies of SAC, TD3 and DDPG have in common: an actor, critics, and slow copies of them.
+    Base class of the policies of SAC, TD3 and DDPG: an actor, critics, and their target networks.
 
     :param observation_space: space of one observation
     :param action_space: a Box
@@ -242,14 +242,14 @@ class ContinuousPolicy(BasePolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         """
-        Make the networks and their optimizers.
+        Create the networks and their optimizers.
 
         :param lr_schedule: ``lr_schedule(1)`` is the initial learning rate
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say what networks it has.")
+        raise NotImplementedError(f"{type(self).__name__} does not define its networks.")
 
     def settle_optimizers(self) -> None:
-        """Let the optimizers take notice of what was frozen, thawed or replaced since the last update."""
+        """Update the optimizers for parameters frozen, thawed or replaced since the last update."""
         if (
             self.share_features_extractor
             and self.critic.features_extractor is not self.actor.features_extractor
@@ -270,7 +270,7 @@ class ContinuousPolicy(BasePolicy):
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """
-        :param features_extractor: the extractor to use; a new one is made if not given
+        :param features_extractor: the extractor to use; a new one is created by default
         :return: a new actor
         """
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
@@ -280,7 +280,7 @@ class ContinuousPolicy(BasePolicy):
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
         """
-        :param features_extractor: the extractor to use; a new one is made if not given
+        :param features_extractor: the extractor to use; a new one is created by default
         :return: new critics
         """
         kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
@@ -288,10 +288,10 @@ class ContinuousPolicy(BasePolicy):
 
     def _share_extractor(self, borrower: str, lender: str) -> None:
         """
-        Let a network use another one's extractor, whose parameters stay the lender's.
+        Let a network use another one's extractor, whose parameters remain the owner's.
 
-        :param borrower: name of the network that has none of its own
-        :param lender: name of the network that has it
+        :param borrower: name of the network without an extractor
+        :param lender: name of the network that owns it
         """
         extractor = getattr(self, lender).features_extractor
         getattr(self, borrower).borrow("features_extractor", extractor)
@@ -299,14 +299,14 @@ class ContinuousPolicy(BasePolicy):
 
     def _copy_network(self, source: str, target: str) -> None:
         """
-        Give a slow copy the parameters of its original, and put it in evaluation mode for good.
+        Copy the parameters of a network to its target network, which stays in evaluation mode.
 
-        :param source: name of the original
-        :param target: name of the copy
+        :param source: name of the network
+        :param target: name of the target network
         """
         start = f"{source}."
         state = {
-            # Copies: an array that two networks hold could be changed in place through either.
+            # Copies: shared arrays could be changed in place through either network.
             f"{target}.{name.removeprefix(start)}": mx.array(array)
             for name, array in self.state_dict().items()
             if name.startswith(start)
@@ -316,18 +316,18 @@ class ContinuousPolicy(BasePolicy):
 
     def shared_features(self, obs: PyTorchObs, actor: BasePolicy) -> dict[str, mx.array]:
         """
-        Features that actor and critics both need are extracted once.
+        Extract the features shared by actor and critics once.
 
         :param obs: (batch, ...) observations
-        :param actor: the actor or its slow copy
-        :return: ``{"features": …}`` to call both with, or nothing if each has its own extractor
+        :param actor: the actor or its target network
+        :return: ``{"features": …}`` to call both with, or an empty dict if each has its own extractor
         """
         if not self.share_features_extractor:
             return {}
         return {"features": actor.extract_features(obs, actor.features_extractor)}
 
     def update_networks(self) -> tuple[dict[str, nn.Module], dict[str, str]]:
-        """:return: name -> network that an update reads or changes; and slow copy -> its original"""
+        """:return: name -> network that an update reads or changes; and target network -> its original"""
         networks = {"actor": self.actor, "critic": self.critic, "critic_target": self.critic_target}
         return networks, {"critic_target": "critic"}
 
@@ -347,7 +347,7 @@ class ContinuousPolicy(BasePolicy):
 
     def set_training_mode(self, mode: bool) -> None:
         """
-        Choose between training and evaluation for actor and critics; their slow copies always evaluate.
+        Set training or evaluation mode of actor and critics; target networks are always in evaluation mode.
 
         :param mode: True for training
         """

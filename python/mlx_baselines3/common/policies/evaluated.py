@@ -1,4 +1,4 @@
-"""Evaluating the arrays of a model: MLX computes a pending array only in the thread that made it."""
+"""Evaluation of a model's arrays: MLX can compute a pending array only in the thread that created it."""
 
 from collections.abc import Mapping
 from types import ModuleType, TracebackType
@@ -14,13 +14,13 @@ from mlx_baselines3.common.nn.threads import GeneratorPlace, computing, inside_c
 
 __all__ = ["ModelCall", "evaluate"]
 
-# They hold no arrays of MLX, or not those of the model.
+# Objects without MLX arrays, or without those of the model.
 _LEAVES = (str, bytes, int, float, type, ModuleType, spaces.Space)
 
 
 def evaluate(*roots: Any) -> None:
     """
-    Evaluate every array of MLX that is in or below some objects: networks, their attributes, optimizers,
+    Evaluate all MLX arrays reachable from some objects: networks, their attributes, optimizers,
     distributions, lists and dictionaries.
 
     :param roots: the objects
@@ -47,14 +47,14 @@ def evaluate(*roots: Any) -> None:
 
 def _inside(found: Any) -> list[Any]:
     if isinstance(found, Distribution):
-        # The rest is of the last forward pass, which may be another thread's.
+        # The rest belongs to the last forward pass, possibly of another thread.
         return [vars(found).get(name) for name in ("exploration_mat", "exploration_matrices")]
     inside: list[Any] = []
     if isinstance(found, Mapping):
         inside += found.values()
     elif isinstance(found, (list, tuple, set, frozenset)):
         inside += found
-    # A function's attributes are not the model's.
+    # Attributes of functions do not belong to the model.
     if hasattr(found, "__dict__") and not hasattr(found, "__code__"):
         inside += vars(found).values()
     return inside
@@ -62,8 +62,8 @@ def _inside(found: Any) -> list[Any]:
 
 def _is_elsewhere(error: Exception) -> bool:
     """
-    Whether an array cannot be evaluated because it is a placeholder that a network of the user's kept when
-    it was traced, or is pending in another thread. Both fail where they are used, if they are.
+    Whether an array cannot be evaluated because it is a placeholder that a user's network stored while it was
+    traced, or is pending in another thread. Both fail when they are used.
     """
     signs = ("without a primitive", "during function transformations", "in current thread")
     return any(sign in str(error) for sign in signs)
@@ -79,7 +79,7 @@ def _evaluate_each(arrays: list[mx.array]) -> None:
 
 
 def _parts(model: Any) -> list[Any]:
-    """What of an algorithm can hold arrays: not its environments, buffers, callbacks."""
+    """The attributes of an algorithm that can contain arrays: not its environments, buffers, callbacks."""
     kinds = (mx.array, Module, ParameterOptimizer, dict, list, tuple)
     parts = [value for value in vars(model).values() if isinstance(value, kinds)]
     logger = vars(model).get("_logger")
@@ -88,8 +88,8 @@ def _parts(model: Any) -> list[Any]:
 
 class ModelCall:
     """
-    A call that computes with a model, as a context. When it ends, all arrays of the model are evaluated, and
-    the place of its random numbers is kept. Inside another call it does nothing.
+    Context of a public call of a model. At its end, all arrays of the model are evaluated, and the state of
+    its random numbers is stored. Nested calls have no effect.
 
     :param model: the algorithm
     """
@@ -121,7 +121,7 @@ class ModelCall:
                 evaluate(*_parts(self._model))
         finally:
             self._computing.__exit__(kind, error, traceback)
-        # Another one, if the call made the policy.
+        # The call may have created the policy.
         place = self._current_place()
         if self._outermost and place is not None:
             place.leave()

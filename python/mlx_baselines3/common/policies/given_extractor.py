@@ -1,4 +1,4 @@
-"""Networks that act, and get their features extractor ready-made from the policy around them."""
+"""Base class of actors that get their features extractor from the enclosing policy."""
 
 from typing import Any, TypeVar
 
@@ -14,8 +14,8 @@ SelfGivenExtractorPolicy = TypeVar("SelfGivenExtractorPolicy", bound="GivenExtra
 
 class GivenExtractorPolicy(BasePolicy):
     """
-    A network with files of its own. These hold data, not objects: the extractor's class and its arguments
-    stand in the place of the extractor. Whoever makes the extractor sets ``features_extractor_kwargs``.
+    A network that can be saved separately. The file contains the extractor's class and arguments instead of
+    the extractor. The creator of the extractor sets ``features_extractor_kwargs``.
 
     :param observation_space: space of one observation
     :param action_space: space of one action

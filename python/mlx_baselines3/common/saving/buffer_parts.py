@@ -1,4 +1,4 @@
-"""Buffers made of parts that a file holds: an empty one of the right class, and whether it is sound."""
+"""Reconstruction of buffers from files: creation of empty buffers and consistency checks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _DAMAGE = (TypeError, ValueError, AssertionError, KeyError, IndexError, Attribut
 
 class Layout(NamedTuple):
     """
-    What the columns of a replay buffer depend on.
+    The arguments that determine the columns of a replay buffer.
 
     :param buffer_size: number of rows
     :param observation_space: observation space
     :param action_space: action space
-    :param n_envs: transitions of each row
-    :param optimize_memory_usage: whether observations are kept once
-    :param handle_timeout_termination: whether time limits are told from other ends
+    :param n_envs: transitions per row
+    :param optimize_memory_usage: whether observations are stored once
+    :param handle_timeout_termination: whether time limits are distinguished from terminations
     """
 
     buffer_size: int
@@ -52,20 +52,20 @@ class Layout(NamedTuple):
 def layout_of(buffer: ReplayBuffer) -> Layout:
     """
     :param buffer: a replay buffer
-    :return: what another one needs to have the same columns
+    :return: the arguments for a buffer with the same columns
     """
     return Layout(*(getattr(buffer, name) for name in Layout._fields))
 
 
 def empty_buffer(kind: type[ReplayBuffer], layout: Layout) -> Any:
     """
-    Make an empty buffer. The constructor of a user's class is not called, only that of this package's class
-    that it derives from: nothing is known of its arguments.
+    Create an empty buffer. For a user's class only the constructor of its base in this package is called,
+    because the arguments of its own are unknown.
 
     :param kind: its class
-    :param layout: what its columns depend on
+    :param layout: the arguments that determine its columns
     :return: the buffer; HER's has no environment
-    :raises ModelFileError: if the layout makes no buffer, or one that does not fit into memory
+    :raises ModelFileError: if the layout is invalid, or does not fit into memory
     """
     own = (HerReplayBuffer, NStepReplayBuffer, DictReplayBuffer, ReplayBuffer)
     base: Any = next(part for part in kind.__mro__ if part in own)
@@ -85,18 +85,18 @@ def empty_buffer(kind: type[ReplayBuffer], layout: Layout) -> Any:
             **extra,
         )
     except (*_DAMAGE, NotImplementedError, MemoryError) as error:
-        raise ModelFileError(f"what it says does not make a {kind.__name__} ({error!r:.300}).") from error
+        raise ModelFileError(f"its arguments of a {kind.__name__} are invalid ({error!r:.300}).") from error
     return made
 
 
 def check_buffer(buffer: Any, layout: Layout | None = None) -> None:
     """
-    Hold a buffer whose attributes came from a file against itself.
+    Check the consistency of a buffer whose attributes came from a file.
 
     :param buffer: a rollout or replay buffer
-    :param layout: what a replay buffer was made with
-    :raises ModelFileError: if its cursor, or the marks of its episodes, lead outside, or it has other columns
-        than it was made with
+    :param layout: the arguments that a replay buffer was created with
+    :raises ModelFileError: if its cursor or episode indices are out of bounds, or its columns do not match
+        the layout
     """
     size = buffer.buffer_size
     for name in ("buffer_size", "n_envs") if layout is not None else ():

@@ -1,9 +1,9 @@
 """
-Checkpoints: model files that also hold the run, so that another process goes on exactly.
+Checkpoints: model files that include the state of the run, so that another process continues it exactly.
 
-A checkpoint is a model file with a folder ``checkpoint`` in it, so ``load`` reads it too. The folder has
-``run`` (random generators, exploration matrices, what was logged so far), ``env`` (native environments and
-the wrappers around them) and the rollout or replay buffer, which is streamed.
+A checkpoint is a model file with a folder ``checkpoint``, so ``load`` reads it too. The folder contains
+``run`` (random generators, exploration matrices, values logged so far), ``env`` (native environments and
+their wrappers) and the rollout or replay buffer, which is streamed.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ def save_checkpoint(
 
     :param model: the algorithm
     :param path: the file
-    :param within_learn: whether its ``learn`` is to be gone on with
-    :param allow_pickle: pickle what JSON cannot express
+    :param within_learn: whether its ``learn`` is to be continued
+    :param allow_pickle: pickle values that JSON cannot express
     """
-    lost: list[str] = []
+    unsaved: list[str] = []
     buffers: dict[str, Content] = {}
     for name in _BUFFERS:
         buffer = getattr(model, name, None)
         # A rollout buffer is empty between two rollouts.
         if buffer is not None and (name == "replay_buffer" or buffer.size() > 0):
-            buffers[f"checkpoint/{name}.safetensors"] = write_buffer(buffer, lost, name)
-    env = env_record(model.env, lost) if model.env is not None else None
-    run = {**run_record(model, within_learn, lost), "lost": lost}
+            buffers[f"checkpoint/{name}.safetensors"] = write_buffer(buffer, unsaved, name)
+    env = env_record(model.env, unsaved) if model.env is not None else None
+    run = {**run_record(model, within_learn, unsaved), "lost": unsaved}
     extra = {_RUN: json.dumps(run).encode(), _ENV: json.dumps(env).encode(), **buffers}
     model_io.save(model, path, None, None, allow_pickle, extra)
 
@@ -79,19 +79,19 @@ def load_checkpoint(
     monitor_dir: str | None = None,
 ) -> Algorithm:
     """
-    Go on from a checkpoint; see :meth:`BaseAlgorithm.load_checkpoint`.
+    Continue from a checkpoint; see :meth:`BaseAlgorithm.load_checkpoint`.
 
     :param cls: the algorithm's class
     :param path: the file
-    :param env: environments like those of the checkpoint; None makes native ones
+    :param env: environments like those of the checkpoint; None creates native ones
     :param device: device to compute on
     :param custom_objects: values to use instead of stored ones
-    :param allow_pickle: open pickles that are in the file
+    :param allow_pickle: open pickles in the file
     :param changes: attributes to change
-    :param monitor_dir: folder with the run's monitor files, to go on with
+    :param monitor_dir: folder with the run's monitor files, to continue them
     :return: the model
-    :raises ModelFileError: if it is not a checkpoint, or is damaged
-    :raises ValueError: if it is another algorithm's, or ``env`` is needed or does not fit
+    :raises ModelFileError: if it is not a checkpoint, or is corrupted
+    :raises ValueError: if it belongs to another algorithm, or ``env`` is needed or does not match
     """
     stream = open_path(path, "r", suffix="zip")
     with contextlib.nullcontext(stream) if stream is path else stream:
@@ -110,15 +110,15 @@ def load_checkpoint(
             *(cls, stream, env, device, custom_objects, False, False, changes or {}, allow_pickle)
         )
         _read_buffers(model, archive)
-    lost = list(run.get("lost", ()))
+    unsaved = list(run.get("lost", ()))
     if model.env is not None and envs is not None and not restore_env(model.env, envs):
         _start_new_episodes(model)
-        lost.append(f"the running episodes of {envs['names'][-1].rpartition(':')[2]}, which start anew")
+        unsaved.append(f"the running episodes of {envs['names'][-1].rpartition(':')[2]}, which are restarted")
     with ModelCall(model):
         record.restore_generators(model)
     model._resumed = record
-    if lost:
-        warnings.warn(printable(f"Not part of the checkpoint: {', '.join(map(str, lost))}."), stacklevel=3)
+    if unsaved:
+        warnings.warn(printable(f"Not part of the checkpoint: {', '.join(map(str, unsaved))}."), stacklevel=3)
     return model
 
 
@@ -132,11 +132,11 @@ def _read_buffers(model: Model, archive: ArchiveReader) -> None:
 
 
 def _fixed(buffer: Any) -> dict[str, Any]:
-    """What the model's own attributes decide about a buffer, and no other entry of the file."""
+    """Attributes of a buffer that are determined by the model, not by another entry of the file."""
     fixed: dict[str, Any] = {}
     for name, value in vars(buffer).items():
         if isinstance(value, np.ndarray):
-            # A rollout that was flattened for its minibatches has the same numbers in another shape.
+            # A rollout flattened for its minibatches has the same numbers in another shape.
             fixed[name] = value.size, value.dtype
         elif isinstance(value, dict):
             fixed[name] = {key: getattr(part, "size", None) for key, part in value.items()}
@@ -165,20 +165,20 @@ def _check_buffer(buffer: Any, fixed: dict[str, Any], label: str) -> None:
 def _tables(archive: ArchiveReader) -> tuple[dict[str, Any], dict[str, Any] | None]:
     if _RUN not in archive.names:
         raise ModelFileError(
-            f"{archive.label} is no checkpoint: save_checkpoint() did not write it. Try load()."
+            f"{archive.label} is not a checkpoint: save_checkpoint() did not write it. Try load()."
         )
     try:
         run, envs = (bounded_json(archive.text(name), archive.length, f"{name} is") for name in (_RUN, _ENV))
     except ModelFileError as error:
         raise ModelFileError(f"{archive.label}: {error}") from error
-    lost = run.get("lost", []) if isinstance(run, dict) else None
+    unsaved = run.get("lost", []) if isinstance(run, dict) else None
     if (
-        not isinstance(lost, list)
+        not isinstance(unsaved, list)
         or type(run.get("algorithm")) is not str
-        or not all(type(item) is str for item in lost)
+        or not all(type(item) is str for item in unsaved)
         or not (envs is None or _is_env_record(envs))
     ):
-        raise ModelFileError(f"{archive.label}: the record of the run is damaged.")
+        raise ModelFileError(f"{archive.label}: the record of the run is corrupted.")
     return run, envs
 
 
@@ -192,7 +192,7 @@ def _is_env_record(envs: Any) -> bool:
 
 
 def _start_new_episodes(model: Model) -> None:
-    """The environments cannot go on with their episodes: the replay buffer's last ones end here."""
+    """The environments cannot continue their episodes: truncate the last ones in the replay buffer."""
     model._last_obs = None
     buffer = getattr(model, "replay_buffer", None)
     if buffer is None or buffer.size() == 0:
@@ -202,4 +202,4 @@ def _start_new_episodes(model: Model) -> None:
             warnings.simplefilter("ignore")
             buffer.truncate_last_trajectory()
     else:
-        buffer._break_off()
+        buffer._truncate_last()

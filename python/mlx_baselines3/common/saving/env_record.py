@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mlx_baselines3.common.formats.archive import ModelFileError
-from mlx_baselines3.common.formats.attributes import put, take
+from mlx_baselines3.common.formats.attributes import encode_attributes, restore_attributes
 from mlx_baselines3.common.formats.json_codec import Decoder, Encoder, Unencodable
 from mlx_baselines3.common.formats.names import UnknownName, current_path, path_of, public_path
 from mlx_baselines3.common.formats.spaces import check_generator_state
@@ -12,7 +12,7 @@ from mlx_baselines3.common.vec_env import NativeVecEnv, VecEnv, VecEnvWrapper, V
 
 __all__ = ["env_record", "rebuild", "restore_env"]
 
-# Made anew by the wrapper's constructor.
+# Created by the wrapper's constructor.
 _SKIPPED = (
     *("venv", "env", "class_attributes", "num_envs", "obs_spaces", "render_mode", "metadata"),
     *("reset_infos", "_seeds", "_options"),
@@ -37,17 +37,17 @@ def _name(env: Any) -> str:
         return type(env).__qualname__
 
 
-def env_record(env: VecEnv, lost: list[str]) -> dict[str, Any]:
+def env_record(env: VecEnv, unsaved: list[str]) -> dict[str, Any]:
     """
     :param env: environments, with their wrappers
-    :param lost: receives what cannot be expressed, in words
+    :param unsaved: receives descriptions of what cannot be stored
     :return: their state, JSON-ready
     """
     layers, base = _layers(env)
     record: dict[str, Any] = {
         "n_envs": env.num_envs,
         "names": [_name(layer) for layer in (*layers, base)],
-        "layers": [take(layer, _SKIPPED, lost, type(layer).__name__) for layer in layers],
+        "layers": [encode_attributes(layer, _SKIPPED, unsaved, type(layer).__name__) for layer in layers],
     }
     if isinstance(base, NativeVecEnv):
         record["native"] = Encoder().encode(base.get_state(), "env")
@@ -55,19 +55,19 @@ def env_record(env: VecEnv, lost: list[str]) -> dict[str, Any]:
         try:
             record["make"] = Encoder().encode(make, "env")
         except Unencodable:
-            lost.append("the arguments of the environments")
+            unsaved.append("the arguments of the environments")
     return record
 
 
 def rebuild(record: dict[str, Any], monitor_dir: str | None = None) -> VecEnv:
     """
-    Make environments like those of a checkpoint: native ones, normalised or not. Of the file only the id is
-    taken, and numbers.
+    Create environments like those of a checkpoint: native ones, normalised or not. Only the id and numbers
+    are taken from the file.
 
-    :param record: what :func:`env_record` gave
-    :param monitor_dir: folder with the monitor files of the run, to go on with; None writes none
-    :return: the environments, not yet in their state
-    :raises ValueError: if they are of another kind
+    :param record: the result of :func:`env_record`
+    :param monitor_dir: folder with the monitor files of the run, to continue them; None writes none
+    :return: the environments, without their state
+    :raises ValueError: if they are not native
     """
     names = [name.rpartition(":")[2] for name in record["names"]]
     normalized = all(current_path(name) == public_path(VecNormalize) for name in record["names"][:-1])
@@ -79,12 +79,12 @@ def rebuild(record: dict[str, Any], monitor_dir: str | None = None) -> VecEnv:
     try:
         return _made(record, monitor_dir)
     except (LookupError, TypeError, AttributeError) as error:
-        raise ModelFileError(f"the record of the environments is damaged ({error!r:.200}).") from error
+        raise ModelFileError(f"the record of the environments is corrupted ({error!r:.200}).") from error
 
 
 def _made(record: dict[str, Any], monitor_dir: str | None) -> VecEnv:
     make = Decoder().decode(record["make"])
-    # Before anything of that size is made.
+    # Checked before anything of that size is allocated.
     if record["n_envs"] != len(record["native"]["envs"]):
         raise ModelFileError(f"the record is of {record['n_envs']} environments, but not their states.")
     if not isinstance(make["env_id"], str) or not NativeVecEnv.supports(make["env_id"]):
@@ -111,7 +111,7 @@ def _made(record: dict[str, Any], monitor_dir: str | None) -> VecEnv:
 
 
 def _arguments(given: Any) -> dict[str, Any]:
-    """The arguments of the environments: numbers and words. A window is not opened for a file."""
+    """The arguments of the environments: numbers and strings. A file cannot open a window."""
     if not isinstance(given, dict) or not all(type(key) is str for key in given):
         raise ModelFileError("the arguments of the environments are not a table.")
     kept = {name: value for name, value in given.items() if name != "render_mode"}
@@ -146,12 +146,12 @@ _ARGUMENT_TESTS: dict[str, Callable[[Any], bool]] = {
 
 def restore_env(env: VecEnv, record: dict[str, Any]) -> bool:
     """
-    Put environments into the state of a checkpoint.
+    Restore the state of environments from a checkpoint.
 
-    :param env: environments with the wrappers that those of the checkpoint had
-    :param record: what :func:`env_record` gave
-    :return: whether they are in the middle of the checkpoint's episodes; else they are to be reset
-    :raises ValueError: if number or wrappers differ
+    :param env: environments with the same wrappers as those of the checkpoint
+    :param record: the result of :func:`env_record`
+    :return: whether they continue the checkpoint's episodes; else they must be reset
+    :raises ValueError: if their number or wrappers differ
     """
     layers, base = _layers(env)
     names = [_name(layer) for layer in (*layers, base)]
@@ -163,7 +163,9 @@ def restore_env(env: VecEnv, record: dict[str, Any]) -> bool:
         )
     try:
         for layer, fields in zip(layers, record["layers"], strict=True):
-            put(layer, fields, lambda encoded, _: Decoder().decode(encoded), _SKIPPED, same_shapes=True)
+            restore_attributes(
+                layer, fields, lambda encoded, _: Decoder().decode(encoded), _SKIPPED, same_shapes=True
+            )
         if "native" not in record or not isinstance(base, NativeVecEnv):
             return False
         state = Decoder().decode(record["native"])
@@ -172,12 +174,12 @@ def restore_env(env: VecEnv, record: dict[str, Any]) -> bool:
     except ModelFileError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ModelFileError(f"the state of the environments is damaged ({error!r:.200}).") from error
+        raise ModelFileError(f"the state of the environments is corrupted ({error!r:.200}).") from error
     return True
 
 
 def _check_state(state: Any, n_envs: int) -> None:
-    """Check what Rust does not: a generator's state, and what stays in Python."""
+    """Check what Rust does not check: generator states, and values that stay in Python."""
     limit, seeds, options = state["time_limit"], state["seeds"], state["options"]
     if not (limit is None or (type(limit) is int and 0 < limit < 2**53)) or not _is_number(state["t_start"]):
         raise ValueError(f"time_limit={limit!r:.60}, t_start={state['t_start']!r:.60}")

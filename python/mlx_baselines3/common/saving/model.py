@@ -1,4 +1,4 @@
-"""Saving and loading of models: what :class:`BaseAlgorithm` hands to and takes from the archive."""
+"""Saving and loading of models."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from mlx_baselines3.common.vec_env.abstract import GymEnv
 from mlx_baselines3.common.vec_env.patch_gym import _convert_space
 
 Algorithm = TypeVar("Algorithm", bound=Model)
-# Which algorithms learn with a policy.
+# The algorithms that use each policy class.
 _FAMILIES = {
     "mlx_baselines3.common.policies:ActorCriticPolicy": ("PPO", "A2C"),
     "mlx_baselines3.dqn.policies:DQNPolicy": ("DQN",),
     "mlx_baselines3.sac.policies:SACPolicy": ("SAC",),
     "mlx_baselines3.td3.policies:TD3Policy": ("TD3", "DDPG"),
 }
-# What A2C has none of.
+# Attributes that A2C does not have.
 _PPO_ONLY = {"n_epochs", "clip_range"}
 
 
@@ -58,7 +58,7 @@ def get_parameters(model: Model) -> dict[str, dict[str, Any]]:
 
 def set_parameters(model: Model, source: str | Mapping[str, Any], exact_match: bool) -> None:
     """
-    Replace parameters in place, all or none; see :meth:`BaseAlgorithm.set_parameters`.
+    Replace all parameters in place, or none after an error; see :meth:`BaseAlgorithm.set_parameters`.
 
     :param model: the algorithm to change
     :param source: a file, or object name -> name -> array
@@ -72,9 +72,9 @@ def set_parameters(model: Model, source: str | Mapping[str, Any], exact_match: b
     for name in params:
         try:
             if not given and name not in expected:
-                # A file does not choose which attributes are looked at.
+                # A file must not choose which attributes are accessed.
                 raise AttributeError(name)
-            recursive_getattr(model, name).state_dict  # noqa: B018  only whether it is there
+            recursive_getattr(model, name).state_dict  # noqa: B018  tests that it exists
         except AttributeError as error:
             kind = ValueError if given else ModelFileError
             raise kind(
@@ -103,7 +103,7 @@ def _set_states(model: Model, params: Mapping[str, Any], expected: list[str], ex
             else:
                 target.load_state_dict(values, strict=exact_match)
     except Exception:
-        # Each object refuses as a whole what does not fit; those before it must not stay changed.
+        # Each object rejects unsuitable parameters as a whole; earlier objects must be restored then.
         for name, state in before.items():
             recursive_getattr(model, name).load_state_dict(state)
         raise
@@ -122,16 +122,16 @@ def save(
 
     :param model: the algorithm
     :param path: the file
-    :param exclude: attributes to leave out besides the usual ones
-    :param include: attributes to write although they are usually left out
-    :param allow_pickle: pickle what JSON cannot express
-    :param extra: further entries of the archive, as :func:`save_to_zip_file` takes them
+    :param exclude: attributes to omit in addition to the default ones
+    :param include: attributes to write although they are omitted by default
+    :param allow_pickle: pickle values that JSON cannot express
+    :param extra: further entries of the archive, see :func:`save_to_zip_file`
     """
     objects, variables = model._get_torch_save_params()
-    # The schedule is made anew from `learning_rate`; a function would be kept, or complained of, twice.
+    # The schedule is derived from `learning_rate`; a function would be stored, or warned about, twice.
     left_out = {*model._excluded_save_params(), "lr_schedule"}
     left_out = left_out.union(exclude or ()).difference(include or ())
-    # What is saved as arrays is not saved a second time among the attributes.
+    # Values saved as arrays are not saved again among the attributes.
     left_out |= {name.split(".")[0] for name in objects + variables}
     save_to_zip_file(
         path,
@@ -156,17 +156,17 @@ def load(
     allow_pickle: bool = False,
 ) -> Algorithm:
     """
-    Make a model from a file; see :meth:`BaseAlgorithm.load`.
+    Create a model from a file; see :meth:`BaseAlgorithm.load`.
 
     :param cls: the algorithm's class
     :param path: the file
     :param env: environments to use, or None
     :param device: device to compute on
     :param custom_objects: values to use instead of stored ones
-    :param print_system_info: print the system that saved the file and the present one
+    :param print_system_info: print the system that saved the file and the current one
     :param force_reset: start new episodes at the next ``learn``
     :param changes: attributes to change
-    :param allow_pickle: open pickles that are in the file
+    :param allow_pickle: open pickles in the file
     :return: the model
     """
     if print_system_info:
@@ -225,7 +225,7 @@ def _put_variables(model: Model, variables: Mapping[str, Any]) -> None:
         if value is None:
             continue
         if name not in expected:
-            raise ModelFileError(f"variables: `{name}` is none of this model's, which are {expected}.")
+            raise ModelFileError(f"variables: `{name}` is not a variable of this model: {expected}.")
         own, array = recursive_getattr(model, name), to_mlx(value)
         if getattr(own, "size", 1) != array.size:
             raise ModelFileError(f"variables: `{name}` has the shape {array.shape}, expected {own.shape}.")
@@ -233,7 +233,7 @@ def _put_variables(model: Model, variables: Mapping[str, Any]) -> None:
 
 
 def _put_parameters(model: Model, params: dict[str, Any], device: mx.Device | str) -> None:
-    """Set the parameters of a file, or of what an early SB3 wrote, with a warning."""
+    """Set the parameters of a file, with a warning for files of early SB3 versions."""
     try:
         model.set_parameters(params, exact_match=True, device=device)
         return
@@ -254,16 +254,16 @@ def _put_parameters(model: Model, params: dict[str, Any], device: mx.Device | st
         group = {**groups[0], "params": groups[0]["params"][:count]}
         optimizer = {**params["policy.optimizer"], "param_groups": [group]}
         model.set_parameters({**params, "policy.optimizer": optimizer}, exact_match=True, device=device)
-        version, done = "a DQN model of SB3 before 2.4.0", "the target network's part of it was left out"
+        version, done = "a DQN model of SB3 before 2.4.0", "the target network's part of it was omitted"
     warnings.warn(
         f"This is probably {version}: {done}, and the model should work. "
-        f"Save it again to be rid of this warning. What did not fit: {said}",
+        f"Save it again to remove this warning. The mismatch: {said}",
         stacklevel=4,
     )
 
 
 def _check_attributes(data: Attributes, changes: dict[str, Any], label: str) -> None:
-    """Bring stored attributes up to date, and refuse changes that would not fit the stored weights."""
+    """Convert stored attributes of old versions, and reject changes that contradict the stored weights."""
     policy_kwargs = data.get("policy_kwargs") or {}
     policy_kwargs.pop("device", None)
     # SB3 before 1.8 wrote `net_arch=[dict(pi=…, vf=…)]`.
@@ -290,7 +290,7 @@ def _check_attributes(data: Attributes, changes: dict[str, Any], label: str) -> 
 
 
 def _check_algorithm(cls: type[Model], data: dict[str, Any]) -> None:
-    """Refuse another algorithm's model; TD3 and DDPG are one algorithm with different settings."""
+    """Reject another algorithm's model; TD3 and DDPG are one algorithm with different settings."""
     stored = _family(data["policy_class"])
     own = _family(next(iter(cls.policy_aliases.values()), BasePolicy))
     if len(stored) == 2 and "PPO" in stored:

@@ -1,8 +1,8 @@
 """
-Replay buffers in files of their own: archives of JSON and safetensors, or SB3's pickles.
+Files of replay buffers: archives of JSON and safetensors, or SB3's pickles.
 
-The archive holds ``replay_buffer/layout`` (class, spaces, sizes) and ``replay_buffer/columns.safetensors``,
-which is written and read row by row. Rows that are not in use are not written.
+The archive contains ``replay_buffer/layout`` (class, spaces, sizes) and
+``replay_buffer/columns.safetensors``, which is streamed row by row. Unused rows are not written.
 """
 
 from __future__ import annotations
@@ -43,31 +43,31 @@ FileOrStream = str | pathlib.Path | io.BufferedIOBase
 
 def save_replay_buffer(buffer: ReplayBuffer, path: FileOrStream, verbose: int = 0) -> None:
     """
-    Write a replay buffer as an archive. A file given by its path is replaced as a whole.
+    Write a replay buffer as an archive. A file given by its path is replaced atomically.
 
     :param buffer: the buffer
     :param path: the file (".pkl" is added if there is no suffix, as in SB3) or an open binary file
-    :param verbose: 2 to be told of a file that is replaced
-    :raises ValueError: if its class cannot be found again by its import path, or a space cannot be kept
+    :param verbose: 2 warns about a replaced file
+    :raises ValueError: if its class cannot be found by its import path, or a space cannot be stored
     """
-    lost: list[str] = []
+    unsaved: list[str] = []
     layout = layout_of(buffer)
     try:
         parts = {name: Encoder().encode(value, name) for name, value in layout._asdict().items()}
         parts["class"] = path_of(type(buffer))
     except (UnknownName, Unencodable) as error:
         raise ValueError(
-            f"A {type(buffer).__name__} cannot be kept in a file: {error}. Define its class in a module."
+            f"A {type(buffer).__name__} cannot be saved: {error}. Define its class in a module."
         ) from error
-    columns = write_buffer(buffer, lost, type(buffer).__name__, by_itself=True)
-    if lost:
+    columns = write_buffer(buffer, unsaved, type(buffer).__name__, by_itself=True)
+    if unsaved:
         warnings.warn(
-            f"Not kept in the replay buffer's file: {', '.join(lost)}. Only numbers, texts, arrays and "
+            f"Not saved in the replay buffer's file: {', '.join(unsaved)}. Only numbers, strings, arrays and "
             "containers of them are.",
             stacklevel=3,
         )
     entries: dict[str, Content] = {
-        _LAYOUT: json.dumps({**parts, "lost": lost}).encode(),
+        _LAYOUT: json.dumps({**parts, "lost": unsaved}).encode(),
         _COLUMNS: columns,
         **version_entries(),
     }
@@ -80,15 +80,15 @@ def save_replay_buffer(buffer: ReplayBuffer, path: FileOrStream, verbose: int = 
 
 def load_replay_buffer(path: FileOrStream, verbose: int = 0) -> Any:
     """
-    Read a replay buffer that this package or SB3 (1.5 to 2.9) saved, without executing anything that is in
-    the file. Its contents decide how it is read, not its suffix.
+    Read a replay buffer saved by this package or SB3 (1.5 to 2.9), without executing anything in the file.
+    The format is detected by its contents, not its suffix.
 
-    :param path: a path (tried with ".pkl" behind it if it is not there) or an open binary file
-    :param verbose: 2 to be told when the suffix was needed
+    :param path: a path (".pkl" is appended if it does not exist) or an open binary file
+    :param verbose: 2 warns if the suffix was needed
     :return: the buffer; HER's has no environment
-    :raises NotABuffer: if it holds something else
-    :raises ModelFileError: if it is damaged, or needs a class that is not imported
-    :raises FileNotFoundError: if there is no such file
+    :raises NotABuffer: if it contains something else
+    :raises ModelFileError: if it is corrupted, or needs a class that is not imported
+    :raises FileNotFoundError: if the file does not exist
     """
     stream = open_path(path, "r", verbose, suffix="pkl")
     label = str(path) if isinstance(path, (str, pathlib.Path)) else "the replay buffer's file"
@@ -101,7 +101,7 @@ def load_replay_buffer(path: FileOrStream, verbose: int = 0) -> Any:
 def _read_archive(archive: ArchiveReader) -> Any:
     if _LAYOUT not in archive.names:
         raise NotABuffer(
-            f"{archive.label} is an archive, but not of a replay buffer: `save_replay_buffer` writes those."
+            f"{archive.label} is an archive, but not of a replay buffer, as `save_replay_buffer` writes it."
         )
     check_format(archive)
     label = f"{archive.label}: {_LAYOUT}"
@@ -109,14 +109,14 @@ def _read_archive(archive: ArchiveReader) -> Any:
         parts = bounded_json(archive.text(_LAYOUT), archive.length, "it is")
         kind = class_of(parts["class"], ReplayBuffer)
         layout = Layout(*(Decoder().decode(parts[name]) for name in Layout._fields))
-        lost = [text for text in parts["lost"] if isinstance(text, str)]
+        unsaved = [text for text in parts["lost"] if isinstance(text, str)]
         buffer = empty_buffer(kind, layout)
     except (UnknownName, ModelFileError) as error:
         said = str(error)
         raise ModelFileError(said if said.startswith(archive.label) else f"{label}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise ModelFileError(f"{label} is damaged ({error!r:.200}).") from error
+        raise ModelFileError(f"{label} is corrupted ({error!r:.200}).") from error
     read_buffer(buffer, archive, _COLUMNS)
-    if lost:
-        warnings.warn(printable(f"Not part of {archive.label}: {', '.join(lost)[:1000]}."), stacklevel=4)
+    if unsaved:
+        warnings.warn(printable(f"Not part of {archive.label}: {', '.join(unsaved)[:1000]}."), stacklevel=4)
     return buffer

@@ -1,4 +1,4 @@
-"""What a run consists of besides its model: random generators, environments, what was logged so far."""
+"""State of a run besides its model: random generators, environments, pending log values."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _MATRICES = ("exploration_mat", "exploration_matrices")
 
 def _generators(model: Model) -> dict[str, Any]:
     key: Any = mx.random.state
-    twin = native_actor_or_none(model.policy)
-    # A twin that is behind MLX's generator is seeded from it before it draws the next number.
+    actor = native_actor_or_none(model.policy)
+    # A native actor that is behind MLX's generator is seeded from it before its next draw.
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(legacy=False),  # noqa: NPY002
         "mlx": to_numpy(key[0]).tolist(),
-        "actor": list(twin.rng_state) if twin is not None and twin.is_seeded else None,
+        "actor": list(actor.rng_state) if actor is not None and actor.is_seeded else None,
     }
 
 
-def _action_space(model: Model, lost: list[str]) -> Any:
-    """The space with its generator, which random actions are drawn from."""
+def _action_space(model: Model, unsaved: list[str]) -> Any:
+    """The space with the generator of random actions."""
     try:
         return Encoder().encode(model.action_space, "action_space")
     except Unencodable:
-        lost.append("the random generator of the action space")
+        unsaved.append("the random generator of the action space")
         return None
 
 
@@ -52,28 +52,28 @@ def _restore_generators(model: Model, state: dict[str, Any]) -> None:
     np.random.set_state(state["numpy"])  # noqa: NPY002
     mx.random.seed(high << 32 | low)
     seeded_by_user()
-    twin = native_actor_or_none(model.policy)
-    if twin is not None and state["actor"] is not None:
+    actor = native_actor_or_none(model.policy)
+    if actor is not None and state["actor"] is not None:
         own, increment = state["actor"]
-        twin.rng_state = own, increment
-    elif twin is not None:
-        twin.unseed()
+        actor.rng_state = own, increment
+    elif actor is not None:
+        actor.unseed()
 
 
 def _checked_generators(state: Any) -> dict[str, Any]:
     """
-    Hold the states of all generators against what they can be. Those of Python and NumPy are set as they are,
-    and some that are taken end the process, or never end, at the next draw.
+    Check the states of all generators. Python and NumPy accept some states that crash or hang the process at
+    the next draw.
     """
     version, words, gauss = state["python"]
     if version != 3 or type(words) is not tuple or not (gauss is None or type(gauss) is float):
-        raise ModelFileError("checkpoint/run: generators.python is no state of Python's generator.")
+        raise ModelFileError("checkpoint/run: generators.python is not a state of Python's generator.")
     key = {"key": np.array(words[:-1]), "pos": words[-1]}
     check_generator_state({"bit_generator": "MT19937", "state": key})
     numpy = state["numpy"]
     check_generator_state(numpy)
     if numpy["bit_generator"] != "MT19937" or numpy["has_gauss"] not in (0, 1):
-        raise ModelFileError("checkpoint/run: generators.numpy is no state of NumPy's global generator.")
+        raise ModelFileError("checkpoint/run: generators.numpy is not a state of NumPy's global generator.")
     float(numpy["gauss"])
     for name, bits, length in (("mlx", 32, 2), ("actor", 128, 2)):
         numbers = state[name]
@@ -87,12 +87,12 @@ def _checked_generators(state: Any) -> dict[str, Any]:
 
 def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**63:
-        raise ValueError(f"{value!r:.60} is no count")
+        raise ValueError(f"{value!r:.60} is not a count")
     return value
 
 
 def _checked_row(name: str, row: Any) -> tuple[Any, int | None, tuple[str, ...]]:
-    """What waits for the next row of the log: a value, how often it was averaged, and who does not get it."""
+    """A pending log value: the value, the number of averaged samples, and the excluded formats."""
     encoded, count, excluded = row
     value = Decoder().decode(encoded)
     try:
@@ -100,19 +100,19 @@ def _checked_row(name: str, row: Any) -> tuple[Any, int | None, tuple[str, ...]]
     except UnknownName as error:
         raise ModelFileError(f"checkpoint/run: {error}.") from error
     if not isinstance(excluded, list) or not all(type(item) is str for item in excluded):
-        raise TypeError(f"{excluded!r:.60} are no formats of a log")
+        raise TypeError(f"{excluded!r:.60} are not log formats")
     return value, None if count is None else _count(count), tuple(excluded)
 
 
 def _noise_of(model: Model) -> tuple[Any, Any]:
-    """The network whose exploration matrices are drawn (gSDE), and their distribution."""
+    """The network with gSDE's exploration matrices, and its distribution."""
     owner = getattr(model, "actor", model.policy)
     distribution = getattr(owner, "action_dist", None)
     return owner, distribution if isinstance(distribution, StateDependentNoiseDistribution) else None
 
 
-def _logged(model: Model, lost: list[str]) -> dict[str, Any]:
-    """What is waiting for the next row of the log."""
+def _logged(model: Model, unsaved: list[str]) -> dict[str, Any]:
+    """Values pending for the next log row."""
     logger = getattr(model, "_logger", None)
     rows: dict[str, Any] = {}
     if logger is None:
@@ -121,18 +121,18 @@ def _logged(model: Model, lost: list[str]) -> dict[str, Any]:
         try:
             value = Encoder().encode(logger.name_to_value[name], name)
         except Unencodable:
-            lost.append(f"the logged {name}")
+            unsaved.append(f"the logged {name}")
             continue
         excluded = list(logger.name_to_excluded.get(name, ("",)))
         rows[name] = [value, logger.name_to_count.get(name), excluded]
     return rows
 
 
-def run_record(model: Model, within_learn: bool, lost: list[str]) -> dict[str, Any]:
+def run_record(model: Model, within_learn: bool, unsaved: list[str]) -> dict[str, Any]:
     """
     :param model: the algorithm
-    :param within_learn: whether its ``learn`` is to be gone on with, or was finished
-    :param lost: receives what cannot be expressed, in words
+    :param within_learn: whether its ``learn`` is to be continued, or had finished
+    :param unsaved: receives descriptions of what cannot be stored
     :return: JSON-ready, for :class:`RunRecord`
     """
     distribution = _noise_of(model)[1]
@@ -145,18 +145,18 @@ def run_record(model: Model, within_learn: bool, lost: list[str]) -> dict[str, A
         "elapsed": time.time_ns() - int(model.start_time),
         "at_start": model._num_timesteps_at_start,
         "generators": Encoder().encode(_generators(model), "generators"),
-        "action_space": _action_space(model, lost),
+        "action_space": _action_space(model, unsaved),
         "matrices": Encoder().encode(matrices, "matrices"),
-        "logged": _logged(model, lost) if within_learn or model._custom_logger else {},
+        "logged": _logged(model, unsaved) if within_learn or model._custom_logger else {},
     }
 
 
 class RunRecord:
     """
-    A run that was interrupted, until ``learn`` goes on with it.
+    An interrupted run, until ``learn`` continues it.
 
-    :param record: what :func:`run_record` gave, after a trip through JSON
-    :raises ModelFileError: if it is damaged
+    :param record: the result of :func:`run_record`, after a round trip through JSON
+    :raises ModelFileError: if it is corrupted
     """
 
     def __init__(self, record: dict[str, Any]) -> None:
@@ -168,18 +168,18 @@ class RunRecord:
             self._matrices = Decoder().decode(record["matrices"])
             self._logged = {name: _checked_row(name, row) for name, row in record["logged"].items()}
             if not isinstance(self._matrices, dict):
-                raise TypeError("no table of matrices")
+                raise TypeError("not a table of matrices")
         except ModelFileError:
             raise
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise ModelFileError(f"the record of the run is damaged ({error!r:.200}).") from error
+            raise ModelFileError(f"the record of the run is corrupted ({error!r:.200}).") from error
 
     def restore_generators(self, model: Model) -> None:
         """
-        Let all generators of this process go on where the run's were, gSDE's exploration matrices included.
+        Restore all random generators of this process, and gSDE's exploration matrices.
 
         :param model: the algorithm
-        :raises ModelFileError: if a state is damaged
+        :raises ModelFileError: if a state is corrupted
         """
         self._restore_matrices(model)
         try:
@@ -193,7 +193,7 @@ class RunRecord:
         except ModelFileError:
             raise
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise ModelFileError(f"the state of a random generator is damaged ({error!r:.200}).") from error
+            raise ModelFileError(f"the state of a random generator is corrupted ({error!r:.200}).") from error
 
     def _restore_matrices(self, model: Model) -> None:
         distribution = _noise_of(model)[1]
@@ -208,7 +208,7 @@ class RunRecord:
 
     def go_on(self, model: Model) -> None:
         """
-        Called when ``learn`` has set everything up.
+        Restore the rest of the run; called at the end of the setup of ``learn``.
 
         :param model: the algorithm
         """
@@ -227,8 +227,8 @@ class RunRecord:
 
 def _skip_next_draw(model: Model) -> None:
     """
-    A checkpoint inside ``learn`` is taken when the exploration matrices of the next rollout are drawn
-    already, so the first draw after it is left out.
+    A checkpoint within ``learn`` is taken after the exploration matrices of the next rollout are drawn, so
+    the first draw is skipped.
     """
     owner, distribution = _noise_of(model)
     if distribution is None:

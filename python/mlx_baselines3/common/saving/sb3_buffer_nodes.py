@@ -1,4 +1,4 @@
-"""Replay buffers as SB3 would have pickled them: nodes for ``formats.sb3.pickle_writer``."""
+"""Replay buffers as SB3 would pickle them: nodes for ``formats.sb3.pickle_writer``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def encode_buffer(buffer: ReplayBuffer) -> Node:
     """
     kind = type(buffer)
     if kind not in _NAMES:
-        raise NotInSB3(f"a {kind.__name__} is not a buffer of SB3's, but a class of its own")
+        raise NotInSB3(f"a {kind.__name__} is a custom class, not a buffer of SB3")
     names = [*_ATTRIBUTES]
     if not buffer.optimize_memory_usage:
         names.append("next_observations")
@@ -55,7 +55,7 @@ def encode_buffer(buffer: ReplayBuffer) -> Node:
 
 
 def _infos(buffer: HerReplayBuffer) -> Node:
-    """Of rows that have none, and without copy_info_dict, SB3 keeps empty tables."""
+    """SB3 stores empty dicts for rows without infos, and without copy_info_dict."""
     nothing: dict[str, Any] = {}
     infos: Any = (
         buffer.infos if buffer.copy_info_dict else np.empty((buffer.buffer_size, buffer.n_envs), object)

@@ -1,10 +1,10 @@
 """
-Replay buffers that SB3 (1.5 to 2.9) or version 0.1.0 of this package pickled, read as data.
+Replay buffers pickled by SB3 (1.5 to 2.9) or version 0.1.0 of this package, read as data.
 
-What older versions of SB3 have otherwise: before 1.8, HER's buffer keeps whole episodes in tables of its own;
-before 2.1, actions of a float64 space are float64; before 2.2, ``next_observations`` is None with
-``optimize_memory_usage``.
-Buffers from before SB3 had ``handle_timeout_termination`` do not tell time limits from other ends.
+Differences of older SB3 versions: before 1.8, HER's buffer stores whole episodes in tables; before 2.1,
+actions of a float64 space are float64; before 2.2, ``next_observations`` is None with
+``optimize_memory_usage``. Buffers from before ``handle_timeout_termination`` do not distinguish time limits
+from terminations.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from mlx_baselines3.her import HerReplayBuffer
 __all__ = ["NotABuffer", "read_pickled_buffer"]
 
 _SLACK = 2**20
-# What the arrays of a file may take, in sizes of the file.
+# Limit of the arrays' size, in multiples of the file size.
 _BUDGET = 4
-# Attributes that the buffer is made with, that are columns, or that are made anew.
+# Attributes that are constructor arguments, columns, or recreated.
 _KNOWN = {
     *Layout._fields,
     *("obs_shape", "action_dim", "pos", "full", "device", "_device", "_columns", "_terminal", "_scratch"),
@@ -57,11 +57,11 @@ _MODULES = {
 
 
 class NotABuffer(ModelFileError, AssertionError):
-    """The file holds something else than a replay buffer. SB3 raises an ``AssertionError`` then."""
+    """The file does not contain a replay buffer. SB3 raises an ``AssertionError`` then."""
 
 
 def _nothing(evaluate: Evaluator, node: Node) -> None:
-    """What is made anew: memory to sample into."""
+    """Placeholder for recreated attributes, such as memory to sample into."""
 
 
 def _terminal(evaluate: Evaluator, node: Node) -> tuple[Any, ...]:
@@ -78,13 +78,13 @@ _CONSTRUCTORS: dict[tuple[str, str], Callable[[Evaluator, Node], Any]] = {
 
 def read_pickled_buffer(stream: IO[bytes], label: str) -> Any:
     """
-    Read a replay buffer from a pickle, without executing anything that is in it.
+    Read a replay buffer from a pickle, without executing anything in it.
 
     :param stream: seekable binary file, at the start of the pickle
-    :param label: what to call the file in error messages
+    :param label: name of the file in error messages
     :return: the buffer; HER's has no environment
-    :raises NotABuffer: if it holds something else
-    :raises ModelFileError: if it is damaged, or needs a class that is not known or not imported
+    :raises NotABuffer: if it contains something else
+    :raises ModelFileError: if it is corrupted, or needs a class that is not known or not imported
     """
     source = Source(stream)
     length = source.left
@@ -159,7 +159,7 @@ class _Fields:
         return made
 
     def _layout(self) -> Layout:
-        # SB3's rule: who does not know of time limits treats them as ends.
+        # As in SB3: buffers without this attribute treat time limits as terminations.
         handled = self.get("handle_timeout_termination", False) if self.has("timeouts") else False
         rows, n_envs = self._size()
         return Layout(
@@ -177,7 +177,7 @@ class _Fields:
         return rewards.shape
 
     def _check_columns(self, layout: Layout) -> None:
-        """Before a buffer is made: each column has as many rows as the buffer is to have."""
+        """Check before creating the buffer that each column has the right number of rows."""
         names = ["observations", "actions", "dones", *(["timeouts"] if self.has("timeouts") else [])]
         names += [] if layout.optimize_memory_usage else ["next_observations"]
         for name in names:
@@ -188,7 +188,7 @@ class _Fields:
                     raise ModelFileError(f"{name} does not have {wanted[0]} rows of {wanted[1]}.")
 
     def _restore_terminal(self, made: ReplayBuffer) -> None:
-        """0.1.0 keeps the last observations of episodes beside a compact ring; SB3 loses them."""
+        """0.1.0 stores the terminal observations of a compact ring separately; SB3 loses them."""
         if made.optimize_memory_usage and self.has("_terminal"):
             made._load_terminal(*self.get("_terminal"))
 
@@ -198,7 +198,7 @@ class _Fields:
         made.goal_selection_strategy = self._strategy()
         for name in ("ep_start", "ep_length", "_current_ep_start"):
             setattr(made, name, np.array(self.get(name)))
-        # Without copy_info_dict SB3 keeps a million empty tables, and they are not read.
+        # Without copy_info_dict SB3 stores a million empty dicts, which are not read.
         rows = made.buffer_size if made.copy_info_dict else 0
         made.infos = self.get("infos") if made.copy_info_dict else np.empty((rows, made.n_envs), dtype=object)
 
@@ -209,7 +209,7 @@ class _Fields:
         return strategy
 
     def _restore_rest(self, made: ReplayBuffer) -> None:
-        """What a class of the user's keeps besides."""
+        """Restore additional attributes of a user's class."""
         if type(made).__module__.partition(".")[0] == "mlx_baselines3":
             return
         for name in self._state.keys() - _KNOWN:
@@ -219,14 +219,14 @@ class _Fields:
 
     def _episodes(self, kind: type[HerReplayBuffer]) -> Any:
         """
-        HER of SB3 before 1.8: ``_buffer`` holds arrays ``(episodes, steps, ...)`` of a single environment.
-        With offline sampling it is empty, and what was relabelled is in a buffer of its own.
+        HER of SB3 before 1.8: ``_buffer`` has arrays ``(episodes, steps, ...)`` of a single environment. With
+        offline sampling it is empty, and relabelled transitions are in a separate buffer.
         """
         if not self.get("online_sampling", True):
             warnings.warn(
-                "The replay buffer was filled by HerReplayBuffer(online_sampling=False), which SB3 has "
-                "dropped in 1.8. Its transitions, relabelled already, are loaded as a DictReplayBuffer: new "
-                "ones are not relabelled.",
+                "The replay buffer was filled by HerReplayBuffer(online_sampling=False), which SB3 removed "
+                "in 1.8. Its already relabelled transitions are loaded as a DictReplayBuffer: new ones are "
+                "not relabelled.",
                 stacklevel=6,
             )
             return _build(self._evaluate, self._state.get("replay_buffer"))
@@ -242,7 +242,7 @@ def _fill(home: np.ndarray, stored: Any, name: str) -> None:
 
 class _OldEpisodes:
     """
-    Turns the episodes of HER's buffer of SB3 1.5 to 1.7 into rows.
+    Converts the episodes of SB3 1.5 to 1.7's HER buffer to rows.
 
     :param fields: its attributes
     """
@@ -286,7 +286,7 @@ class _OldEpisodes:
         made.n_sampled_goal, made.her_ratio = (
             self._fields.get(name) for name in ("n_sampled_goal", "her_ratio")
         )
-        # Its rewards were always asked for with infos.
+        # It always passed the infos to compute_reward.
         made.copy_info_dict = True
         made.infos = np.empty((rows, 1), dtype=object)
         for slot in self._order():
@@ -297,7 +297,7 @@ class _OldEpisodes:
         return made
 
     def _order(self) -> list[int]:
-        """The complete episodes, the oldest first. The one at the cursor is being overwritten."""
+        """The complete episodes, oldest first. The one at the cursor is being overwritten."""
         count = len(self._lengths)
         return [(self._pos + 1 + i) % count for i in range(count - 1)] if self._full else [*range(self._pos)]
 
@@ -319,7 +319,7 @@ class _OldEpisodes:
         made.pos = (start + length) % made.buffer_size
         made.full = made.full or made.pos == 0
         if complete:
-            # An end by a time limit was not marked.
+            # Time limits were not marked.
             ended = float(self._tables["done"][slot, length - 1, 0]) != 0
             made.dones[start + length - 1], made.timeouts[start + length - 1] = 1, not ended
             made.ep_length[rows] = length

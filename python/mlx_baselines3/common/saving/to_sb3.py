@@ -1,4 +1,4 @@
-"""Models for SB3. Reached through :mod:`~mlx_baselines3.export`."""
+"""Export to SB3; import it from :mod:`~mlx_baselines3.export`."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from mlx_baselines3.common.saving.sb3_buffer_nodes import encode_buffer
 
 __all__ = ["SB3_VERSION", "export_replay_buffer", "export_sb3"]
 
-# Whose layout is written, and whose interface the package has.
+# The SB3 version whose file layout is written.
 SB3_VERSION = "2.9.2"
 _SWITCHES: dict[str, Any] = {"maximize": False, "foreach": None, "differentiable": False}
-# Of each optimizer: torch's names of its running averages, its numbers, and the rest of what torch keeps.
-# The first that an optimizer is an instance of counts, so subclasses come first.
+# For each optimizer: torch's names of its running averages, of its hyperparameters, and further entries. The
+# first matching class is used, so subclasses come first.
 _TORCH_LAYOUTS: tuple[tuple[type, dict[str, str], tuple[str, ...], dict[str, Any]], ...] = (
     (
         optim.AdamW,
@@ -73,16 +73,16 @@ def export_sb3(
     include: Iterable[str] | None = None,
 ) -> None:
     """
-    Write a model as SB3 2.9 saves it: ``stable_baselines3.PPO.load(path)`` acts as this one does and goes on
-    training, its optimizer's state included. torch is not needed here. As in SB3, functions of your own are
+    Write a model in the format of SB3 2.9: ``stable_baselines3.PPO.load(path)`` gives the same policy and can
+    continue training, including the optimizer's state. torch is not needed. As in SB3, custom functions are
     pickled into the file.
 
     :param model: the algorithm
     :param path: the file (".zip" is added if there is no suffix) or an open binary file
-    :param exclude: attributes to leave out besides the usual ones
-    :param include: attributes to write although they are usually left out
-    :raises NotInSB3: if the model has a part that torch or SB3 has no counterpart of, such as a network of
-        your own; the text names it
+    :param exclude: attributes to omit in addition to the default ones
+    :param include: attributes to write although they are omitted by default
+    :raises NotInSB3: if a part of the model has no counterpart in torch or SB3, such as a custom network; the
+        message names it
     """
     objects, variables = model._get_torch_save_params()
     left_out = set(exclude or ()).union(model._excluded_save_params()).difference(include or ())
@@ -107,13 +107,13 @@ def export_replay_buffer(
     buffer: ReplayBuffer, path: str | pathlib.Path | io.BufferedIOBase, verbose: int = 0
 ) -> None:
     """
-    Write a replay buffer as SB3 2.9 saves it: SB3's ``load_replay_buffer(path)`` reads the file. It is a
-    pickle, without anything in it that needs this package.
+    Write a replay buffer in the format of SB3 2.9: SB3's ``load_replay_buffer(path)`` reads the file. It is a
+    pickle that does not need this package.
 
-    :param buffer: the replay buffer; what it keeps besides SB3's attributes is left out
+    :param buffer: the replay buffer; attributes that SB3 does not have are omitted
     :param path: the file (".pkl" is added if there is no suffix) or an open binary file
-    :param verbose: 2 to be told of a file that is replaced
-    :raises NotInSB3: if SB3 has no counterpart of the buffer
+    :param verbose: 2 warns about a replaced file
+    :raises NotInSB3: if the buffer has no counterpart in SB3
     """
     node = encode_buffer(buffer)
     if isinstance(path, (str, pathlib.Path)):
@@ -124,7 +124,7 @@ def export_replay_buffer(
 
 
 def _entry(key: str, value: Any) -> Any:
-    """What JSON has no words for is a pickle, as in SB3."""
+    """As in SB3, values that JSON cannot express are pickles."""
     try:
         if key == "policy_kwargs":
             value = torch_kwargs(value)
@@ -132,9 +132,7 @@ def _entry(key: str, value: Any) -> Any:
             return value
         pickled = write(encode(value))
     except NotInSB3 as error:
-        raise NotInSB3(
-            f"`{key}` cannot be given to SB3: {error}. exclude=['{key}'] leaves it out of the file."
-        ) from error
+        raise NotInSB3(f"`{key}` cannot be exported to SB3: {error}. exclude=['{key}'] omits it.") from error
     return {":type:": str(type(value)), ":serialized:": base64.b64encode(pickled).decode()}
 
 
@@ -149,7 +147,7 @@ def _state(model: Model, name: str) -> Mapping[str, Any]:
         and hasattr(model.policy, "actor_target")
         and model.policy.share_features_extractor
     ):
-        # SB3's TD3 counts the actor's extractor among the critics' parameters, without a state.
+        # SB3's TD3 lists the actor's extractor among the critics' parameters, without a state.
         foreign = len(named_parameters(model.policy.actor.features_extractor))
     return _optimizer_state(name, owner, foreign)
 
@@ -159,14 +157,14 @@ def _optimizer_state(name: str, owner: Any, foreign: int) -> dict[str, Any]:
     optimizer = owner.optimizer
     layout = next((layout for layout in _TORCH_LAYOUTS if isinstance(optimizer, layout[0])), None)
     if layout is None:
-        raise NotInSB3(f"`{name}` is a {type(optimizer).__name__}, whose state is not known to torch.")
+        raise NotInSB3(f"`{name}` is a {type(optimizer).__name__}, which has no counterpart in torch.")
     kind, slots, numbers, rest = layout
     arrays = owner.state_dict()
     step = int(np.asarray(arrays["step"]))
     group = {"lr": float(np.asarray(arrays["learning_rate"])), **rest}
     group |= {number: _plain(getattr(optimizer, number)) for number in numbers}
     states = {}
-    # Without momentum torch's SGD keeps nothing, and before the first step no optimizer does.
+    # torch's SGD has no state without momentum, and no optimizer has before the first step.
     if step > 0 and not (kind is optim.SGD and optimizer.momentum == 0):
         states = {
             foreign + index: {
@@ -180,7 +178,7 @@ def _optimizer_state(name: str, owner: Any, foreign: int) -> dict[str, Any]:
 
 
 def _steps(arrays: Mapping[str, Any], name: str) -> int:
-    """torch counts the steps of each parameter by itself."""
+    """torch counts steps per parameter."""
     return int(np.asarray(arrays["step"])) - int(np.asarray(arrays.get(f"missed.{name}", 0)))
 
 

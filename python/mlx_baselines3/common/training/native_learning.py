@@ -29,13 +29,12 @@ from mlx_baselines3.common.utils import (
     update_learning_rate,
 )
 
-__all__ = ["NativeQLearning"]
+__all__ = ["NativeLearning", "NativeQLearning"]
 
 # Methods that a call replaces.
 _HOOKS = (
     "_batches", "_collect_and_train", "_end_episodes", "_gradient_step", "_native_chunk", "_native_update",
-    "_pass_steps", "_trained", "_update_exploration_rate", "_update_learning_rate", "collect_rollouts",
-    "train",
+    "_pass_steps", "_trained", "_update_learning_rate", "collect_rollouts", "train",
 )  # fmt: skip
 # What a buffer samples with.
 _SAMPLING = (
@@ -103,9 +102,9 @@ class _Parts(NamedTuple):
         self.random_actions.put_back()
 
 
-class NativeQLearning:
+class NativeLearning:
     """
-    Iterations of DQN, for one call of ``learn()``.
+    Iterations of an off-policy algorithm, for one call of ``learn()``.
 
     :param model: the algorithm
     :param base: the class whose methods Rust knows
@@ -114,10 +113,6 @@ class NativeQLearning:
 
     def __init__(self, model: Any, base: type, log_interval: int | None):
         self._model, self._base, self._log_interval = model, base, log_interval
-        self._parts: _Parts | None = None
-        self._most = _FIRST
-        # Whether the gradient steps of an iteration are still to be made.
-        self._is_collected = False
 
     def run(self, unseen: int, count_steps: Callable[[int], None]) -> bool | None:
         """
@@ -130,6 +125,80 @@ class NativeQLearning:
         :raises BaseException: what went wrong, or a signal's handler raised; everything before it is
             accounted for then
         """
+        raise NotImplementedError
+
+    def _is_due(self) -> bool:
+        """Whether the next iteration takes actions of the policy, and learns."""
+        model = self._model
+        sizes = (model.gradient_steps, model.batch_size, model.n_envs, model.train_freq.frequency)
+        return (
+            model.train_freq.unit == TrainFrequencyUnit.STEP
+            and model.num_timesteps >= model.learning_starts
+            and model.num_timesteps < model._total_timesteps
+            and model.gradient_steps != 0
+            and model.batch_size > 0
+            and all(type(number) is int and number < _LARGE for number in sizes)
+            and (self._log_interval is None or self._log_interval > 0)
+        )
+
+    def _gradient_steps(self) -> int:
+        """Gradient steps of an iteration."""
+        model = self._model
+        count: int = model.gradient_steps
+        return count if count >= 0 else model.train_freq.frequency * model.n_envs
+
+    def _choose_collector(self) -> NativeCollector | None:
+        """What takes the steps; None if somebody's own method would have to take part in an iteration."""
+        model, logger = self._model, self._model.logger
+        if (
+            any(name in vars(model) or not is_shipped(getattr(type(model), name)) for name in _HOOKS)
+            or "record" in vars(logger)
+            or not is_shipped(type(logger).record)
+            or model.env.num_envs != model.n_envs
+        ):
+            return None
+        buffer, noise = model.replay_buffer, model.action_noise
+        collector = choose_collector(model, model.env, buffer, noise, model.learning_starts)
+        return None if isinstance(collector, str) else collector
+
+    def _find_update(self) -> Any:
+        """What takes the gradient steps in Rust, or None."""
+        model = self._model
+        model._create_aliases()
+        try:
+            model.policy.settle_optimizers()
+        except RuntimeError:
+            # Nothing to train. `train` says so, after the steps.
+            return None
+        return model._updater.find_native(model, self._base)
+
+    def _learning_rate(self, progress: float) -> float:
+        """
+        :param progress: the progress that remains
+        :return: the learning rate, as `train` finds it
+        :raises ValueError: it is none
+        """
+        rate: float = self._model.lr_schedule(progress)
+        return check_learning_rate(max(rate, 0.0) if progress < 0 else rate)
+
+    def _are_logs_shipped(self) -> bool:
+        """Whether no code of a user's sees a log entry."""
+        model, logger = self._model, self._model.logger
+        methods = [model.dump_logs, logger.dump, *(out.write for out in logger.output_formats)]
+        return all(map(is_shipped, methods))
+
+
+class NativeQLearning(NativeLearning):
+    """Iterations of DQN, see :class:`NativeLearning`: many in one call."""
+
+    def __init__(self, model: Any, base: type, log_interval: int | None):
+        super().__init__(model, base, log_interval)
+        self._parts: _Parts | None = None
+        self._most = _FIRST
+        # Whether the gradient steps of an iteration are still to be made.
+        self._is_collected = False
+
+    def run(self, unseen: int, count_steps: Callable[[int], None]) -> bool | None:
         self._is_collected = False
         has_run = False
         try:
@@ -180,16 +249,7 @@ class NativeQLearning:
     def _count(self, unseen: int) -> int:
         """How many iterations to ask for; 0 if the next one is Python's."""
         model = self._model
-        sizes = (model.gradient_steps, model.batch_size, model.n_envs, model.train_freq.frequency)
-        if (
-            model.train_freq.unit != TrainFrequencyUnit.STEP
-            # Each iteration takes the policy's actions, and learns.
-            or model.num_timesteps < model.learning_starts
-            or model.gradient_steps == 0
-            or not all(type(number) is int and number < _LARGE for number in sizes)
-            or type(model.target_update_interval) is not int
-            or (self._log_interval is not None and self._log_interval < 1)
-        ):
+        if not (self._is_due() or self._is_collected) or type(model.target_update_interval) is not int:
             return 0
         frequency = model.train_freq.frequency
         left = math.ceil((model._total_timesteps - model.num_timesteps) / (frequency * model.n_envs))
@@ -204,35 +264,16 @@ class NativeQLearning:
 
     def _find_parts(self) -> _Parts | None:
         """What collects and learns; None if a part of it is not as Rust knows it."""
-        model, buffer, space = self._model, self._model.replay_buffer, self._model.action_space
-        kind, logger = type(model), model.logger
-        if (
-            any(name in vars(model) or not is_shipped(getattr(kind, name)) for name in _HOOKS)
-            or "record" in vars(logger)
-            or not is_shipped(type(logger).record)
-            or type(space) is not spaces.Discrete
-            or "sample" in vars(space)
-            or not _can_sample(buffer)
-            or model.batch_size < 1
-            or model.env.num_envs != model.n_envs
-        ):
+        space = self._model.action_space
+        is_known = type(space) is spaces.Discrete and "sample" not in vars(space)
+        if not is_known or not _can_sample(self._model.replay_buffer):
             return None
-        collector = choose_collector(model, model.env, buffer, model.action_noise, model.learning_starts)
-        if isinstance(collector, str):
-            return None
-        model._create_aliases()
-        try:
-            model.policy.settle_optimizers()
-        except RuntimeError:
-            # Nothing to train. `train` says so, after the steps.
-            return None
-        update = model._updater.find_native(model, self._base)
-        if type(update) is not NativeQUpdate:
+        collector = self._choose_collector()
+        update = None if collector is None else self._find_update()
+        if collector is None or type(update) is not NativeQUpdate or update.has_extractor:
             return None
         update.load()
-        each = model.train_freq.frequency * model.n_envs
-        gradient_steps = model.gradient_steps if model.gradient_steps >= 0 else each
-        return _Parts(collector, update, _RandomActions(space), gradient_steps)
+        return _Parts(collector, update, _RandomActions(space), self._gradient_steps())
 
     def _learning_rates(self, count: int) -> list[float]:
         """The learning rates of the next iterations, up to one that `train` refuses."""
@@ -242,14 +283,10 @@ class NativeQLearning:
         is_constant = type(schedule) is FloatSchedule and type(schedule.value_schedule) is ConstantSchedule
         rates: list[float] = []
         for i in range(1 if is_constant else count):
-            remaining = model.progress_at(first + i * each)
-            rate = schedule(remaining)
-            rate = max(rate, 0.0) if remaining < 0 else rate
             try:
-                check_learning_rate(rate)
+                rates.append(self._learning_rate(model.progress_at(first + i * each)))
             except ValueError:
                 break
-            rates.append(rate)
         return rates * count if is_constant else rates
 
     def _exploration_rates(self, count: int) -> np.ndarray:
@@ -356,9 +393,7 @@ class NativeQLearning:
         model, interval = self._model, self._log_interval
         if interval is None or model._episode_num // interval == (model._episode_num + n_ended) // interval:
             return False
-        logger = model.logger
-        methods = [model.dump_logs, logger.dump, *(out.write for out in logger.output_formats)]
-        return not all(map(is_shipped, methods))
+        return not self._are_logs_shipped()
 
     def _count_steps(self, n_steps: int) -> None:
         model = self._model

@@ -8,10 +8,13 @@ import numpy as np
 from mlx.nn.layers.base import Module
 
 from mlx_baselines3 import _native
-from mlx_baselines3.common.native.blueprint import Blueprint, observed_keys, perceptron, side_by_side
+from mlx_baselines3.common.native.actor import NativeActor
+from mlx_baselines3.common.native.blueprint import Blueprint
 from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.native.exploration import NativeCollector
+from mlx_baselines3.common.native.extractors import Features, observed
 from mlx_baselines3.common.native.interrupts import interrupts_allowed, interrupts_deferred
+from mlx_baselines3.common.native.layers import perceptron
 from mlx_baselines3.common.native.vectors import ParameterVector, TrainedVector, flat
 from mlx_baselines3.common.nn.interop import to_numpy
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
@@ -24,13 +27,13 @@ ArrayBatches = Mapping[str, np.ndarray]
 Metrics = dict[str, np.ndarray]
 
 
-def _transitions(batches: ArrayBatches, gamma: float, keys: Sequence[str]) -> "_native.TransitionArrays":
+def _transitions(batches: ArrayBatches, gamma: float, plan: Blueprint) -> "_native.TransitionArrays":
     """The batches of some gradient steps, one after the other."""
     # One discount for each step, or the n-step returns' own for each row.
     discounts = batches.get("discounts", np.full(len(batches["rewards"]), gamma, np.float32))
     return {
-        "observations": flat(side_by_side(batches["observations"], keys, batch_axes=2)),
-        "next_observations": flat(side_by_side(batches["next_observations"], keys, batch_axes=2)),
+        "observations": plan.flat_columns(batches["observations"], batch_axes=2),
+        "next_observations": plan.flat_columns(batches["next_observations"], batch_axes=2),
         "actions": flat(batches["actions"]),
         "rewards": flat(batches["rewards"]),
         "dones": flat(batches["dones"]),
@@ -67,6 +70,16 @@ def _target_vector(network: Module, original: Module, optimizer: ParameterOptimi
     return ParameterVector(network, optimizer)
 
 
+def _check_same(features: Features, others: Features) -> None:
+    """
+    :param features: the features extractor of a network
+    :param others: that of its target network
+    :raises NotNative: it computes in another way
+    """
+    if [branch.shape() for branch in features] != [branch.shape() for branch in others]:
+        raise NotNative("the target network has another features extractor")
+
+
 class NativeQUpdate:
     """
     The gradient steps of DQN.
@@ -81,9 +94,11 @@ class NativeQUpdate:
     def __init__(self, q_net: Module, q_net_target: Module, optimizer: ParameterOptimizer, plan: Blueprint):
         self._vector = TrainedVector(q_net, optimizer)
         self._target = _target_vector(q_net_target, q_net, optimizer)
-        self._keys = plan.keys
+        self._plan = plan
+        _check_same(plan.features, *observed(q_net_target, q_net_target.features_extractor).features)
+        branches = self._vector.branch_plans(plan.features) if plan.features else None
         self._is_target_moved = False
-        self._core = _native.QUpdate(self._vector.layer_plans(plan.layers), optimizer.size)
+        self._core = _native.QUpdate(self._vector.layer_plans(plan.layers), optimizer.size, branches)
 
     def run(self, batches: Iterable[ArrayBatches], settings: Mapping[str, float]) -> Metrics:
         """
@@ -100,7 +115,7 @@ class NativeQUpdate:
             self._vector.load()
             self._target.load()
             for batch in batches:
-                transitions = _transitions(batch, settings["gamma"], self._keys)
+                transitions = _transitions(batch, settings["gamma"], self._plan)
                 count, max_grad_norm = len(batch["rewards"]), settings["max_grad_norm"]
                 trained, target = self._vector.as_native(), self._target.values
                 done = self._core.run(transitions, count, max_grad_norm, target, trained)
@@ -109,6 +124,11 @@ class NativeQUpdate:
         metrics = {"loss": np.concatenate(losses)}
         _store({"q_net": self._vector}, metrics)
         return metrics
+
+    @property
+    def has_extractor(self) -> bool:
+        """:return: whether the network sees the features of an extractor"""
+        return bool(self._plan.features)
 
     def load(self) -> None:
         """Take over the networks and the optimizer, for :meth:`iterate`."""
@@ -147,7 +167,7 @@ class NativeQUpdate:
 
     def store(self) -> None:
         """Give the networks and the optimizer what came of :meth:`iterate`."""
-        self._vector.store_recorded()
+        self._vector.store()
         if self._is_target_moved:
             self._target.store()
 
@@ -169,7 +189,8 @@ def _critic_plans(critic: Any, vector: TrainedVector) -> "list[list[_native.Trai
         raise NotNative(f"the critic is a {type(critic).__name__}")
     methods = ("__call__", "forward", "q1_forward", "q_networks", "extract_features")
     check_unchanged(critic, ContinuousCritic, methods)
-    observed_keys(critic.observation_space, critic.features_extractor)
+    if any(observed(critic, critic.features_extractor).features):
+        raise NotNative("SAC and TD3 have no native gradient of a features extractor")
     return [vector.layer_plans(perceptron(net)) for net in critic.q_networks]
 
 
@@ -196,8 +217,11 @@ class NativeActorCriticUpdate:
             for name in optimizers
             if f"{name}_target" in networks
         }
+        self._have_targets_moved = False
         self._squashed = plan.head == "squashed_gaussian"
-        self._keys = plan.keys
+        if plan.features:
+            raise NotNative("SAC and TD3 have no native gradient of a features extractor")
+        self._plan = plan
         actor, critic = self._trained["actor"], self._trained["critic"]
         self._core = _native.ActorCriticUpdate(
             actor.layer_plans(plan.layers),
@@ -227,11 +251,106 @@ class NativeActorCriticUpdate:
         :raises ValueError: the batches do not fit the networks; nothing has changed then
         """
         with interrupts_allowed():
+            # MLX draws while the vectors are loaded.
+            mx.async_eval(noise)  # type: ignore[no-untyped-call]
+            self.load()
             done = self._compute(batches, settings, noise, flags)
-        metrics = self._metrics(done, np.array([updated for updated, _ in flags]))
-        moved = self._targets if any(updated for _, updated in flags) else {}
+        metrics = self._metrics(done, flags)
+        moved = self._targets if any(follows for _, follows in flags) else {}
         _store({**self._trained, **moved}, metrics)
         return metrics
+
+    def load(self) -> None:
+        """Take over the networks and the optimizers, for :meth:`advance`."""
+        for vector in (*self._trained.values(), *self._targets.values()):
+            vector.load()
+        self._have_targets_moved = False
+
+    def set_learning_rate(self, rate: float) -> None:
+        """
+        :param rate: that of the next :meth:`advance`
+        """
+        for vector in self._trained.values():
+            vector.set_learning_rate(rate)
+
+    def load_actor(self, actor: NativeActor) -> None:
+        """
+        :param actor: the native actor of the policy; it gets the present weights
+        """
+        with actor.lent() as core:
+            self._core.load_actor(self._trained["actor"].values, core)
+
+    def advance(
+        self,
+        batches: Iterable[ArrayBatches],
+        settings: Mapping[str, float],
+        noise: mx.array,
+        flags: Sequence[tuple[bool, bool]],
+    ) -> Metrics:
+        """
+        :meth:`run` on what :meth:`load` has taken over, which the networks get with :meth:`store`.
+
+        :param batches: as for :meth:`run`, like the others
+        :param settings: settings
+        :param noise: standard normals
+        :param flags: what each step updates
+        :return: the metrics
+        :raises FloatingPointError: if the outcome is nan or infinite; it has been undone then
+        """
+        # A single step keeps what it changes as it goes; the targets move once all is known to be finite.
+        is_single, follows = len(flags) == 1, any(follows for _, follows in flags)
+        kept = [] if is_single else [*self._trained.values(), *self._targets.values()]
+        for vector in kept:
+            vector.keep()
+        try:
+            with interrupts_allowed():
+                steps = [(actor, target and not is_single) for actor, target in flags]
+                done = self._compute(batches, settings, noise, steps, is_single)
+            metrics = self._metrics(done, flags)
+            self._check(metrics, settings["tau"] if is_single and follows else None, follows)
+        except BaseException:
+            for vector in kept or [vector for vector in self._trained.values() if vector.has_stepped]:
+                vector.take_back()
+            raise
+        if is_single and follows:
+            self._follow(settings["tau"])
+        for vector in self._trained.values():
+            vector.finish_update()
+        self._have_targets_moved |= follows
+        return metrics
+
+    def _follow(self, tau: float) -> None:
+        for name, target in self._targets.items():
+            source = self._trained[name.removesuffix("_target")]
+            _native.polyak_average(source.values, target.values, tau)
+
+    def _check(self, metrics: Metrics, tau: float | None, follows: bool) -> None:
+        """
+        :raises FloatingPointError: if a number is nan or infinite
+        """
+        vectors: dict[str, ParameterVector] = dict(self._trained)
+        is_wrong = any(vector.nonfinite_names() is not None for vector in vectors.values())
+        # Between finite parameters targets are finite.
+        moved = list(self._targets.values()) if follows and tau is not None and is_wrong else []
+        for target in moved:
+            target.keep()
+        if moved and tau is not None:
+            self._follow(tau)
+        if moved or (follows and tau is None):
+            vectors |= self._targets
+        found = {name: (vector.nonfinite_names(), len(vector.places)) for name, vector in vectors.items()}
+        wrong = {name: (names, count) for name, (names, count) in found.items() if names is not None}
+        for target in moved:
+            target.take_back()
+        check_finite(metrics, wrong)
+
+    def store(self) -> None:
+        """Give the networks and the optimizers what came of :meth:`advance`."""
+        for vector in self._trained.values():
+            vector.store()
+        if self._have_targets_moved:
+            for target in self._targets.values():
+                target.store()
 
     def _compute(
         self,
@@ -239,12 +358,9 @@ class NativeActorCriticUpdate:
         settings: Mapping[str, float],
         noise: mx.array,
         flags: Sequence[tuple[bool, bool]],
+        keeps: bool = False,
     ) -> "list[_native.ActorCriticResult]":
         """The steps of :meth:`run` on the vectors, which the networks do not see yet."""
-        # MLX draws while the vectors are loaded.
-        mx.async_eval(noise)  # type: ignore[no-untyped-call]
-        for vector in (*self._trained.values(), *self._targets.values()):
-            vector.load()
         # Rust writes to them: none may be another model's.
         none = np.zeros(0, np.float32)
         actor_target = self._targets["actor_target"].values if "actor_target" in self._targets else none
@@ -261,23 +377,23 @@ class NativeActorCriticUpdate:
         for batch in batches:
             at = slice(start, start + len(batch["rewards"]))
             fields: _native.ActorCriticBatches = {
-                "transitions": _transitions(batch, settings["gamma"], self._keys),
+                "transitions": _transitions(batch, settings["gamma"], self._plan),
                 "noise": flat(now[at]),
                 "next_noise": flat(later[at]),
             }
-            new = self._core.run(fields, steps[at], objective, targets, self._as_native())
+            new = self._core.run(fields, steps[at], objective, targets, self._as_native(keeps))
             for name, vector in self._trained.items():
                 vector.record_steps(new.optimizer_steps[name])
             done.append(new)
             start = at.stop
         return done
 
-    def _as_native(self) -> "_native.ActorCriticTrained":
+    def _as_native(self, keeps: bool) -> "_native.ActorCriticTrained":
         ent_coef = self._trained.get("ent_coef")
         return {
-            "actor": self._trained["actor"].as_native(),
-            "critic": self._trained["critic"].as_native(),
-            "ent_coef": None if ent_coef is None else ent_coef.as_native(),
+            "actor": self._trained["actor"].as_native(keeps),
+            "critic": self._trained["critic"].as_native(keeps),
+            "ent_coef": None if ent_coef is None else ent_coef.as_native(keeps),
         }
 
     def _objective(self, settings: Mapping[str, float]) -> "_native.ActorCriticSettings":
@@ -291,7 +407,10 @@ class NativeActorCriticUpdate:
             "target_entropy": settings["target_entropy"] if self._squashed else 0.0,
         }
 
-    def _metrics(self, done: "list[_native.ActorCriticResult]", updated: np.ndarray) -> Metrics:
+    def _metrics(
+        self, done: "list[_native.ActorCriticResult]", flags: Sequence[tuple[bool, bool]]
+    ) -> Metrics:
+        updated = np.array([actor for actor, _ in flags])
         metrics = {"critic_loss": np.concatenate([part.critic_loss for part in done])}
         if updated.any():
             metrics["actor_loss"] = np.concatenate([part.actor_loss for part in done])[updated]

@@ -1,10 +1,10 @@
-"""Native gradient updates for MLP policies. For networks this small, MLX's per-op dispatch on a CPU costs
-more than the arithmetic.
+"""Native gradient updates. For small networks, MLX's per-op dispatch on a CPU costs more than the arithmetic;
+for images, its convolutions use a fraction of what the CPU can compute.
 
 The networks, their optimizers and their files stay MLX's. An update copies the numbers into vectors, lets
 Rust make the steps of one ``train()``, and copies them back. Losses, draws and metrics are those of the MLX
-steps, which compute everything that has no native form: GPUs, convolutions, gSDE, and whatever of a user's
-own decides about a step.
+steps, which compute everything that has no native form: GPUs, gSDE, and whatever of a user's own decides
+about a step.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ import numpy as np
 from mlx.nn.layers.base import Module
 
 from mlx_baselines3 import _native
-from mlx_baselines3.common.native.blueprint import Blueprint, side_by_side
+from mlx_baselines3.common.native.blueprint import Blueprint
 from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.native.interrupts import interrupts_allowed, interrupts_deferred
 from mlx_baselines3.common.native.vectors import TrainedVector, flat
@@ -47,8 +47,11 @@ class NativeOnPolicyUpdate:
         dist = policy.action_dist
         check_unchanged(dist, type(dist), ("entropy",))
         self._vector = TrainedVector(policy, optimizer)
-        self._keys = plan.keys
+        self._plan = plan
         head = _HEADS[plan.head]
+        # The features of all arrays at once, or of the actor and of the critic.
+        extractors = [plan.features, plan.critic_features][: 1 if plan.shares_features() else 2]
+        extractors = [features for features in extractors if features]
         outputs = sum(linear.weight.shape[0] for linear in plan.layers[-1].linears)
         self._core = _native.OnPolicyUpdate(
             self._vector.layer_plans(plan.layers),
@@ -57,6 +60,7 @@ class NativeOnPolicyUpdate:
             list(plan.options) or [outputs],
             self._vector.places["log_std"] if head == "gaussian" else 0,
             optimizer.size,
+            [self._vector.branch_plans(features) for features in extractors] if extractors else None,
         )
 
     def run(
@@ -109,7 +113,7 @@ class NativeOnPolicyUpdate:
 
     def _columns(self, rollout: Mapping[str, np.ndarray]) -> "_native.RolloutArrays":
         return {
-            "observations": flat(side_by_side(rollout["observations"], self._keys)),
+            "observations": self._plan.flat_columns(rollout["observations"]),
             "actions": flat(rollout["actions"]),
             "values": flat(rollout["values"]),
             "log_probs": flat(rollout["log_probs"]),

@@ -1,4 +1,4 @@
-"""Small things that everything else leans on: seeds, schedules, devices, checks of spaces, averages."""
+"""Utilities: seeds, schedules, devices, checks of spaces, averages."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ def set_random_seed(seed: int, using_cuda: bool = False) -> None:
     Seed the generators of Python, NumPy and MLX.
 
     :param seed: from 0 to ``2**32 - 1``
-    :param using_cuda: kept for SB3's callers; MLX has no deterministic mode to switch on
-    :raises ValueError: the seed is out of NumPy's range; no generator is touched
+    :param using_cuda: for compatibility with SB3; MLX has no deterministic mode
+    :raises ValueError: the seed is out of NumPy's range; no generator is changed
     """
-    # NumPy is the strict one: it goes first, so that a refused seed changes nothing
+    # NumPy validates the seed: it comes first, so that an invalid seed changes nothing.
     np.random.seed(seed)  # noqa: NPY002  the global generator is the one SB3 seeds and draws from
     random.seed(seed)
     mx.random.seed(seed)
@@ -97,12 +97,12 @@ def set_random_seed(seed: int, using_cuda: bool = False) -> None:
 
 def explained_variance(y_pred: np.ndarray, y_true: np.ndarray) -> float:
     """
-    How much of the variance of the target the prediction explains: ``1 - Var[y - y_pred] / Var[y]``.
+    Fraction of the target's variance explained by the prediction: ``1 - Var[y - y_pred] / Var[y]``.
     1 is perfect, 0 is as good as a constant, below 0 is worse than one.
 
     :param y_pred: predictions, ``(n,)``
     :param y_true: targets, ``(n,)``
-    :return: the fraction, NaN when the targets do not vary
+    :return: the fraction, NaN if the targets do not vary
     :raises AssertionError: an argument is not one-dimensional
     """
     assert y_true.ndim == y_pred.ndim == 1, (
@@ -115,7 +115,7 @@ def explained_variance(y_pred: np.ndarray, y_true: np.ndarray) -> float:
 
 def update_learning_rate(optimizer: optim.Optimizer, learning_rate: float) -> None:
     """
-    Give an optimizer a new learning rate, as a schedule does before each update.
+    Set the learning rate of an optimizer.
     The rate is stored as an array: a compiled update reads it as an input and is not compiled again.
 
     :param optimizer: an MLX optimizer
@@ -152,12 +152,12 @@ class FloatSchedule:
 
 class LinearSchedule:
     """
-    A straight line from ``start``, at progress remaining 1, to ``end``, reached after ``end_fraction``
-    of the training and kept from there on. DQN's exploration rate follows one.
+    Linear schedule from ``start``, at progress remaining 1, to ``end``, reached after ``end_fraction`` of the
+    training and constant from then on. DQN's exploration rate uses it.
 
     :param start: value at the beginning
     :param end: value at and after ``end_fraction``
-    :param end_fraction: part of the training, in ``(0, 1]``, after which ``end`` is reached
+    :param end_fraction: fraction of the training, in ``(0, 1]``, after which ``end`` is reached
     """
 
     def __init__(self, start: float, end: float, end_fraction: float) -> None:
@@ -177,7 +177,7 @@ class LinearSchedule:
 
 class ConstantSchedule:
     """
-    The same value from beginning to end.
+    Constant schedule.
 
     :param val: the value
     """
@@ -209,7 +209,7 @@ def get_linear_fn(start: float, end: float, end_fraction: float) -> Schedule:
 
     :param start: value at the beginning
     :param end: value at and after ``end_fraction``
-    :param end_fraction: part of the training after which ``end`` is reached
+    :param end_fraction: fraction of the training after which ``end`` is reached
     :return: the schedule
     """
     warnings.warn("get_linear_fn() is deprecated, please use LinearSchedule() instead", stacklevel=2)
@@ -231,9 +231,9 @@ def get_latest_run_id(log_path: str = "", log_name: str = "") -> int:
     """
     Find the highest ``n`` among the folders ``{log_name}_{n}``.
 
-    :param log_path: folder that holds the runs
+    :param log_path: folder of the runs
     :param log_name: name of the experiment
-    :return: the highest number, 0 when there is none
+    :return: the highest number, 0 if there is none
     """
     pattern = os.path.join(glob.escape(os.fspath(log_path)), f"{glob.escape(log_name)}_[0-9]*")
     endings = (os.path.basename(path).removeprefix(f"{log_name}_") for path in glob.glob(pattern))
@@ -247,12 +247,12 @@ def configure_logger(
     reset_num_timesteps: bool = True,
 ) -> Logger:
     """
-    Build the logger an algorithm uses when the user gave none.
+    Create the default logger of an algorithm.
 
     :param verbose: 0 prints nothing, 1 or more prints tables on the console
     :param tensorboard_log: folder for TensorBoard, ``None`` for no such log
     :param tb_log_name: name of the run inside that folder
-    :param reset_num_timesteps: True starts the next numbered run, False goes on in the latest one
+    :param reset_num_timesteps: True starts the next numbered run, False continues the latest one
     :return: the logger
     :raises ImportError: a TensorBoard folder is given and tensorboard is not installed
     """
@@ -272,12 +272,12 @@ def check_for_correct_spaces(
     env: GymEnv, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
 ) -> None:
     """
-    Check that an environment has the spaces a model was made for.
+    Check that an environment has the spaces of a model.
 
     :param env: the environment
     :param observation_space: the model's observation space
     :param action_space: the model's action space
-    :raises ValueError: a space differs, by more than the way in which it says that there is no bound
+    :raises ValueError: a space differs, except for the representation of missing bounds
     """
     if without_far_bounds(observation_space) != without_far_bounds(env.observation_space):
         raise ValueError(f"Observation spaces do not match: {observation_space} != {env.observation_space}")
@@ -287,7 +287,7 @@ def check_for_correct_spaces(
 
 def safe_mean(arr: np.ndarray | list[Any] | deque[Any]) -> float:
     """
-    The mean, for logging: NaN for nothing, and no warning about it.
+    The mean, for logging: NaN for an empty list, without a warning.
 
     :param arr: numbers
     :return: their mean
@@ -297,22 +297,22 @@ def safe_mean(arr: np.ndarray | list[Any] | deque[Any]) -> float:
 
 def zip_strict(*iterables: Iterable[Any]) -> Iterable[Any]:
     r"""
-    ``zip`` that refuses iterables of unequal length.
+    ``zip`` that rejects iterables of unequal length.
 
-    :param \*iterables: what to zip
+    :param \*iterables: the iterables
     :return: the tuples
-    :raises ValueError: while iterating, when one ends before another
+    :raises ValueError: while iterating, if one ends before another
     """
     return zip(*iterables, strict=True)
 
 
 def obs_as_tensor(obs: np.ndarray | dict[str, np.ndarray], device: mx.Device | str) -> mx.array | TensorDict:
     """
-    Hand observations to MLX; the type of number is kept where MLX has it.
+    Convert observations to MLX arrays; the dtype is kept if MLX supports it.
 
-    :param obs: an array, or one for each key
-    :param device: kept for SB3's callers: MLX arrays belong to no device, operations do
-    :return: the same as MLX arrays
+    :param obs: an array, or a dict of arrays
+    :param device: for compatibility with SB3: MLX arrays are not tied to a device
+    :return: MLX arrays
     :raises TypeError: neither an array nor a dict
     """
     if isinstance(obs, np.ndarray):
@@ -351,12 +351,12 @@ def should_collect_more_steps(
     train_freq: TrainFreq, num_collected_steps: int, num_collected_episodes: int
 ) -> bool:
     """
-    Tell an off-policy rollout whether to go on.
+    Whether an off-policy rollout continues.
 
-    :param train_freq: how much to collect before an update
+    :param train_freq: steps or episodes to collect before an update
     :param num_collected_steps: steps so far
     :param num_collected_episodes: episodes so far
-    :return: True while there is too little
+    :return: True while there are too few
     :raises ValueError: the unit is not a :class:`TrainFrequencyUnit`
     """
     if train_freq.unit == TrainFrequencyUnit.STEP:

@@ -1,4 +1,4 @@
-"""Is this one observation or a batch of them, and are two spaces the same? Reached through ``utils``."""
+"""Batches and single observations, and comparison of spaces; import the names from ``common.utils``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 def is_vectorized_box_observation(observation: np.ndarray, observation_space: spaces.Box) -> bool:
     """
-    Tell a batch of ``Box`` observations from a single one.
+    Whether an array is a batch of ``Box`` observations.
 
     :param observation: ``(*shape)`` or ``(n_env, *shape)``
     :param observation_space: the space of one observation
@@ -33,7 +33,7 @@ def is_vectorized_discrete_observation(
     observation: int | np.ndarray, observation_space: spaces.Discrete
 ) -> bool:
     """
-    Tell a batch of ``Discrete`` observations from a single one.
+    Whether an array is a batch of ``Discrete`` observations.
 
     :param observation: an int, ``()`` or ``(n_env,)``
     :param observation_space: the space of one observation
@@ -54,7 +54,7 @@ def is_vectorized_multidiscrete_observation(
     observation: np.ndarray, observation_space: spaces.MultiDiscrete
 ) -> bool:
     """
-    Tell a batch of ``MultiDiscrete`` observations from a single one.
+    Whether an array is a batch of ``MultiDiscrete`` observations.
 
     :param observation: ``(k,)`` or ``(n_env, k)`` for ``k`` components
     :param observation_space: the space of one observation
@@ -76,7 +76,7 @@ def is_vectorized_multibinary_observation(
     observation: np.ndarray, observation_space: spaces.MultiBinary
 ) -> bool:
     """
-    Tell a batch of ``MultiBinary`` observations from a single one.
+    Whether an array is a batch of ``MultiBinary`` observations.
 
     :param observation: ``(*shape)`` or ``(n_env, *shape)``
     :param observation_space: the space of one observation
@@ -98,17 +98,17 @@ def is_vectorized_dict_observation(
     observation: dict[str, np.ndarray], observation_space: spaces.Dict
 ) -> bool:
     """
-    Tell a batch of ``Dict`` observations from a single one; all keys must agree.
+    Whether a dict is a batch of ``Dict`` observations; all keys must agree.
 
-    :param observation: one array for each key, each ``(*shape)`` or each ``(n_env, *shape)``
+    :param observation: one array per key, all ``(*shape)`` or all ``(n_env, *shape)``
     :param observation_space: the space of one observation
     :return: True for a batch
-    :raises ValueError: some keys hold a batch and others do not, or a shape is wrong
+    :raises ValueError: some keys have a batch and others do not, or a shape is wrong
     """
     shapes = {key: np.shape(observation[key]) for key in observation_space.spaces}
     if all(shapes[key] == space.shape for key, space in observation_space.spaces.items()):
         return False
-    # a scalar has no batch axis, although its shape[1:] is () too
+    # A scalar has no batch axis, although its shape[1:] is () too.
     odd_keys = [
         key
         for key, space in observation_space.spaces.items()
@@ -142,7 +142,7 @@ def is_vectorized_observation(
     observation: int | np.ndarray | dict[str, np.ndarray], observation_space: spaces.Space[Any]
 ) -> bool:
     """
-    Tell a batch of observations from a single one.
+    Whether an observation is a batch.
 
     :param observation: the observation or the batch
     :param observation_space: the space of one observation
@@ -160,11 +160,12 @@ def is_vectorized_observation(
 
 def without_far_bounds(space: spaces.Space[Any]) -> spaces.Space[Any]:
     """
-    Gymnasium 0.29 bounds what has no bound by the largest float32, later versions by infinity.
+    Normalize missing bounds: Gymnasium 0.29 represents them by the largest float32, later versions by
+    infinity.
 
     :param space: a space
-    :return: for a ``Box`` of floats, or a ``Dict`` with some, the same with infinity in the place of such
-        bounds; any other space as it is
+    :return: for a ``Box`` of floats, or a ``Dict`` with some, the same with infinity for such bounds; other
+        spaces unchanged
     """
     if isinstance(space, spaces.Dict):
         return spaces.Dict({key: without_far_bounds(part) for key, part in space.spaces.items()})

@@ -1,4 +1,4 @@
-"""Parameters by name, and targets that follow them slowly. Reached through ``utils``."""
+"""Parameters by name, and Polyak updates; import the names from ``common.utils``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import mlx.core as mx
 from mlx.nn.layers.base import Module
 from mlx.utils import tree_flatten, tree_unflatten
 
-# What holds parameters: a module, a tree of arrays, or the arrays one by one.
+# Containers of parameters: a module, a tree of arrays, or an iterable of arrays.
 Parameters: TypeAlias = Module | Mapping[str, Any] | Iterable[mx.array]
 
 
@@ -22,10 +22,10 @@ def _named_arrays(params: Parameters) -> dict[str, mx.array]:
 
 def get_parameters_by_name(model: Module, included_names: Iterable[str]) -> list[mx.array]:
     """
-    Pick the parameters (running statistics included) whose name holds one of the given strings.
+    Select the parameters (running statistics included) whose names contain one of the given strings.
 
-    :param model: the module to look in
-    :param included_names: parts of names
+    :param model: the module
+    :param included_names: substrings of names
     :return: the arrays, in the module's order
     """
     wanted = tuple(included_names)
@@ -36,11 +36,11 @@ def polyak_average(
     params: Mapping[str, mx.array], target_params: Mapping[str, mx.array], tau: float | mx.array
 ) -> dict[str, mx.array]:
     """
-    ``tau * param + (1 - tau) * target`` for each name. Changes nothing, so it fits inside a compiled step.
+    ``tau * param + (1 - tau) * target`` for each name. It is pure, so it can be part of a compiled step.
 
     :param params: name -> array
     :param target_params: the same names with the same shapes
-    :param tau: 1 gives the parameters, 0 the targets; an array keeps a compiled step from compiling again
+    :param tau: 1 gives the parameters, 0 the targets; as an array it does not cause recompilation
     :return: name -> new target
     :raises ValueError: names or shapes differ
     """
@@ -55,23 +55,23 @@ def polyak_average(
                 f"polyak_update: {name!r} has shape {params[name].shape}, its target has {target.shape}."
             )
     if not isinstance(tau, mx.array):
-        tau = float(tau)  # a NumPy scalar would turn the arrays into NumPy's
+        tau = float(tau)  # A NumPy scalar would convert the arrays to NumPy.
     return {name: tau * params[name] + (1 - tau) * target for name, target in target_params.items()}
 
 
 def polyak_update(params: Parameters, target_params: Parameters, tau: float) -> Any:
     """
-    Move the targets towards the parameters: ``target = tau * param + (1 - tau) * target``
+    Polyak update of the targets: ``target = tau * param + (1 - tau) * target``
     (https://arxiv.org/abs/1509.02971, algorithm 1).
 
-    As in SB3 the targets are changed where they are: a module gets new arrays, the arrays of a tree
-    (``module.parameters()``, a flat dict) or of a list are overwritten, which their module sees.
-    :func:`polyak_average` is the same without the change.
+    As in SB3 the targets are changed in place: a module gets new arrays; the arrays of a tree
+    (``module.parameters()``, a flat dict) or of a list are overwritten, which also changes their module.
+    :func:`polyak_average` is the pure version.
 
     :param params: a module, a tree of arrays, or arrays
     :param target_params: the same kind with the same names (for arrays: the same order) and shapes
-    :param tau: 1 copies the parameters, 0 leaves the targets alone
-    :return: the new targets, as a tree (a list when arrays came one by one)
+    :param tau: 1 copies the parameters, 0 keeps the targets
+    :return: the new targets, as a tree (a list for an iterable of arrays)
     :raises ValueError: names, number or shapes differ; no target is changed
     """
     old = _named_arrays(target_params)

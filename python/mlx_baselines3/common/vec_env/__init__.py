@@ -47,18 +47,18 @@ def unwrap_vec_normalize(env: VecEnv) -> VecNormalize | None:
 
 def is_vecenv_wrapped(env: VecEnv, vec_wrapper_class: type[VecEnvWrapper]) -> bool:
     """
-    Say whether a vectorised environment carries a wrapper.
+    Check whether a vectorised environment is wrapped in a class.
 
     :param env: the vectorised environment
     :param vec_wrapper_class: the wrapper to look for
-    :return: True if it is there, at any depth
+    :return: True if the wrapper is present at any depth
     """
     return unwrap_vec_wrapper(env, vec_wrapper_class) is not None
 
 
 def sync_envs_normalization(env: VecEnv, eval_env: VecEnv) -> None:
     """
-    Copy the statistics of each ``VecNormalize`` of the training environment to that of the evaluation one.
+    Copy the statistics of each ``VecNormalize`` of the training environment to the evaluation environment.
 
     :param env: training environment
     :param eval_env: evaluation environment, wrapped in the same way
@@ -73,7 +73,7 @@ def sync_envs_normalization(env: VecEnv, eval_env: VecEnv) -> None:
             f"Training env type: {env}."
         )
         if isinstance(env, VecNormalize) and isinstance(eval_env, VecNormalize):
-            # There are no statistics of observations that are not normalised.
+            # Observations that are not normalised have no statistics.
             if "obs_rms" in env.__dict__:
                 eval_env.obs_rms = deepcopy(env.obs_rms)
             eval_env.ret_rms = deepcopy(env.ret_rms)

@@ -1,4 +1,4 @@
-"""Rendered frames laid out side by side."""
+"""Tiling of rendered frames."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import numpy as np
 
 def tile_images(images_nhwc: Sequence[np.ndarray]) -> np.ndarray:
     """
-    Lay ``N`` images out on a grid that is as close to square as possible, row by row.
+    Tile ``N`` images row by row on a grid that is as close to square as possible.
 
     :param images_nhwc: ``N`` images of one shape ``(H, W, C)``
     :return: one image ``(rows * H, columns * W, C)``; cells without an image are black

@@ -1,4 +1,4 @@
-"""What a native vector of environments needs to know before it can be made, seeded and reset."""
+"""Creation, seeds and reset options of native environments."""
 
 import functools
 from typing import Any
@@ -12,7 +12,7 @@ from mlx_baselines3 import _native
 @functools.cache
 def numerics() -> dict[str, bool]:
     """
-    Find out what the installed NumPy, Gymnasium and Python do where versions and platforms differ.
+    Determine version- and platform-dependent numerics of the installed NumPy, Gymnasium and Python.
 
     :return: keyword arguments of ``EnvBatch``
     """
@@ -28,11 +28,11 @@ def numerics() -> dict[str, bool]:
 
 def is_as_shipped(env_id: str, spec: "_native.EnvSpec") -> bool:
     """
-    Say whether Gymnasium has an id registered the way it ships it.
+    Check whether an id is registered as shipped by Gymnasium.
 
     :param env_id: a Gymnasium id
     :param spec: its entry of ``env_specs``
-    :return: False if the id is gone, or leads to another class, other arguments or more wrappers
+    :return: False if the id is missing, or registered with another class, other arguments or more wrappers
     """
     registered: Any = gym.registry.get(env_id)
     return (
@@ -49,11 +49,11 @@ def is_as_shipped(env_id: str, spec: "_native.EnvSpec") -> bool:
 
 def check_id(env_id: str, specs: "dict[str, _native.EnvSpec]") -> None:
     """
-    Refuse an id that no native environment can stand in for.
+    Reject an id without an equivalent native environment.
 
     :param env_id: a Gymnasium id
-    :param specs: what ``env_specs`` gave
-    :raises ValueError: if there is no such environment, or the id is registered in another way than shipped
+    :param specs: the result of ``env_specs``
+    :raises ValueError: if there is no such environment, or the id is registered differently than shipped
     """
     if env_id not in specs:
         raise ValueError(
@@ -61,14 +61,14 @@ def check_id(env_id: str, specs: "dict[str, _native.EnvSpec]") -> None:
         )
     if not is_as_shipped(env_id, specs[env_id]):
         raise ValueError(
-            f"{env_id} is registered with Gymnasium in another way than Gymnasium ships it, so the native "
-            f"environment would not be the same: {gym.registry.get(env_id)}. Use DummyVecEnv."
+            f"{env_id} is registered differently than Gymnasium ships it, so the native environment would "
+            f"not be the same: {gym.registry.get(env_id)}. Use DummyVecEnv."
         )
 
 
 def seed_words(seed: int | None) -> list[int] | None:
     """
-    Cut a seed as NumPy's ``SeedSequence`` does.
+    Split a seed into words as NumPy's ``SeedSequence`` does.
 
     :param seed: 0 or more, of any size
     :return: its 32-bit words, least significant first
@@ -84,13 +84,13 @@ def seed_words(seed: int | None) -> list[int] | None:
 
 def reset_bounds(env_id: str, spec: "_native.EnvSpec", options: dict[str, Any]) -> list[float] | None:
     """
-    Read the two numbers of ``reset(options=...)`` from which an initial state is drawn.
+    Read the two bounds of the initial state from ``reset(options=...)``.
 
     :param env_id: a Gymnasium id, for the error
     :param spec: its entry of ``env_specs``
     :param options: ``low`` and ``high``, or ``x_init`` and ``y_init``; Gymnasium ignores other keys
     :return: both numbers, None without options
-    :raises ValueError: if they are no finite numbers, or make an empty range
+    :raises ValueError: if they are not finite numbers, or the range is empty
     """
     if not options:
         return None
@@ -103,8 +103,8 @@ def reset_bounds(env_id: str, spec: "_native.EnvSpec", options: dict[str, Any]) 
         numbers = [float(value) for value in values]
     except (TypeError, ValueError) as error:
         raise ValueError(f"The reset options {named} of {env_id} are not numbers.") from error
-    # Pendulum's numbers are half-widths around zero, the others' are a lower and an upper bound.
+    # Pendulum's numbers are half-widths around zero, the others are lower and upper bounds.
     in_order = min(numbers) >= 0 if "x_init" in named else numbers[0] <= numbers[1]
     if not (in_order and np.isfinite(numbers).all()):
-        raise ValueError(f"The reset options {named} of {env_id} do not make a finite, non-empty range.")
+        raise ValueError(f"The reset options {named} of {env_id} are not a finite, non-empty range.")
     return numbers

@@ -1,4 +1,4 @@
-"""What runs in each process of a ``SubprocVecEnv``."""
+"""The worker process of ``SubprocVecEnv``."""
 
 import multiprocessing
 import os
@@ -19,13 +19,14 @@ from mlx_baselines3.common.vec_env.util import copy_value, is_wrapped
 
 # Rows of different arrays never share a cache line.
 _ALIGNMENT = 64
-# What each worker calls before it makes its environment, for packages that change what the environment's
-# module may import: functions of modules, which a new process finds by their import path.
+# Functions that each worker calls before it creates its environment, for packages that change what the
+# environment's module may import. They are module-level functions, found by their import path in a new
+# process.
 worker_initializers: list[Callable[[], object]] = []
 
 
 class Layout(NamedTuple):
-    """Where observations lie in shared memory: an array ``(n_envs, *shape)`` for each key of the space."""
+    """Layout of observations in shared memory: an array ``(n_envs, *shape)`` per key of the space."""
 
     n_envs: int
     keys: list[Any]
@@ -40,15 +41,15 @@ class Layout(NamedTuple):
         """
         :return: size of the shared memory, in bytes
         """
-        # The system does not give out empty blocks.
+        # The system cannot allocate empty blocks.
         return max(_ALIGNMENT, sum(self._nbytes(key) for key in self.keys))
 
     def arrays(self, memory: SharedMemory) -> dict[Any, np.ndarray]:
         """
-        Look into the shared memory.
+        View the shared memory as arrays.
 
         :param memory: a block of :meth:`total_bytes`
-        :return: one array ``(n_envs, *shape)`` for each key
+        :return: one array ``(n_envs, *shape)`` per key
         """
         views, offset = {}, 0
         for key in self.keys:
@@ -67,9 +68,9 @@ class Failure(NamedTuple):
 
 class _Worker:
     """
-    Holds one environment and answers commands about it; the name of a command is the name of a method.
+    Owns one environment and executes commands on it; a command is the name of a method.
 
-    :param env_fn: pickled function that makes the environment
+    :param env_fn: pickled function that creates the environment
     """
 
     def __init__(self, env_fn: bytes) -> None:
@@ -87,7 +88,7 @@ class _Worker:
 
     def step(self, action: Any) -> tuple[Any, bool, dict[str, Any], dict[str, Any] | None]:
         obs, reward, terminated, truncated, env_info = self.env.step(action)
-        # The environment may reuse its info, so the keys added here go into a copy.
+        # The environment may reuse its info dict, so keys are added to a copy.
         info = {**env_info, "TimeLimit.truncated": truncated and not terminated}
         done = bool(terminated or truncated)
         reset_info = None
@@ -137,23 +138,23 @@ def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    # The environment may be busy: nobody is left to wait for it.
+    # The environment may be busy, but nobody waits for it any more.
     os._exit(1)
 
 
 def run_worker(remote: Connection, env_fn: bytes, initializers: bytes) -> None:
     """
-    Make an environment, send its spaces, then answer commands until told to close.
+    Create an environment, send its spaces, then execute commands until closed.
 
-    An exception becomes a reply: the process lives on and so does its environment.
+    Exceptions are sent as replies: the process and its environment stay alive.
 
     :param remote: the worker's end of the pipe; ``(command, arguments)`` in, results or ``Failure`` out
-    :param env_fn: pickled function that makes the environment
+    :param env_fn: pickled function that creates the environment
     :param initializers: pickled list of functions that are called first
     """
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
-        # what there was to warn of, the parent has warned of
+        # The parent has already emitted the warnings.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for initialize in cloudpickle.loads(initializers):
@@ -166,7 +167,7 @@ def run_worker(remote: Connection, env_fn: bytes, initializers: bytes) -> None:
             if command == "close":
                 return
     except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
-        # The parent has gone, or is being interrupted as well and speaks for both.
+        # The parent has exited, or is interrupted as well and reports it.
         return
     except Exception as error:
         remote.send(_failure(error))
@@ -180,7 +181,7 @@ def _answer(worker: _Worker, command: str, arguments: tuple[Any, ...]) -> Any:
     try:
         return ForkingPickler.dumps(result)
     except Exception:
-        # Pickle may report by AttributeError, but no attribute of the environment is missing.
+        # Pickle may raise AttributeError, although no attribute of the environment is missing.
         return ForkingPickler.dumps(Failure(False, traceback.format_exc()))
 
 

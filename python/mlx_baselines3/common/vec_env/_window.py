@@ -1,4 +1,4 @@
-"""A window for rendered frames: pygame's, which the extra brings and Gymnasium draws with, else OpenCV's."""
+"""A window for rendered frames: pygame's, which is part of the extra, else OpenCV's."""
 
 import importlib
 import os
@@ -11,17 +11,17 @@ __all__ = ["show_image"]
 
 _TITLE = "vecenv"
 _WAY_OUT = (
-    "`render('rgb_array')` gives the frames as arrays, VecVideoRecorder writes them to a file, and "
-    "`xvfb-run python ...` lends a program a display that nobody sees."
+    "`render('rgb_array')` returns the frames as arrays, VecVideoRecorder writes them to a file, and "
+    "`xvfb-run python ...` runs a program with a virtual display."
 )
 
-# The surface of pygame's one window, if this module has opened it.
+# The surface of pygame's only window, if this module has opened it.
 _surface: Any = None
 
 
 def show_image(image: np.ndarray) -> None:
     """
-    Show an image in a window, the same for all images.
+    Show an image in the window shared by all images.
 
     :param image: RGB image ``(H, W, 3)``, uint8
     :raises RuntimeError: there is no display
@@ -31,7 +31,7 @@ def show_image(image: np.ndarray) -> None:
     if on_linux and not any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
     ):
-        # SDL would draw where nobody looks, and OpenCV would end the process.
+        # SDL would draw to an invisible surface, and OpenCV would abort the process.
         raise RuntimeError(_no_display("neither DISPLAY nor WAYLAND_DISPLAY is set"))
     pygame, cv2 = _imported("pygame"), None
     if pygame is None or _is_taken(pygame):
@@ -46,7 +46,7 @@ def show_image(image: np.ndarray) -> None:
     else:
         raise ImportError(
             "A window for `rgb_array` frames needs pygame, or an OpenCV with windows (opencv-python-headless "
-            "has none). Install it with `pip install pygame`, or make the environments with "
+            "has none). Install it with `pip install pygame`, or create the environments with "
             "render_mode='human'."
         )
 
@@ -63,13 +63,13 @@ def _imported(name: str) -> Any:
 
 
 def _is_taken(pygame: Any) -> bool:
-    """Whether an environment with render_mode='human' has opened pygame's one window."""
+    """Whether an environment with render_mode='human' has opened pygame's only window."""
     current = pygame.display.get_surface() if pygame.display.get_init() else None
     return current is not None and current is not _surface
 
 
 def _has_windows(cv2: Any) -> bool:
-    # The headless build has the function, too, and fails when it is called.
+    # The headless build has the function too, and fails when it is called.
     lines = [
         line.split(":") for line in cv2.getBuildInformation().splitlines() if line.strip().startswith("GUI:")
     ]
@@ -79,7 +79,7 @@ def _has_windows(cv2: Any) -> bool:
 def _show_in_pygame(pygame: Any, image: np.ndarray) -> None:
     global _surface
     size = (image.shape[1], image.shape[0])
-    # An environment that closes takes pygame's window with it.
+    # A closing environment closes pygame's window.
     current = pygame.display.get_surface() if pygame.display.get_init() else None
     if current is None or current.get_size() != size:
         try:
@@ -94,5 +94,5 @@ def _show_in_pygame(pygame: Any, image: np.ndarray) -> None:
     frame = np.ascontiguousarray(image, np.uint8)
     current.blit(pygame.image.frombuffer(frame.tobytes(), size, "RGB"), (0, 0))
     pygame.display.flip()
-    # The window answers the desktop; the events stay in the queue for whoever reads them.
+    # Keeps the window responsive; the events stay in the queue for other readers.
     pygame.event.pump()

@@ -1,4 +1,4 @@
-"""The vectorised environment: many environments behind one ``reset`` and one ``step``."""
+"""Base classes of vectorized environments and their wrappers."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -14,7 +14,7 @@ from mlx_baselines3.common.vec_env._images import tile_images
 from mlx_baselines3.common.vec_env._window import show_image
 
 VecEnvIndices = int | Iterable[int] | None
-"""Which environments of a ``VecEnv`` a call is about; ``None`` means all of them."""
+"""Environments of a ``VecEnv`` that a call applies to; ``None`` means all of them."""
 
 VecEnvObs = np.ndarray | dict[str, np.ndarray] | tuple[np.ndarray, ...]
 """A batch of observations: every array has the environment index as first axis."""
@@ -27,8 +27,8 @@ class VecEnv(ABC):
     """
     Many independent environments stepped together.
 
-    An environment that ends an episode is reset within the same step: the observation returned is the first
-    of the next episode, and the last one of the old is in ``infos[i]["terminal_observation"]``.
+    An environment whose episode ends is reset within the same step: the returned observation is the first of
+    the next episode, and the last one of the old episode is in ``infos[i]["terminal_observation"]``.
 
     :param num_envs: number of environments
     :param observation_space: observation space of one environment
@@ -65,15 +65,15 @@ class VecEnv(ABC):
     def _supported_render_modes(self) -> list[str]:
         if self.render_mode is None:
             return []
-        # An array can also be shown to a person: render() opens a window for it.
+        # Arrays can also be shown: render() opens a window for them.
         return ["human", "rgb_array"] if self.render_mode == "rgb_array" else [self.render_mode]
 
     def _reset_seeds(self) -> None:
-        """Forget the seeds waiting for the next reset."""
+        """Clear the seeds of the next reset."""
         self._seeds: list[int | None] = [None] * self.num_envs
 
     def _reset_options(self) -> None:
-        """Forget the options waiting for the next reset."""
+        """Clear the options of the next reset."""
         self._options: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
 
     @abstractmethod
@@ -89,7 +89,7 @@ class VecEnv(ABC):
     @abstractmethod
     def step_async(self, actions: np.ndarray) -> None:
         """
-        Hand every environment its action; :meth:`step_wait` collects the outcome.
+        Start a step of every environment; :meth:`step_wait` returns its result.
 
         :param actions: one action per environment, the environment index first
         """
@@ -97,18 +97,18 @@ class VecEnv(ABC):
     @abstractmethod
     def step_wait(self) -> VecEnvStepReturn:
         """
-        Collect the outcome of the last :meth:`step_async`.
+        Wait for the result of the last :meth:`step_async`.
 
         :return: observations, rewards ``(n_envs,)``, dones ``(n_envs,)``, infos
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Release what the environments hold."""
+        """Release the resources of the environments."""
 
     def has_attr(self, attr_name: str) -> bool:
         """
-        Say whether every environment has an attribute.
+        Check whether every environment has an attribute.
 
         :param attr_name: name of the attribute
         :return: False if at least one environment lacks it
@@ -122,11 +122,11 @@ class VecEnv(ABC):
     @abstractmethod
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """
-        Read an attribute of the environments, looking through their wrappers.
+        Read an attribute of the environments or their wrappers.
 
         :param attr_name: name of the attribute
-        :param indices: which environments, all by default
-        :return: one value per environment asked
+        :param indices: indices of the environments, all by default
+        :return: one value per selected environment
         :raises AttributeError: if an environment lacks it
         """
 
@@ -137,7 +137,7 @@ class VecEnv(ABC):
 
         :param attr_name: name of the attribute
         :param value: the value, the same for all
-        :param indices: which environments, all by default
+        :param indices: indices of the environments, all by default
         """
 
     @abstractmethod
@@ -149,7 +149,7 @@ class VecEnv(ABC):
 
         :param method_name: name of the method
         :param method_args: positional arguments of the call
-        :param indices: which environments, all by default
+        :param indices: indices of the environments, all by default
         :param method_kwargs: keyword arguments of the call
         :return: one result per environment called
         """
@@ -157,11 +157,11 @@ class VecEnv(ABC):
     @abstractmethod
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
         """
-        Say which environments carry a wrapper.
+        Check which environments are wrapped in a class.
 
         :param wrapper_class: the Gymnasium wrapper to look for
-        :param indices: which environments, all by default
-        :return: one answer per environment asked
+        :param indices: indices of the environments, all by default
+        :return: one result per selected environment
         """
 
     def step(self, actions: np.ndarray) -> VecEnvStepReturn:
@@ -178,16 +178,16 @@ class VecEnv(ABC):
         """
         Render every environment to an RGB array.
 
-        :return: one image ``(H, W, 3)`` per environment, None where there is none
+        :return: one image ``(H, W, 3)`` per environment, None if there is none
         """
         raise NotImplementedError(f"{type(self).__name__} cannot render to images.")
 
     def render(self, mode: str | None = None) -> np.ndarray | None:
         """
-        Render the environments, tiled into one image when there are several.
+        Render the environments, tiled into one image if there are several.
 
-        Gymnasium fixes the mode when an environment is made. ``"human"`` on an ``"rgb_array"`` environment
-        shows the image in an OpenCV window.
+        Gymnasium sets the mode when an environment is created. ``"human"`` on an ``"rgb_array"`` environment
+        shows the image in a window.
 
         :param mode: None for the mode of the environments
         :return: the image ``(H, W, 3)`` in ``"rgb_array"`` mode, otherwise None
@@ -195,14 +195,14 @@ class VecEnv(ABC):
         show_array = mode == "human" and self.render_mode == "rgb_array"
         if mode and mode != self.render_mode and not show_array:
             warnings.warn(
-                f"You asked to render with mode='{mode}', but the environments were made with "
-                f"render_mode='{self.render_mode}'. Pass the render mode when you make the environments.",
+                f"You asked to render with mode='{mode}', but the environments were created with "
+                f"render_mode='{self.render_mode}'. Pass the render mode when you create the environments.",
                 stacklevel=2,
             )
             return None
         mode = mode or self.render_mode
         if mode is None:
-            warnings.warn("You tried to render environments made without a `render_mode`.", stacklevel=2)
+            warnings.warn("You tried to render environments created without a `render_mode`.", stacklevel=2)
             return None
         if self.render_mode != "rgb_array":
             self.env_method("render")
@@ -215,22 +215,22 @@ class VecEnv(ABC):
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """
-        Choose the seeds of the next :meth:`reset`: environment ``i`` gets ``seed + i``.
+        Set the seeds of the next :meth:`reset`: environment ``i`` gets ``seed + i``.
 
         :param seed: the first seed; None draws one from NumPy's global generator
         :return: the seed of each environment
         """
         if seed is None:
-            # NumPy's global generator is the one that `set_random_seed` controls.
+            # NumPy's global generator is seeded by `set_random_seed`.
             seed = int(np.random.randint(0, np.iinfo(np.uint32).max, dtype=np.uint32))  # noqa: NPY002
         self._seeds = [seed + index for index in range(self.num_envs)]
         return self._seeds
 
     def set_options(self, options: list[dict[str, Any]] | dict[str, Any] | None = None) -> None:
         """
-        Choose the ``options`` of the next :meth:`reset`.
+        Set the ``options`` of the next :meth:`reset`.
 
-        :param options: one dict for all environments, or a list with one dict for each
+        :param options: one dict for all environments, or a list with one dict per environment
         :raises ValueError: if a list has the wrong length
         """
         if isinstance(options, list):
@@ -245,15 +245,15 @@ class VecEnv(ABC):
 
     @property
     def unwrapped(self) -> "VecEnv":
-        """The ``VecEnv`` inside all ``VecEnvWrapper``s."""
+        """The innermost ``VecEnv``, without ``VecEnvWrapper``s."""
         return self
 
     def getattr_depth_check(self, name: str, already_found: bool) -> str | None:
         """
-        Find an attribute that a wrapper further out hides.
+        Find an attribute that an outer wrapper hides.
 
         :param name: name of the attribute
-        :param already_found: whether a wrapper further out has it
+        :param already_found: whether an outer wrapper has it
         :return: the class whose attribute is hidden, if any
         """
         return class_path(self) if already_found and hasattr(self, name) else None
@@ -271,7 +271,7 @@ class VecEnv(ABC):
 
 
 GymEnv = gym.Env[Any, Any] | VecEnv
-"""An environment, or many of them: what algorithms take. Reached through ``type_aliases``."""
+"""An environment or a vectorized one, as algorithms accept it; import it from ``common.type_aliases``."""
 
 
 def class_path(obj: object) -> str:

@@ -1,4 +1,4 @@
-"""Wrappers around vectorised environments, and SB3's path to the vectorised environment itself."""
+"""Base class of wrappers of vectorized environments, and SB3's import path of ``VecEnv``."""
 
 import inspect
 from collections.abc import Sequence
@@ -32,9 +32,9 @@ __all__ = [
 
 class VecEnvWrapper(VecEnv):
     """
-    A ``VecEnv`` around another one. Attributes that the wrapper lacks are looked up further in.
+    A wrapper of a ``VecEnv``. Attributes that the wrapper lacks are looked up in the wrapped environment.
 
-    :param venv: the vectorised environment to wrap; one of Gymnasium's or an EnvPool becomes a ``GymVecEnv``
+    :param venv: the vectorised environment to wrap; Gymnasium's or an EnvPool is converted to a ``GymVecEnv``
     :param observation_space: the new observation space; None keeps that of ``venv``
     :param action_space: the new action space; None keeps that of ``venv``
     """
@@ -93,14 +93,14 @@ class VecEnvWrapper(VecEnv):
         return self.venv.unwrapped
 
     def __getstate__(self) -> dict[str, Any]:
-        # Among the attributes of a class are some that cannot be pickled or copied.
+        # Some attributes of a class cannot be pickled or copied.
         return {name: value for name, value in self.__dict__.items() if name != "class_attributes"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, class_attributes=dict(inspect.getmembers(type(self))))
 
     def __getattr__(self, name: str) -> Any:
-        # A wrapper that pickle or deepcopy has made but not yet filled has nothing to look into.
+        # A wrapper that is being unpickled or copied has no wrapped environment yet.
         if name.startswith("__") or name in ("venv", "class_attributes"):
             raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
         if (hidden := self.getattr_depth_check(name, already_found=False)) is not None:
@@ -111,12 +111,12 @@ class VecEnvWrapper(VecEnv):
         return self.getattr_recursive(name)
 
     def _get_all_attributes(self) -> dict[str, Any]:
-        """:return: the attributes of this wrapper alone, those of the instance and of its class"""
+        """:return: the attributes of this wrapper's instance and class"""
         return {**self.__dict__, **self.class_attributes}
 
     def getattr_recursive(self, name: str) -> Any:
         """
-        Look an attribute up in this wrapper, then in those further in.
+        Look up an attribute in this wrapper, then in the inner ones.
 
         :param name: name of the attribute
         :return: its value
@@ -136,9 +136,9 @@ class VecEnvWrapper(VecEnv):
 
 class CloudpickleWrapper:
     """
-    Lets plain pickle carry lambdas and local functions, through cloudpickle.
+    Pickles a value, such as a lambda or local function, with cloudpickle.
 
-    :param var: the value to carry
+    :param var: the value
     """
 
     def __init__(self, var: Any) -> None:

@@ -1,4 +1,4 @@
-"""Environments stepped one after the other in the calling process."""
+"""Environments stepped sequentially in the calling process."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,11 +13,11 @@ from mlx_baselines3.common.vec_env.util import copy_value, dict_to_obs, is_wrapp
 
 class DummyVecEnv(VecEnv):
     """
-    Step the environments one after the other in this process.
+    Step the environments sequentially in this process.
 
-    For environments that step in microseconds this is faster than subprocesses: there is nothing to send.
+    For environments that step in microseconds this is faster than subprocesses, which have to communicate.
 
-    :param env_fns: functions that each make a new environment
+    :param env_fns: functions that each create a new environment
     :raises ValueError: if there are none, or if two of them return the same instance
     """
 
@@ -26,13 +26,13 @@ class DummyVecEnv(VecEnv):
     def __init__(self, env_fns: list[Callable[[], gym.Env]]) -> None:
         if len(env_fns) == 0:
             raise ValueError(
-                "DummyVecEnv needs at least one function that makes an environment, got an empty list."
+                "DummyVecEnv needs at least one function that creates an environment, got an empty list."
             )
         self.envs = [_patch_env(fn()) for fn in env_fns]
         if len({id(env.unwrapped) for env in self.envs}) != len(self.envs):
             raise ValueError(
                 "The functions passed to DummyVecEnv returned the same environment instance more than once. "
-                "Let each call make a new one: not `make_vec_env(lambda: env)` or "
+                "Each call must create a new one: not `make_vec_env(lambda: env)` or "
                 "`DummyVecEnv([lambda: env] * n_envs)`, but a function that calls `gym.make(...)` itself."
             )
         env = self.envs[0]
@@ -45,7 +45,7 @@ class DummyVecEnv(VecEnv):
         self.metadata = env.metadata
 
     def step_async(self, actions: np.ndarray) -> None:
-        # As in SB3, more actions than environments are no error: the first ones are taken.
+        # As in SB3, more actions than environments are not an error: the first ones are used.
         if len(actions) < self.num_envs:
             raise ValueError(
                 f"Expected one action for each of {self.num_envs} environments, got {len(actions)}."
@@ -56,7 +56,7 @@ class DummyVecEnv(VecEnv):
         infos = []
         for index, env in enumerate(self.envs):
             obs, reward, terminated, truncated, env_info = env.step(self.actions[index])
-            # The environment may reuse its info, so the keys added here go into a copy.
+            # The environment may reuse its info dict, so keys are added to a copy.
             info = {key: copy_value(value) for key, value in env_info.items()}
             done = bool(terminated or truncated)
             info["TimeLimit.truncated"] = truncated and not terminated
@@ -73,7 +73,7 @@ class DummyVecEnv(VecEnv):
     def reset(self) -> VecEnvObs:
         for index, env in enumerate(self.envs):
             options = self._options[index]
-            # Environments that know no options are not bothered with an empty dict.
+            # Environments without an `options` argument do not get an empty dict.
             kwargs: dict[str, Any] = {"options": options} if options else {}
             obs, self.reset_infos[index] = env.reset(seed=self._seeds[index], **kwargs)
             self._save_obs(index, obs)

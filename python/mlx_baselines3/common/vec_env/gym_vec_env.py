@@ -1,4 +1,4 @@
-"""Vectors of environments by Gymnasium, EnvPool and SuperSuit behind the interface of ``VecEnv``."""
+"""Vector environments of Gymnasium, EnvPool and SuperSuit as ``VecEnv``."""
 
 import warnings
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ def _is_envpool(env: Any) -> bool:
 
 def is_vector_env(env: Any) -> bool:
     """
-    Say whether an environment is a vector of environments, but no ``VecEnv``.
+    Check whether an environment is a vector environment other than a ``VecEnv``.
 
     :param env: anything
-    :return: True for a ``gymnasium.vector.VectorEnv``, an EnvPool and a vector of SuperSuit's
+    :return: True for a ``gymnasium.vector.VectorEnv``, an EnvPool and a vector of SuperSuit
     """
-    # gymnasium.Wrapper answers for what it wraps, and in version 0.29 it warns about that.
+    # gymnasium.Wrapper forwards attributes of the wrapped environment, with a warning in version 0.29.
     if isinstance(env, VecEnv | gym.Wrapper):
         return False
-    # Gymnasium 0.29 has two classes of vector environments that know nothing of each other.
+    # Gymnasium 0.29 has two unrelated classes of vector environments.
     names = ("single_action_space", "step", "num_envs")
     return all(hasattr(env, name) for name in names) or _is_envpool(env) or _is_supersuit(env)
 
@@ -36,10 +36,10 @@ def is_vector_env(env: Any) -> bool:
 def _is_supersuit(env: Any) -> bool:
     """
     SuperSuit's vectors have no ``single_action_space``: ``action_space`` is that of one agent. Their infos
-    are a list of dicts, and they reset within the step in which all agents of a game have ended.
+    are a list of dicts, and they reset within the step in which the last agent of a game ends.
     """
     parts = ("reset", "step", "num_envs", "observation_space", "action_space")
-    # A single environment may count itself, and Gymnasium 0.29's vectors are derived from its Env.
+    # A single environment may have num_envs, and Gymnasium 0.29's vectors derive from its Env.
     single = isinstance(env, gym.Env) and not isinstance(env, gym.vector.VectorEnv)
     return (
         all(hasattr(env, name) for name in parts)
@@ -50,10 +50,10 @@ def _is_supersuit(env: Any) -> bool:
 
 def as_vec_env(env: Any) -> VecEnv:
     """
-    Make a ``VecEnv`` of a vector of environments.
+    Convert a vector environment to a ``VecEnv``.
 
-    :param env: a ``VecEnv``, which is handed back as it is, a ``gymnasium.vector.VectorEnv``, an EnvPool or a
-        vector of SuperSuit's
+    :param env: a ``VecEnv``, which is returned unchanged, a ``gymnasium.vector.VectorEnv``, an EnvPool or a
+        vector of SuperSuit
     :return: the ``VecEnv``
     :raises TypeError: if it is none of these
     """
@@ -74,9 +74,9 @@ def _innermost(env: Any) -> Any:
 def _reset_mode(env: Any, reset_mask: bool) -> str:
     """
     :param env: the vector of environments
-    :param reset_mask: it is known to reset whom it is asked to
-    :return: when a new episode begins: in the same "step" as the old one ends, in the "next" one, or when
-        it is "asked" for; "supersuit" is as "step", with the last observation under SB3's name
+    :param reset_mask: it supports resets with a mask
+    :return: when a new episode starts: in the same "step" as the old one ends, in the "next" one, or when
+        "asked"; "supersuit" is like "step", with the last observation under SB3's key
     """
     if _is_envpool(env):
         return "asked"
@@ -84,12 +84,12 @@ def _reset_mode(env: Any, reset_mask: bool) -> str:
         return "supersuit"
     mode = env.metadata.get("autoreset_mode")
     if mode is None:
-        # Before they said so: Gymnasium 0.29 reset in the same step, 1.0 in the next.
+        # Versions without autoreset_mode: Gymnasium 0.29 resets in the same step, 1.0 in the next.
         next_step = "asked" if reset_mask else "next"
         return "step" if gym.__version__.startswith("0.") else next_step
     name = str(getattr(mode, "name", mode)).upper()
     if name == "NEXT_STEP" and (reset_mask or isinstance(_innermost(env), SyncVectorEnv | AsyncVectorEnv)):
-        # Gymnasium's two reset whom they are asked to in every mode, and then do not do it again.
+        # Gymnasium's two classes support resets with a mask in every mode, and then do not reset again.
         name = "DISABLED"
     modes = {"SAME_STEP": "step", "NEXT_STEP": "next", "DISABLED": "asked"}
     if name not in modes:
@@ -99,20 +99,20 @@ def _reset_mode(env: Any, reset_mask: bool) -> str:
 
 class GymVecEnv(VecEnv):
     """
-    A ``gymnasium.vector.VectorEnv``, an EnvPool or a vector of SuperSuit's as a ``VecEnv``, with any
-    autoreset mode.
+    A ``gymnasium.vector.VectorEnv``, an EnvPool or a vector of SuperSuit as a ``VecEnv``, with any autoreset
+    mode.
 
-    Where Gymnasium's ``SyncVectorEnv`` and ``AsyncVectorEnv``, an EnvPool or a vector environment of the mode
-    ``DISABLED`` has ended an episode, it is asked to reset at once. Others of the mode ``NEXT_STEP`` reset in
-    one more step, in which the action is ignored. Where all episodes end at once, as with one environment,
-    that step is made here and nobody sees it. Otherwise the other environments need their next actions for
-    it, so it is handed out: its info holds ``"autoreset_step": True``, its reward is 0, and it ends, as the
-    episode before it did, in the observation where that one ended, so that nothing is carried over to the
-    next episode.
+    When an episode ends in Gymnasium's ``SyncVectorEnv`` or ``AsyncVectorEnv``, an EnvPool or a vector
+    environment of the mode ``DISABLED``, the environment is reset at once. Others of the mode ``NEXT_STEP``
+    reset in an additional step, in which the action is ignored. If all episodes end at once, as with one
+    environment, that step is taken here and hidden. Otherwise the other environments need their next actions
+    for it, so it is returned: its info has ``"autoreset_step": True``, its reward is 0, and it ends like the
+    episode before it, in that episode's last observation, so that nothing is carried over to the next
+    episode.
 
-    :param env: the vector of environments; an EnvPool must be made with ``env_type="gymnasium"``
-    :param reset_mask: ``env`` is of the mode ``NEXT_STEP``, and ``env.reset(options={"reset_mask": mask})``
-        resets the environments of the mask alone, which then do not spend a step on it
+    :param env: the vector of environments; an EnvPool must be created with ``env_type="gymnasium"``
+    :param reset_mask: ``env`` has the mode ``NEXT_STEP``, and ``env.reset(options={"reset_mask": mask})``
+        resets only the environments of the mask, which then do not spend a step on it
     :raises ValueError: if the autoreset mode is unknown, an EnvPool is asynchronous, or its spaces are not
         Gymnasium's
     """
@@ -124,7 +124,7 @@ class GymVecEnv(VecEnv):
             self._check_envpool()
         self._mode = _reset_mode(env, reset_mask)
         num_envs = int(env.config["num_envs"]) if self._envpool else env.num_envs
-        # EnvPool and SuperSuit call the spaces of one environment so.
+        # EnvPool's and SuperSuit's names of the single environment's spaces.
         single = self._envpool or self._mode == "supersuit"
         super().__init__(
             num_envs,
@@ -132,23 +132,24 @@ class GymVecEnv(VecEnv):
             env.action_space if single else env.single_action_space,
         )
         self.metadata = {**self.metadata, **(getattr(env, "metadata", None) or {})}
-        # Which environments will spend the next step on resetting, and how their episodes ended.
+        # Environments that will spend the next step on resetting, and how their episodes ended.
         self._dead = np.zeros(num_envs, dtype=bool)
         self._dead_truncated = np.zeros(num_envs, dtype=bool)
         self._obs: VecEnvObs | None = None
-        # Steps of single environments that were spent on resetting and handed out.
+        # Number of returned steps of single environments that only reset.
         self.n_dead_steps = 0
 
     def _check_envpool(self) -> None:
         if self.env.is_async:
             raise ValueError(
-                "The EnvPool is asynchronous: its steps answer for some of the environments only. "
-                "Make it with batch_size equal to num_envs."
+                "The EnvPool is asynchronous: its steps return only some of the environments. "
+                "Create it with batch_size equal to num_envs."
             )
         for space in (self.env.observation_space, self.env.action_space):
             if not isinstance(space, spaces.Space):
                 raise ValueError(
-                    f"The EnvPool has a space of {type(space).__module__}: make it with env_type='gymnasium'."
+                    f"The EnvPool has a space of {type(space).__module__}: create it with "
+                    "env_type='gymnasium'."
                 )
 
     def _common_render_mode(self) -> str | None:
@@ -160,13 +161,13 @@ class GymVecEnv(VecEnv):
         options = self._options[0]
         if any(other != options for other in self._options):
             raise ValueError(
-                f"A vector environment has one dict of options for all, got {self._options}. "
+                f"A vector environment takes one dict of options for all, got {self._options}. "
                 "Pass one dict to set_options."
             )
         if self._envpool:
             if seeded:
                 warnings.warn(
-                    "An EnvPool is seeded when it is made (envpool.make(..., seed=0)): the seed "
+                    "An EnvPool is seeded when it is created (envpool.make(..., seed=0)): the seed "
                     f"{self._seeds[0]} is not used.",
                     stacklevel=2,
                 )
@@ -183,8 +184,8 @@ class GymVecEnv(VecEnv):
 
     def _seed_of_all(self) -> int | list[int | None] | None:
         """
-        What ``reset(seed=...)`` of the vector gets. Gymnasium's contract is one integer; that Sync- and
-        AsyncVectorEnv take a list besides, and count on from an integer, is their own.
+        The argument of the vector's ``reset(seed=...)``. Gymnasium's interface is a single integer; Sync- and
+        AsyncVectorEnv also accept a list, and increment an integer.
         """
         first = self._seeds[0]
         if first is None or self._seeds != [first + index for index in range(self.num_envs)]:
@@ -210,7 +211,7 @@ class GymVecEnv(VecEnv):
         if self._mode == "step":
             self._unpack_final(dones, infos)
         elif self._mode == "supersuit":
-            # Where the game goes on without an agent, nothing was reset.
+            # If the game continues without an agent, nothing was reset.
             for index in np.flatnonzero(dones).tolist():
                 infos[index].setdefault("terminal_observation", _row(obs, index))
         elif self._mode == "asked":
@@ -292,7 +293,7 @@ class GymVecEnv(VecEnv):
         return list(self.env.call("render") if hasattr(self.env, "call") else self.env.render())
 
     def _members(self) -> Any:
-        """The single environments, where they live in this process."""
+        """The single environments, if they are in this process."""
         return getattr(_innermost(self.env), "envs", None)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
@@ -303,7 +304,7 @@ class GymVecEnv(VecEnv):
         if isinstance(_innermost(self.env), AsyncVectorEnv):
             values = self.env.unwrapped.get_attr(attr_name)
             return [values[index] for index in chosen]
-        # A vector environment that steps all of them at once has one value for all.
+        # A vector environment without single environments has one value for all.
         return [getattr(self.env, attr_name)] * len(chosen)
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
@@ -333,7 +334,7 @@ class GymVecEnv(VecEnv):
     def _refuse_some(self, indices: VecEnvIndices, what: str) -> None:
         if list(self._get_indices(indices)) != list(range(self.num_envs)):
             raise NotImplementedError(
-                f"{type(self.env).__name__} can {what} all its environments only, not of {indices}."
+                f"{type(self.env).__name__} can only {what} all its environments, not of {indices}."
             )
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:

@@ -1,4 +1,4 @@
-"""Vectorised environments that are stepped in Rust."""
+"""Vectorized environments stepped in Rust."""
 
 import copy
 import os
@@ -12,7 +12,7 @@ import numpy as np
 
 from mlx_baselines3 import _native
 from mlx_baselines3.common.monitor import ResultsWriter
-from mlx_baselines3.common.vec_env._gym_twin import GymTwin, encode_constant
+from mlx_baselines3.common.vec_env._gym_counterpart import GymCounterpart, encode_constant
 from mlx_baselines3.common.vec_env._native_setup import (
     check_id,
     is_as_shipped,
@@ -26,15 +26,15 @@ _StepReturn = tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]
 
 _SPECS = _native.env_specs()
 _STATE_VERSION = 1
-# Parts of a running environment that a caller may replace; they go through the twin and come back.
+# Parts of a running environment that a caller may replace, through the Gymnasium counterpart.
 _MUTABLE = {"state", "np_random", "_np_random", "last_u"}
 _LIMIT_NAMES = {"_max_episode_steps", "max_episode_steps"}
-# What Monitor collects over all episodes. The infos have it; nobody keeps it here.
+# Monitor's history of all episodes, which is in the infos and not stored here.
 _HISTORY = {
     "rewards", "episode_returns", "episode_lengths", "episode_times", "total_steps",
     "get_total_steps", "get_episode_rewards", "get_episode_lengths", "get_episode_times",
 }  # fmt: skip
-# What DummyVecEnv keeps in Python, and programs reach for.
+# Attributes of DummyVecEnv that programs may access.
 _OF_DUMMY = {"envs", "buf_obs", "buf_dones", "buf_rews", "buf_infos", "actions", "keys"}
 
 
@@ -43,20 +43,20 @@ class NativeVecEnv(VecEnv):
     Gymnasium's classic-control environments, stepped in Rust: the numbers of
     ``make_vec_env(env_id, n_envs, seed=seed)`` bit for bit, without Python in each step.
 
-    The environments are monitored: the info of an episode's last step has Monitor's ``episode`` entry.
-    Attributes, methods and rendering are Gymnasium's: a Gymnasium environment is made when first needed,
-    takes over the state and hands it back. What :meth:`get_attr` returns are therefore copies.
-    :meth:`set_attr` reaches the physics, where ``DummyVecEnv`` would set the outermost wrapper's attribute.
+    The environments are monitored: the info of an episode's last step has Monitor's entry ``episode``.
+    Attributes, methods and rendering are Gymnasium's: a Gymnasium environment is created on demand, gets the
+    state and returns it. :meth:`get_attr` therefore returns copies. :meth:`set_attr` changes the physics,
+    whereas ``DummyVecEnv`` would set the outermost wrapper's attribute.
 
-    The infos of a step are a list whose dicts are made when they are first read: most programs look at few.
-    To ``isinstance`` and in all it does it is a ``list``, and its copies, slices and pickles are plain lists;
-    but ``type(infos) is list`` is False, and what wants a list's own memory, as ``json.dumps`` does, needs
-    ``list(infos)``.
+    The infos of a step are a list whose dicts are created when they are first read, because most programs
+    read few. It is a ``list`` to ``isinstance`` and in its behaviour, and its copies, slices and pickles are
+    plain lists; but ``type(infos) is list`` is False, and code that accesses a list's memory, such as
+    ``json.dumps``, needs ``list(infos)``.
 
-    A pickle or a deep copy holds the whole state, random generators included.
+    A pickle or a deep copy contains the whole state, random generators included.
 
-    Large vectors are stepped on several threads, at most one for each core: the environment variable
-    ``MLX_BASELINES3_THREADS`` sets another number. The numbers that come out do not depend on it.
+    Large vectors are stepped on several threads, at most one per core; the environment variable
+    ``MLX_BASELINES3_THREADS`` sets a different number. The results do not depend on it.
 
     :param env_id: one of CartPole-v1, Pendulum-v1, Acrobot-v1, MountainCar-v0, MountainCarContinuous-v0
     :param n_envs: number of environments, at least 1
@@ -65,8 +65,8 @@ class NativeVecEnv(VecEnv):
     :param monitor_dir: folder for the monitor files; None writes none
     :param env_kwargs: arguments of ``gymnasium.make``
     :raises ValueError: if there is no native environment of that id, ``n_envs`` is less than 1, or
-        ``MLX_BASELINES3_THREADS`` is no number of threads
-    :raises TypeError: if Gymnasium refuses the ``env_kwargs``
+        ``MLX_BASELINES3_THREADS`` is not a number of threads
+    :raises TypeError: if Gymnasium rejects the ``env_kwargs``
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class NativeVecEnv(VecEnv):
         if render_mode not in (None, self._make_kwargs["render_mode"]):
             raise ValueError(f"render_mode is {render_mode!r}, but env_kwargs says {env_kwargs!r}.")
         self.render_mode = self._make_kwargs["render_mode"]
-        first = GymTwin(env_id, self._make_kwargs)
+        first = GymCounterpart(env_id, self._make_kwargs)
         self._core = _native.EnvBatch(env_id, n_envs, **numerics())
         self._core.time_limit = first.time_limit
         for name, value in first.constants(_SPECS[env_id]["params"]).items():
@@ -97,7 +97,7 @@ class NativeVecEnv(VecEnv):
                 self._core.set_param(env, name, value)
         super().__init__(n_envs, first.env.observation_space, first.env.action_space)
         self.metadata = first.env.metadata
-        self._twins: dict[int, GymTwin] = {0: first}
+        self._counterparts: dict[int, GymCounterpart] = {0: first}
         self._extra_attrs: list[dict[str, Any]] = [{} for _ in range(n_envs)]
         self._last_seeds: list[int | None] = [None] * n_envs
         self._pending: Any = None
@@ -112,20 +112,20 @@ class NativeVecEnv(VecEnv):
         message = f"{type(self).__name__!r} object has no attribute {name!r}"
         if name in _OF_DUMMY:
             message += (
-                ": there are no Python objects behind environments that are stepped in Rust. get_attr(), "
-                "set_attr() and env_method() read, change and call what they have. For Gymnasium's own "
-                f"objects make the environments with DummyVecEnv([lambda: gymnasium.make({self.env_id!r})]), "
-                "or set the environment variable MLX_BASELINES3_NATIVE_ENVS=0."
+                ": environments stepped in Rust have no Python objects. get_attr(), set_attr() and "
+                "env_method() read, change and call their attributes. For Gymnasium's objects create the "
+                f"environments with DummyVecEnv([lambda: gymnasium.make({self.env_id!r})]), or set the "
+                "environment variable MLX_BASELINES3_NATIVE_ENVS=0."
             )
         raise AttributeError(message, name=name, obj=self)
 
     @staticmethod
     def supports(env_id: str) -> bool:
         """
-        Say whether a native environment can stand in for a Gymnasium id.
+        Check whether a Gymnasium id has an equivalent native environment.
 
         :param env_id: a Gymnasium id
-        :return: True if there is a native environment, and the id is registered as Gymnasium ships it
+        :return: True if there is a native environment, and the id is registered as shipped by Gymnasium
         """
         return env_id in _SPECS and is_as_shipped(env_id, _SPECS[env_id])
 
@@ -160,7 +160,7 @@ class NativeVecEnv(VecEnv):
 
         :param actions: integers ``(n_envs,)`` or floats ``(n_envs, 1)``, float32 or float64
         :return: observations ``(n_envs, obs)``, rewards ``(n_envs,)``, both float32, dones, infos
-        :raises ValueError: if an action has the wrong shape, dtype or range; no environment has moved then
+        :raises ValueError: if an action has the wrong shape, dtype or range; no environment is stepped then
         :raises RuntimeError: before the first reset, or if the environments are closed
         """
         outcome = self._core.step(actions)
@@ -177,7 +177,7 @@ class NativeVecEnv(VecEnv):
 
     def step_async(self, actions: np.ndarray) -> None:
         """
-        Keep the actions for :meth:`step_wait`.
+        Store the actions for :meth:`step_wait`.
 
         :param actions: as for :meth:`step`
         """
@@ -188,7 +188,7 @@ class NativeVecEnv(VecEnv):
         Step with the actions of :meth:`step_async`.
 
         :return: as for :meth:`step`
-        :raises RuntimeError: if no actions are waiting
+        :raises RuntimeError: if there are no actions
         """
         actions, self._pending = self._pending, None
         if actions is None:
@@ -196,11 +196,11 @@ class NativeVecEnv(VecEnv):
         return self.step(actions)
 
     def close(self) -> None:
-        """Close renderers and monitor files. Stepping and resetting are errors from here on."""
+        """Close renderers and monitor files. Stepping and resetting are errors from then on."""
         self._core.close()
         self._closed = True
-        for twin in self._twins.values():
-            twin.env.close()
+        for counterpart in self._counterparts.values():
+            counterpart.env.close()
         for writer in self._writers:
             writer.close()
         self._writers = []
@@ -212,25 +212,25 @@ class NativeVecEnv(VecEnv):
         paths = [os.path.join(self._monitor_dir, str(env)) for env in range(self.num_envs)]
         return [ResultsWriter(path, header, override_existing=override_existing) for path in paths]
 
-    def _twin(self, env: int) -> GymTwin:
-        """The Gymnasium environment ``env``, in the present state of the native one."""
+    def _counterpart(self, env: int) -> GymCounterpart:
+        """The Gymnasium counterpart of environment ``env``, in its current state."""
         if not 0 <= env < self.num_envs:
             raise IndexError(f"environment index {env} is out of range for {self.num_envs} environment(s)")
-        if env not in self._twins:
-            twin = self._twins[env] = GymTwin(self.env_id, self._make_kwargs)
+        if env not in self._counterparts:
+            counterpart = self._counterparts[env] = GymCounterpart(self.env_id, self._make_kwargs)
             for name, value in self._extra_attrs[env].items():
-                setattr(twin.env, name, value)
-        twin = self._twins[env]
+                setattr(counterpart.env, name, value)
+        counterpart = self._counterparts[env]
         core = self._core
-        twin.push(core.get_state(env), core.time_limit, core.t_start, self._last_seeds[env])
-        return twin
+        counterpart.push(core.get_state(env), core.time_limit, core.t_start, self._last_seeds[env])
+        return counterpart
 
     def _targets(self, indices: VecEnvIndices) -> list[int]:
         return [range(self.num_envs)[env] for env in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """
-        Draw every environment with Gymnasium's renderer.
+        Render every environment with Gymnasium's renderer.
 
         :return: one RGB image ``(H, W, 3)`` per environment, or None unless the render mode is ``rgb_array``
         """
@@ -240,26 +240,26 @@ class NativeVecEnv(VecEnv):
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """
-        Read an attribute of the Gymnasium environments in their present state.
+        Read an attribute of the Gymnasium environments in their current state.
 
         :param attr_name: name of the attribute
-        :param indices: which environments, all by default
-        :return: one value per environment asked; changing it changes nothing here
+        :param indices: indices of the environments, all by default
+        :return: a copy of the value per selected environment
         :raises AttributeError: if Gymnasium has no such attribute, or it is Monitor's history of all episodes
         """
         if attr_name == "render_mode":
             return [self.render_mode for _ in self._targets(indices)]
         self._refuse_history(attr_name)
-        return [self._twin(env).env.get_wrapper_attr(attr_name) for env in self._targets(indices)]
+        return [self._counterpart(env).env.get_wrapper_attr(attr_name) for env in self._targets(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """
-        Set an attribute: a physical constant, the state, the time limit, or one of your own.
+        Set an attribute: a physical constant, the state, the time limit, or a custom one.
 
         :param attr_name: name of the attribute
         :param value: the value, the same for all
-        :param indices: which environments, all by default
-        :raises ValueError: if the value does not fit, or the native environment cannot honour the attribute
+        :param indices: indices of the environments, all by default
+        :raises ValueError: if the value is invalid, or the native environment does not support the attribute
         """
         targets = self._targets(indices)
         if attr_name in _LIMIT_NAMES:
@@ -270,18 +270,18 @@ class NativeVecEnv(VecEnv):
             number = encode_constant(attr_name, value)
             for env in targets:
                 self._core.set_param(env, attr_name, number)
-                setattr(self._twin(env).base, attr_name, value)
+                setattr(self._counterpart(env).base, attr_name, value)
         elif attr_name in _MUTABLE:
             for env in targets:
-                twin = self._twin(env)
-                setattr(twin.base, attr_name, copy.deepcopy(value))
-                self._pull(env, twin)
+                counterpart = self._counterpart(env)
+                setattr(counterpart.base, attr_name, copy.deepcopy(value))
+                self._pull(env, counterpart)
         else:
             self._set_extra(attr_name, value, targets)
 
     def _set_extra(self, attr_name: str, value: Any, targets: list[int]) -> None:
         for env in targets:
-            if attr_name == "render_mode" or hasattr(self._twin(env).base, attr_name):
+            if attr_name == "render_mode" or hasattr(self._counterpart(env).base, attr_name):
                 constants = ", ".join(_SPECS[self.env_id]["params"])
                 raise ValueError(
                     f"{attr_name} of the native {self.env_id} cannot be changed to {value!r}: it can change "
@@ -289,36 +289,36 @@ class NativeVecEnv(VecEnv):
                 )
         for env in targets:
             self._extra_attrs[env][attr_name] = value
-            setattr(self._twin(env).env, attr_name, value)
+            setattr(self._counterpart(env).env, attr_name, value)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
         """
-        Call a method of the Gymnasium environments; what it does to their state is taken over.
+        Call a method of the Gymnasium environments; its changes of their state are applied.
 
         :param method_name: name of the method
         :param method_args: its arguments
-        :param indices: which environments, all by default
+        :param indices: indices of the environments, all by default
         :param method_kwargs: its keyword arguments
-        :return: one result per environment asked
+        :return: one result per selected environment
         :raises AttributeError: if Gymnasium has no such method, or it reads Monitor's history
         """
         self._refuse_history(method_name)
         results = []
         for env in self._targets(indices):
-            twin = self._twin(env)
-            results.append(twin.env.get_wrapper_attr(method_name)(*method_args, **method_kwargs))
-            self._pull(env, twin)
+            counterpart = self._counterpart(env)
+            results.append(counterpart.env.get_wrapper_attr(method_name)(*method_args, **method_kwargs))
+            self._pull(env, counterpart)
         return results
 
-    def _pull(self, env: int, twin: GymTwin) -> None:
-        self._core.set_state(env, twin.pull(self._core.get_state(env)))
+    def _pull(self, env: int, counterpart: GymCounterpart) -> None:
+        self._core.set_state(env, counterpart.pull(self._core.get_state(env)))
 
     def _refuse_history(self, name: str) -> None:
         if name in _HISTORY:
             raise AttributeError(
-                f"NativeVecEnv keeps no list of past episodes, so it has no {name}. Read "
+                f"NativeVecEnv stores no history of episodes, so it has no {name}. Read "
                 "infos[i]['episode'], give a monitor_dir, or wrap it in VecMonitor."
             )
 
@@ -326,18 +326,19 @@ class NativeVecEnv(VecEnv):
         self, wrapper_class: "type[gym.Wrapper[Any, Any, Any, Any]]", indices: VecEnvIndices = None
     ) -> list[bool]:
         """
-        Say whether the environments act as if they were wrapped; Monitor and TimeLimit are built in.
+        Check whether the environments behave as if wrapped in a class; Monitor and TimeLimit are built in.
 
         :param wrapper_class: a wrapper
-        :param indices: which environments, all by default
-        :return: one answer per environment asked
+        :param indices: indices of the environments, all by default
+        :return: one result per selected environment
         """
-        wrapped = any(isinstance(wrapper, wrapper_class) for wrapper in self._twin(0).wrappers())
+        wrapped = any(isinstance(wrapper, wrapper_class) for wrapper in self._counterpart(0).wrappers())
         return [wrapped for _ in self._targets(indices)]
 
     def get_state(self) -> dict[str, Any]:
         """
-        Copy everything a later run needs to go on exactly: physics, constants, generators, running episodes.
+        Copy the state that a later run needs to continue exactly: physics, constants, generators, running
+        episodes.
 
         :return: plain Python values, ready for JSON
         """
@@ -354,11 +355,11 @@ class NativeVecEnv(VecEnv):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """
-        Go on from a state that :meth:`get_state` gave.
+        Continue from a state of :meth:`get_state`.
 
-        :param state: of the same environment id and number of environments
-        :raises ValueError: if it is of another version, id or number of environments, or is damaged;
-            nothing has changed then
+        :param state: a state of the same environment id and number of environments
+        :raises ValueError: if its version, id or number of environments differs, or it is corrupted; nothing
+            has changed then
         """
         expected = {"version": _STATE_VERSION, "env_id": self.env_id}
         for key, value in expected.items():
@@ -373,7 +374,7 @@ class NativeVecEnv(VecEnv):
             self._restore(state["envs"])
         except (ValueError, TypeError, OverflowError) as error:
             self._restore(before)
-            raise ValueError(f"The saved state is damaged: {error}") from error
+            raise ValueError(f"The saved state is corrupted: {error}") from error
         self._core.time_limit, self._core.t_start = state["time_limit"], state["t_start"]
         self._seeds, self._last_seeds = list(state["seeds"]), list(state["last_seeds"])
         self._options = copy.deepcopy(state["options"])
@@ -383,15 +384,15 @@ class NativeVecEnv(VecEnv):
             self._core.set_state(env, state)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Renderers and open files stay behind; a copy makes its own when it needs them.
-        left_behind = {"_core", "_twins", "_writers"}
+        # Renderers and open files are not copied; a copy creates them on demand.
+        left_behind = {"_core", "_counterparts", "_writers"}
         kept = {key: value for key, value in self.__dict__.items() if key not in left_behind}
         return {**kept, "_saved": self.get_state()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         saved = state.pop("_saved")
         self.__dict__.update(state)
-        self._twins = {}
+        self._counterparts = {}
         self._core = _native.EnvBatch(self.env_id, self.num_envs, **numerics())
         self.set_state(saved)
         if self._closed:
@@ -402,7 +403,7 @@ class NativeVecEnv(VecEnv):
 def stepped_in_rust(env: VecEnv) -> Any:
     """
     :param env: environments
-    :return: those in Rust, if nothing in Python has to see each of their steps; else None
+    :return: the native environments, if no Python wrapper has to see each step; else None
     """
     if type(env) is not NativeVecEnv or env._writers or env.render_mode == "human":
         return None

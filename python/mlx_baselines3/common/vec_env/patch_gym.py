@@ -1,4 +1,4 @@
-"""Old OpenAI Gym environments and spaces, turned into Gymnasium's through shimmy."""
+"""Conversion of OpenAI Gym environments and spaces to Gymnasium's, through shimmy."""
 
 import sys
 import warnings
@@ -13,7 +13,7 @@ gym_installed = find_spec("gym") is not None
 
 
 def _loaded_gym() -> ModuleType | None:
-    # An object can only be one of gym's if gym has been imported: never import it to find out.
+    # An object can only be gym's if gym has been imported, so gym is not imported for this test.
     return sys.modules.get("gym")
 
 
@@ -32,7 +32,7 @@ def _patch_env(env: Any) -> "gymnasium.Env[Any, Any]":
     """
     Return a Gymnasium environment for any environment.
 
-    :param env: a Gymnasium environment (returned as it is) or an OpenAI Gym one (wrapped by shimmy)
+    :param env: a Gymnasium environment (returned unchanged) or an OpenAI Gym one (wrapped by shimmy)
     :return: a Gymnasium environment
     :raises ValueError: if it is neither, for instance PettingZoo's
     :raises ImportError: if shimmy is needed and missing
@@ -41,11 +41,10 @@ def _patch_env(env: Any) -> "gymnasium.Env[Any, Any]":
         return env
     if hasattr(env, "possible_agents"):
         raise ValueError(
-            f"The environment is of type {type(env)}, PettingZoo's, and has several agents. SuperSuit makes "
-            "a vector environment of it, with one entry for each agent: "
-            "`supersuit.pettingzoo_env_to_vec_env_v1(parallel_env)`; before that, "
-            "`pettingzoo.utils.conversions.aec_to_parallel(env)` makes a parallel environment of one whose "
-            "agents take turns."
+            f"The environment is of type {type(env)}, PettingZoo's, and has several agents. SuperSuit "
+            "converts it to a vector environment with one entry per agent: "
+            "`supersuit.pettingzoo_env_to_vec_env_v1(parallel_env)`. If its agents take turns, first convert "
+            "it to a parallel environment: `pettingzoo.utils.conversions.aec_to_parallel(env)`."
         )
     gym = _loaded_gym()
     if gym is None or not isinstance(env, gym.Env):
@@ -59,7 +58,7 @@ def _patch_env(env: Any) -> "gymnasium.Env[Any, Any]":
         "issues: we strongly recommend to port it to Gymnasium.",
         stacklevel=2,
     )
-    # Gym 0.26 moved the seed into reset.
+    # Gym 0.26 moved the seed to reset.
     if "seed" in signature(env.unwrapped.reset).parameters:
         patched: gymnasium.Env[Any, Any] = shimmy.GymV26CompatibilityV0(env=env)
     else:
@@ -71,7 +70,7 @@ def _convert_space(space: Any) -> "gymnasium.Space[Any]":
     """
     Return a Gymnasium space for any space.
 
-    :param space: a Gymnasium space (returned as it is) or an OpenAI Gym one
+    :param space: a Gymnasium space (returned unchanged) or an OpenAI Gym one
     :return: a Gymnasium space
     :raises ValueError: if it is neither, for instance PettingZoo's
     :raises ImportError: if shimmy is needed and missing

@@ -1,4 +1,4 @@
-"""The last few observations of each environment, side by side."""
+"""Stacks of the last observations of each environment."""
 
 import warnings
 from collections.abc import Mapping
@@ -16,14 +16,15 @@ class StackedObservations(Generic[TObs]):
     """
     Concatenate the last ``n_stack`` observations of each environment along the channels, the newest last.
 
-    What precedes the first observation of an episode is zero.
+    Stacks are padded with zeros before the first observation of an episode.
 
     :param num_envs: number of environments
-    :param n_stack: number of observations to keep
+    :param n_stack: number of stacked observations
     :param observation_space: Box, or Dict of Boxes
-    :param channels_order: ``"first"`` stacks along the first dimension, ``"last"`` along the last; None finds
-        the channels of images and takes the last dimension of anything else. A Dict space takes a dict too
-    :raises TypeError: if the space is neither Box nor Dict, or if a Box comes with a dict of orders
+    :param channels_order: ``"first"`` stacks along the first dimension, ``"last"`` along the last; None
+        detects the channels of images and uses the last dimension otherwise. For a Dict space also a dict of
+        these
+    :raises TypeError: if the space is neither Box nor Dict, or if a Box is combined with a dict of orders
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class StackedObservations(Generic[TObs]):
     def _init_box(self, num_envs: int, space: spaces.Box, channels_order: str | None) -> None:
         stacking = self.compute_stacking(self.n_stack, space, channels_order)
         self.channels_first, self.stack_dimension, self.stacked_shape, self.repeat_axis = stacking
-        # Bounds are repeated entry by entry, as in SB3: saved models compare spaces.
+        # Bounds are repeated elementwise, as in SB3, because saved models compare spaces.
         dtype: Any = space.dtype
         self.stacked_observation_space = spaces.Box(
             low=np.repeat(space.low, self.n_stack, axis=self.repeat_axis),
@@ -80,9 +81,9 @@ class StackedObservations(Generic[TObs]):
         n_stack: int, observation_space: spaces.Box, channels_order: str | None = None
     ) -> tuple[bool, int, tuple[int, ...], int]:
         """
-        Work out along which dimension to stack.
+        Determine the dimension to stack along.
 
-        :param n_stack: number of observations to keep
+        :param n_stack: number of stacked observations
         :param observation_space: space of one observation
         :param channels_order: ``"first"``, ``"last"`` or None, see the class
         :return: whether channels come first, the axis in a batch, the shape of a stack, the axis in a stack
@@ -103,7 +104,7 @@ class StackedObservations(Generic[TObs]):
 
     def reset(self, observation: TObs) -> TObs:
         """
-        Forget everything and start with the first observations of new episodes.
+        Clear the stacks and add the first observations of new episodes.
 
         :param observation: first observations, the environment index first
         :return: the stacks
@@ -111,7 +112,7 @@ class StackedObservations(Generic[TObs]):
         if isinstance(observation, dict):
             subs = self.sub_stacked_observations
             return {key: subs[key].reset(obs) for key, obs in observation.items()}  # type: ignore[return-value]
-        # A new array: the agent may still hold the last one.
+        # A new array: the agent may still use the last one.
         self.stacked_obs = np.zeros_like(self.stacked_obs)
         self._newest(self.stacked_obs, observation)[...] = observation
         return self.stacked_obs
@@ -120,10 +121,10 @@ class StackedObservations(Generic[TObs]):
         self, observations: TObs, dones: np.ndarray, infos: list[dict[str, Any]]
     ) -> tuple[TObs, list[dict[str, Any]]]:
         """
-        Add the observations of a step. Where an episode ended, ``terminal_observation`` becomes a stack too.
+        Add the observations of a step. ``terminal_observation`` of ended episodes is stacked too.
 
         :param observations: new observations, the environment index first
-        :param dones: which environments began a new episode ``(n_envs,)``
+        :param dones: which environments started a new episode ``(n_envs,)``
         :param infos: one info per environment, changed in place
         :return: the stacks, the infos
         """

@@ -1,4 +1,4 @@
-"""Environments that step at the same time, each in a process of its own."""
+"""Environments stepped in parallel, each in its own process."""
 
 import multiprocessing as mp
 import os
@@ -20,28 +20,28 @@ from mlx_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper as Clo
 from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from mlx_baselines3.common.vec_env.util import dict_to_obs, no_images, obs_space_info
 
-# Seconds between looks at whether the workers still live while one of them owes a reply.
+# Seconds between checks that the workers are alive while waiting for a reply.
 _POLL_S = 0.2
-# Seconds that the workers have to finish when the environment is closed, and when one of them has died.
+# Timeout in seconds for the workers to finish when the environment is closed, and when one of them has died.
 _CLOSE_S = 5.0
 _DEATH_S = 0.3
 
 
 class SubprocVecEnv(VecEnv):
     """
-    Step each environment in its own process; worth it when a step takes much longer than sending its result.
+    Step each environment in its own process; useful if a step takes much longer than sending its result.
 
-    Observations come back through shared memory, the rest through pipes. An exception in an environment is
-    raised here, with the environment's number and traceback, and the environments stay usable. When a process
-    dies this is noticed within a second.
+    Observations are returned through shared memory, the rest through pipes. An exception in an environment is
+    raised here, with the environment's index and traceback, and the environments stay usable. The death of a
+    process is detected within a second.
 
     With ``forkserver`` and ``spawn`` the main program must be guarded by ``if __name__ == "__main__":``.
-    ``fork`` does not need it, but is not safe in a program that has threads.
+    ``fork`` does not need it, but is not safe in a program with threads.
 
-    :param env_fns: functions that each make an environment; they are pickled with cloudpickle
-    :param start_method: ``"forkserver"`` (the default where there is one), ``"spawn"`` or ``"fork"``
+    :param env_fns: functions that each create an environment; they are pickled with cloudpickle
+    :param start_method: ``"forkserver"`` (the default if available), ``"spawn"`` or ``"fork"``
     :raises ValueError: if there are no functions, or if the start method is unknown
-    :raises RuntimeError: if an environment cannot be made
+    :raises RuntimeError: if an environment cannot be created
     """
 
     def __init__(self, env_fns: list[Callable[[], gym.Env]], start_method: str | None = None) -> None:
@@ -49,24 +49,24 @@ class SubprocVecEnv(VecEnv):
         self.closed = False
         if len(env_fns) == 0:
             raise ValueError(
-                "SubprocVecEnv needs at least one function that makes an environment, got an empty list."
+                "SubprocVecEnv needs at least one function that creates an environment, got an empty list."
             )
         if start_method is None:
             start_method = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"
         context: Any = mp.get_context(start_method)
         self.remotes: list[Any] = []
         self.processes: list[Any] = []
-        # How many replies each worker still owes; more than one after a command was interrupted.
+        # Number of pending replies per worker; more than one after an interrupted command.
         self._owed: list[int] = []
         self._shared: dict[Any, np.ndarray] = {}
         self._memory: list[SharedMemory] = []
-        # Runs when the object goes, or else when the program ends.
+        # Runs when the object is collected, or at the end of the program.
         self._release = weakref.finalize(
             self, _shut_down, os.getpid(), self.remotes, self.processes, self._shared, self._memory
         )
         if start_method == "fork":
-            # Started here, all workers have this one. Else each starts its own, which complains at the end of
-            # shared memory that is gone already.
+            # Started here so that all workers share it. Otherwise each starts its own, which warns at the end
+            # about shared memory that is already released.
             resource_tracker.ensure_running()
         try:
             for env_fn in env_fns:
@@ -83,11 +83,11 @@ class SubprocVecEnv(VecEnv):
         arguments = (work_remote, env_fn, cloudpickle.dumps(worker_initializers))
         process = context.Process(target=run_worker, args=arguments, daemon=True)
         process.start()
-        # Only the worker may hold its end: then the pipe breaks when it dies.
+        # Only the worker may keep its end open, so that the pipe breaks when it dies.
         work_remote.close()
         self.remotes.append(remote)
         self.processes.append(process)
-        # Its first word are the spaces.
+        # The first message contains the spaces.
         self._owed.append(1)
 
     def _share_memory(self, observation_space: spaces.Space[Any], n_envs: int) -> None:
@@ -103,15 +103,15 @@ class SubprocVecEnv(VecEnv):
         try:
             self._call_each("share", [(memory.name, layout, index) for index in range(n_envs)])
         finally:
-            # Without its name the memory lives as long as a process maps it, however the processes end.
+            # Unlinked memory lives as long as a process maps it, however the processes end.
             memory.unlink()
         self._shared.update(layout.arrays(memory))
 
     def _send(self, index: int, command: str, arguments: tuple[Any, ...]) -> None:
         if self.closed:
-            raise RuntimeError("The SubprocVecEnv is closed. Make a new one.")
+            raise RuntimeError("The SubprocVecEnv is closed. Create a new one.")
         if self.waiting:
-            raise RuntimeError(f"'{command}' came between step_async and step_wait. Call step_wait first.")
+            raise RuntimeError(f"'{command}' was called before step_wait. Call step_wait first.")
         try:
             self.remotes[index].send((command, arguments))
             self._owed[index] += 1
@@ -139,12 +139,12 @@ class SubprocVecEnv(VecEnv):
         self.closed = True
         self.waiting = False
         self._release.detach()
-        # The others may be in the middle of a long step: the error comes first.
+        # The others may be in a long step: report the error first.
         _shut_down(os.getpid(), self.remotes, self.processes, self._shared, self._memory, patience=_DEATH_S)
         return RuntimeError(
             f"The process of environment {index} died during '{command}' (exit code {process.exitcode}, if "
             "negative the signal that killed it). If it died at the start, guard the main program with "
-            '`if __name__ == "__main__":`. The SubprocVecEnv is closed: make a new one.'
+            '`if __name__ == "__main__":`. The SubprocVecEnv is closed: create a new one.'
         )
 
     def _gather(self, indices: Iterable[int], command: str) -> list[Any]:
@@ -152,7 +152,7 @@ class SubprocVecEnv(VecEnv):
         try:
             replies = [(index, self._receive(index, command)) for index in indices]
         finally:
-            # Interrupted by Ctrl-C too: what is still owed is passed over later.
+            # Interrupted by Ctrl-C too: pending replies are discarded later.
             self.waiting = False
         for index, reply in replies:
             if isinstance(reply, Failure):
@@ -172,7 +172,7 @@ class SubprocVecEnv(VecEnv):
         return self._gather(range(len(arguments)), command)
 
     def step_async(self, actions: np.ndarray) -> None:
-        # As in SB3, more actions than environments are no error: the first ones are taken.
+        # As in SB3, more actions than environments are not an error: the first ones are used.
         if len(actions) < self.num_envs:
             raise ValueError(
                 f"Expected one action for each of {self.num_envs} environments, got {len(actions)}."
@@ -206,7 +206,7 @@ class SubprocVecEnv(VecEnv):
         self.waiting = False
         deadline = time.monotonic() + _CLOSE_S
         for remote, owed in zip(self.remotes, self._owed, strict=True):
-            # A worker with a reply to give does not listen. One that has died has none and needs no telling.
+            # A worker with a pending reply does not read commands; a dead worker needs none.
             with suppress(EOFError, ConnectionResetError):
                 for _ in range(owed):
                     if remote.poll(max(0.0, deadline - time.monotonic())):
@@ -225,7 +225,7 @@ class SubprocVecEnv(VecEnv):
         self._call("set_attr", attr_name, value, indices=indices)
 
     def has_attr(self, attr_name: str) -> bool:
-        # The value may be one that cannot be pickled, so it is not asked for.
+        # The value may not be picklable, so it is not requested.
         return all(self._call("has_attr", attr_name))
 
     def env_method(
@@ -246,13 +246,13 @@ def _shut_down(
     patience: float = _CLOSE_S,
 ) -> None:
     if os.getpid() != owner:
-        # A forked process has a copy of the object, but the workers are not its own.
+        # A forked process has a copy of the object, but does not own the workers.
         return
     for remote in remotes:
         try:
             remote.send(("close", ()))
         except OSError:
-            # This worker is dead already; the others still want to hear it.
+            # This worker is dead; the others must still get the command.
             continue
     deadline = time.monotonic() + patience
     for process in processes:
@@ -262,7 +262,7 @@ def _shut_down(
             process.join()
     for remote in remotes:
         remote.close()
-    # No array may look into the memory when it goes.
+    # No array may refer to the memory when it is released.
     shared.clear()
     for block in memory:
         block.close()

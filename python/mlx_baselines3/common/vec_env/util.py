@@ -1,4 +1,4 @@
-"""What the classes of this folder share: named arrays of structured spaces, wrappers, copies of infos."""
+"""Shared utilities: named arrays of structured spaces, wrappers, copies of infos."""
 
 import warnings
 from copy import deepcopy
@@ -11,13 +11,13 @@ from gymnasium import spaces
 from mlx_baselines3.common.preprocessing import check_for_nested_spaces
 from mlx_baselines3.common.vec_env.abstract import VecEnv, VecEnvObs
 
-# Sharing one of these between two infos cannot be noticed.
+# Immutable types, which two infos can share.
 _IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, np.generic)
 
 
 def dict_to_obs(obs_space: spaces.Space[Any], obs_dict: dict[Any, np.ndarray]) -> VecEnvObs:
     """
-    Give named arrays the structure of a space; the inverse of what :func:`obs_space_info` describes.
+    Structure named arrays like a space; the inverse of :func:`obs_space_info`.
 
     :param obs_space: the observation space
     :param obs_dict: arrays under the keys of :func:`obs_space_info`
@@ -41,7 +41,7 @@ def obs_space_info(
     obs_space: spaces.Space[Any],
 ) -> tuple[list[Any], dict[Any, tuple[int, ...]], dict[Any, np.dtype]]:
     """
-    Describe the arrays that an observation consists of.
+    Describe the arrays of an observation.
 
     The keys are those of a Dict space, the positions of a Tuple space, and ``None`` for any other space.
 
@@ -65,10 +65,10 @@ def obs_space_info(
 
 def check_shape_equal(space1: spaces.Space[Any], space2: spaces.Space[Any]) -> None:
     """
-    Check that two ``Box`` spaces have one shape; ``Dict`` spaces are compared key by key, others pass.
+    Check that two ``Box`` spaces have the same shape; ``Dict`` spaces are compared key by key, others pass.
 
     :param space1: a space
-    :param space2: another one
+    :param space2: another space
     :raises AssertionError: keys or shapes differ
     """
     if isinstance(space1, spaces.Dict):
@@ -102,18 +102,18 @@ def unwrap_wrapper(env: gym.Env, wrapper_class: type[gym.Wrapper]) -> gym.Wrappe
 
 def is_wrapped(env: gym.Env, wrapper_class: type[gym.Wrapper]) -> bool:
     """
-    Say whether an environment carries a wrapper.
+    Check whether an environment is wrapped in a class.
 
     :param env: the environment
     :param wrapper_class: the wrapper to look for
-    :return: True if it is there, at any depth
+    :return: True if the wrapper is present at any depth
     """
     return unwrap_wrapper(env, wrapper_class) is not None
 
 
 def no_images(env: VecEnv) -> list[None]:
     """
-    Say that environments do not draw themselves into arrays.
+    Warn that environments do not render to arrays.
 
     :param env: environments whose render mode is not ``rgb_array``
     :return: None for each of them
@@ -126,9 +126,9 @@ def no_images(env: VecEnv) -> list[None]:
 
 def copy_value(value: Any) -> Any:
     """
-    Copy what can change, as :func:`copy.deepcopy` does, but fast for the usual contents of an info.
+    Copy mutable values like :func:`copy.deepcopy`, but fast for the usual contents of an info.
 
-    :param value: an observation, or a value found in an info
+    :param value: an observation, or a value of an info
     :return: a value that shares nothing mutable with the original
     """
     if isinstance(value, _IMMUTABLE):

@@ -1,4 +1,4 @@
-"""A search for the origin of NaN and infinity."""
+"""Detection of NaN and infinity."""
 
 import warnings
 from typing import Any
@@ -11,12 +11,13 @@ from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvObs, VecEnv
 
 class VecCheckNan(VecEnvWrapper):
     """
-    Report NaN and infinity in actions, observations and rewards, and whether agent or environment made them.
+    Report NaN and infinity in actions, observations and rewards, and whether they come from agent or
+    environment.
 
     :param venv: the vectorised environment to wrap
     :param raise_exception: raise a ValueError instead of a UserWarning
     :param warn_once: warn only the first time
-    :param check_inf: look for infinity too
+    :param check_inf: check for infinity too
     :raises NotImplementedError: if the actions are dicts
     """
 
@@ -52,9 +53,9 @@ class VecCheckNan(VecEnvWrapper):
 
     def check_array_value(self, name: str, value: np.ndarray) -> list[tuple[str, str]]:
         """
-        Look for infinity and NaN in one array.
+        Check one array for infinity and NaN.
 
-        :param name: what to call the array
+        :param name: name of the array
         :param value: the array
         :return: a pair of the name and ``"inf"`` or ``"nan"`` for each kind found
         """

@@ -13,11 +13,11 @@ from mlx_baselines3.common.vec_env.stacked_observations import StackedObservatio
 
 class VecFrameStack(VecEnvWrapper):
     """
-    Return the last ``n_stack`` observations instead of the last one.
+    Stack the last ``n_stack`` observations.
 
     :param venv: vectorised environment with a Box or Dict observation space
     :param n_stack: number of observations to stack
-    :param channels_order: ``"first"``, ``"last"``, None to guess, or a dict of them for a Dict space;
+    :param channels_order: ``"first"``, ``"last"``, None to detect it, or a dict of them for a Dict space;
         see :class:`StackedObservations`
     """
 
@@ -45,7 +45,7 @@ class VecFrameStack(VecEnvWrapper):
         """
         Start a new episode in every environment.
 
-        :return: stacks that hold the first observations and zeros
+        :return: stacks of the first observations and zeros
         """
         stacks: np.ndarray | dict[str, np.ndarray] = self.stacked_obs.reset(self.venv.reset())
         return stacks

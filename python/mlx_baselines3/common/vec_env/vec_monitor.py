@@ -1,4 +1,4 @@
-"""Episode returns and lengths of a whole vectorised environment."""
+"""Episode returns and lengths of a vectorized environment."""
 
 import time
 import warnings
@@ -13,14 +13,14 @@ from mlx_baselines3.common.vec_env.gym_vec_env import as_vec_env
 
 class VecMonitor(VecEnvWrapper):
     """
-    Measure episodes as ``Monitor`` does, for environments that are born vectorised.
+    Record episodes like ``Monitor``, for environments that are vectorized from the start.
 
-    The last step of an episode carries ``info["episode"]`` with its return ``r`` (float32), its length ``l``
-    (int32) and the time ``t`` in seconds since the wrapper was made.
+    The info of an episode's last step has ``info["episode"]`` with the return ``r`` (float32), the length
+    ``l`` (int32) and the time ``t`` in seconds since the wrapper was created.
 
     :param venv: the vectorised environment
-    :param filename: where to write one line per episode; None for no file
-    :param info_keywords: keys of the info of an episode's last step whose values are logged
+    :param filename: file with one line per episode; None for no file
+    :param info_keywords: keys of the last step's info whose values are logged
     """
 
     def __init__(
@@ -94,5 +94,5 @@ def _wrapped_with(venv: VecEnv, wrapper_class: Any) -> bool:
     try:
         return venv.env_is_wrapped(wrapper_class)[0]
     except AttributeError:
-        # Environments that are born vectorised may lack this part of the interface.
+        # Environments that are vectorized from the start may lack this part of the interface.
         return False

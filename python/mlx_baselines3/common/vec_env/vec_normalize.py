@@ -1,4 +1,4 @@
-"""Observations and rewards scaled by running statistics."""
+"""Normalization of observations and rewards by running statistics."""
 
 import inspect
 import io
@@ -25,17 +25,17 @@ class VecNormalize(VecEnvWrapper):
     """
     Scale observations to mean 0 and variance 1, and rewards so that their discounted return has variance 1.
 
-    The statistics are part of what an agent has learned: save them with it, and set ``training`` to False to
-    evaluate it.
+    The statistics are part of the trained agent: save them with it, and set ``training`` to False for
+    evaluation.
 
     :param venv: the vectorised environment to wrap
-    :param training: update the statistics with every step
+    :param training: update the statistics at every step
     :param norm_obs: normalise observations
     :param norm_reward: normalise rewards
     :param clip_obs: largest absolute value of a normalised observation
     :param clip_reward: largest absolute value of a normalised reward
     :param gamma: discount factor of the return whose variance scales the rewards
-    :param epsilon: added to variances, against division by zero
+    :param epsilon: added to variances to avoid division by zero
     :param norm_obs_keys: keys of a Dict observation to normalise; None for all of them
     :raises ValueError: if a space to be normalised is not a Box, or if keys are given without a Dict space
     """
@@ -76,7 +76,7 @@ class VecNormalize(VecEnvWrapper):
     def _init_obs_statistics(self) -> None:
         if isinstance(self.observation_space, spaces.Dict):
             assert self.norm_obs_keys is not None
-            # The space of the wrapped environment stays as it is.
+            # The space of the wrapped environment is not changed.
             space = deepcopy(self.observation_space)
             self.observation_space, self.obs_spaces = space, space.spaces
             self.obs_rms = {
@@ -89,14 +89,14 @@ class VecNormalize(VecEnvWrapper):
             self.observation_space = self._normalised_space(self.observation_space)
 
     def _normalised_space(self, space: spaces.Space[Any]) -> spaces.Space[Any]:
-        # A normalised image must not be taken for one to be divided by 255. The bounds of other spaces stay,
-        # as in SB3: saved models compare spaces.
+        # A normalised image must not be divided by 255 again. The bounds of other spaces are kept, as in SB3,
+        # because saved models compare spaces.
         if not is_image_space(space):
             return space
         return spaces.Box(-self.clip_obs, self.clip_obs, shape=_shape(space), dtype=np.float32)
 
     def _sanity_checks(self) -> None:
-        """Refuse spaces that cannot be normalised, and settle which keys of a Dict are."""
+        """Reject spaces that cannot be normalised, and determine the keys of a Dict."""
         space = self.observation_space
         if isinstance(space, spaces.Dict):
             if self.norm_obs_keys is None:
@@ -122,14 +122,14 @@ class VecNormalize(VecEnvWrapper):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        # Environments cannot be pickled in general, and the running returns belong to them.
+        # Environments are not picklable in general, and the running returns belong to them.
         return {k: v for k, v in self.__dict__.items() if k not in ("venv", "class_attributes", "returns")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """
-        Restore everything but the environment: call :meth:`set_venv` before use.
+        Restore the state without the environment: call :meth:`set_venv` before use.
 
-        :param state: what pickling kept
+        :param state: the pickled state
         """
         # Files from before SB3 1.6 have no keys.
         if "norm_obs_keys" not in state and isinstance(state["observation_space"], spaces.Dict):
@@ -139,10 +139,10 @@ class VecNormalize(VecEnvWrapper):
 
     def set_venv(self, venv: VecEnv) -> None:
         """
-        Give an unpickled wrapper its environment.
+        Set the environment of an unpickled wrapper.
 
         :param venv: the vectorised environment to wrap
-        :raises ValueError: if the wrapper has one already
+        :raises ValueError: if the wrapper already has one
         :raises AssertionError: if the shapes of the observations differ
         """
         if self.__dict__["venv"] is not None:
@@ -153,12 +153,12 @@ class VecNormalize(VecEnvWrapper):
         self.class_attributes = dict(inspect.getmembers(self.__class__))
         self.render_mode = venv.render_mode
         self.returns = np.zeros(self.num_envs)
-        # As many as there are environments now, and not as there were.
+        # The number of environments may have changed.
         self.reset_infos = [{} for _ in range(self.num_envs)]
         self.metadata = venv.metadata
         self._reset_seeds()
         self._reset_options()
-        # Not kept if its class is the user's.
+        # Not stored if its class is the user's.
         self.__dict__.setdefault("action_space", venv.action_space)
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -232,7 +232,7 @@ class VecNormalize(VecEnvWrapper):
 
     def unnormalize_obs(self, obs: Obs) -> Any:
         """
-        Undo :meth:`normalize_obs`, but for what was clipped.
+        Undo :meth:`normalize_obs`, except for clipping.
 
         :param obs: one normalised observation or a batch; an array, or a dict of them
         :return: new observations, float64 where they were normalised
@@ -252,7 +252,7 @@ class VecNormalize(VecEnvWrapper):
 
     def normalize_reward(self, reward: np.ndarray) -> np.ndarray:
         """
-        Normalise rewards with the present statistics, which stay as they are.
+        Normalise rewards with the current statistics, without updating them.
 
         :param reward: rewards of any shape
         :return: float32 rewards of the same shape
@@ -264,7 +264,7 @@ class VecNormalize(VecEnvWrapper):
 
     def unnormalize_reward(self, reward: np.ndarray) -> np.ndarray:
         """
-        Undo :meth:`normalize_reward`, but for what was clipped.
+        Undo :meth:`normalize_reward`, except for clipping.
 
         :param reward: normalised rewards of any shape
         :return: rewards of the same shape
@@ -275,27 +275,27 @@ class VecNormalize(VecEnvWrapper):
 
     def get_original_obs(self) -> Any:
         """
-        :return: the observations of the last step or reset, as the environments gave them
+        :return: the unnormalised observations of the last step or reset
         """
         return copy_value(self.old_obs)
 
     def get_original_reward(self) -> np.ndarray:
         """
-        :return: the rewards of the last step ``(n_envs,)``, as the environments gave them
+        :return: the unnormalised rewards of the last step ``(n_envs,)``
         """
         return np.array(self.old_reward)
 
     @staticmethod
     def load(load_path: str | pathlib.Path | io.BufferedIOBase, venv: VecEnv) -> "VecNormalize":
         """
-        Load statistics and settings that :meth:`save`, SB3 or version 0.1.0 of this package wrote. Nothing
-        that is in the file is executed.
+        Load statistics and settings written by :meth:`save`, SB3 or version 0.1.0 of this package. Nothing in
+        the file is executed.
 
         :param load_path: the file or an open binary file
         :param venv: the vectorised environment to wrap
         :return: the wrapper around ``venv``
-        :raises ModelFileError: if the file is damaged, holds something else, or needs a class that is not
-            imported
+        :raises ModelFileError: if the file is corrupted, contains something else, or needs a class that is
+            not imported
         :raises AssertionError: if the shapes of the observations differ
         """
         # Not at the top, because it needs MLX.
@@ -309,11 +309,11 @@ class VecNormalize(VecEnvWrapper):
         self, save_path: str | pathlib.Path | io.BufferedIOBase, format: Literal["mlx", "sb3"] = "mlx"
     ) -> None:
         """
-        Save statistics and settings, without the environment. The file is replaced as a whole.
+        Save statistics and settings, without the environment. The file is replaced atomically.
 
-        :param save_path: the file, under the very name given, or an open binary file
+        :param save_path: the file, whose name is used unchanged, or an open binary file
         :param format: "mlx", an archive that cannot run code, or "sb3", a pickle that SB3 loads
-        :raises ValueError: if the format is unknown, or a part cannot be kept
+        :raises ValueError: if the format is unknown, or a part cannot be stored
         """
         from mlx_baselines3.common.formats.vec_normalize import export_vec_normalize, save_vec_normalize
 

@@ -1,4 +1,4 @@
-"""Images with the channels in front."""
+"""Transposition of images to channels first."""
 
 from copy import deepcopy
 from typing import Any
@@ -13,10 +13,10 @@ from mlx_baselines3.common.vec_env.gym_vec_env import as_vec_env
 
 class VecTransposeImage(VecEnvWrapper):
     """
-    Reorder images from HxWxC to CxHxW, the order of SB3's convolutional policies.
+    Transpose images from HxWxC to CxHxW, the layout of SB3's convolutional policies.
 
     :param venv: vectorised environment whose observations are images, or dicts that may contain some
-    :param skip: leave the observations alone, where the guess that they are channel-last would be wrong
+    :param skip: do not transpose, if the detection of channel-last images would be wrong
     """
 
     def __init__(self, venv: VecEnv, skip: bool = False) -> None:
@@ -41,7 +41,7 @@ class VecTransposeImage(VecEnvWrapper):
     @staticmethod
     def transpose_space(observation_space: spaces.Box, key: str = "") -> spaces.Box:
         """
-        Reorder the shape of an image space.
+        Transpose the shape of an image space.
 
         :param observation_space: channel-last image space ``(H, W, C)``
         :param key: its key in a Dict space, for the error message
@@ -58,7 +58,7 @@ class VecTransposeImage(VecEnvWrapper):
     @staticmethod
     def transpose_image(image: np.ndarray) -> np.ndarray:
         """
-        Reorder one image or a batch.
+        Transpose one image or a batch.
 
         :param image: ``(H, W, C)`` or ``(N, H, W, C)``
         :return: a view ``(C, H, W)`` or ``(N, C, H, W)``
@@ -67,7 +67,7 @@ class VecTransposeImage(VecEnvWrapper):
 
     def transpose_observations(self, observations: Any) -> Any:
         """
-        Reorder the images among the observations.
+        Transpose the images among the observations.
 
         :param observations: one observation or a batch; an array, or a dict of them
         :return: new observations; the arrays are views or the arrays passed in

@@ -1,4 +1,4 @@
-"""Videos of an agent at work."""
+"""Video recording of vectorized environments."""
 
 import os
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from mlx_baselines3.common.vec_env.subproc_vec_env import SubprocVecEnv as Subpr
 
 
 class MissingMoviePy(error.DependencyNotInstalled, ImportError):
-    """MoviePy is missing: both Gymnasium's error, as in SB3, and an ImportError."""
+    """MoviePy is missing; both Gymnasium's error, as in SB3, and an ImportError."""
 
 
 class VecVideoRecorder(VecEnvWrapper):
     """
-    Record rendered images to mp4 files with MoviePy, which brings its own ffmpeg.
+    Record rendered images to mp4 files with MoviePy, which includes ffmpeg.
 
     :param venv: vectorised environment with ``render_mode="rgb_array"``
-    :param video_folder: where to save the videos; made if missing
-    :param record_video_trigger: takes the number of steps so far and says whether to start a video
+    :param video_folder: folder of the videos; created if missing
+    :param record_video_trigger: takes the number of steps so far and returns whether to start a video
     :param video_length: number of steps in a video
     :param name_prefix: beginning of the file names
     :raises AssertionError: if the environments do not render to arrays
@@ -82,7 +82,7 @@ class VecVideoRecorder(VecEnvWrapper):
         self.step_id += 1
         if self.recording:
             self._capture_frame()
-            # The first frame is that before the first step.
+            # The first frame precedes the first step.
             if len(self.recorded_frames) > self.video_length:
                 print(f"Saving video to {self.video_path}")
                 self._stop_recording()
@@ -126,12 +126,12 @@ class VecVideoRecorder(VecEnvWrapper):
         self.recording = False
 
     def __del__(self) -> None:
-        # The wrapper may have failed before it had frames.
+        # The constructor may have failed before creating frames.
         if self.__dict__.get("recorded_frames"):
             logger.warn("Unable to save last video! Did you call close()?")
 
 
 def _env_metadata(venv: VecEnv) -> dict[str, Any]:
-    # The frame rate is known to the environments, not to the vectorised one around them.
+    # The frame rate is an attribute of the environments, not of the vectorised environment.
     metadata: dict[str, Any] = venv.get_attr("metadata")[0] if venv.has_attr("metadata") else venv.metadata
     return metadata

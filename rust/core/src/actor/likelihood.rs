@@ -1,6 +1,7 @@
 //! The log-likelihoods of actions that were taken.
 
 use super::{Actor, ActorError, Head};
+use crate::nn::ObservationColumn;
 use crate::update::{Distribution, UpdateError};
 
 impl Head {
@@ -23,8 +24,8 @@ impl Head {
 }
 
 impl Actor {
-    /// Writes the log-likelihood of an action for each of `obs`, whole rows of observations; discrete
-    /// and binary actions are whole numbers. Gives whether the head has one that is known here: nothing is
+    /// Writes the log-likelihood of an action for each of some observations; discrete and binary
+    /// actions are whole numbers. Gives whether the head has one that is known here: nothing is
     /// written if not.
     ///
     /// # Errors
@@ -32,14 +33,14 @@ impl Actor {
     /// no use then.
     pub fn log_probs(
         &mut self,
-        obs: &[f32],
+        columns: &[ObservationColumn<'_>],
         actions: &[f32],
         out: &mut [f32],
     ) -> Result<bool, ActorError> {
         let Some((distribution, parameters)) = self.head.distribution(self.net.outputs()) else {
             return Ok(false);
         };
-        let (rows, dim) = (obs.len() / self.obs_dim(), distribution.action_dim());
+        let (rows, dim) = (self.rows(columns)?, distribution.action_dim());
         if actions.len() != rows * dim || out.len() != rows {
             return Err(ActorError::Out {
                 got: out.len(),
@@ -48,7 +49,7 @@ impl Actor {
             });
         }
         let mut outputs = vec![0.0; rows * distribution.outputs()];
-        self.outputs(obs, &mut outputs)?;
+        self.outputs(columns, &mut outputs)?;
         let lines = outputs.chunks_exact_mut(distribution.outputs());
         for ((row, action), out) in lines.zip(actions.chunks_exact(dim)).zip(out) {
             distribution.check(action)?;

@@ -1,18 +1,20 @@
-//! Policies made of an MLP and a distribution, run without Python.
+//! Policies made of an MLP and a distribution, run without Python; a features extractor may come first.
 
 mod draw;
 mod exploration;
 mod likelihood;
+mod observed;
 mod sampling;
 
 use thiserror::Error;
 
 use crate::interrupt::Interrupted;
 use crate::memory::OutOfMemory;
-use crate::nn::{InferenceMlp, NnError, Outputs, Workspace, tanh, total};
+use crate::nn::{InferenceMlp, NnError, ObservationColumn, Outputs, Workspace, tanh, total};
 use crate::rng::{Pcg64, SeedSequence};
 use draw::Draw;
 use exploration::Exploration;
+use observed::{Extracted, seen};
 
 /// Bounds of the logarithm of SAC's standard deviation, as Stable-Baselines3 has them.
 pub(crate) const LOG_STD: (f32, f32) = (-20.0, 2.0);
@@ -56,6 +58,27 @@ pub enum ActorError {
     /// The work was stopped from outside.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
+    /// A network that does not take what the extractor gives.
+    #[error("the network takes {got} inputs, the features extractor gives {expected}")]
+    Features {
+        /// What it takes.
+        got: usize,
+        /// What it is given.
+        expected: usize,
+    },
+    /// Observations of a kind that the network does not take.
+    #[error("expected one array of float observations, the policy has no features extractor")]
+    Columns,
+    /// An array of observations of the wrong size.
+    #[error("array {column} of the observations has {got} numbers, expected {expected}")]
+    Rows {
+        /// The array.
+        column: usize,
+        /// Numbers given.
+        got: usize,
+        /// What is needed.
+        expected: String,
+    },
     /// A head that needs another number of outputs.
     #[error("the {head} head needs {expected} network outputs, got {got}")]
     Width {
@@ -156,6 +179,7 @@ impl Head {
 /// A network, its head and its random generator.
 #[derive(Debug, Clone)]
 pub struct Actor {
+    extracted: Option<Extracted>,
     net: InferenceMlp,
     head: Head,
     rng: Pcg64,
@@ -173,6 +197,7 @@ impl Actor {
         head.check(&net)?;
         let got = net.outputs();
         Ok(Self {
+            extracted: None,
             net,
             head,
             rng: Pcg64::new(&SeedSequence::from_u64(0)),
@@ -232,12 +257,6 @@ impl Actor {
         self.exploration.matrices()
     }
 
-    /// Numbers in an observation.
-    #[must_use]
-    pub fn obs_dim(&self) -> usize {
-        self.net.inputs()
-    }
-
     /// Numbers in an action.
     #[must_use]
     pub fn action_dim(&self) -> usize {
@@ -249,25 +268,35 @@ impl Actor {
         }
     }
 
-    /// Writes what the network gives for `obs`, whole rows of observations.
+    /// Writes what the network gives for some observations.
     ///
     /// # Errors
-    /// [`ActorError::Network`] or [`ActorError::Out`]; nothing is written then.
-    pub fn outputs(&mut self, obs: &[f32], out: &mut [f32]) -> Result<(), ActorError> {
-        let outputs = self.net.forward(obs, &mut self.work)?;
+    /// An [`ActorError`]; nothing is written then.
+    pub fn outputs(
+        &mut self,
+        columns: &[ObservationColumn<'_>],
+        out: &mut [f32],
+    ) -> Result<(), ActorError> {
+        let input = seen(&mut self.extracted, columns)?;
+        let outputs = self.net.forward(input, &mut self.work)?;
         write(outputs, out, "outputs")
     }
 
-    /// Writes what the last layer of the network takes for `obs`, whole rows of observations.
+    /// Writes what the last layer of the network takes for some observations.
     ///
     /// # Errors
-    /// [`ActorError::Network`] or [`ActorError::Out`]; nothing is written then.
-    pub fn features(&mut self, obs: &[f32], out: &mut [f32]) -> Result<(), ActorError> {
-        let (features, _) = self.net.forward_from_features(obs, &mut self.work)?;
+    /// An [`ActorError`]; nothing is written then.
+    pub fn features(
+        &mut self,
+        columns: &[ObservationColumn<'_>],
+        out: &mut [f32],
+    ) -> Result<(), ActorError> {
+        let input = seen(&mut self.extracted, columns)?;
+        let (features, _) = self.net.forward_from_features(input, &mut self.work)?;
         write(features, out, "features")
     }
 
-    /// Writes the actions for `obs`, whole rows of observations.
+    /// Writes the actions for `obs`, whole rows of the one array of observations.
     ///
     /// # Errors
     /// An [`ActorError`]; what was written is of no use then.
@@ -277,9 +306,23 @@ impl Actor {
         deterministic: bool,
         out: ActionsOut<'_>,
     ) -> Result<(), ActorError> {
-        self.check_out(obs.len() / self.obs_dim(), &out)?;
+        self.act_on(&[ObservationColumn::Floats(obs)], deterministic, out)
+    }
+
+    /// Writes the actions for some observations.
+    ///
+    /// # Errors
+    /// An [`ActorError`]; what was written is of no use then.
+    pub fn act_on(
+        &mut self,
+        columns: &[ObservationColumn<'_>],
+        deterministic: bool,
+        out: ActionsOut<'_>,
+    ) -> Result<(), ActorError> {
+        self.check_out(self.rows(columns)?, &out)?;
         let dim = self.action_dim();
-        let (features, outputs) = self.net.forward_from_features(obs, &mut self.work)?;
+        let input = seen(&mut self.extracted, columns)?;
+        let (features, outputs) = self.net.forward_from_features(input, &mut self.work)?;
         let mut draw = Draw {
             rng: &mut self.rng,
             scratch: &mut self.scratch,

@@ -4,6 +4,7 @@ use super::{LearnError, SharedNumbers};
 use crate::buffer::ring::Ring;
 use crate::collect::{ActionColumn, NextObs, ReplayColumns};
 use crate::memory::filled;
+use crate::nn::ObservationColumn;
 use crate::update::Transitions;
 
 /// Returns of several steps, as `NStepReplayBuffer` sums them.
@@ -118,10 +119,19 @@ impl Batch {
         }
     }
 
-    pub(super) fn transitions(&self) -> Transitions<'_> {
+    /// Observations, and those after the action.
+    pub(super) fn observations(&self) -> [ObservationColumn<'_>; 2] {
+        [&self.observations, &self.next_observations].map(|all| ObservationColumn::Floats(all))
+    }
+
+    /// All of it, around the [`observations`](Self::observations).
+    pub(super) fn transitions<'a>(
+        &'a self,
+        [now, next]: &'a [ObservationColumn<'a>; 2],
+    ) -> Transitions<'a> {
         Transitions {
-            observations: &self.observations,
-            next_observations: &self.next_observations,
+            observations: std::slice::from_ref(now),
+            next_observations: std::slice::from_ref(next),
             actions: &self.actions,
             rewards: &self.rewards,
             dones: &self.dones,

@@ -330,6 +330,7 @@ impl Chunk<'_> {
                 exp_avg: exp_avg_before,
                 exp_avg_sq: exp_avg_sq_before,
             }),
+            before: None,
             steps: &mut steps,
             rule: learning.rule,
             learning_rate: plan.learning_rates[index],
@@ -340,7 +341,8 @@ impl Chunk<'_> {
         for _ in 0..plan.gradient_steps {
             watch.check()?;
             self.batch.sample(replay, &self.source, numbers)?;
-            let batch = self.batch.transitions();
+            let observations = self.batch.observations();
+            let batch = self.batch.transitions(&observations);
             let loss = learning
                 .update
                 .step(&batch, &settings, learning.target, &mut trained)?;

@@ -3,12 +3,13 @@
 //! A row of the batch gives the same bits whatever the batch around it: every output sums its
 //! products in the order of the inputs, starting at the bias.
 
+use super::conv::transpose;
 use super::{Activation, NnError, kernel};
 use crate::memory::{OutOfMemory, filled};
 use crate::threads;
 
 /// Outputs are padded to a multiple of this: the widest vector of floats that a CPU here has.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
 /// `activation(W x + b)`. The weights are transposed and padded for the kernel.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,7 +17,8 @@ pub struct InferenceLayer {
     inputs: usize,
     outputs: usize,
     stride: usize,
-    // Row i holds what input i adds to every output, padded with zeros to `stride`.
+    // Panels of `LANES` outputs, padded with zeros. Row i of a panel holds what input i adds to each of its
+    // outputs: what the kernel reads in turn lies together, which keeps wide layers in the caches.
     weights: Vec<f32>,
     bias: Vec<f32>,
     activation: Activation,
@@ -75,14 +77,22 @@ impl InferenceLayer {
             Some(bias) => biases.copy_from_slice(bias),
             None => biases.fill(0.0),
         }
-        // Block by block, so that whole cache lines are written.
-        for (block, rows) in weights.chunks(LANES * self.inputs).enumerate() {
-            let (start, count) = (first + block * LANES, rows.len() / self.inputs);
-            for (input, row) in self.weights.chunks_exact_mut(self.stride).enumerate() {
-                let column = rows[input..].iter().step_by(self.inputs);
-                let to = &mut row[start..start + count];
-                to.iter_mut().zip(column).for_each(|(to, &from)| *to = from);
+        let panel_size = self.inputs * LANES;
+        let mut done = 0;
+        while done < outputs {
+            let (panel, lane) = ((first + done) / LANES, (first + done) % LANES);
+            let count = (LANES - lane).min(outputs - done);
+            let weights = &weights[done * self.inputs..(done + count) * self.inputs];
+            let panel = &mut self.weights[panel * panel_size..(panel + 1) * panel_size];
+            if count == LANES {
+                transpose(weights, [LANES, self.inputs], panel);
+            } else {
+                for (output, weights) in weights.chunks_exact(self.inputs).enumerate() {
+                    let column = panel[lane + output..].iter_mut().step_by(LANES);
+                    column.zip(weights).for_each(|(to, &from)| *to = from);
+                }
             }
+            done += count;
         }
     }
 

@@ -4,8 +4,11 @@
 //! stepping one by one agree; `training` multiplies whole matrices and keeps what the backward pass needs.
 
 mod activation;
+mod conv;
+mod extractor;
 mod inference;
 mod kernel;
+mod observations;
 mod product;
 mod training;
 
@@ -14,7 +17,14 @@ use thiserror::Error;
 use crate::memory::OutOfMemory;
 
 pub use activation::{Activation, exp, sigmoid, tanh};
+pub use conv::{Conv2d, ConvError};
+pub use extractor::{
+    Branch, ConvLayer, Extractor, ExtractorError, ExtractorTape, ExtractorWorkspace,
+    InferenceExtractor, LinearLayer,
+};
 pub use inference::{InferenceLayer, InferenceMlp, Outputs, Workspace};
+pub use observations::{ObservationColumn, Rows};
+pub use product::{Matrix, multiply};
 pub use training::{LayerPart, Tape, TrainableLayer, TrainableMlp};
 pub(crate) use training::{SUM_ROWS, total};
 

@@ -126,7 +126,7 @@ pub(crate) fn total(numbers: impl Iterator<Item = usize>) -> usize {
 }
 
 /// Adds `row` to the first numbers of each row of `stride` numbers.
-fn add_to_rows(rows: &mut [f32], stride: usize, row: &[f32]) {
+pub(super) fn add_to_rows(rows: &mut [f32], stride: usize, row: &[f32]) {
     Arch::new().dispatch(|| {
         for out in rows.chunks_mut(stride) {
             out.iter_mut().zip(row).for_each(|(out, &add)| *out += add);
@@ -135,7 +135,7 @@ fn add_to_rows(rows: &mut [f32], stride: usize, row: &[f32]) {
 }
 
 /// Adds `a b` to `out`, row after row, in two levels, see [`SUM_ROWS`].
-fn add_product(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
+pub(super) fn add_product(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
     // `gemm` multiplies blocks and adds these up, but a vector and a matrix in one level.
     let vector = a.rows() == 1 || b.columns() == 1;
     if !vector || b.rows() <= SUM_ROWS {
@@ -153,7 +153,7 @@ fn add_product(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
 /// Adds the first numbers of each row of `stride` numbers to `sum`.
 ///
 /// In two levels, see [`SUM_ROWS`].
-fn add_rows(rows: &[f32], stride: usize, sum: &mut [f32]) {
+pub(super) fn add_rows(rows: &[f32], stride: usize, sum: &mut [f32]) {
     const LANES: usize = 64;
     Arch::new().dispatch(|| {
         for block in rows.chunks(SUM_ROWS * stride) {
@@ -292,6 +292,19 @@ impl TrainableMlp {
             })
         });
         parts.max().unwrap_or(0)
+    }
+
+    /// The same network with its parameters elsewhere. `place` is asked where those go that lie at its
+    /// first argument; the second one is how many they are.
+    pub(crate) fn moved(&self, mut place: impl FnMut(usize, usize) -> usize) -> Self {
+        let mut moved = self.clone();
+        for layer in &mut moved.layers {
+            for part in &mut layer.parts {
+                part.weights = place(part.weights, part.outputs * layer.inputs);
+                part.bias = part.bias.map(|bias| place(bias, part.outputs));
+            }
+        }
+        moved
     }
 
     /// Numbers that the passes of a row keep, at most.

@@ -6,8 +6,9 @@ use super::actor_critic_data::{
     ActorKind,
 };
 use super::critics::{Critics, MinValues, Pairs};
+use super::features::vectors;
 use super::{UpdateError, check, polyak_update};
-use crate::nn::TrainableMlp;
+use crate::nn::{InferenceMlp, TrainableMlp};
 
 /// The update of an actor and critics.
 #[derive(Debug, Clone)]
@@ -71,13 +72,26 @@ impl ActorCriticUpdate {
         })
     }
 
+    /// Gives the layers of the same actor for inference the weights in `parameters`.
+    ///
+    /// # Errors
+    /// [`UpdateError::Count`] or [`UpdateError::Layers`] if they do not fit.
+    pub fn load_actor(
+        &self,
+        parameters: &[f32],
+        net: &mut InferenceMlp,
+    ) -> Result<(), UpdateError> {
+        check("the actor's vector", parameters.len(), self.sizes.actor)?;
+        Ok(self.actor.net.load_into(parameters, net)?)
+    }
+
     fn check(
         &self,
         batch: &ActorCriticBatch<'_>,
         state: &ActorCriticState<'_>,
     ) -> Result<(), UpdateError> {
         let (obs_dim, action_dim) = (self.actor.net.inputs(), self.actor.action_dim);
-        batch.transitions.check(obs_dim, action_dim)?;
+        batch.transitions.check(None, obs_dim, action_dim)?;
         let squashed = self.actor.kind == ActorKind::Squashed;
         let actions = batch.transitions.actions.len();
         let draws = if squashed { actions } else { 0 };
@@ -119,6 +133,8 @@ impl ActorCriticUpdate {
     ) -> Result<ActorCriticMetrics, UpdateError> {
         self.check(batch, state)?;
         let rows = batch.transitions.rows();
+        let observations = vectors(batch.transitions.observations)?;
+        let next_observations = vectors(batch.transitions.next_observations)?;
         self.actor.expect_room(rows, self.sizes.actor)?;
         self.critics.expect_room(rows, self.sizes.critic)?;
         let weight = match (&state.log_ent_coef, self.actor.kind) {
@@ -127,14 +143,20 @@ impl ActorCriticUpdate {
             (_, ActorKind::Deterministic) => 0.0,
         };
         let mut metrics = ActorCriticMetrics {
-            critic_loss: self.critic_step(batch, settings, weight, state),
+            critic_loss: self.critic_step(
+                batch,
+                [observations, next_observations],
+                settings,
+                weight,
+                state,
+            ),
             actor_loss: f64::NAN,
             ent_coef: f64::from(weight),
             ent_coef_loss: f64::NAN,
         };
         if settings.update_actor {
             let log_prob;
-            (metrics.actor_loss, log_prob) = self.actor_step(batch, weight, state);
+            (metrics.actor_loss, log_prob) = self.actor_step(batch, observations, weight, state);
             if let Some(log_ent_coef) = &mut state.log_ent_coef {
                 let gap = log_prob + f64::from(settings.target_entropy);
                 metrics.ent_coef_loss = -f64::from(log_ent_coef.parameters[0]) * gap;
@@ -156,6 +178,7 @@ impl ActorCriticUpdate {
     fn critic_step(
         &mut self,
         batch: &ActorCriticBatch<'_>,
+        [observations, next]: [&[f32]; 2],
         settings: &ActorCriticSettings,
         weight: f32,
         state: &mut ActorCriticState<'_>,
@@ -166,7 +189,7 @@ impl ActorCriticUpdate {
             ActorKind::Squashed => (state.actor.parameters, 0.5),
         };
         let transitions = &batch.transitions;
-        let (next, noise) = (transitions.next_observations, batch.next_noise);
+        let noise = batch.next_noise;
         self.actor.sample(policy, next, noise, &mut self.sampled);
         if self.actor.kind == ActorKind::Deterministic {
             add_target_noise(&mut self.sampled.actions, noise, settings);
@@ -186,7 +209,7 @@ impl ActorCriticUpdate {
             *target = transitions.target(row, *target - weight * log_prob);
         }
         let pairs = Pairs {
-            observations: transitions.observations,
+            observations,
             actions: transitions.actions,
             action_dim,
         };
@@ -203,6 +226,7 @@ impl ActorCriticUpdate {
     fn actor_step(
         &mut self,
         batch: &ActorCriticBatch<'_>,
+        observations: &[f32],
         weight: f32,
         state: &mut ActorCriticState<'_>,
     ) -> (f64, f64) {
@@ -210,7 +234,7 @@ impl ActorCriticUpdate {
             ActorKind::Deterministic => 1,
             ActorKind::Squashed => self.critics.nets.len(),
         };
-        let (observations, noise) = (batch.transitions.observations, batch.noise);
+        let noise = batch.noise;
         let (parameters, critic) = (&*state.actor.parameters, &*state.critic.parameters);
         self.actor
             .sample(parameters, observations, noise, &mut self.sampled);

@@ -59,6 +59,17 @@ impl Distribution {
         }
     }
 
+    /// The same with its own parameters elsewhere, see [`crate::nn::TrainableMlp::moved`].
+    pub(super) fn moved(&self, mut place: impl FnMut(usize, usize) -> usize) -> Self {
+        match *self {
+            Self::Gaussian { size, log_std } => Self::Gaussian {
+                size,
+                log_std: place(log_std, size),
+            },
+            _ => self.clone(),
+        }
+    }
+
     /// That an action can be taken.
     pub(crate) fn check(&self, action: &[f32]) -> Result<(), UpdateError> {
         if let Self::Categorical(options) = self {

@@ -13,6 +13,7 @@ mod actor_critic;
 mod actor_critic_data;
 mod critics;
 mod distribution;
+mod features;
 mod on_policy;
 mod optimizer;
 mod pieces;
@@ -24,7 +25,8 @@ use thiserror::Error;
 
 use crate::interrupt::Interrupted;
 use crate::memory::OutOfMemory;
-use crate::threads;
+use crate::nn::NnError;
+use crate::threads::{RANGE, add_up, each};
 
 pub use actor_critic::ActorCriticUpdate;
 pub use actor_critic_data::{
@@ -62,6 +64,12 @@ pub enum UpdateError {
         /// The number wanted.
         expected: usize,
     },
+    /// Observations of a kind that the networks do not take.
+    #[error("expected one array of float observations")]
+    Columns,
+    /// The layers of a network for inference.
+    #[error(transparent)]
+    Layers(#[from] NnError),
     /// A batch that there is no memory for.
     #[error(transparent)]
     Memory(#[from] OutOfMemory),
@@ -115,40 +123,14 @@ fn one_or_each(numbers: &[f32], row: usize) -> f32 {
     numbers[if numbers.len() == 1 { 0 } else { row }]
 }
 
-/// Numbers of each element of a vector for one thread.
-const RANGE: usize = 1 << 14;
-
-/// Calls `work` on every item; `total_ns` is about how long all of it takes.
-fn each<T: Send>(items: &mut [T], total_ns: usize, work: impl Fn(usize, &mut T) + Sync) {
-    let threads = threads::parts(items.len(), total_ns / items.len().max(1));
-    let size = items.len().div_ceil(threads).max(1);
-    threads::for_each(items.chunks_mut(size).enumerate(), |(group, items)| {
-        for (index, item) in items.iter_mut().enumerate() {
-            work(group * size + index, item);
-        }
-    });
-}
-
-/// Adds all vectors to the first, in their order.
-fn add_up(vectors: &mut [&mut [f32]]) {
-    let Some((first, rest)) = vectors.split_first_mut() else {
-        return;
-    };
-    if rest.is_empty() {
-        return;
-    }
-    let cost = first.len() * rest.len() / 8;
-    let rest: &[&mut [f32]] = rest;
-    let mut ranges: Vec<_> = first.chunks_mut(RANGE).collect();
-    each(&mut ranges, cost, |index, sum| {
-        let start = index * RANGE;
-        for vector in rest {
-            let part = &vector[start..start + sum.len()];
-            pulp::Arch::new().dispatch(|| {
-                sum.iter_mut().zip(part).for_each(|(sum, &add)| *sum += add);
-            });
-        }
-    });
+/// Polyak update of a target network.
+///
+/// # Errors
+/// [`UpdateError::Count`] if the two have not as many parameters.
+pub fn follow(source: &[f32], target: &mut [f32], tau: f32) -> Result<(), UpdateError> {
+    check("the target network", target.len(), source.len())?;
+    polyak_update(source, target, tau);
+    Ok(())
 }
 
 /// Polyak update: `target <- tau * source + (1 - tau) * target`

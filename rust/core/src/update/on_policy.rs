@@ -1,15 +1,19 @@
 //! The gradient steps of PPO and A2C.
 
+use std::ops::Range;
+
+use super::actor::rows_of;
+use super::features::{Trunk, vectors};
 use super::pieces::{Pieces, WithGradient};
 use super::{Distribution, Trained, UpdateError, check, optimizer::clip};
 use crate::interrupt::Watch;
-use crate::nn::{SUM_ROWS, Tape, TrainableMlp};
+use crate::nn::{Extractor, ObservationColumn, Rows, SUM_ROWS, Tape, TrainableMlp};
 
 /// A rollout, row after row; the rows of one environment need not lie together.
 #[derive(Debug, Clone, Copy)]
 pub struct Rollout<'a> {
-    /// Observations.
-    pub observations: &'a [f32],
+    /// Observations: one column of vectors, or those that the extractors take.
+    pub observations: &'a [ObservationColumn<'a>],
     /// Actions; discrete and binary ones as whole numbers.
     pub actions: &'a [f32],
     /// Values at collection.
@@ -64,7 +68,10 @@ pub struct OnPolicyUpdate {
     actor: TrainableMlp,
     critic: TrainableMlp,
     distribution: Distribution,
+    // How many parameters there are, and how many of them are those of the two networks.
     size: usize,
+    head_size: usize,
+    trunk: Option<Trunk>,
     pieces: Pieces<Piece>,
 }
 
@@ -78,6 +85,7 @@ struct Piece {
     by_outputs: Vec<f32>,
     by_values: Vec<f32>,
     by_own: Vec<f32>,
+    by_features: [Vec<f32>; 2],
     gradient: Vec<f32>,
     sums: OnPolicyMetrics,
 }
@@ -91,12 +99,23 @@ impl WithGradient for Piece {
 /// What the rows of a minibatch have in common.
 struct Minibatch<'a> {
     rollout: &'a Rollout<'a>,
+    rows: &'a [u32],
     parameters: &'a [f32],
+    inputs: Inputs<'a>,
     settings: &'a OnPolicySettings,
     size: f32,
     // What to subtract from an advantage, and to multiply it with then.
     centre: f32,
     scale: f32,
+}
+
+/// What the networks see.
+#[derive(Clone, Copy)]
+enum Inputs<'a> {
+    /// The observations of the whole rollout.
+    Observations(&'a [f32]),
+    /// The features of the minibatch, for the actor and for the critic.
+    Features([&'a [f32]; 2]),
 }
 
 /// Mean, and one over the unbiased deviation; one number alone is left as it is.
@@ -148,18 +167,46 @@ impl OnPolicyUpdate {
             critic,
             distribution,
             size,
+            head_size: size,
+            trunk: None,
             pieces: Pieces::default(),
         })
+    }
+
+    /// The networks see features: of one extractor for both, or of one for the actor and one for the
+    /// critic.
+    ///
+    /// # Errors
+    /// [`UpdateError::Width`] or [`UpdateError::Count`] if they do not fit.
+    pub fn with_extractors(mut self, extractors: Vec<Extractor>) -> Result<Self, UpdateError> {
+        let count = extractors.len();
+        check("the list of extractors", count, count.clamp(1, 2))?;
+        let mut trunk = Trunk::new(extractors, self.size)?;
+        self.actor = trunk.head(&self.actor, "actor", 0)?;
+        self.critic = trunk.head(&self.critic, "critic", count - 1)?;
+        let packed = trunk.packed();
+        self.distribution = self
+            .distribution
+            .moved(|from, count| packed.add(from, count));
+        self.head_size = trunk.head_size();
+        self.trunk = Some(trunk);
+        Ok(self)
     }
 
     fn check(&self, rollout: &Rollout<'_>, rows: &[u32]) -> Result<(), UpdateError> {
         let count = rollout.advantages.len();
         let dim = self.distribution.action_dim();
-        check(
-            "observations",
-            rollout.observations.len(),
-            count * self.actor.inputs(),
-        )?;
+        match &self.trunk {
+            Some(trunk) => trunk.check(rollout.observations, count)?,
+            None => {
+                let numbers = count * self.actor.inputs();
+                check(
+                    "observations",
+                    vectors(rollout.observations)?.len(),
+                    numbers,
+                )?;
+            }
+        }
         check("actions", rollout.actions.len(), count * dim)?;
         check("values", rollout.values.len(), count)?;
         check("log-likelihoods", rollout.log_probs.len(), count)?;
@@ -197,8 +244,11 @@ impl OnPolicyUpdate {
             .actor
             .row_numbers()
             .saturating_add(self.critic.row_numbers());
-        self.pieces
-            .expect_room(batch_size.min(order.len()), numbers, self.size)?;
+        let most = batch_size.min(order.len());
+        self.pieces.expect_room(most, numbers, self.head_size)?;
+        if let Some(trunk) = &mut self.trunk {
+            trunk.expect_room(most)?;
+        }
         let mut metrics = Vec::with_capacity(order.len().div_ceil(batch_size.max(1)));
         for rows in order.chunks(batch_size.max(1)) {
             let (seen, went_on) = self.minibatch(rollout, rows, settings, trained);
@@ -224,9 +274,23 @@ impl OnPolicyUpdate {
         } else {
             (0.0, 1.0)
         };
+        let (mut trunk, columns) = (self.trunk.take(), rollout.observations);
+        if let Some(trunk) = &mut trunk {
+            trunk.see(trained.parameters, columns, Rows::Listed(rows));
+        }
+        let inputs = match (&trunk, columns) {
+            (Some(trunk), _) => Inputs::Features(trunk.features()),
+            (None, [ObservationColumn::Floats(column)]) => Inputs::Observations(column),
+            // Has been refused.
+            (None, _) => Inputs::Observations(&[]),
+        };
         let batch = Minibatch {
             rollout,
-            parameters: trained.parameters,
+            rows,
+            parameters: trunk
+                .as_ref()
+                .map_or(&*trained.parameters, Trunk::parameters),
+            inputs,
             settings,
             size: rows.len() as f32,
             centre,
@@ -235,34 +299,48 @@ impl OnPolicyUpdate {
         let cost = 3 * rows.len() * (self.actor.row_ns() + self.critic.row_ns());
         let mut memory = std::mem::take(&mut self.pieces);
         memory.visit_rows(rows.len(), cost, |range, piece| {
-            self.piece(piece, &batch, &rows[range]);
+            self.piece(piece, &batch, range);
         });
         let metrics = total(memory.visited(), rows.len(), settings);
         let far = |target: f32| metrics.approx_kl > 1.5 * f64::from(target);
         let near = !settings.target_kl.is_some_and(far);
         if near {
-            let gradient = memory.gradient();
+            if let Some(trunk) = &mut trunk {
+                let pieces = memory.visited().iter();
+                trunk
+                    .take_back(pieces.map(|piece| piece.by_features.each_ref().map(Vec::as_slice)));
+            }
+            let gradient = match (&mut trunk, memory.gradient()) {
+                (None, of_networks) => of_networks,
+                (Some(trunk), of_heads) => {
+                    trunk.gradient(trained.parameters, columns, Rows::Listed(rows), of_heads)
+                }
+            };
             trained.step(gradient, clip(gradient, settings.max_grad_norm));
         }
-        self.pieces = memory;
+        (self.pieces, self.trunk) = (memory, trunk);
         (metrics, near)
     }
 
     /// What some rows add to the gradient and the metrics of their minibatch.
-    fn piece(&self, piece: &mut Piece, batch: &Minibatch<'_>, rows: &[u32]) {
-        piece.clear_gradient(self.size);
+    fn piece(&self, piece: &mut Piece, batch: &Minibatch<'_>, range: Range<usize>) {
+        piece.clear_gradient(self.head_size);
         piece.sums = OnPolicyMetrics::default();
-        let (obs_dim, action_dim) = (self.actor.inputs(), self.distribution.action_dim());
-        take(
-            &mut piece.observations,
-            batch.rollout.observations,
-            rows,
-            obs_dim,
-        );
+        let (rows, action_dim) = (&batch.rows[range.clone()], self.distribution.action_dim());
         take(&mut piece.actions, batch.rollout.actions, rows, action_dim);
-        let (parameters, obs) = (batch.parameters, &piece.observations);
-        let outputs = self.actor.forward(parameters, obs, &mut piece.actor);
-        let values = self.critic.forward(parameters, obs, &mut piece.critic);
+        let [seen, valued] = match batch.inputs {
+            Inputs::Observations(all) => {
+                take(&mut piece.observations, all, rows, self.actor.inputs());
+                [piece.observations.as_slice(); 2]
+            }
+            Inputs::Features([seen, valued]) => [
+                rows_of(seen, &range, self.actor.inputs()),
+                rows_of(valued, &range, self.critic.inputs()),
+            ],
+        };
+        let parameters = batch.parameters;
+        let outputs = self.actor.forward(parameters, seen, &mut piece.actor);
+        let values = self.critic.forward(parameters, valued, &mut piece.critic);
         piece.by_outputs.clear();
         piece.by_outputs.extend_from_slice(outputs);
         piece.by_values.clear();
@@ -296,13 +374,22 @@ impl OnPolicyUpdate {
             critic,
             by_outputs,
             by_values,
+            by_features,
             gradient,
             ..
         } = piece;
-        self.actor
-            .backward(parameters, obs, actor, by_outputs, Some(gradient), false);
-        self.critic
-            .backward(parameters, obs, critic, by_values, Some(gradient), false);
+        let wanted = matches!(batch.inputs, Inputs::Features(_));
+        let passes = [
+            (&self.actor, seen, actor, &*by_outputs),
+            (&self.critic, valued, critic, &*by_values),
+        ];
+        for ((net, input, tape, delta), by_features) in passes.into_iter().zip(by_features) {
+            let by_inputs = net.backward(parameters, input, tape, delta, Some(gradient), wanted);
+            by_features.clear();
+            if wanted {
+                by_features.extend_from_slice(by_inputs);
+            }
+        }
     }
 }
 

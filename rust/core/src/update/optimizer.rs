@@ -54,6 +54,8 @@ pub struct Trained<'a> {
     /// Both as they were before the first step, which computes the new ones from them. Afterwards, and
     /// with `None`, they are changed in place.
     pub previous: Option<Moments<'a>>,
+    /// Gets the parameters before the first step.
+    pub before: Option<&'a mut [f32]>,
     /// Steps made so far.
     pub steps: &'a mut u64,
     /// The rule.
@@ -92,6 +94,9 @@ impl Trained<'_> {
             0
         };
         check("the first moment", self.exp_avg.len(), first)?;
+        if let Some(before) = &self.before {
+            check("the earlier parameters", before.len(), size)?;
+        }
         if let Some(previous) = self.previous {
             check("the previous first moment", previous.exp_avg.len(), first)?;
             check(
@@ -147,22 +152,28 @@ impl Trained<'_> {
         *self.steps += 1;
         let formula = self.formula();
         let previous = self.previous.take();
+        let mut before = self.before.take().map(|before| before.chunks_mut(RANGE));
         let mut exp_avg = self.exp_avg.chunks_mut(RANGE);
         let vectors = self.parameters.chunks_mut(RANGE);
         let mut ranges: Vec<_> = vectors
             .zip(self.exp_avg_sq.chunks_mut(RANGE))
             .map(|(parameters, exp_avg_sq)| {
-                (parameters, exp_avg.next().unwrap_or_default(), exp_avg_sq)
+                let kept = before.as_mut().and_then(Iterator::next);
+                let exp_avg = exp_avg.next().unwrap_or_default();
+                (parameters, exp_avg, exp_avg_sq, kept)
             })
             .collect();
         let cost = gradient.len() / 3;
         each(
             &mut ranges,
             cost,
-            |index, (parameters, exp_avg, exp_avg_sq)| {
+            |index, (parameters, exp_avg, exp_avg_sq, kept)| {
                 let start = index * RANGE;
                 let gradient = &gradient[start..];
                 // Here, while it is in the cache, it costs next to nothing.
+                if let Some(kept) = kept {
+                    kept.copy_from_slice(parameters);
+                }
                 if let Some(old) = previous {
                     exp_avg_sq.copy_from_slice(&old.exp_avg_sq[start..start + exp_avg_sq.len()]);
                     let old_exp_avg = &old.exp_avg[start.min(old.exp_avg.len())..];
@@ -236,7 +247,13 @@ pub(super) fn sum_of_squares(numbers: &[f32]) -> f32 {
 /// What to multiply a gradient with for its 2-norm to be at most `most`
 /// (Pascanu et al. 2013, <https://arxiv.org/abs/1211.5063>).
 pub(super) fn clip(gradient: &[f32], most: f32) -> f32 {
-    let scale = most / (sum_of_squares(gradient).sqrt() + 1e-6);
+    let mut ranges: Vec<_> = gradient.chunks(RANGE).map(|range| (range, 0.0)).collect();
+    let cost = gradient.len() / 8;
+    each(&mut ranges, cost, |_, (range, sum)| {
+        *sum = sum_of_squares(range)
+    });
+    let squares = ranges.iter().map(|&(_, sum)| f64::from(sum)).sum::<f64>() as f32;
+    let scale = most / (squares.sqrt() + 1e-6);
     // Not `min`, which would hide a nan.
     if scale > 1.0 { 1.0 } else { scale }
 }
@@ -254,6 +271,7 @@ mod tests {
             exp_avg: if adam { &mut exp_avg } else { &mut [] },
             exp_avg_sq: &mut exp_avg_sq,
             previous: None,
+            before: None,
             steps: &mut steps,
             rule,
             learning_rate: 0.1,
@@ -301,7 +319,7 @@ mod tests {
         let size = RANGE + 3;
         let (old_exp_avg, old_exp_avg_sq) = (vec![2.0; size], vec![4.0; size]);
         let (mut exp_avg, mut exp_avg_sq) = (vec![f32::NAN; size], vec![f32::NAN; size]);
-        let (mut parameters, mut steps) = (vec![0.0; size], 0);
+        let (mut parameters, mut before, mut steps) = (vec![0.0; size], vec![1.0; size], 0);
         let mut trained = Trained {
             parameters: &mut parameters,
             exp_avg: &mut exp_avg,
@@ -310,6 +328,7 @@ mod tests {
                 exp_avg: &old_exp_avg,
                 exp_avg_sq: &old_exp_avg_sq,
             }),
+            before: Some(&mut before),
             steps: &mut steps,
             rule,
             learning_rate: 1.0,
@@ -322,6 +341,7 @@ mod tests {
         assert!(exp_avg.iter().all(|&m| m == 3.5));
         assert!(exp_avg_sq.iter().all(|&v| v == 13.0));
         assert_eq!(old_exp_avg, vec![2.0; size]);
+        assert_eq!(before, vec![0.0; size]);
     }
 
     #[test]
@@ -330,5 +350,8 @@ mod tests {
         // 20 numbers of 0.5 have the norm sqrt(5).
         assert!((clip(&[0.5; 20], 1.0) - 1.0 / 5.0_f32.sqrt()).abs() < 1e-6);
         assert!(clip(&[f32::NAN], 1.0).is_nan());
+        // Over several ranges: the norm is 300.
+        let long = vec![300.0 / 200.0; 200 * 200];
+        assert!((clip(&long, 3.0) - 0.01).abs() < 1e-7);
     }
 }

@@ -1,8 +1,12 @@
 //! The gradient steps of DQN.
 
+use std::ops::Range;
+
+use super::actor::rows_of;
+use super::features::{Trunk, vectors};
 use super::pieces::{Pieces, WithGradient};
 use super::{Trained, Transitions, UpdateError, check, choice, optimizer::clip};
-use crate::nn::{Tape, TrainableMlp};
+use crate::nn::{Extractor, Rows, Tape, TrainableMlp};
 
 /// The numbers of the objective.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -15,7 +19,13 @@ pub struct QSettings {
 #[derive(Debug, Clone)]
 pub struct QUpdate {
     net: TrainableMlp,
+    // How many parameters there are, and how many of them are those of the network.
     size: usize,
+    head_size: usize,
+    trunk: Option<Trunk>,
+    // What the target network has, and what it sees.
+    target: Vec<f32>,
+    next_features: Vec<f32>,
     pieces: Pieces<Piece>,
 }
 
@@ -24,8 +34,17 @@ struct Piece {
     tape: Tape,
     target_tape: Tape,
     by_outputs: Vec<f32>,
+    by_features: Vec<f32>,
     gradient: Vec<f32>,
     loss: f64,
+}
+
+/// The observations or features of a batch and of what follows, and the parameters for both.
+struct Passes<'a> {
+    inputs: [&'a [f32]; 2],
+    parameters: [&'a [f32]; 2],
+    // Whether the inputs are features, whose gradient is wanted.
+    features: bool,
 }
 
 impl WithGradient for Piece {
@@ -62,6 +81,10 @@ impl QUpdate {
         Ok(Self {
             net,
             size,
+            head_size: size,
+            trunk: None,
+            target: Vec::new(),
+            next_features: Vec::new(),
             pieces: Pieces::default(),
         })
     }
@@ -71,13 +94,25 @@ impl QUpdate {
         self.size
     }
 
-    /// The network.
+    /// The network, without what extracts its features.
     pub(crate) fn net(&self) -> &TrainableMlp {
         &self.net
     }
 
+    /// The network sees the features of an extractor.
+    ///
+    /// # Errors
+    /// [`UpdateError::Width`] or [`UpdateError::Count`] if it does not fit.
+    pub fn with_extractor(mut self, extractor: Extractor) -> Result<Self, UpdateError> {
+        let mut trunk = Trunk::new(vec![extractor], self.size)?;
+        self.net = trunk.head(&self.net, "Q network", 0)?;
+        self.head_size = trunk.head_size();
+        self.trunk = Some(trunk);
+        Ok(self)
+    }
+
     fn check(&self, batch: &Transitions<'_>) -> Result<(), UpdateError> {
-        batch.check(self.net.inputs(), 1)?;
+        batch.check(self.trunk.as_ref(), self.net.inputs(), 1)?;
         let options = self.net.outputs();
         batch
             .actions
@@ -101,18 +136,52 @@ impl QUpdate {
         self.check(batch)?;
         let rows = batch.rows();
         self.pieces
-            .expect_room(rows, 2 * self.net.row_numbers(), self.size)?;
+            .expect_room(rows, 2 * self.net.row_numbers(), self.head_size)?;
+        let mut trunk = self.trunk.take();
+        if let Some(trunk) = &mut trunk {
+            trunk.expect_room(rows)?;
+            trunk.see(target, batch.next_observations, Rows::From(0, rows));
+            self.target.clear();
+            self.target.extend_from_slice(trunk.parameters());
+            self.next_features.clear();
+            self.next_features.extend_from_slice(trunk.features()[0]);
+            trunk.see(trained.parameters, batch.observations, Rows::From(0, rows));
+        }
+        let passes = match &trunk {
+            Some(trunk) => Passes {
+                inputs: [trunk.features()[0], &self.next_features],
+                parameters: [trunk.parameters(), &self.target],
+                features: true,
+            },
+            None => Passes {
+                inputs: [
+                    vectors(batch.observations)?,
+                    vectors(batch.next_observations)?,
+                ],
+                parameters: [trained.parameters, target],
+                features: false,
+            },
+        };
         let cost = 4 * rows * self.net.row_ns();
-        let parameters: &[f32] = trained.parameters;
         let mut memory = std::mem::take(&mut self.pieces);
         memory.visit_rows(rows, cost, |rows, piece| {
-            self.piece(piece, batch, rows, [parameters, target]);
+            self.piece(piece, batch, rows, &passes);
         });
         let losses = memory.visited().iter().map(|piece| piece.loss);
         let loss = losses.sum::<f64>() / rows as f64;
-        let gradient = memory.gradient();
+        if let Some(trunk) = &mut trunk {
+            let pieces = memory.visited().iter();
+            trunk.take_back(pieces.map(|piece| [&piece.by_features[..], &[]]));
+        }
+        let gradient = match (&mut trunk, memory.gradient()) {
+            (None, of_network) => of_network,
+            (Some(trunk), of_head) => {
+                let (columns, rows) = (batch.observations, Rows::From(0, rows));
+                trunk.gradient(trained.parameters, columns, rows, of_head)
+            }
+        };
         trained.step(gradient, clip(gradient, settings.max_grad_norm));
-        self.pieces = memory;
+        (self.pieces, self.trunk) = (memory, trunk);
         Ok(loss)
     }
 
@@ -120,19 +189,20 @@ impl QUpdate {
         &self,
         piece: &mut Piece,
         batch: &Transitions<'_>,
-        rows: std::ops::Range<usize>,
-        [parameters, target_parameters]: [&[f32]; 2],
+        rows: Range<usize>,
+        passes: &Passes<'_>,
     ) {
-        piece.clear_gradient(self.size);
+        piece.clear_gradient(self.head_size);
         piece.loss = 0.0;
-        let (inputs, outputs) = (self.net.inputs(), self.net.outputs());
-        let of_rows = rows.start * inputs..rows.end * inputs;
-        let next = &batch.next_observations[of_rows.clone()];
+        let outputs = self.net.outputs();
+        let [inputs, next] = passes
+            .inputs
+            .map(|inputs| rows_of(inputs, &rows, self.net.inputs()));
+        let [parameters, target_parameters] = passes.parameters;
         let next_values = self
             .net
             .forward(target_parameters, next, &mut piece.target_tape);
-        let observations = &batch.observations[of_rows];
-        let values = self.net.forward(parameters, observations, &mut piece.tape);
+        let values = self.net.forward(parameters, inputs, &mut piece.tape);
         piece.by_outputs.clear();
         piece.by_outputs.resize(values.len(), 0.0);
         for (index, row) in rows.enumerate() {
@@ -147,16 +217,18 @@ impl QUpdate {
         let Piece {
             tape,
             by_outputs,
+            by_features,
             gradient,
             ..
         } = piece;
-        self.net.backward(
-            parameters,
-            observations,
-            tape,
-            by_outputs,
-            Some(gradient),
-            false,
-        );
+        let gradient = Some(gradient.as_mut_slice());
+        let wanted = passes.features;
+        let by_inputs = self
+            .net
+            .backward(parameters, inputs, tape, by_outputs, gradient, wanted);
+        by_features.clear();
+        if wanted {
+            by_features.extend_from_slice(by_inputs);
+        }
     }
 }

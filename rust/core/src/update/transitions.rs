@@ -1,14 +1,16 @@
 //! What the algorithms with a replay buffer learn from.
 
+use super::features::{Trunk, vectors};
 use super::{UpdateError, check, one_or_each};
+use crate::nn::ObservationColumn;
 
 /// Transitions, row after row.
 #[derive(Debug, Clone, Copy)]
 pub struct Transitions<'a> {
-    /// Observations.
-    pub observations: &'a [f32],
+    /// Observations: one column of vectors, or those that the extractors take.
+    pub observations: &'a [ObservationColumn<'a>],
     /// Observations after the action.
-    pub next_observations: &'a [f32],
+    pub next_observations: &'a [ObservationColumn<'a>],
     /// Actions; choices as whole numbers.
     pub actions: &'a [f32],
     /// Rewards.
@@ -25,12 +27,25 @@ impl Transitions<'_> {
         self.rewards.len()
     }
 
-    /// That all of it has as many rows, of these widths.
-    pub(super) fn check(&self, obs_dim: usize, action_dim: usize) -> Result<(), UpdateError> {
+    /// That all of it has as many rows, of these widths; that of an observation is the extractors'
+    /// where there are any.
+    pub(super) fn check(
+        &self,
+        trunk: Option<&Trunk>,
+        obs_dim: usize,
+        action_dim: usize,
+    ) -> Result<(), UpdateError> {
         let rows = self.rows();
-        let numbers = rows * obs_dim;
-        check("observations", self.observations.len(), numbers)?;
-        check("next observations", self.next_observations.len(), numbers)?;
+        let both = [
+            ("observations", self.observations),
+            ("next observations", self.next_observations),
+        ];
+        for (what, columns) in both {
+            match trunk {
+                Some(trunk) => trunk.check(columns, rows)?,
+                None => check(what, vectors(columns)?.len(), rows * obs_dim)?,
+            }
+        }
         check("actions", self.actions.len(), rows * action_dim)?;
         check("dones", self.dones.len(), rows)?;
         if self.discounts.len() == 1 {

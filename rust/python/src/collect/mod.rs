@@ -5,12 +5,12 @@ mod transitions;
 
 use std::ops::Range;
 
-use mlx_baselines3_core::collect::{ActionBounds, ActionColumn};
+use mlx_baselines3_core::collect::{ActionBounds as CoreBounds, ActionColumn};
 use mlx_baselines3_core::vec_env::Episode;
 use mlx_baselines3_macros::guarded;
 use numpy::{
-    PyArray1, PyArrayDescrMethods, PyReadonlyArray1, PyReadwriteArrayDyn, PyUntypedArray,
-    PyUntypedArrayMethods, dtype,
+    PyArray1, PyArrayDescrMethods, PyArrayMethods, PyReadonlyArray1, PyReadwriteArrayDyn,
+    PyUntypedArray, PyUntypedArrayMethods, dtype,
 };
 use pyo3::Borrowed;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -21,7 +21,7 @@ use crate::args::place;
 use crate::ffi::new_array::array_of;
 use crate::vec_env::EnvBatch;
 
-pub(crate) use transitions::{ColumnArrays, NewStep};
+pub(crate) use transitions::{NewStep, ReplayColumns};
 
 /// Episodes that are reported without a look at the signals.
 const EPISODES: usize = 1024;
@@ -62,8 +62,32 @@ impl TimedOutEpisode {
 }
 
 /// The lowest and the highest action of a continuous space; empty for a discrete one.
-#[derive(FromPyObject)]
-#[pyo3(from_item_all)]
+#[pyclass(frozen, module = "mlx_baselines3._native")]
+pub(crate) struct ActionBounds {
+    low: Py<PyArray1<f32>>,
+    high: Py<PyArray1<f32>>,
+}
+
+#[guarded]
+#[pymethods]
+impl ActionBounds {
+    #[new]
+    #[pyo3(signature = (*, low, high))]
+    fn new(low: Py<PyArray1<f32>>, high: Py<PyArray1<f32>>) -> PyResult<Self> {
+        Ok(Self { low, high })
+    }
+}
+
+impl ActionBounds {
+    fn borrowed<'py>(&self, py: Python<'py>) -> PyResult<BoundArrays<'py>> {
+        Ok(BoundArrays {
+            low: self.low.bind(py).try_readonly()?,
+            high: self.high.bind(py).try_readonly()?,
+        })
+    }
+}
+
+/// The arrays of [`ActionBounds`] during a call.
 struct BoundArrays<'py> {
     low: PyReadonlyArray1<'py, f32>,
     high: PyReadonlyArray1<'py, f32>,
@@ -74,8 +98,8 @@ impl BoundArrays<'_> {
         [place(&self.low), place(&self.high)]
     }
 
-    fn bounds(&self) -> PyResult<ActionBounds<'_>> {
-        Ok(ActionBounds {
+    fn bounds(&self) -> PyResult<CoreBounds<'_>> {
+        Ok(CoreBounds {
             low: self.low.as_slice()?,
             high: self.high.as_slice()?,
         })
@@ -162,6 +186,7 @@ pub(crate) fn exception(py: Python<'_>, raised: Option<PyErr>) -> Option<Py<PyAn
 }
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<ActionBounds>()?;
     m.add_class::<FinishedEpisode>()?;
     m.add_class::<TimedOutEpisode>()?;
     rollout::register(m)?;

@@ -12,7 +12,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use super::{ActionArray, BoundArrays, TimedOutEpisode, exception, report_episodes};
+use super::{ActionArray, ActionBounds, TimedOutEpisode, exception, report_episodes};
 use crate::actor::Actor;
 use crate::args::{apart, place};
 use crate::error::py_err;
@@ -87,11 +87,12 @@ fn collect_rollout<'py>(
     py: Python<'py>,
     mut envs: PyRefMut<'py, EnvBatch>,
     mut actor: PyRefMut<'py, Actor>,
-    bounds: BoundArrays<'py>,
+    bounds: &Bound<'py, ActionBounds>,
     mut current: CurrentArrays<'py>,
     mut columns: ColumnArrays<'py>,
 ) -> PyResult<CollectedRollout> {
     envs.check_open()?;
+    let bounds = bounds.get().borrowed(py)?;
     let [obs, starts] = [place(&current.obs), place(&current.episode_starts)];
     let [observations, actions, rewards, firsts] = columns.places();
     apart(

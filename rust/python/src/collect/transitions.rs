@@ -5,17 +5,21 @@ use std::ops::Range;
 use mlx_baselines3_core::buffer::ring::Ring;
 use mlx_baselines3_core::collect::{
     ActionColumn, ActionPlan, CollectedTransitions as CoreCollected, LastStep as CoreLastStep,
-    NextObs, RandomActions, ReplayColumns, collect_transitions as core_collect_transitions,
+    NextObs, RandomActions, ReplayColumns as CoreColumns,
+    collect_transitions as core_collect_transitions,
 };
 use mlx_baselines3_core::vec_env::VectorEnv;
 use mlx_baselines3_macros::guarded;
 use numpy::ndarray::{Ix1, Ix2};
-use numpy::{PyArray1, PyArray2, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods};
+use numpy::{
+    PyArray1, PyArray2, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyReadwriteArrayDyn,
+    PyUntypedArrayMethods,
+};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use super::{ActionArray, Actions, BoundArrays, exception, report_episodes};
+use super::{ActionArray, ActionBounds, Actions, BoundArrays, exception, report_episodes};
 use crate::actor::Actor;
 use crate::args::{Cursor, Many, apart, place};
 use crate::error::{bad, py_err};
@@ -34,7 +38,6 @@ struct PlanArrays<'py> {
     is_random: Many<bool>,
     random_actions: RandomArray<'py>,
     noise: Option<PyReadonlyArrayDyn<'py, f32>>,
-    bounds: BoundArrays<'py>,
     until_end: bool,
 }
 
@@ -43,17 +46,16 @@ impl PlanArrays<'_> {
         matches!(self.random_actions, RandomArray::Ints(_))
     }
 
-    fn places(&self) -> [Range<usize>; 4] {
+    fn places(&self) -> [Range<usize>; 2] {
         let random = match &self.random_actions {
             RandomArray::Ints(random) => place(random),
             RandomArray::Floats(random) => place(random),
         };
         let noise = self.noise.as_ref().map_or(0..0, |noise| place(noise));
-        let [low, high] = self.bounds.places();
-        [random, noise, low, high]
+        [random, noise]
     }
 
-    fn plan(&self) -> PyResult<ActionPlan<'_>> {
+    fn plan<'a>(&'a self, bounds: &'a BoundArrays<'_>) -> PyResult<ActionPlan<'a>> {
         Ok(ActionPlan {
             is_random: &self.is_random.0,
             random_actions: match &self.random_actions {
@@ -65,15 +67,77 @@ impl PlanArrays<'_> {
                 .as_ref()
                 .map(|noise| noise.as_slice())
                 .transpose()?,
-            bounds: self.bounds.bounds()?,
+            bounds: bounds.bounds()?,
             until_end: self.until_end,
         })
     }
 }
 
-/// The columns of a replay buffer.
+type Floats = Py<PyArrayDyn<f32>>;
+
+/// The columns of a replay buffer. Their types are checked once: a chunk may be a step of a microsecond.
+#[pyclass(frozen, module = "mlx_baselines3._native")]
+pub(crate) struct ReplayColumns {
+    observations: Floats,
+    next_observations: NextColumn,
+    actions: Actions<Py<PyArrayDyn<i64>>, Floats>,
+    rewards: Floats,
+    dones: Floats,
+    timeouts: Option<Floats>,
+}
+
+/// A column, or what keeps the next observations that the next row does not hold.
 #[derive(FromPyObject)]
-#[pyo3(from_item_all)]
+enum NextColumn {
+    Column(Floats),
+    NextRow(Py<TerminalObs>),
+}
+
+#[guarded]
+#[pymethods]
+impl ReplayColumns {
+    #[new]
+    #[pyo3(signature = (*, observations, next_observations, actions, rewards, dones, timeouts))]
+    fn new(
+        observations: Floats,
+        next_observations: NextColumn,
+        actions: Actions<Py<PyArrayDyn<i64>>, Floats>,
+        rewards: Floats,
+        dones: Floats,
+        timeouts: Option<Floats>,
+    ) -> PyResult<Self> {
+        Ok(Self {
+            observations,
+            next_observations,
+            actions,
+            rewards,
+            dones,
+            timeouts,
+        })
+    }
+}
+
+impl ReplayColumns {
+    pub(crate) fn borrowed<'py>(&self, py: Python<'py>) -> PyResult<ColumnArrays<'py>> {
+        let writable = |column: &Floats| column.bind(py).try_readwrite();
+        Ok(ColumnArrays {
+            observations: writable(&self.observations)?,
+            next_observations: match &self.next_observations {
+                NextColumn::Column(column) => NextArray::Column(writable(column)?),
+                NextColumn::NextRow(kept) => NextArray::NextRow(kept.bind(py).try_borrow_mut()?),
+            },
+            actions: match &self.actions {
+                Actions::Ints(column) => Actions::Ints(column.bind(py).try_readwrite()?),
+                Actions::Floats(column) => Actions::Floats(writable(column)?),
+            },
+            rewards: writable(&self.rewards)?,
+            dones: writable(&self.dones)?,
+            timeouts: self.timeouts.as_ref().map(writable).transpose()?,
+        })
+    }
+}
+
+/// The arrays of [`ReplayColumns`] during a call.
 pub(crate) struct ColumnArrays<'py> {
     observations: PyReadwriteArrayDyn<'py, f32>,
     next_observations: NextArray<'py>,
@@ -83,8 +147,6 @@ pub(crate) struct ColumnArrays<'py> {
     timeouts: Option<PyReadwriteArrayDyn<'py, f32>>,
 }
 
-/// A column, or what keeps the next observations that the next row does not hold.
-#[derive(FromPyObject)]
 enum NextArray<'py> {
     Column(PyReadwriteArrayDyn<'py, f32>),
     NextRow(PyRefMut<'py, TerminalObs>),
@@ -105,8 +167,8 @@ impl ColumnArrays<'_> {
         ]
     }
 
-    pub(crate) fn columns(&mut self, ring: Ring) -> PyResult<ReplayColumns<'_>> {
-        Ok(ReplayColumns {
+    pub(crate) fn columns(&mut self, ring: Ring) -> PyResult<CoreColumns<'_>> {
+        Ok(CoreColumns {
             ring,
             observations: self.observations.as_slice_mut()?,
             next: match &mut self.next_observations {
@@ -240,17 +302,20 @@ impl<'py> NewStep<'py> {
 /// Steps the environments as the plan says, and stores every step in the columns, from the cursor on.
 #[guarded]
 #[pyfunction]
+#[allow(clippy::too_many_arguments)] // one struct for each part is the clearest interface
 fn collect_transitions<'py>(
     py: Python<'py>,
     mut envs: PyRefMut<'py, EnvBatch>,
     mut actor: PyRefMut<'py, Actor>,
+    bounds: &Bound<'py, ActionBounds>,
     last_obs: PyReadonlyArrayDyn<'py, f32>,
     plan: PlanArrays<'py>,
-    mut columns: ColumnArrays<'py>,
+    columns: &Bound<'py, ReplayColumns>,
     cursor: Cursor,
 ) -> PyResult<CollectedTransitions> {
     envs.check_open()?;
-    let [random, noise, low, high] = plan.places();
+    let (bounds, mut columns) = (bounds.get().borrowed(py)?, columns.get().borrowed(py)?);
+    let ([random, noise], [low, high]) = (plan.places(), bounds.places());
     apart(
         &columns.places(),
         &[place(&last_obs), random, noise, low, high],
@@ -262,10 +327,10 @@ fn collect_transitions<'py>(
         ));
     }
     let mut replay = columns.columns(cursor.ring()?)?;
-    let width = (!plan.is_discrete()).then(|| plan.bounds.low.len());
+    let width = (!plan.is_discrete()).then(|| bounds.low.len());
     let mut end = NewStep::new(py, &*envs.envs, width, last_obs)?;
     let (collected, raised) = {
-        let (plan, mut last) = (plan.plan()?, end.slices());
+        let (plan, mut last) = (plan.plan(&bounds)?, end.slices());
         let (envs, policy) = (&mut *envs.envs, &mut actor.core);
         watched(py, |watch| {
             core_collect_transitions(envs, policy, &plan, &mut replay, &mut last, watch)
@@ -310,6 +375,7 @@ fn report<'py>(
 }
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<ReplayColumns>()?;
     m.add_class::<LastStep>()?;
     m.add_class::<CollectedTransitions>()?;
     m.add_function(wrap_pyfunction!(collect_transitions, m)?)

@@ -229,7 +229,7 @@ def test_combinations_that_are_refused():
     with pytest.raises(ValueError, match="n_steps is 0"):
         NStepReplayBuffer(5, BOX, ACTION, n_steps=0)
     for sizes in ({"buffer_size": 0}, {"buffer_size": 5, "n_envs": 0}):
-        with pytest.raises(ValueError, match="expected a whole number of at least 1"):
+        with pytest.raises(ValueError, match="expected an integer of at least 1"):
             ReplayBuffer(observation_space=BOX, action_space=ACTION, **sizes)
     with pytest.raises(ValueError, match="buffer_size is 3, expected at least 4: a ReplayBuffer stores one"):
         ReplayBuffer(3, BOX, ACTION, n_envs=4)

@@ -255,7 +255,7 @@ def test_entry_that_understates_its_size_is_cut_off():
     marks = [("_mlx_baselines3_version", "1"), ("format", "1")]
     stream = zip_of([*marks, ("data", b" " * 8_000_000)], compression=zipfile.ZIP_DEFLATED)
     forged = stream.getvalue().replace((8_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little"))
-    with pytest.raises(ModelFileError, match=r"'data' is (damaged|not as long)"):
+    with pytest.raises(ModelFileError, match=r"'data' is (corrupted|not as long)"):
         load_from_zip_file(io.BytesIO(forged))
 
 

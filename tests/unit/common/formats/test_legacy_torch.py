@@ -144,7 +144,7 @@ WRONG = {
         file_of(Node(Global("builtins", "print"), ("x",)), {}),
         "builtins.print",
     ),
-    "an odd id": (file_of(persistent("x"), {}), "damaged"),
+    "an odd id": (file_of(persistent("x"), {}), "corrupted"),
 }
 
 

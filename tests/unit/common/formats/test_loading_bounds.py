@@ -289,5 +289,5 @@ def test_a_normalization_that_cannot_be_made(checkpoint):
 
 def test_an_algorithm_that_is_no_name(checkpoint):
     file = changed(checkpoint, "checkpoint/run", lambda run: {**run, "algorithm": ["PPO"]})
-    with pytest.raises(ModelFileError, match="record of the run is damaged"):
+    with pytest.raises(ModelFileError, match="record of the run is corrupted"):
         PPO.load_checkpoint(io.BytesIO(file))

@@ -161,7 +161,7 @@ def test_missing_attributes(key, files):
 def test_damage_is_named_with_its_keys(files):
     bad = {":type:": "ndarray", "dtype": "<f4", "shape": [3], "base64": "AAAA"}
     with pytest.raises(
-        ModelFileError, match=r"the model file: data: .*`mine` is damaged: a\.b\.1: .*ndarray"
+        ModelFileError, match=r"the model file: data: .*`mine` is corrupted: a\.b\.1: .*ndarray"
     ):
         PPO.load(forged(files["ppo"], attributes(mine={"a": {"b": [1, bad]}})))
 
@@ -186,7 +186,7 @@ def test_names_of_parameters_and_variables_are_those_of_the_model(files):
     with zipfile.ZipFile(out, "w") as archive:
         for name, data in entries.items():
             archive.writestr(name, variables if name == "variables.safetensors" else data)
-    with pytest.raises(ModelFileError, match="variables: `_setup_model` is none of this model's"):
+    with pytest.raises(ModelFileError, match="variables: `_setup_model` is not a variable of this model"):
         SAC.load(out)
 
 
@@ -329,8 +329,8 @@ RUNS = [
     (lambda run: run.update(logged={"a": [1, 2]}), "run"),
     (lambda run: run.update(logged={"a": [1, 2, [3]]}), "run"),
     (lambda run: run.update(logged={"a": [dotted("class", path="mlx.nn:Tanh"), 2, []]}), "logged.a"),
-    (lambda run: run.update(lost=3), "damaged"),
-    (lambda run: run.update(lost=[[]]), "damaged"),
+    (lambda run: run.update(lost=3), "corrupted"),
+    (lambda run: run.update(lost=[[]]), "corrupted"),
 ]
 
 
@@ -367,7 +367,7 @@ ENVS = [
     (lambda env: env["make"].update(env_kwargs={"additional_wrappers": 1}), "give such environments"),
     (lambda env: env["make"].update(env_kwargs=[1]), "not a table"),
     (lambda env: env.update(n_envs=10**12), "but not their states"),
-    (lambda env: env.update(n_envs=-1), "damaged"),
+    (lambda env: env.update(n_envs=-1), "corrupted"),
     (native(version=9), "version"),
     (native(time_limit=0), "time_limit"),
     (native(time_limit="x"), "time_limit"),
@@ -380,8 +380,8 @@ ENVS = [
     (first(steps=2**70), "steps"),
     (first(rng={"state": 1, "inc": 2, "has_uint32": 0, "uinteger": 0}), "increment"),
     (first(rng={"state": -1, "inc": 3, "has_uint32": 0, "uinteger": 0}), "state is -1"),
-    (first(rng=5), "damaged"),
-    (first(state=["x"]), "damaged"),
+    (first(rng=5), "corrupted"),
+    (first(state=["x"]), "corrupted"),
     (layer(gamma="x"), "`gamma`"),
     (layer(training=3), "`training`"),
     (layer(norm_obs_keys=3), "`norm_obs_keys`"),

@@ -325,7 +325,7 @@ def test_loading_never_imports():
     ],
     ids=lambda e: str(e[":type:"]),
 )
-def test_damaged_values_are_refused(entry):
+def test_corrupted_values_are_refused(entry):
     with pytest.raises(ModelFileError, match="`x`"):
         json_to_data(json.dumps({"x": entry}))
 

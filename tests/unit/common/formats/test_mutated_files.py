@@ -196,7 +196,7 @@ def test_every_flipped_bit_of_the_contents_is_noticed(entry):
     for offset in range(0, len(contents), max(1, len(contents) // 40)):
         flipped = bytearray(OURS)
         flipped[start + offset] ^= 1 << (offset % 8)
-        with pytest.raises(ModelFileError, match="damaged"):
+        with pytest.raises(ModelFileError, match="corrupted"):
             load_bytes(bytes(flipped))
 
 

@@ -230,7 +230,7 @@ def laugh(open_, close, depth=60):
         glob("numpy", "dtype") + b"(X\x02\x00\x00\x00O8tR.",
     ],
 )
-def test_damaged_and_malicious_pickles_end_quickly(pickled):
+def test_corrupted_and_malicious_pickles_end_quickly(pickled):
     with pytest.raises(UnknownName):
         sb3_zip.read_pickle(pickled)
     with pytest.raises(ModelFileError):

@@ -39,7 +39,7 @@ class OwnActivation(MODULE):
     [
         ({"activation_fn": RELU}, r"activation_fn is torch\.nn\.ReLU.* Use mlx\.nn\.ReLU\.$"),
         ({"activation_fn": RELU()}, r"activation_fn is torch\.nn\.ReLU.* Use mlx\.nn\.ReLU\.$"),
-        ({"activation_fn": OwnActivation}, r"OwnActivation, which is derived from torch\.nn\.Module"),
+        ({"activation_fn": OwnActivation}, r"OwnActivation, which derives from torch\.nn\.Module"),
         ({"optimizer_class": ADAM}, r"optimizer_class is torch\.optim\.Adam.* Use mlx\.optimizers\.Adam\.$"),
         (
             {"optimizer_class": of_torch("torch.optim.nadam", "NAdam")},
@@ -47,7 +47,7 @@ class OwnActivation(MODULE):
         ),
         (
             {"features_extractor_class": OwnExtractor},
-            r"OwnExtractor, which is derived from torch\.nn\.Module.* from "
+            r"OwnExtractor, which derives from torch\.nn\.Module.* from "
             r"mlx_baselines3\.common\.torch_layers\.BaseFeaturesExtractor",
         ),
     ],
@@ -59,7 +59,7 @@ def test_torchs_classes_are_named_with_mlxs(kind, kwargs, sentence):
 
 
 def test_a_policy_of_torchs_is_named():
-    with pytest.raises(TypeError, match=r"policy is Policy, which is derived from torch\.nn\.Module"):
+    with pytest.raises(TypeError, match=r"policy is Policy, which derives from torch\.nn\.Module"):
         PPO(type("Policy", (MODULE,), {}), "CartPole-v1")
 
 

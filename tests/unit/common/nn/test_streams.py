@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_baselines3 import SAC, TD3, _native
-from mlx_baselines3.common.nn.streams import beside
+from mlx_baselines3.common.nn.streams import parallel_stream
 
 SETTINGS = {"learning_starts": 8, "batch_size": 32, "seed": 3, "device": "cpu"}
 
@@ -20,11 +20,11 @@ def threads():
 
 
 @pytest.mark.parametrize(
-    ("count", "turn", "parallel"), [(1, 1, False), (2, 0, False), (2, 1, True), (2, 2, False)]
+    ("count", "index", "parallel"), [(1, 1, False), (2, 0, False), (2, 1, True), (2, 2, False)]
 )
-def test_every_other_network_goes_to_the_second_stream(threads, count, turn, parallel):
+def test_every_other_network_goes_to_the_second_stream(threads, count, index, parallel):
     threads(count)
-    context = beside(turn)
+    context = parallel_stream(index)
     assert isinstance(context, nullcontext) != parallel
     own = mx.default_stream(mx.cpu)
     with context:

@@ -17,13 +17,13 @@ def learned(cls, net_arch):
 
 
 WRONG = [
-    ([0], ValueError, "holds 0"),
-    ([-1], ValueError, "holds -1"),
-    ([8, 0], ValueError, "holds 0"),
-    ([64.0], TypeError, "holds 64.0"),
-    (["64"], TypeError, "holds '64'"),
-    ([None], TypeError, "holds None"),
-    ([True], TypeError, "holds True"),
+    ([0], ValueError, "contains 0"),
+    ([-1], ValueError, "contains -1"),
+    ([8, 0], ValueError, "contains 0"),
+    ([64.0], TypeError, "contains 64.0"),
+    (["64"], TypeError, "contains '64'"),
+    ([None], TypeError, "contains None"),
+    ([True], TypeError, "contains True"),
 ]
 
 
@@ -39,12 +39,12 @@ def test_a_layer_that_is_none(cls, net_arch, kind, message):
     [
         (PPO, "64", TypeError, "net_arch is '64'"),
         (PPO, 64, TypeError, "net_arch is 64"),
-        (PPO, {"pi": [0], "vf": [4]}, ValueError, "holds 0"),
+        (PPO, {"pi": [0], "vf": [4]}, ValueError, "contains 0"),
         (PPO, {"pi": [4], "vf": 4}, TypeError, "net_arch is 4"),
         (DQN, {"pi": [4]}, TypeError, "net_arch is {'pi'"),
         (DQN, 64, TypeError, "net_arch is 64"),
         (SAC, {"pi": 4, "qf": [4]}, TypeError, "net_arch is 4"),
-        (SAC, {"pi": [4], "qf": [0]}, ValueError, "holds 0"),
+        (SAC, {"pi": [4], "qf": [0]}, ValueError, "contains 0"),
     ],
 )
 def test_no_list(cls, net_arch, kind, message):

@@ -80,7 +80,7 @@ def test_python_environments_start_anew_and_say_so(tmp_path):
     model.save_checkpoint(tmp_path / "checkpoint")
     with pytest.raises(ValueError, match=r"environments are DummyVecEnv, which cannot be made.*`env`"):
         DQN.load_checkpoint(tmp_path / "checkpoint")
-    with pytest.warns(UserWarning, match="running episodes of DummyVecEnv, which start anew") as said:
+    with pytest.warns(UserWarning, match="running episodes of DummyVecEnv, which are restarted") as said:
         resumed = DQN.load_checkpoint(tmp_path / "checkpoint", env=env)
     assert len(said) == 1
     assert said[0].filename == __file__
@@ -97,7 +97,7 @@ def test_goals_and_their_episodes():
         **REPLAY,
     )
     model.learn(40)
-    with pytest.warns(UserWarning, match="start anew"):
+    with pytest.warns(UserWarning, match="are restarted"):
         resumed = DQN.load_checkpoint(saved(model), env=env)
     old, new = model.replay_buffer, resumed.replay_buffer
     assert new.infos.shape == old.infos.shape

@@ -1,4 +1,4 @@
-"""The files of checkpoints: what is in them, and what a damaged or forged one does."""
+"""The files of checkpoints: what is in them, and what a corrupted or forged one does."""
 
 import io
 import json
@@ -184,7 +184,7 @@ def test_reading_while_it_is_written_anew(tmp_path):
 def test_what_is_no_checkpoint_is_refused(tmp_path):
     model = PPO("MlpPolicy", "CartPole-v1", **PPO_ARGS)
     model.save(tmp_path / "model")
-    with pytest.raises(ModelFileError, match="is no checkpoint"):
+    with pytest.raises(ModelFileError, match="is not a checkpoint"):
         PPO.load_checkpoint(tmp_path / "model")
     with pytest.raises(FileNotFoundError):
         PPO.load_checkpoint(tmp_path / "nothing")

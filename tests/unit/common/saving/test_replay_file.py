@@ -234,7 +234,7 @@ class Wide(ReplayBuffer):
 def test_a_class_of_the_users():
     buffer = fill(Marked(10, BOX, ACTIONS, marks=5), BOX, 7)
     buffer.priorities[3] = 9
-    with pytest.warns(UserWarning, match=r"Not kept.*Marked\.helper"):
+    with pytest.warns(UserWarning, match=r"Not saved.*Marked\.helper"):
         contents = in_file(buffer)
     with pytest.warns(UserWarning, match=r"Not part of.*Marked\.helper"):
         other = read(contents)

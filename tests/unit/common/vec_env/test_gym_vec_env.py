@@ -223,7 +223,7 @@ def test_an_envpool_resets_where_an_episode_ends():
 def test_an_envpool_cannot_be_seeded_any_more_and_says_so():
     env = GymVecEnv(Pool())
     env.seed(3)
-    with pytest.warns(UserWarning, match=r"seeded when it is made.*3 is not used"):
+    with pytest.warns(UserWarning, match=r"seeded when it is created.*3 is not used"):
         env.reset()
 
 
@@ -327,7 +327,7 @@ def test_attributes_of_environments_elsewhere():
     assert env.get_attr("length", indices=[1]) == [3]
     env.set_attr("length", 4)
     assert env.env_method("add", 1) == [5, 5]
-    with pytest.raises(NotImplementedError, match="all its environments only"):
+    with pytest.raises(NotImplementedError, match="all its environments, not of"):
         env.env_method("add", 1, indices=0)
     assert env.env_is_wrapped(Monitor) == [False, False]
     env.close()
@@ -338,7 +338,7 @@ def test_attributes_of_a_vector_as_a_whole():
     assert env.get_attr("speed") == [7, 7]
     env.set_attr("speed", 8)
     assert env.env.speed == 8
-    with pytest.raises(NotImplementedError, match="all its environments only"):
+    with pytest.raises(NotImplementedError, match="all its environments, not of"):
         env.set_attr("speed", 8, indices=0)
 
 

@@ -135,7 +135,7 @@ def test_pickles_of_0_1_0(name):
 
 def test_a_class_of_the_users():
     env = make(Scaled, factor=2.5)
-    with pytest.warns(UserWarning, match="Not kept.*helper"):
+    with pytest.warns(UserWarning, match="Not saved.*helper"):
         contents = in_file(env)
     with pytest.warns(UserWarning, match="Not part of.*helper"):
         loaded = read(contents)

@@ -1,1 +1,1 @@
-"""SB3's files, read without running them, and written."""
+"""Reading SB3's files without executing them, and writing them."""

@@ -1,4 +1,4 @@
-"""What the pickles inside SB3's files ask for, in terms of NumPy, Gymnasium, MLX and this package."""
+"""Constructors in the pickles of SB3's files, mapped to NumPy, Gymnasium, MLX and this package."""
 
 import collections
 import enum
@@ -48,7 +48,7 @@ _ACTIVATIONS = (
     *("Sigmoid", "SiLU", "Softmax", "Softplus", "Softsign", "Tanh"),
 )
 _OPTIMIZERS = ("Adadelta", "Adagrad", "Adam", "Adamax", "AdamW", "RMSprop", "SGD")
-TORCH_TWINS: dict[tuple[str, str], Any] = {
+TORCH_COUNTERPARTS: dict[tuple[str, str], Any] = {
     **{
         ("torch.nn.modules.activation", name): getattr(nn, name) for name in _ACTIVATIONS if hasattr(nn, name)
     },
@@ -57,7 +57,7 @@ TORCH_TWINS: dict[tuple[str, str], Any] = {
         for name in _OPTIMIZERS
         if hasattr(optim, name)
     },
-    # Not in the first versions of MLX that the package accepts, nor in its stubs.
+    # Missing in the oldest supported versions of MLX, and in its stubs.
     ("torch.nn.modules.linear", "Identity"): getattr(nn, "Identity", None),
     ("stable_baselines3.common.sb2_compat.rmsprop_tf_like", "RMSpropTFLike"): RMSpropTFLike,
 }
@@ -65,9 +65,9 @@ TORCH_TWINS: dict[tuple[str, str], Any] = {
 
 def own_path(name: Global) -> str:
     """
-    Where this package has what SB3 has elsewhere.
+    The import path in this package of one of SB3's names.
 
-    :param name: a name of SB3's, or of this package in its own pickles
+    :param name: a name in SB3, or of this package in its own pickles
     :return: an import path
     """
     root, dot, rest = name.module.partition(".")
@@ -76,18 +76,18 @@ def own_path(name: Global) -> str:
 
 def resolve(name: Global) -> Any:
     """
-    The class that a name in an SB3 file stands for here.
+    Resolve the name of a class in an SB3 file.
 
     :param name: the name
-    :return: MLX's twin of a torch class, this package's twin of one of SB3's, or a class that the program has
-        imported
+    :return: MLX's counterpart of a torch class, this package's counterpart of an SB3 class, or a class that
+        the program has imported
     :raises UnknownName: if there is none
     """
-    twin = TORCH_TWINS.get((name.module, name.name))
-    if twin is not None:
-        return twin
+    counterpart = TORCH_COUNTERPARTS.get((name.module, name.name))
+    if counterpart is not None:
+        return counterpart
     if name.module.partition(".")[0] == "torch":
-        raise UnknownName(f"`{name}` has no twin in MLX")
+        raise UnknownName(f"`{name}` has no counterpart in MLX")
     return find(own_path(name) if _is_sb3(name) else f"{name.module}:{name.name}")
 
 
@@ -108,7 +108,8 @@ def _dtype(evaluate: Evaluator, node: Node) -> np.dtype[Any]:
 
 def dtype_or_object(evaluate: Evaluator, node: Node) -> np.dtype[Any]:
     """
-    The constructor of ``numpy.dtype`` where arrays may hold objects, as the infos of HER's buffers do.
+    The constructor of ``numpy.dtype`` for arrays that may contain objects, such as the infos of HER's
+    buffers.
 
     :param evaluate: the evaluator
     :param node: the call
@@ -129,7 +130,7 @@ def _as_array(evaluate: Evaluator, buffer: Any, dtype: Any, shape: Any, fortran:
         raise ValueError(f"{len(buffer)} bytes for an array of {dtype} of shape {shape}")
     view: np.ndarray = np.frombuffer(buffer, dtype=dtype)
     evaluate.spend(view)
-    # An array over bytes could not be written to.
+    # An array over bytes would be read-only.
     own = view if view.flags.writeable else view.copy()
     return np.reshape(own, shape, order="F" if fortran else "C")
 
@@ -147,7 +148,7 @@ def _object_array(items: Any, shape: Any) -> np.ndarray:
 def _from_buffer(evaluate: Evaluator, node: Node) -> np.ndarray:
     buffer, dtype, shape, order, axes = (*(evaluate(argument) for argument in node.args), None)[:5]
     array = _as_array(evaluate, buffer, dtype, shape, order == "F")
-    # NumPy 2 keeps the memory of a transposed array as it is, and says how the axes were moved.
+    # NumPy 2 keeps the memory layout of a transposed array, and stores the order of the axes.
     return array.transpose(axes) if order == "K" and axes is not None else array
 
 
@@ -162,7 +163,7 @@ def _numpy_scalar(evaluate: Evaluator, node: Node) -> Any:
 
 
 def _encode(evaluate: Evaluator, node: Node) -> bytes:
-    # How Python 2's protocols spell bytes.
+    # The encoding of bytes in Python 2's protocols.
     text, encoding = (evaluate(argument) for argument in node.args)
     if encoding not in ("latin1", "latin-1"):
         raise UnknownName(f"it has text in the encoding {encoding!r:.40}")
@@ -170,7 +171,7 @@ def _encode(evaluate: Evaluator, node: Node) -> bytes:
 
 
 def _generator(evaluate: Evaluator, node: Node) -> np.random.Generator | None:
-    """The state hangs on the generator (NumPy 1), or with a seed sequence on its bit generator (NumPy 2)."""
+    """The state is that of the generator (NumPy 1) or, with a seed sequence, of its bit generator (2)."""
     for owner in (node, *node.args[:1]):
         state = owner.state if isinstance(owner, Node) else None
         state = state[0] if isinstance(state, tuple) and state else state
@@ -223,7 +224,7 @@ def _space(evaluate: Evaluator, node: Node) -> Any:
 
 
 def _user_schedule(evaluate: Evaluator, node: Node) -> Any:
-    """An object of a class that is not listed here: only a schedule may be one, see ``_slots``."""
+    """An object of an unlisted class, which must be a schedule, see ``slots.py``."""
     name = node.name
     if node.args or _is_sb3(name) or node.items or node.pairs or not isinstance(node.state, Table):
         raise UnknownName(f"it needs `{name}`, which is not called from a model file")
@@ -232,9 +233,8 @@ def _user_schedule(evaluate: Evaluator, node: Node) -> Any:
 
 def _function(evaluate: Evaluator, node: Node) -> Any:
     """
-    A function that cloudpickle took along whole. Before SB3 2.7 the schedules were closures of three
-    functions; what they close over is data, from which today's schedule objects are made. No other function
-    is restored.
+    A function pickled by value by cloudpickle. Before SB3 2.7 the schedules were closures of three functions;
+    their closed-over data is converted to today's schedule objects. No other function is restored.
     """
     slots = node.state[1] if isinstance(node.state, tuple) and len(node.state) == 2 else None
     slots = slots if isinstance(slots, Table) else Table()
@@ -250,7 +250,7 @@ def _function(evaluate: Evaluator, node: Node) -> Any:
 
 
 def _filled_function(evaluate: Evaluator, node: Node) -> Any:
-    """A function as cloudpickle wrote it before 1.5: a shape, filled with a table."""
+    """A function as written by cloudpickle before 1.5: a skeleton, filled from a table."""
     skeleton, slots = node.args
     if isinstance(skeleton, Node) and isinstance(slots, Table) and skeleton.args:
         name, module, values = (slots.get(key) for key in ("qualname", "module", "closure_values"))
@@ -289,7 +289,7 @@ def _frozenset(evaluate: Evaluator, node: Node) -> frozenset[Any]:
 
 
 def _nothing(evaluate: Evaluator, node: Node) -> None:
-    """For what is not needed, such as the seed that a generator once started from."""
+    """Ignores a value, such as the initial seed of a generator."""
 
 
 Constructor = Callable[[Evaluator, Node], Any]
@@ -318,7 +318,7 @@ def _table() -> dict[tuple[str, str], Constructor]:
         ("types", "LambdaType"): _function,
         ("types", "FunctionType"): _function,
         ("cloudpickle.cloudpickle", "_fill_function"): _filled_function,
-        # Of no interest here.
+        # Ignored.
         ("torch", "device"): _nothing,
     }
     for core in ("numpy.core", "numpy._core"):

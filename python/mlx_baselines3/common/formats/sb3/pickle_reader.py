@@ -1,8 +1,8 @@
 """
-Reading a pickle as data: the opcodes build a graph of inert nodes, and nothing is imported or called.
+Reads a pickle as data: the opcodes build a graph of inert nodes, and nothing is imported or called.
 
-What the nodes mean is decided afterwards by an :class:`Evaluator`, which knows a handful of constructors by
-name and refuses the rest. The opcodes are documented in the standard library's ``pickletools``.
+An :class:`Evaluator` interprets the nodes afterwards. It knows a handful of constructors by name and rejects
+the rest. The opcodes are documented in the standard library's ``pickletools``.
 """
 
 import collections
@@ -18,13 +18,13 @@ import numpy as np
 from mlx_baselines3.common.formats.names import UnknownName
 
 _MAX_DEPTH = 64
-# A short pickle can refer to one list so often that writing it out would never end.
+# A short pickle can refer to one list so often that expanding it would never end.
 _MAX_VALUES = 2_000_000
-# One of a byte makes an object of sixty bytes, or more.
+# An opcode of one byte creates an object of sixty bytes or more.
 _FREE_OPCODES = 200_000
-# No value of a model has more, and Python refuses to write out those of thousands of digits.
+# No value of a model has more, and Python refuses to print integers of thousands of digits.
 _MAX_BITS = 4096
-# Integers from here on have the hashes of smaller ones, and a table of a hundred thousand with the same hash
+# Larger integers have the hashes of smaller ones, and a table of a hundred thousand keys with the same hash
 # takes minutes.
 _MAX_KEY = 2**61 - 1
 _MOST_LARGE_KEYS = 1000
@@ -42,7 +42,7 @@ _LITERALS = {
     *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
 }
 _IGNORED = {"PROTO", "FRAME"}
-# cloudpickle fills functions and cells by calling one of these and dropping what it returns.
+# cloudpickle fills functions and cells by calling one of these and discarding the result.
 _STATE_SETTERS = {"_function_setstate", "_cell_set"}
 
 
@@ -65,10 +65,10 @@ class Global:
 
 class Node:
     """
-    A call that a pickle asks for, not made.
+    A call in a pickle, not executed.
 
-    :param callee: what should be called; itself a node if it is the result of a call
-    :param args: with which arguments
+    :param callee: the callable; itself a node if it is the result of a call
+    :param args: the arguments
     """
 
     __slots__ = ("args", "callee", "items", "pairs", "state")
@@ -81,7 +81,7 @@ class Node:
 
     @property
     def name(self) -> Global:
-        """The name of what should be called. Constructors are chosen by it, so that they can rely on it."""
+        """The name of the callable, by which the constructor is chosen."""
         if not isinstance(self.callee, Global):
             raise TypeError("the result of a call is called")
         return self.callee
@@ -91,7 +91,7 @@ class Node:
 
 
 class Table:
-    """A dict, as pairs: before its keys are known to be small, hashing them could take forever."""
+    """A dict as pairs: hashing keys of unchecked size could take forever."""
 
     __slots__ = ("pairs",)
 
@@ -100,10 +100,10 @@ class Table:
 
     def get(self, key: str) -> Any:
         """
-        Look up a text without evaluating anything.
+        Look up a string key without evaluating anything.
 
         :param key: the key
-        :return: what stands there last, or None
+        :return: its last value, or None
         """
         return next(
             (item for name, item in reversed(self.pairs) if isinstance(name, str) and name == key), None
@@ -112,10 +112,10 @@ class Table:
 
 class Source:
     """
-    A file to read pickles from, one after the other. What an opcode claims to be its length is held against
-    what is left before anything is read: ``BufferedReader.read`` allocates all that it is asked for.
+    A file of consecutive pickles. The length in an opcode is checked against the remaining bytes before
+    reading, because ``BufferedReader.read`` allocates whatever is requested.
 
-    :param stream: seekable binary file; read from where it is
+    :param stream: seekable binary file; read from its current position
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -126,8 +126,8 @@ class Source:
 
     def read(self, size: int) -> bytes:
         """
-        :param size: how many bytes
-        :return: that many, or those that are left
+        :param size: number of bytes
+        :return: that many bytes, or the remaining ones
         """
         data = self._stream.read(max(0, min(size, self.left)))
         self.left -= len(data)
@@ -141,7 +141,7 @@ class Source:
 
 
 class _Machine:
-    """The stack and the memo while the opcodes are read."""
+    """The stack and the memo of the pickle machine."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -216,7 +216,7 @@ class _Machine:
     def push_global(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise TypeError("a name that is not text")
-        # The name that Python 2's protocols have for it.
+        # Its name in Python 2's protocols.
         self.stack.append(Global("builtins" if module == "__builtin__" else module, name))
 
     def new_with_keywords(self) -> None:
@@ -271,12 +271,12 @@ def parse(pickled: bytes | Source, available: int | None = None) -> Any:
     """
     Read a pickle into lists, tuples, numbers, texts, :class:`Table`, :class:`Node` and :class:`Global`.
 
-    :param pickled: the pickle, or a file whose next one is read, up to its end; memory and time stay in
-        proportion to its length
-    :param available: length in bytes of the file that it comes from, if it was packed there: unpacked, it can
-        be a thousand times as long
+    :param pickled: the pickle, or a file whose next pickle is read; memory and time are proportional to its
+        length
+    :param available: length in bytes of the file that it comes from, if it was compressed there: it can be a
+        thousand times as long
     :return: the root of the graph
-    :raises UnknownName: if it is damaged, or uses an opcode that no file of SB3's needs
+    :raises UnknownName: if it is corrupted, or uses an opcode that no SB3 file needs
     """
     machine = _Machine()
     source: Any = Source(io.BytesIO(pickled)) if isinstance(pickled, bytes) else pickled
@@ -289,7 +289,7 @@ def parse(pickled: bytes | Source, available: int | None = None) -> Any:
             if type(argument) is int and argument.bit_length() > _MAX_BITS:
                 raise ValueError(f"an integer of {argument.bit_length()} bits")
             if name in _LITERALS:
-                # A bytearray stays one: arrays of NumPy lie in it, and a buffer's are large.
+                # A bytearray is kept: it backs NumPy arrays, which are large in buffers.
                 machine.stack.append(argument)
             elif name in _CONSTANTS:
                 machine.stack.append(_CONSTANTS[name]())
@@ -298,18 +298,18 @@ def parse(pickled: bytes | Source, available: int | None = None) -> Any:
             elif name not in _IGNORED:
                 _OPERATIONS[name](machine, argument)
     except (ValueError, TypeError, KeyError, IndexError, OverflowError, struct.error) as error:
-        raise UnknownName(f"its pickle is damaged or of an unknown kind ({error!r:.200})") from error
+        raise UnknownName(f"its pickle is corrupted or of an unknown kind ({error!r:.200})") from error
     raise UnknownName("its pickle has no end")
 
 
 class Evaluator:
     """
-    Gives nodes their meaning.
+    Evaluates nodes.
 
-    :param constructors: by module and name: called with the evaluator and the node, gives the value
-    :param resolve: gives the value of a bare class or function name, or raises :class:`UnknownName`
-    :param budget: how many bytes of arrays may be made; small files can refer to one array many times
-    :param more_values: how many values may be made besides what a model may have
+    :param constructors: by module and name: called with the evaluator and the node, returns the value
+    :param resolve: returns the value of a bare class or function name, or raises :class:`UnknownName`
+    :param budget: bytes of arrays that may be created; small files can refer to one array many times
+    :param more_values: number of values allowed in addition to those of a model
     """
 
     def __init__(
@@ -329,7 +329,7 @@ class Evaluator:
 
     def spend(self, array: Any) -> None:
         """
-        Account for an array that is about to be copied.
+        Charge the budget for an array before it is copied.
 
         :param array: the array; anything else is free
         :raises UnknownName: if the budget is exhausted
@@ -340,11 +340,11 @@ class Evaluator:
 
     def __call__(self, value: Any) -> Any:
         """
-        Evaluate a part of the graph. A part that is referred to twice is made once.
+        Evaluate a part of the graph. Shared parts are evaluated once.
 
-        :param value: what :func:`parse` gave
+        :param value: the result of :func:`parse`
         :return: the value
-        :raises UnknownName: if it needs a name that is refused, or contains itself
+        :raises UnknownName: if it needs a name that is not allowed, or contains itself
         """
         self._count += 1
         if not isinstance(value, (list, tuple, Table, Node, Global)):
@@ -382,7 +382,7 @@ class Evaluator:
         callee = _named_type(value.callee)
         constructor = None
         if isinstance(callee, Global):
-            # Under ("", "") stands what may be made of any other name.
+            # The key ("", "") is the fallback for all other names.
             known = self._constructors
             constructor = known.get((callee.module, callee.name)) or known.get(("", ""))
         if constructor is None:
@@ -392,10 +392,10 @@ class Evaluator:
 
 def checked_keys(keys: list[Any]) -> list[Any]:
     """
-    :param keys: what is to be hashed: the keys of a table, or the items of a set
+    :param keys: values to be hashed: the keys of a table, or the items of a set
     :return: the same
-    :raises ValueError: if more than a thousand are, or have in them, integers so large that all of them could
-        have the same hash
+    :raises ValueError: if more than a thousand are, or contain, integers so large that all of them could have
+        the same hash
     """
     if sum(map(_has_large_integer, keys)) > _MOST_LARGE_KEYS:
         raise ValueError(f"more than {_MOST_LARGE_KEYS} keys are integers of more than 60 bits")
@@ -409,7 +409,7 @@ def _has_large_integer(key: Any) -> bool:
 
 
 def _named_type(callee: "Global | Node") -> "Global | Node":
-    """Early versions of cloudpickle have ``types.LambdaType`` made by a function of theirs."""
+    """Early versions of cloudpickle create ``types.LambdaType`` by a function."""
     if isinstance(callee, Node) and str(callee.callee) == "cloudpickle.cloudpickle._builtin_type":
         (name,) = callee.args
         if type(name) is not str:
@@ -420,7 +420,7 @@ def _named_type(callee: "Global | Node") -> "Global | Node":
 
 def ordered_dict(evaluate: Evaluator, node: Node) -> dict[Any, Any]:
     """
-    The constructor of ``collections.OrderedDict``; torch hangs attributes on its own, which are left behind.
+    The constructor of ``collections.OrderedDict``; attributes that torch adds to it are dropped.
 
     :param evaluate: the evaluator
     :param node: the call

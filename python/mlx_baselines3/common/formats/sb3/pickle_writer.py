@@ -1,5 +1,5 @@
 """
-Writing a pickle from inert nodes, the other way of :mod:`~mlx_baselines3.common.formats.sb3.pickle_reader`.
+Writes a pickle from inert nodes, the inverse of :mod:`~mlx_baselines3.common.formats.sb3.pickle_reader`.
 
 A class of a package that is not installed here is written by its name. The opcodes are documented in the
 standard library's ``pickletools``.
@@ -20,11 +20,11 @@ _SINGLETONS = {None: pickle.NONE, True: pickle.NEWTRUE, False: pickle.NEWFALSE}
 
 class NewObject(Node):
     """
-    An object made by ``cls.__new__(cls, *args)``, its attributes in ``state``.
+    An object created by ``cls.__new__(cls, *args)``, with its attributes in ``state``.
 
     :param callee: the class
     :param args: arguments of ``__new__``
-    :param state: what ``__setstate__`` takes, or the attributes
+    :param state: argument of ``__setstate__``, or the attributes
     """
 
     def __init__(self, callee: Global, args: tuple[Any, ...] = (), state: Any = None) -> None:
@@ -34,13 +34,13 @@ class NewObject(Node):
 
 def persistent(identity: tuple[Any, ...]) -> Node:
     """
-    :param identity: what the reader's ``persistent_load`` is to make an object of
+    :param identity: argument of the reader's ``persistent_load``
     :return: the node
     """
     return Node(Global("", "persistent"), (identity,))
 
 
-# What is collected before it goes to the file.
+# Size of the output buffer.
 _PIECE = 2**20
 
 
@@ -48,7 +48,7 @@ class _Writer:
     def __init__(self, protocol: int, stream: IO[bytes]) -> None:
         self._stream = stream
         self.out = bytearray(pickle.PROTO + bytes([protocol]))
-        # Of what was written: its number. What it belongs to is kept, so that no id is used twice.
+        # Memo numbers by id. The objects are kept alive, so that no id is reused.
         self._memo: dict[int, tuple[int, Any]] = {}
 
     def save(self, value: Any) -> None:
@@ -95,7 +95,7 @@ class _Writer:
         self._remember(value)
 
     def _view(self, value: memoryview) -> None:
-        """Memory of bytes, which is not copied: a buffer's may be most of what the machine has."""
+        """A view of bytes without a copy: a buffer may use most of the machine's memory."""
         self.out += pickle.BINBYTES8 + struct.pack("<Q", value.nbytes)
         self.flush()
         for start in range(0, value.nbytes, _PIECE):
@@ -171,11 +171,11 @@ def write(root: Any, protocol: int = 4) -> bytes:
     """
     Write a pickle.
 
-    :param root: numbers, texts, bytes, memory, tuples, lists, dicts and nodes. What is one object here is one
-        object for the reader too
-    :param protocol: the protocol to announce; 2 is what ``torch.load`` expects, and has no bytes
+    :param root: numbers, strings, bytes, memory, tuples, lists, dicts and nodes. Shared objects are shared
+        for the reader too
+    :param protocol: the declared protocol; ``torch.load`` expects 2, which has no bytes
     :return: the pickle
-    :raises TypeError: if there is something else in it
+    :raises TypeError: if it contains anything else
     """
     stream = io.BytesIO()
     write_to(stream, root, protocol)

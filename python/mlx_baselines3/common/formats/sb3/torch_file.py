@@ -9,7 +9,7 @@ import numpy as np
 
 from mlx_baselines3.common.formats.archive import ArchiveReader, ModelFileError, write_entries
 from mlx_baselines3.common.formats.names import UnknownName
-from mlx_baselines3.common.formats.safetensors import is_shape, to_mlx
+from mlx_baselines3.common.formats.safetensors import as_tensor, is_shape
 from mlx_baselines3.common.formats.sb3.pickle_reader import (
     Evaluator,
     Global,
@@ -36,7 +36,7 @@ _STORAGES = {
 }
 _STORAGE_NAMES = {np.dtype(code): name for name, code in _STORAGES.items() if name != "BFloat16Storage"}
 _SLACK = 2**20
-# How a file from before torch 1.6 begins.
+# Start of a file from before torch 1.6.
 _MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
 _DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, MemoryError)
@@ -44,14 +44,14 @@ _DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, 
 
 class _Tensors:
     """
-    What the pickle of a file of tensors means: storages, and tensors that are windows into them.
+    Evaluates the pickle of a file of tensors: storages, and tensors that are views of them.
 
-    :param label: what to call the file in error messages
+    :param label: name of the file in error messages
     :param length: its length in bytes
     :param available: length in bytes of the archive that it comes from, or its own
     """
 
-    # Of the numbers in the storages.
+    # Byte order of the storages.
     big_endian = False
 
     def __init__(self, label: str, length: int, available: int) -> None:
@@ -60,7 +60,7 @@ class _Tensors:
         self._budget = 8 * length + _SLACK
 
     def parsed(self) -> Any:
-        """:return: the pickle of the file, as :func:`parse` gives it"""
+        """:return: the pickle of the file, parsed by :func:`parse`"""
         raise NotImplementedError
 
     def stored(self, key: str) -> np.ndarray:
@@ -86,12 +86,12 @@ class _Tensors:
         except _DAMAGE as error:
             if isinstance(error, ModelFileError):
                 raise
-            raise ModelFileError(f"{self.label} is damaged ({error!r:.200}).") from error
+            raise ModelFileError(f"{self.label} is corrupted ({error!r:.200}).") from error
 
     def _storage(self, evaluate: Evaluator, node: Node) -> np.ndarray:
         """
-        The id is ``("storage", type, key, device, number of elements)``; the device is of no interest. Before
-        1.6 there was a sixth part, for storages that are windows into others: ``(key, offset, size)``.
+        The id is ``("storage", type, key, device, number of elements)``; the device is ignored. Before 1.6
+        there was a sixth part, for storages that are views of others: ``(key, offset, size)``.
         """
         tag, kind, key, _, count, *window = node.args[0]
         name = storage_kind(kind)
@@ -106,7 +106,7 @@ class _Tensors:
         if window and window[0] is not None:
             stored = self._window(stored, window[0], dtype.itemsize)
         if name == "BFloat16Storage":
-            # The upper half of a float32, which NumPy does have.
+            # The upper half of a float32.
             wide = stored.view(dtype).astype(np.uint32) << 16
             evaluate.spend(wide)
             values: np.ndarray = wide.view(np.float32)
@@ -135,18 +135,18 @@ class _Tensors:
         if count > storage.size or last >= max(storage.size, 1):
             raise ModelFileError(f"{self.label}: a tensor of shape {shape} reaches beyond its storage.")
         if count == 0:
-            return to_mlx(np.zeros(shape, storage.dtype))
+            return as_tensor(np.zeros(shape, storage.dtype))
         steps = [stride * storage.itemsize for stride in strides]
         view = np.lib.stride_tricks.as_strided(storage[offset:], shape, steps, writeable=False)
         evaluate.spend(view)
-        return to_mlx(np.array(view))
+        return as_tensor(np.array(view))
 
 
 def storage_kind(kind: Any) -> str:
     """
-    :param kind: what stands for the type of a storage
+    :param kind: node of the type of a storage
     :return: its name
-    :raises UnknownName: if it is not one of torch's that hold numbers
+    :raises UnknownName: if it is not a numeric storage of torch
     """
     if not isinstance(kind, Global) or kind.module != "torch" or kind.name not in _STORAGES:
         named = str(kind) if isinstance(kind, Global) else type(kind).__name__
@@ -181,8 +181,8 @@ class _ZipFile(_Tensors):
 
 class _LegacyFile(_Tensors):
     """
-    torch's format from before 1.6: five pickles one after another (a magic number, the version, the machine,
-    the object, the names of its storages), then of each storage its number of elements and its bytes.
+    torch's format from before 1.6: five consecutive pickles (a magic number, the version, the machine, the
+    object, the names of its storages), then the number of elements and the bytes of each storage.
     """
 
     def __init__(self, contents: bytes, label: str, available: int) -> None:
@@ -194,7 +194,7 @@ class _LegacyFile(_Tensors):
         source = Source(io.BytesIO(self._contents))
         if self._magic(source) != _MAGIC:
             raise ModelFileError(
-                f"{self.label} is neither a zip-file nor in torch's format from before 1.6: it is damaged, "
+                f"{self.label} is neither a zip-file nor in torch's format from before 1.6: it is corrupted, "
                 "or something else."
             )
         version, machine = self._number(source), parse(source, self.available)
@@ -217,7 +217,7 @@ class _LegacyFile(_Tensors):
         return number if type(number) is int else None
 
     def _find(self, kinds: dict[str, str], keys: Any, position: int) -> None:
-        """Note where each storage lies; all of them have to fit, and the file has to end after the last."""
+        """Locate all storages; they must fit, and the file must end after the last."""
         if not isinstance(keys, list) or not all(type(key) is str and key in kinds for key in keys):
             raise ModelFileError(f"{self.label}: its storages are not those of its tensors.")
         for key in keys:
@@ -250,8 +250,7 @@ def storages_of(root: Any) -> dict[str, str]:
         if isinstance(value, Node) and isinstance(value.callee, Global) and value.callee.module == "":
             _, kind, key, *_ = value.args[0]
             if type(key) is not str:
-                # Nothing but the types of what a pickle holds is looked at here: tuples of tuples of tuples
-                # could take forever to be hashed.
+                # Only types are inspected here: hashing deeply nested tuples could take forever.
                 raise TypeError("the name of a storage")
             if found.setdefault(key, storage_kind(kind)) != storage_kind(kind):
                 raise UnknownName(f"it has the storage {key!r:.40} in two kinds")
@@ -271,13 +270,13 @@ def _refuse(name: Global) -> Any:
 
 def load(contents: bytes, label: str, available: int | None = None) -> Any:
     """
-    Read a ``.pth`` file of torch's: the zip that 1.6 and later write, or what earlier ones did.
+    Read a ``.pth`` file of torch: the zip that 1.6 and later write, or the earlier format.
 
     :param contents: the file's contents
-    :param label: what to call the file in error messages
+    :param label: name of the file in error messages
     :param available: length in bytes of the archive that it comes from, if it was packed there
-    :return: the object that was saved, with arrays for tensors (64-bit floats in NumPy, others in MLX)
-    :raises ModelFileError: if it is damaged or holds anything but tensors, containers, numbers and texts
+    :return: the saved object, with arrays for tensors (64-bit floats in NumPy, others in MLX)
+    :raises ModelFileError: if it is corrupted or holds anything but tensors, containers, numbers and texts
     """
     kind = _ZipFile if contents.startswith(b"PK") else _LegacyFile
     return kind(contents, label, len(contents) if available is None else available).read()
@@ -311,7 +310,7 @@ class _TorchWriter:
 
 def dumps(value: Any) -> bytes:
     """
-    Write a ``.pth`` file as ``torch.save`` does; ``torch.load`` opens it with ``weights_only=True``.
+    Write a ``.pth`` file as ``torch.save`` does; ``torch.load`` reads it with ``weights_only=True``.
 
     :param value: numbers, texts, tuples, lists and dicts, with arrays for tensors
     :return: the file's contents

@@ -1,6 +1,6 @@
 """
-This program's values as SB3 and torch would have pickled them: nodes for
-:mod:`~mlx_baselines3.common.formats.sb3.pickle_writer`, with the names of their classes instead of ours.
+Values as SB3 and torch would pickle them: nodes for
+:mod:`~mlx_baselines3.common.formats.sb3.pickle_writer`, with SB3's and torch's class names.
 """
 
 import collections
@@ -19,7 +19,7 @@ from gymnasium import spaces
 
 from mlx_baselines3.common.formats.json_codec import PLAIN_OBJECTS
 from mlx_baselines3.common.formats.names import public_path
-from mlx_baselines3.common.formats.sb3.constructors import TORCH_TWINS
+from mlx_baselines3.common.formats.sb3.constructors import TORCH_COUNTERPARTS
 from mlx_baselines3.common.formats.sb3.pickle_writer import Global, NewObject, Node
 from mlx_baselines3.common.formats.spaces import BIT_GENERATORS, SPACE_NAMES
 from mlx_baselines3.common.nn import activations
@@ -28,17 +28,21 @@ __all__ = ["NotInSB3", "encode", "object_array", "torch_kwargs"]
 
 _OWN = "mlx_baselines3"
 _TORCH_NAMES = {
-    **{twin: Global(*name) for name, twin in TORCH_TWINS.items() if twin is not None},
+    **{
+        counterpart: Global(*name)
+        for name, counterpart in TORCH_COUNTERPARTS.items()
+        if counterpart is not None
+    },
     activations.Tanh: Global("torch.nn.modules.activation", "Tanh"),
 }
 
 
 class NotInSB3(ValueError):
-    """A value that SB3 has no counterpart of. The text says which and why."""
+    """A value without counterpart in SB3. The message says which and why."""
 
 
 def _sb3_name(kind: type) -> Global:
-    # The public name of a class is the one that SB3 has.
+    # The public name of a class is SB3's.
     module, _, name = public_path(kind).removeprefix(f"{_OWN}.").partition(":")
     return Global(f"stable_baselines3.{module}", name)
 
@@ -46,7 +50,7 @@ def _sb3_name(kind: type) -> Global:
 def encode(value: Any) -> Any:
     """
     :param value: an attribute of a model
-    :return: the same in terms of nodes
+    :return: the value as nodes
     :raises NotInSB3: if SB3 could not read it
     """
     kind = type(value)
@@ -63,10 +67,10 @@ def encode(value: Any) -> Any:
 
 
 def _pickled(value: Any) -> Node:
-    """Whatever is the user's own, by cloudpickle as in SB3; a pickle inside the pickle."""
+    """A user's object, pickled by cloudpickle as in SB3, inside the pickle."""
     try:
         data = cloudpickle.dumps(value)
-    except Exception as error:  # pickling can raise anything
+    except Exception as error:  # Pickling can raise anything.
         raise NotInSB3(f"{value!r:.80} cannot be pickled ({error!r:.120})") from error
     texts = [argument for _, argument, _ in pickletools.genops(data) if isinstance(argument, str)]
     if found := [text for text in texts if text.partition(".")[0] in ("mlx", _OWN)]:
@@ -79,11 +83,11 @@ def _class(kind: type) -> Any:
         return _TORCH_NAMES[kind]
     root = kind.__module__.partition(".")[0]
     if root == _OWN:
-        # Faster twins of MLX's optimizers are torch's too.
-        twin = kind.__mro__[1] if issubclass(kind, optim.Optimizer) else None
-        return _TORCH_NAMES[twin] if twin in _TORCH_NAMES else _sb3_name(kind)
+        # This package's faster versions of MLX's optimizers map to torch's too.
+        counterpart = kind.__mro__[1] if issubclass(kind, optim.Optimizer) else None
+        return _TORCH_NAMES[counterpart] if counterpart in _TORCH_NAMES else _sb3_name(kind)
     if issubclass(kind, (nn.Module, optim.Optimizer)) or root == "mlx":
-        raise NotInSB3(f"`{kind.__qualname__}` is MLX's, and torch has no counterpart of it")
+        raise NotInSB3(f"`{kind.__qualname__}` is MLX's and has no counterpart in torch")
     if root in ("builtins", "numpy", "gymnasium", "collections"):
         return Global(kind.__module__, kind.__qualname__)
     return _pickled(kind)
@@ -119,7 +123,7 @@ def _dtype(value: np.dtype[Any]) -> Node:
 
 
 def _array(value: np.ndarray) -> Node:
-    """The numbers are not copied; they are read when the pickle is written."""
+    """An array without a copy; its memory is read when the pickle is written."""
     dtype = _dtype(value.dtype)
     # Byte by byte, in C order.
     data = np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
@@ -127,7 +131,7 @@ def _array(value: np.ndarray) -> Node:
 
 
 def _array_node(shape: tuple[int, ...], dtype: Node, data: Any) -> Node:
-    # The path that both NumPy 1 and 2 know.
+    # This path exists in NumPy 1 and 2.
     name = Global("numpy.core.multiarray", "_reconstruct")
     node = Node(name, (Global("numpy", "ndarray"), (0,), b"b"))
     node.state = (1, tuple(shape), dtype, False, data)
@@ -136,9 +140,9 @@ def _array_node(shape: tuple[int, ...], dtype: Node, data: Any) -> Node:
 
 def object_array(items: list[Any], shape: tuple[int, ...]) -> Node:
     """
-    :param items: what an array of Python objects holds, in terms of nodes, in C order
+    :param items: the Python objects of an array as nodes, in C order
     :param shape: its shape
-    :return: the array in terms of nodes
+    :return: the array as nodes
     """
     dtype = Node(Global("numpy", "dtype"), ("O8", False, True))
     dtype.state = (3, "|", None, None, None, -1, -1, 63)
@@ -150,7 +154,7 @@ def _scalar(value: np.generic) -> Node:
 
 
 def _generator(value: np.random.Generator) -> Node:
-    """As NumPy 1 wrote it; NumPy 2 reads it too."""
+    """NumPy 1's format, which NumPy 2 reads too."""
     state = value.bit_generator.state
     if state["bit_generator"] not in BIT_GENERATORS:
         raise NotInSB3(f"a random generator of the kind {state['bit_generator']}")
@@ -199,8 +203,8 @@ _BASE_ENCODERS: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
 def torch_kwargs(policy_kwargs: dict[str, Any]) -> dict[str, Any]:
     """
     :param policy_kwargs: arguments of a policy of this package
-    :return: the same for SB3's: torch's optimizers always correct the bias, and have no argument for it
-    :raises NotInSB3: if the bias is not to be corrected
+    :return: the arguments for SB3: torch's optimizers always correct the bias, and have no argument for it
+    :raises NotInSB3: if bias correction is off
     """
     optimizer_kwargs = policy_kwargs.get("optimizer_kwargs")
     if not optimizer_kwargs or "bias_correction" not in optimizer_kwargs:

@@ -1,11 +1,10 @@
 """
 Models that SB3 (1.8 to 2.9) saved, read without torch and without unpickling.
 
-SB3's zip holds JSON, in which whatever JSON cannot express is a pickle, and one ``torch.save`` file for each
-state. Both are read by a small interpreter that makes data of the pickles' instructions and never calls what
-they name: arrays, spaces, schedules, noise and the like are understood, torch's activations and optimizers
-become MLX's, SB3's
-classes this package's. Everything else is refused by name.
+SB3's zip contains JSON, in which values that JSON cannot express are pickles, and one ``torch.save`` file per
+state. Both are read by a small interpreter that converts the pickles' instructions to data and never calls
+what they name: arrays, spaces, schedules, noise and the like are supported; torch's activations and
+optimizers become MLX's, and SB3's classes this package's. Everything else is rejected by name.
 """
 
 from collections.abc import Collection
@@ -21,14 +20,14 @@ __all__ = ["is_sb3_archive", "read_pickle", "read_tensors"]
 
 _VERSION = "_stable_baselines3_version"
 _SUFFIX = ".pth"
-# Until 0.9 it was "tensors.pth".
+# "tensors.pth" until 0.9.
 _VARIABLES = ("pytorch_variables.pth", "tensors.pth")
 _SLACK = 2**20
 
 
 def is_sb3_archive(names: Collection[str]) -> bool:
     """
-    Tell SB3's files from ours.
+    Distinguish SB3's files from this package's.
 
     :param names: names of the entries of a zip
     :return: whether SB3 wrote it
@@ -41,11 +40,11 @@ def read_tensors(archive: ArchiveReader, variables: str) -> dict[str, Any]:
     Read the states of networks and optimizers.
 
     :param archive: an SB3 file
-    :param variables: the name under which to give ``pytorch_variables``
+    :param variables: the key of ``pytorch_variables`` in the result
     :return: by name: arrays by name for a network, torch's state dict (``{"state": {index: {...}},
         "param_groups": [...]}``) for an optimizer. The layouts are torch's: a linear weight is (out, in), a
         convolution OIHW
-    :raises ModelFileError: if one of them is damaged
+    :raises ModelFileError: if one of them is corrupted
     """
     states: dict[str, Any] = {}
     left = 8 * archive.length + 16 * _SLACK
@@ -56,13 +55,13 @@ def read_tensors(archive: ArchiveReader, variables: str) -> dict[str, Any]:
         state = _torch_file.load(archive.read(entry), label, archive.length)
         if not isinstance(state, dict):
             raise ModelFileError(f"{label} holds a {type(state).__name__}, expected a table.")
-        # Each may be somewhat larger than it is packed, but there can be thousands of them.
+        # Each may be somewhat larger than compressed, but there can be thousands of them.
         left -= _bytes_in(state)
         if left < 0:
             raise ModelFileError(f"{archive.label} claims far more data than the file has.")
         name = variables if entry in _VARIABLES else entry.removesuffix(_SUFFIX)
         if name in states:
-            raise ModelFileError(f"{archive.label}: '{name}' is there twice.")
+            raise ModelFileError(f"{archive.label}: '{name}' occurs twice.")
         states[name] = dict(state)
     return states
 
@@ -80,12 +79,12 @@ def read_pickle(pickled: bytes, available: int | None = None) -> Any:
     Read one of the pickles in SB3's ``data``, as data.
 
     :param pickled: the pickle
-    :param available: length in bytes of the file that it comes from, if it was packed there
+    :param available: length in bytes of the file that it comes from, if it was compressed there
     :return: the value
-    :raises UnknownName: if it is damaged, or needs something that is not understood; the text names it
+    :raises UnknownName: if it is corrupted, or needs something unsupported; the message names it
     """
     evaluate = Evaluator(CONSTRUCTORS, resolve, 4 * len(pickled) + _SLACK)
     try:
         return evaluate(parse(pickled, available))
     except DAMAGE as error:
-        raise UnknownName(f"its pickle is damaged or of an unknown kind ({error!r:.200})") from error
+        raise UnknownName(f"its pickle is corrupted or of an unknown kind ({error!r:.200})") from error

@@ -1,4 +1,4 @@
-"""The Gymnasium environment behind a native one, for everything that is not stepping."""
+"""The Gymnasium counterpart of a native environment, for attributes, methods and rendering."""
 
 from typing import Any
 
@@ -18,15 +18,15 @@ _GYMNASIUM_0 = gym.__version__.startswith("0.")
 
 def encode_constant(name: str, value: Any) -> float:
     """
-    Give a constant the number by which the native environment knows it.
+    Encode a constant for the native environment.
 
     :param name: Gymnasium's attribute
-    :param value: what Gymnasium would hold there
+    :param value: its value in Gymnasium
     :return: the number; flags are 0 or 1
-    :raises ValueError: if the value is no number
+    :raises ValueError: if the value is not a number
     """
     if name in _WORDS:
-        # Gymnasium tests for one of the words only, and takes anything else for the other.
+        # Gymnasium tests for one of the strings only, and treats any other value as the other one.
         on, off = _WORDS[name]
         return float(value != off) if name == "kinematics_integrator" else float(value == on)
     try:
@@ -35,26 +35,26 @@ def encode_constant(name: str, value: Any) -> float:
         raise ValueError(f"{name} is {value!r}, expected a number.") from error
 
 
-class GymTwin:
+class GymCounterpart:
     """
-    A Gymnasium environment that takes over the state of a native one, acts, and hands it back.
+    A Gymnasium environment that gets the state of a native one, acts, and returns the state.
 
     :param env_id: a Gymnasium id
     :param env_kwargs: arguments of ``gymnasium.make``
-    :raises TypeError: if Gymnasium refuses the arguments
-    :raises ValueError: if the arguments put wrappers around the environment that the native one cannot honour
+    :raises TypeError: if Gymnasium rejects the arguments
+    :raises ValueError: if the arguments add wrappers that the native environment does not support
     """
 
     def __init__(self, env_id: str, env_kwargs: dict[str, Any]) -> None:
         self.env_id = env_id
-        # The checker compares each step with the one before, which a twin has not seen.
+        # The checker compares consecutive steps, which this environment does not see.
         self.env = Monitor(gym.make(env_id, **{**env_kwargs, "disable_env_checker": True}))
         self.base: Any = self.env.unwrapped
         extra = [type(w).__name__ for w in self.wrappers() if type(w).__name__ not in _PLAIN_WRAPPERS]
         if extra:
             raise ValueError(
                 f"env_kwargs={env_kwargs!r} wraps {env_id} in {', '.join(extra)}, which NativeVecEnv "
-                "cannot do. Leave it out, or use DummyVecEnv."
+                "does not support. Omit it, or use DummyVecEnv."
             )
 
     def wrappers(self) -> "list[gym.Wrapper[Any, Any, Any, Any]]":
@@ -74,25 +74,25 @@ class GymTwin:
         :return: steps until an episode is truncated, or None
         """
         limits = [w._max_episode_steps for w in self.wrappers() if isinstance(w, TimeLimit)]
-        # Gymnasium's limit is reached when the steps are equal to it or more, so a limit below 1 is 1.
+        # Gymnasium truncates when the steps reach or exceed the limit, so a limit below 1 acts as 1.
         return max(limits[0], 1) if limits else None
 
     def constants(self, names: "list[str]") -> dict[str, float]:
         """
         Read the physical constants.
 
-        :param names: Gymnasium's attributes; those this Gymnasium lacks are left out
+        :param names: Gymnasium's attributes; those missing in this version are omitted
         :return: their numbers
         """
         return {n: encode_constant(n, getattr(self.base, n)) for n in names if hasattr(self.base, n)}
 
     def push(self, state: dict[str, Any], time_limit: int | None, t_start: float, seed: int | None) -> None:
         """
-        Take over the state of the native environment.
+        Set the state of the native environment.
 
-        :param state: what ``EnvBatch.get_state`` gave
+        :param state: the result of ``EnvBatch.get_state``
         :param time_limit: steps until an episode is truncated
-        :param t_start: when the episode clock started, in seconds since 1970
+        :param t_start: start of the episode clock, in seconds since 1970
         :param seed: the seed of the last seeded reset, if there was one
         """
         self._push_physics(state)
@@ -122,7 +122,7 @@ class GymTwin:
 
     def _push_physics(self, state: dict[str, Any]) -> None:
         for name, value in state["params"].items():
-            # Written only where it differs, so that Gymnasium's own types stay.
+            # Written only if it differs, to keep Gymnasium's types.
             if hasattr(self.base, name) and encode_constant(name, getattr(self.base, name)) != value:
                 words = _WORDS.get(name)
                 setattr(self.base, name, value if words is None else words[0 if value else 1])
@@ -139,10 +139,10 @@ class GymTwin:
 
     def pull(self, state: dict[str, Any]) -> dict[str, Any]:
         """
-        Hand the state back.
+        Return the state.
 
-        :param state: what was pushed
-        :return: the same with what has changed since
+        :param state: the state passed to :meth:`push`
+        :return: the same with the changes since
         """
         physics = getattr(self.base, "state", None)
         ready = not self.env.needs_reset
