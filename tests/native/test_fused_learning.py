@@ -1,7 +1,9 @@
 """Whole iterations of learn() in Rust are single steps and updates in Python, bit for bit."""
 
 import json
+import signal
 import tempfile
+import threading
 from typing import Any
 
 import mlx.core as mx
@@ -17,6 +19,7 @@ from mlx_baselines3.common.logger import JSONOutputFormat, Logger
 from mlx_baselines3.common.native.exploration import NativeCollector
 from mlx_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from mlx_baselines3.common.training.native_off_policy import NativeActorCriticUpdate
 from mlx_baselines3.common.vec_env import NativeVecEnv
 
 _TIMES = ("time/fps", "time/time_elapsed")
@@ -224,3 +227,70 @@ def test_most_iterations_are_taken_in_few_calls(monkeypatch: pytest.MonkeyPatch)
     # The steps before learning starts are Python's to give.
     assert sum(chunks.lengths) == 1000
     assert len(chunks.lengths) < 6
+
+
+def test_updates_of_actors_and_critics_stay_in_rust(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = {"advance": 0, "store": 0}
+    for name in calls:
+        original = getattr(NativeActorCriticUpdate, name)
+
+        def counted(update: Any, *args: Any, name: str = name, original: Any = original) -> Any:
+            calls[name] += 1
+            return original(update, *args)
+
+        monkeypatch.setattr(NativeActorCriticUpdate, name, counted)
+    make(algorithm=SAC, env_id="Pendulum-v1").learn(120, log_interval=None)
+    assert calls == {"advance": 100, "store": 1}
+
+
+@pytest.mark.parametrize("gradient_steps", [1, 3])
+@pytest.mark.parametrize(
+    ("algorithm", "env_id"), [(DQN, "CartPole-v1"), (SAC, "Pendulum-v1"), (TD3, "Pendulum-v1")]
+)
+def test_an_update_that_fails_leaves_those_before_it(
+    algorithm: Any, env_id: str, gradient_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(fused: bool) -> Any:
+        with monkeypatch.context() as patch:
+            if not fused:
+                patch.setattr(OffPolicyAlgorithm, "_iterate_natively", lambda *_: None)
+            # The rate is finite until the last third of the training, and gives infinite parameters then.
+            rate = lambda progress: 1e-3 if progress > 0.4 else 3e38  # noqa: E731
+            model = make(
+                algorithm=algorithm, env_id=env_id, gradient_steps=gradient_steps, learning_rate=rate
+            )
+            with pytest.raises(FloatingPointError) as error:
+                model.learn(100)
+            return outcome(model), str(error.value), list(model.logger.name_to_value)
+
+    assert_same(failing(True), failing(False))
+
+
+def test_what_a_callback_does_to_the_weights_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Resets(BaseCallback):
+        def _on_step(self) -> bool:
+            layer = self.model.policy.q_net.q_net[0]  # type: ignore[attr-defined]
+            layer.bias = mx.zeros_like(layer.bias)
+            return True
+
+    def trained(fused: bool) -> Any:
+        with monkeypatch.context() as patch:
+            if not fused:
+                patch.setattr(OffPolicyAlgorithm, "_iterate_natively", lambda *_: None)
+            model = make()
+            model.learn(150, EveryNTimesteps(31, Resets()))
+            return (outcome(model),)
+
+    assert_same(trained(True), trained(False))
+
+
+def test_ctrl_c_ends_a_call_and_all_before_it_counts() -> None:
+    model = make(buffer_size=1_000_000, learning_starts=0)
+    timer = threading.Timer(0.5, lambda: signal.raise_signal(signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(10**9, log_interval=None)
+    assert 0 < model.num_timesteps == model.replay_buffer.pos
+    assert model._n_updates in {model.num_timesteps // 4, model.num_timesteps // 4 - 1}
+    model.learn(100, reset_num_timesteps=False)
+    assert all(np.isfinite(np.array(array)).all() for array in model.policy.state_dict().values())

@@ -195,8 +195,9 @@ class NativeQLearning(NativeLearning):
         super().__init__(model, base, log_interval)
         self._parts: _Parts | None = None
         self._most = _FIRST
-        # Whether the gradient steps of an iteration are still to be made.
-        self._is_collected = False
+        # Whether the gradient steps of an iteration are still to be made, and whether gradient steps were the
+        # last thing that was begun.
+        self._is_collected = self._learns = False
 
     def run(self, unseen: int, count_steps: Callable[[int], None]) -> bool | None:
         self._is_collected = False
@@ -208,7 +209,7 @@ class NativeQLearning(NativeLearning):
         finally:
             self._store()
             if has_run:
-                self._model.policy.set_training_mode(not self._is_collected)
+                self._model.policy.set_training_mode(self._learns)
                 # The weights have changed.
                 self._model._collector_choice = type(self._model._collector_choice)()
         return self._is_collected if has_run else None
@@ -348,6 +349,7 @@ class NativeQLearning(NativeLearning):
             self._record_update(parts, done, rates)
         collected = done.n_steps // model.train_freq.frequency + self._is_collected
         self._is_collected = collected > updates
+        self._learns = not self._is_collected or len(done.nonfinite_losses) > 0
         self._pass_steps(done.n_steps - learned, learned, ended[at:])
         if len(done.nonfinite_losses):
             self._record_rate(rates[updates])
