@@ -30,7 +30,9 @@ def door_gae(n_steps: int, n_envs: int) -> Job:
     native = importlib.import_module("mlx_baselines3._native")
     columns = [np.zeros((n_steps, n_envs), np.float32) for _ in range(5)]
     ends = [np.zeros(n_envs, np.float32) for _ in range(2)]
-    return Job(lambda: native.gae(*columns[:3], *ends, 0.99, 0.95, *columns[3:]))
+    names = ("rewards", "values", "episode_starts", "advantages", "returns", "last_values", "dones")
+    arrays = dict(zip(names, columns + ends, strict=True))
+    return Job(lambda: native.gae(gamma=0.99, gae_lambda=0.95, **arrays))
 
 
 def door_gather(rows: int, width: int, batch: int) -> Job:
@@ -41,7 +43,7 @@ def door_gather(rows: int, width: int, batch: int) -> Job:
     native = importlib.import_module("mlx_baselines3._native")
     source, target = np.ones(rows * width, np.uint8), np.zeros(batch * width, np.uint8)
     picks = np.random.default_rng(0).integers(rows, size=batch)
-    return Job(lambda: native.gather([(source, target)], picks))
+    return Job(lambda: native.gather([source], [target], picks))
 
 
 def predict(n_envs: int) -> Job:

@@ -9,24 +9,33 @@ raise.
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias, final
+from typing import Any, Final, TypeAlias, TypedDict, final, type_check_only
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "Actor",
+    "ActorCriticResult",
     "ActorCriticUpdate",
+    "CollectedRollout",
+    "CollectedTransitions",
     "EnvBatch",
+    "FinishedEpisode",
     "Infos",
+    "LastStep",
+    "OnPolicyResult",
     "OnPolicyUpdate",
+    "QResult",
     "QUpdate",
+    "SampledBatches",
     "Storage",
     "TerminalObs",
+    "TimedOutEpisode",
     "__version__",
-    "collect",
+    "collect_rollout",
+    "collect_transitions",
     "env_specs",
-    "explore",
     "flatten_env_major",
     "gae",
     "gather",
@@ -42,9 +51,21 @@ __all__ = [
 __version__: str
 
 _F32: TypeAlias = NDArray[np.float32]
+_F64: TypeAlias = NDArray[np.float64]
 _I64: TypeAlias = NDArray[np.int64]
+_U8: TypeAlias = NDArray[np.uint8]
+# An observation's column or batch, of a Dict space one for each key.
+_Field: TypeAlias = NDArray[Any] | dict[str, NDArray[Any]]
 
 # Buffers
+
+@type_check_only
+class Cursor(TypedDict):
+    """Where a buffer stands: its rows, the row that is written next, whether all rows hold data."""
+
+    capacity: int
+    pos: int
+    full: bool
 
 @final
 class Storage:
@@ -52,12 +73,12 @@ class Storage:
     Zeroed columns in one block of memory owned by Rust.
 
     :param rows: rows of every column
-    :param columns: (name, bytes a row) of each
+    :param columns: bytes of a row, by name
     :raises MemoryError: the block cannot be had
     """
 
-    def __new__(cls, rows: int, columns: list[tuple[str, int]]) -> Storage: ...
-    def column(self, name: str) -> NDArray[np.uint8]:
+    def __new__(cls, rows: int, columns: dict[str, int]) -> Storage: ...
+    def column(self, name: str) -> _U8:
         """
         :param name: a column
         :return: its bytes, writable, sharing memory with this object and keeping it alive
@@ -87,6 +108,7 @@ class Storage:
         """
 
 def gae(
+    *,
     rewards: NDArray[np.float32],
     values: NDArray[np.float32],
     episode_starts: NDArray[np.float32],
@@ -112,9 +134,7 @@ def gae(
     :raises ValueError: a column's length does not fit the others
     """
 
-def flatten_env_major(
-    source: NDArray[np.uint8], target: NDArray[np.uint8], n_steps: int, n_envs: int
-) -> None:
+def flatten_env_major(source: _U8, target: _U8, n_steps: int, n_envs: int) -> None:
     """
     Copy ``(n_steps, n_envs)`` rows into ``(n_envs, n_steps)`` order.
 
@@ -125,13 +145,15 @@ def flatten_env_major(
     :raises ValueError: the lengths do not fit
     """
 
-def gather(pairs: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], indices: NDArray[np.int64]) -> None:
+def gather(sources: Sequence[_U8], targets: Sequence[_U8], indices: _I64) -> None:
     """
     Copy the rows named by ``indices`` from each source to its target, in that order.
 
-    :param pairs: (bytes of the source's rows, bytes of ``len(indices)`` rows that are written)
+    :param sources: bytes of the rows of each source
+    :param targets: written, bytes of ``len(indices)`` rows for each source
     :param indices: row numbers
     :raises IndexError: a row does not exist, or the lengths do not fit
+    :raises ValueError: there are not as many targets as sources
     """
 
 def randint(low: int, high: int, count: int) -> _I64 | None:
@@ -146,22 +168,33 @@ def randint(low: int, high: int, count: int) -> _I64 | None:
         drawn then
     """
 
+@final
+class SampledBatches:
+    """
+    Batches of transitions in new arrays, with the dtypes of the columns. ``dones`` are 1 where an episode
+    ended and was not truncated; they and ``rewards`` have an axis of length one at the end.
+    """
+
+    observations: Final[_Field]
+    actions: Final[NDArray[Any]]
+    next_observations: Final[_Field]
+    dones: Final[_F32]
+    rewards: Final[_F32]
+
 def sample_batches(
     buffer: dict[str, Any], n_batches: int, batch_size: int, flat: bool
-) -> tuple[Any, Any, Any, NDArray[Any], NDArray[Any]] | None:
+) -> SampledBatches | None:
     """
     Draw batches from a replay buffer, of each the rows and then the environments, as ``np.random.randint``
     would, and copy them, if the columns are C-contiguous numbers and the batches small enough to hold the GIL
     for.
 
-    :param buffer: the ``__dict__`` of the buffer
+    :param buffer: the ``__dict__`` of the buffer, as for :func:`store_step`; ``n_envs`` is read, too
     :param n_batches: number of batches
     :param batch_size: transitions of each
     :param flat: put the batches one after the other, in one axis; otherwise ``(n_batches, batch_size)`` are
         the first axes
-    :return: new arrays, or dicts of arrays where the buffer has them: observations, actions, next
-        observations, which episodes ended without being cut, and rewards, the last two with an axis of length
-        one at the end. None if there is more to it than to copy; nothing was drawn then
+    :return: the batches; None if there is more to it than to copy, and nothing was drawn then
     """
 
 def store_step(
@@ -178,7 +211,10 @@ def store_step(
     copied: C-contiguous, of its column's dtype (or boolean for float32) and shape, but for axes of length one
     at the end.
 
-    :param buffer: the ``__dict__`` of the buffer; ``pos`` and ``full`` are set
+    :param buffer: the ``__dict__`` of the buffer, whose lookup in Rust takes a third of the time of handing
+        over each attribute: the columns ``observations``, ``next_observations``, ``actions``, ``rewards``,
+        ``dones`` and ``timeouts`` as they are now, ``_terminal``, ``handle_timeout_termination`` and
+        ``buffer_size`` are read; ``pos`` and ``full`` are read and set
     :param obs: observations, or a dict of them
     :param next_obs: what followed
     :param action: actions
@@ -186,7 +222,7 @@ def store_step(
     :param done: whether the episodes ended
     :param infos: one dict for each environment, with a bool as ``"TimeLimit.truncated"`` or nothing
     :return: whether it was stored; nothing has changed if not
-    :raises ValueError: observations are not those that the buffer keeps beside; nothing has changed then
+    :raises ValueError: the observations kept apart do not fit these; nothing has changed then
     """
 
 def take_batch(
@@ -213,7 +249,7 @@ def take_batch(
 def n_step_spans(
     dones: NDArray[np.float32],
     timeouts: NDArray[np.float32],
-    cursor: tuple[int, bool],
+    cursor: Cursor,
     n_steps: int,
     steps: NDArray[np.int64],
     envs: NDArray[np.int64],
@@ -223,15 +259,22 @@ def n_step_spans(
     episode and not past the newest row.
 
     :param dones: not 0 where an episode ended, ``(buffer_size, n_envs)``
-    :param timeouts: not 0 where it was cut, ``(buffer_size, n_envs)``
-    :param cursor: the row that is written next, and whether all rows hold data
+    :param timeouts: not 0 where it was truncated, ``(buffer_size, n_envs)``
+    :param cursor: where the buffer stands
     :param n_steps: most steps of a return
     :param steps: row of each first step
     :param envs: environment of each first step
     :return: as many numbers from 1 to ``n_steps``
     :raises IndexError: a row holds no data
-    :raises ValueError: the shapes differ or the cursor is no row
+    :raises ValueError: the shapes differ or the cursor does not fit
     """
+
+@type_check_only
+class TerminalArrays(TypedDict):
+    """Indices of transitions, rising, and the bytes that followed each."""
+
+    transitions: _I64
+    observations: _U8
 
 @final
 class TerminalObs:
@@ -244,24 +287,20 @@ class TerminalObs:
     :raises ValueError: these are not as many observations
     """
 
-    def __new__(
-        cls, transitions: _I64 | None = None, observations: NDArray[np.uint8] | None = None
-    ) -> TerminalObs: ...
+    def __new__(cls, transitions: _I64 | None = None, observations: _U8 | None = None) -> TerminalObs: ...
     def __len__(self) -> int: ...
-    def before_write(
-        self, cursor: tuple[int, int, bool], column: NDArray[np.uint8], seen: NDArray[np.uint8], n_envs: int
-    ) -> None:
+    def before_write(self, cursor: Cursor, column: _U8, seen: _U8, n_envs: int) -> None:
         """
         Keep what lies at the cursor where it is not what is seen now, before that is written there.
 
-        :param cursor: number of rows, the row that is written next, whether all rows hold data
+        :param cursor: where the buffer stands
         :param column: bytes of all observations
         :param seen: bytes of the observations that are written next
         :param n_envs: number of environments
         :raises ValueError: the sizes do not fit
         """
 
-    def patch(self, transitions: _I64, gathered: NDArray[np.uint8]) -> None:
+    def patch(self, transitions: _I64, gathered: _U8) -> None:
         """
         :param transitions: indices
         :param gathered: bytes of the next row's observation of each; written where another one is kept
@@ -271,9 +310,9 @@ class TerminalObs:
     def clear(self) -> None:
         """Forget all."""
 
-    def export(self) -> tuple[_I64, NDArray[np.uint8]]:
+    def export(self) -> TerminalArrays:
         """
-        :return: indices of the transitions, rising, and the bytes that followed each
+        :return: all that is kept
         """
 
 # Environments
@@ -369,31 +408,60 @@ class EnvBatch:
     def close(self) -> None:
         """Make every later reset and step an error."""
 
-def env_specs() -> dict[str, dict[str, Any]]:
+@type_check_only
+class EnvSpec(TypedDict):
     """
-    :return: ``entry_point``, ``max_episode_steps``, ``params``, ``options`` and ``default_bounds`` by id
+    A native environment: Gymnasium's entry point and time limit, the names of its physical constants and of
+    its reset options, and the bounds without options.
+    """
+
+    entry_point: str
+    max_episode_steps: int
+    params: list[str]
+    options: list[str]
+    default_bounds: list[float]
+
+def env_specs() -> dict[str, EnvSpec]:
+    """
+    :return: the native environments by id
     """
 
 # Policies
 
+@type_check_only
+class LayerSpec(TypedDict):
+    """A linear layer, and the activation after it with its parameter."""
+
+    inputs: int
+    outputs: int
+    activation: str
+    parameter: float
+
+@type_check_only
+class RngState(TypedDict):
+    """State and increment of a generator, as NumPy's PCG64 has them."""
+
+    state: int
+    inc: int
+
 @final
 class Actor:
     """
-    A policy made of a perceptron and a distribution, with a generator that is seeded with 0.
+    A policy made of an MLP and a distribution, with a generator that is seeded with 0.
 
-    :param layers: (inputs, outputs, activation, its parameter) of each dense layer
+    :param layers: the layers of the MLP
     :param head_name: what the outputs mean
-    :param options: options of each choice of a ``multi_categorical`` head
+    :param options: categories of each distribution of a ``multi_categorical`` head
     :param numbers: standard deviations (``gaussian``; ``state_dependent``: one row for each feature),
         probability to explore (``epsilon_greedy``)
     :raises ValueError: unknown names, or widths that do not fit
     """
 
-    rng_state: tuple[int, int]
+    rng_state: RngState
 
     def __new__(
         cls,
-        layers: Sequence[tuple[int, int, str, float]],
+        layers: Sequence[LayerSpec],
         head_name: str,
         options: Sequence[int],
         numbers: Sequence[float],
@@ -426,14 +494,14 @@ class Actor:
     def outputs(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
         """
         :param obs: ``(batch, inputs)``
-        :return: what the network gives, ``(batch, outputs)``
+        :return: the outputs of the network, ``(batch, outputs)``
         :raises ValueError: another number of inputs
         """
 
     def log_probs(self, obs: NDArray[np.float32], actions: NDArray[np.float32]) -> NDArray[np.float32] | None:
         """
         :param obs: ``(batch, inputs)``
-        :param actions: one after the other, choices and coins as whole numbers
+        :param actions: one after the other, discrete and binary ones as whole numbers
         :return: their log-likelihoods, ``(batch,)``; None if the head has none that Rust knows
         :raises ValueError: another number of inputs or of actions, or an action is none
         """
@@ -441,11 +509,11 @@ class Actor:
     def features(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
         """
         :param obs: ``(batch, inputs)``
-        :return: what the last layer takes, ``(batch, features)``
+        :return: the inputs of the last layer, ``(batch, features)``
         :raises ValueError: another number of inputs
         """
 
-    def explore(self, n_envs: int, every: int) -> None:
+    def reset_noise(self, n_envs: int, every: int) -> None:
         """
         Draw the exploration matrices of a ``state_dependent`` head; other heads have none.
 
@@ -467,84 +535,167 @@ class Actor:
     def choose(self, obs: NDArray[np.float32], deterministic: bool) -> NDArray[np.int64]:
         """
         :param obs: ``(batch, inputs)``
-        :param deterministic: take the most likely choices
-        :return: ``(batch, choices)``
+        :param deterministic: take the most likely categories
+        :return: ``(batch, actions)``
         :raises ValueError: the head gives no integers, or its logits are not finite
         """
 
     def act(self, obs: NDArray[np.float32], deterministic: bool) -> NDArray[np.float32]:
         """
         :param obs: ``(batch, inputs)``
-        :param deterministic: take the means, or each coin's likelier side
+        :param deterministic: take the means, or each Bernoulli distribution's mode
         :return: ``(batch, numbers)``
-        :raises ValueError: the head gives integers, or a coin's odds are not a number
+        :raises ValueError: the head gives integers, or a logit is not a number
         """
 
-def collect(
+# Collection
+
+@type_check_only
+class ActionBounds(TypedDict):
+    """The lowest and the highest action ``(width,)`` of a continuous space; empty for a discrete one."""
+
+    low: _F32
+    high: _F32
+
+@type_check_only
+class CurrentObs(TypedDict):
+    """The present observations ``(n_envs, obs)``, and whether they start an episode ``(n_envs,)``."""
+
+    obs: _F32
+    episode_starts: NDArray[np.bool_]
+
+@type_check_only
+class RolloutColumns(TypedDict):
+    """Rows of a rollout buffer, ``(n_steps, n_envs, ...)`` each."""
+
+    observations: _F32
+    actions: _I64 | _F32
+    rewards: _F32
+    episode_starts: _F32
+
+@type_check_only
+class ReplayColumns(TypedDict):
+    """
+    The columns of a replay buffer, ``(rows, n_envs, ...)`` each. ``next_observations`` may be what keeps
+    those that the next row does not hold; continuous ``actions`` are scaled to [-1, 1]; ``timeouts`` are
+    None if they do not count.
+    """
+
+    observations: _F32
+    next_observations: _F32 | TerminalObs
+    actions: _I64 | _F32
+    rewards: _F32
+    dones: _F32
+    timeouts: _F32 | None
+
+@type_check_only
+class ActionPlan(TypedDict):
+    """
+    How the actions of a chunk of steps come about: for each step whether its actions are random and not the
+    policy's; the random actions, as the environments take them; noise on scaled actions
+    ``(n_steps, n_envs, width)``; the bounds; whether to stop after a step that ends an episode.
+    """
+
+    is_random: list[bool]
+    random_actions: _I64 | _F32
+    noise: _F32 | None
+    bounds: ActionBounds
+    until_end: bool
+
+@final
+class FinishedEpisode:
+    """The step of a chunk that an episode ended with, its environment, and the entry for Monitor's file."""
+
+    step: Final[int]
+    env: Final[int]
+    monitor_entry: Final[dict[str, Any]]
+
+@final
+class TimedOutEpisode:
+    """The step of a chunk where the time limit ended an episode, its environment and last observation."""
+
+    step: Final[int]
+    env: Final[int]
+    last_obs: Final[_F32]
+
+@final
+class CollectedRollout:
+    """
+    Steps taken; what a signal's handler raised after them; the episodes that ended; those that the time limit
+    alone ended; the infos of the last step.
+    """
+
+    n_steps: Final[int]
+    error: Final[BaseException | None]
+    episodes: Final[list[FinishedEpisode]]
+    timeouts: Final[list[TimedOutEpisode]]
+    infos: Final[list[dict[str, Any]]]
+
+@final
+class LastStep:
+    """
+    The last step of a chunk: actions as the environments took them and as the buffer has them, observations,
+    rewards, dones and infos. After an error the observations alone are of use.
+    """
+
+    actions: Final[_I64 | _F32]
+    buffer_actions: Final[_I64 | _F32]
+    new_obs: Final[_F32]
+    rewards: Final[_F32]
+    dones: Final[NDArray[np.bool_]]
+    infos: Final[list[dict[str, Any]]]
+
+@final
+class CollectedTransitions:
+    """
+    Steps taken and stored; the error of the one after them, or what a signal's handler raised; the episodes
+    that ended before the last step, after an error all of them; the last step.
+    """
+
+    n_steps: Final[int]
+    error: Final[BaseException | None]
+    episodes: Final[list[FinishedEpisode]]
+    last: Final[LastStep]
+
+def collect_rollout(
     envs: EnvBatch,
     actor: Actor,
-    bounds: tuple[NDArray[np.float32], NDArray[np.float32]],
-    last_obs: NDArray[np.float32],
-    last_starts: NDArray[np.bool_],
-    observations: NDArray[np.float32],
-    actions: NDArray[np.int64] | NDArray[np.float32],
-    rewards: NDArray[np.float32],
-    episode_starts: NDArray[np.float32],
-) -> tuple[
-    int,
-    BaseException | None,
-    list[tuple[int, int, dict[str, Any]]],
-    list[tuple[int, int, NDArray[np.float32]]],
-    list[dict[str, Any]],
-]:
+    bounds: ActionBounds,
+    current: CurrentObs,
+    columns: RolloutColumns,
+) -> CollectedRollout:
     """
     Step environments with samples of an actor until C-contiguous columns are full, or a signal's handler
     raises an exception.
 
     :param envs: environments
     :param actor: the policy
-    :param bounds: lowest and highest action; floats are clipped on their way to the environments
-    :param last_obs: the present observations ``(n_envs, obs)``, changed with every step
-    :param last_starts: whether they are the first of an episode ``(n_envs,)``, changed with every step
-    :param observations: written, ``(n_steps, n_envs, obs)``
-    :param actions: written as the policy gave them, ``(n_steps, n_envs, width)``
-    :param rewards: written, ``(n_steps, n_envs)``
-    :param episode_starts: written, 0 or 1, ``(n_steps, n_envs)``
-    :return: steps taken; what a signal's handler raised after them; (step, environment, Monitor's entry) of
-        each finished episode; (step, environment, last observation) of each that the time limit alone ended;
-        the infos of the last step
+    :param bounds: floats are clipped to these on their way to the environments
+    :param current: changed with every step
+    :param columns: written; actions as the policy gave them
+    :return: what happened
     :raises ValueError: policy, environments and columns do not fit, or an action is not valid
     :raises RuntimeError: closed, or not reset
     """
 
-def explore(
+def collect_transitions(
     envs: EnvBatch,
     actor: Actor,
     last_obs: _F32,
-    plan: tuple[list[bool], _I64 | _F32, _F32 | None, tuple[_F32, _F32], bool],
-    columns: tuple[_F32, _F32 | TerminalObs, _I64 | _F32, _F32, _F32, _F32 | None],
-    cursor: tuple[int, int, bool],
-) -> tuple[
-    int,
-    BaseException | None,
-    list[tuple[int, int, dict[str, Any]]],
-    tuple[_I64 | _F32, _I64 | _F32, _F32, _F32, NDArray[np.bool_], list[dict[str, Any]]],
-]:
+    plan: ActionPlan,
+    columns: ReplayColumns,
+    cursor: Cursor,
+) -> CollectedTransitions:
     """
     Step environments and store every step in the C-contiguous columns of a replay buffer.
 
     :param envs: environments
     :param actor: the policy; its floats are in [-1, 1]
     :param last_obs: the present observations ``(n_envs, obs)``
-    :param plan: for each step whether its actions are drawn; the actions of those steps, as the environments
-        take them; noise on scaled actions ``(n_steps, n_envs, width)``; lowest and highest action; whether
-        to stop after a step that ends an episode
-    :param columns: observations, next observations or what keeps those that the next row does not hold,
-        actions (floats scaled to [-1, 1]), rewards, dones, timeouts unless they do not count
-    :param cursor: number of rows, the row that is written next, whether all rows hold data
-    :return: steps taken; the error of the one after them, or what a signal's handler raised; (step,
-        environment, Monitor's entry) of each episode that ended before the last step; the last step's
-        actions, the same as stored, observations, rewards, dones and infos
+    :param plan: how the actions come about
+    :param columns: written
+    :param cursor: where the buffer stands before the first step
+    :return: what happened
     :raises ValueError: the parts do not fit each other; nothing has happened
     :raises RuntimeError: the environments are closed
     """
@@ -568,7 +719,7 @@ def set_threads(count: int | None) -> None:
 if sys.platform == "linux":
     __all__ += ["blas_calls", "blas_install"]
 
-    def blas_install(sgemm: int, dgemm: int, wide: bool, threads: tuple[int, int]) -> None:
+    def blas_install(sgemm: int, dgemm: int, wide: bool, get_threads: int, set_threads: int) -> None:
         """
         Answer ``cblas_sgemm`` and ``cblas_dgemm`` with the functions at these addresses. They must belong
         to a library that stays loaded.
@@ -576,8 +727,9 @@ if sys.platform == "linux":
         :param sgemm: address of its ``cblas_sgemm``
         :param dgemm: address of its ``cblas_dgemm``
         :param wide: whether its sizes have 64 bits
-        :param threads: addresses of its ``openblas_get_num_threads`` and ``openblas_set_num_threads``, with
-            which small products are kept on one thread; zeros leave the threads alone
+        :param get_threads: address of its ``openblas_get_num_threads``, with which and the next one small
+            products are kept on one thread; 0 leaves the threads alone
+        :param set_threads: address of its ``openblas_set_num_threads``
         :raises ValueError: an address is 0, or a small product comes out wrong
         """
 
@@ -588,13 +740,96 @@ if sys.platform == "linux":
 
 # Gradient steps
 
-# Inputs; outputs, place of the weights and of the biases for each part; activation and its number.
-_Layer: TypeAlias = tuple[int, list[tuple[int, int, int | None]], str, float]
+@type_check_only
+class LayerPart(TypedDict):
+    """Outputs of a layer, and where their weights and biases begin in the vector of parameters."""
 
-# ``parameters``, ``means`` and ``squares`` (running averages of the gradient and of its square), all three
-# written; ``before``, the averages that the first step starts from, None if those are meant; ``steps`` so
-# far; ``learning_rate``; ``rule``, ``smoothing``, ``eps`` and ``bias_correction``.
-_Trained: TypeAlias = dict[str, Any]
+    outputs: int
+    weights: int
+    bias: int | None
+
+@type_check_only
+class TrainableLayer(TypedDict):
+    """
+    A linear layer whose parameters lie in a vector, and the activation after it with its parameter. Most
+    layers have one part.
+    """
+
+    inputs: int
+    parts: list[LayerPart]
+    activation: str
+    parameter: float
+
+@type_check_only
+class Moments(TypedDict):
+    """First moment of the gradient (empty where the optimizer has none) and second moment."""
+
+    exp_avg: _F32
+    exp_avg_sq: _F32
+
+@type_check_only
+class OptimizerRule(TypedDict):
+    """
+    ``adam`` (``betas``, ``bias_correction``), ``rmsprop`` or ``rmsprop_tf`` (``alpha``); what the others need
+    is not read.
+    """
+
+    rule: str
+    betas: tuple[float, float]
+    alpha: float
+    eps: float
+    bias_correction: bool
+
+@type_check_only
+class Trained(OptimizerRule, Moments):
+    """
+    Parameters and the moments of their optimizer, all three written. ``previous`` are the moments that the
+    first step starts from, None if those are meant; ``steps`` were made so far.
+    """
+
+    parameters: _F32
+    previous: Moments | None
+    steps: int
+    learning_rate: float
+
+@type_check_only
+class RolloutArrays(TypedDict):
+    """The columns of a rollout, flat."""
+
+    observations: _F32
+    actions: _F32
+    values: _F32
+    log_probs: _F32
+    advantages: _F32
+    returns: _F32
+
+@type_check_only
+class OnPolicySettings(TypedDict):
+    """The objective; without a ``clip_range`` it is A2C's. ``normalize`` is about advantages."""
+
+    clip_range: float | None
+    clip_range_vf: float | None
+    ent_coef: float
+    vf_coef: float
+    max_grad_norm: float
+    target_kl: float | None
+    normalize: bool
+
+@final
+class OnPolicyResult:
+    """
+    The metrics of each minibatch, whether the epoch stopped early because of ``target_kl``, and the steps of
+    the optimizer so far.
+    """
+
+    loss: Final[_F64]
+    entropy_loss: Final[_F64]
+    policy_loss: Final[_F64]
+    value_loss: Final[_F64]
+    approx_kl: Final[_F64]
+    clip_fraction: Final[_F64]
+    stopped_early: Final[bool]
+    optimizer_steps: Final[int]
 
 @final
 class OnPolicyUpdate:
@@ -603,44 +838,59 @@ class OnPolicyUpdate:
 
     :param actor: its layers
     :param critic: its layers
-    :param head: ``choices``, ``coins`` or ``gaussian``
-    :param options: options of each choice, or the one number of coins or normal distributions
+    :param head: ``categorical``, ``bernoulli`` or ``gaussian``
+    :param options: categories of each categorical distribution, or the number of the other distributions
     :param log_std: where the logarithms of the deviations begin (``gaussian``)
-    :param size: numbers of all parameters
+    :param size: number of all parameters
     :raises ValueError: the networks do not fit each other
     """
 
     def __new__(
         cls,
-        actor: list[_Layer],
-        critic: list[_Layer],
+        actor: Sequence[TrainableLayer],
+        critic: Sequence[TrainableLayer],
         head: str,
-        options: list[int],
+        options: Sequence[int],
         log_std: int,
         size: int,
     ) -> OnPolicyUpdate: ...
     def epoch(
         self,
-        rollout: dict[str, _F32],
+        rollout: RolloutArrays,
         order: NDArray[np.uint32],
         batch_size: int,
-        settings: dict[str, Any],
-        trained: _Trained,
-    ) -> tuple[NDArray[np.float64], bool, int]:
+        settings: OnPolicySettings,
+        trained: Trained,
+    ) -> OnPolicyResult:
         """
         One pass over a rollout.
 
-        :param rollout: ``observations``, ``actions``, ``values``, ``log_probs``, ``advantages`` and
-            ``returns``, flat
+        :param rollout: the rollout
         :param order: the rows in their order
         :param batch_size: rows of a gradient step
-        :param settings: ``clip_range`` (None: A2C's objective), ``clip_range_vf`` (or None), ``ent_coef``,
-            ``vf_coef``, ``max_grad_norm``, ``target_kl`` (or None), ``normalize`` (the advantages)
+        :param settings: the objective
         :param trained: the parameters
-        :return: for each minibatch loss, entropy loss, policy loss, value loss, divergence and clipped
-            fraction; whether it ended early; steps of the optimizer so far
+        :return: the metrics
         :raises ValueError: the sizes do not fit, or an action is none
         """
+
+@type_check_only
+class TransitionArrays(TypedDict):
+    """The transitions of all batches, flat; one discount for each batch or each row."""
+
+    observations: _F32
+    next_observations: _F32
+    actions: _F32
+    rewards: _F32
+    dones: _F32
+    discounts: _F32
+
+@final
+class QResult:
+    """The loss of each gradient step, and the steps of the optimizer so far."""
+
+    loss: Final[_F64]
+    optimizer_steps: Final[int]
 
 @final
 class QUpdate:
@@ -648,26 +898,84 @@ class QUpdate:
     The gradient steps of DQN.
 
     :param layers: layers of the Q network
-    :param size: numbers of all parameters
+    :param size: number of all parameters
     :raises ValueError: the layers do not fit each other
     """
 
-    def __new__(cls, layers: list[_Layer], size: int) -> QUpdate: ...
+    def __new__(cls, layers: Sequence[TrainableLayer], size: int) -> QUpdate: ...
     def run(
-        self, batches: dict[str, _F32], count: int, max_grad_norm: float, target: _F32, trained: _Trained
-    ) -> tuple[list[float], int]:
+        self, batches: TransitionArrays, count: int, max_grad_norm: float, target: _F32, trained: Trained
+    ) -> QResult:
         """
         Some gradient steps.
 
-        :param batches: ``observations``, ``next_observations``, ``actions``, ``rewards``, ``dones`` and
-            ``discounts`` of all batches, flat; one discount for each batch or each row
+        :param batches: the transitions
         :param count: number of batches
         :param max_grad_norm: largest norm of the gradient
         :param target: parameters of the target network
         :param trained: the parameters
-        :return: the losses, and steps of the optimizer so far
+        :return: the losses
         :raises ValueError: the sizes do not fit, or an action is none
         """
+
+@type_check_only
+class ActorCriticBatches(TypedDict):
+    """
+    Transitions, and standard normals: ``noise`` for the actions at the observations (empty if the actor is
+    not squashed), ``next_noise`` for those at the next ones.
+    """
+
+    transitions: TransitionArrays
+    noise: _F32
+    next_noise: _F32
+
+@type_check_only
+class StepFlags(TypedDict):
+    """What a gradient step updates besides the critics."""
+
+    update_actor: bool
+    update_targets: bool
+
+@type_check_only
+class ActorCriticSettings(TypedDict):
+    """
+    The objective. ``ent_coef`` is the entropy coefficient where it is not learned, ``target_entropy`` the
+    target where it is.
+    """
+
+    tau: float
+    target_policy_noise: float
+    target_noise_clip: float
+    ent_coef: float
+    target_entropy: float
+
+@type_check_only
+class TargetParameters(TypedDict):
+    """Parameters of the target networks, written: the actor's (empty if squashed) and the critics'."""
+
+    actor: _F32
+    critic: _F32
+
+@type_check_only
+class ActorCriticTrained(TypedDict):
+    """What has an optimizer; ``ent_coef`` is the logarithm of the coefficient, None if that is fixed."""
+
+    actor: Trained
+    critic: Trained
+    ent_coef: Trained | None
+
+@final
+class ActorCriticResult:
+    """
+    The metrics of each gradient step, nan where there is none, and the steps of each optimizer so far by the
+    names of :class:`ActorCriticTrained`.
+    """
+
+    critic_loss: Final[_F64]
+    actor_loss: Final[_F64]
+    ent_coef: Final[_F64]
+    ent_coef_loss: Final[_F64]
+    optimizer_steps: Final[dict[str, int]]
 
 @final
 class ActorCriticUpdate:
@@ -677,33 +985,36 @@ class ActorCriticUpdate:
     :param actor: its layers
     :param critics: the layers of each
     :param squashed: the actor gives means and logarithms of deviations (SAC) and not actions (TD3)
-    :param sizes: numbers of the actor's parameters, and of all critics'
+    :param actor_size: number of the actor's parameters
+    :param critic_size: number of all critics' parameters
     :raises ValueError: the networks do not fit each other
     """
 
     def __new__(
-        cls, actor: list[_Layer], critics: list[list[_Layer]], squashed: bool, sizes: Sequence[int]
+        cls,
+        actor: Sequence[TrainableLayer],
+        critics: Sequence[Sequence[TrainableLayer]],
+        squashed: bool,
+        *,
+        actor_size: int,
+        critic_size: int,
     ) -> ActorCriticUpdate: ...
     def run(
         self,
-        batches: dict[str, Any],
-        flags: Sequence[tuple[bool, bool]],
-        settings: dict[str, Any],
-        slow_copies: Sequence[_F32],
-        trained: Sequence[_Trained],
-    ) -> tuple[list[list[float]], list[int]]:
+        batches: ActorCriticBatches,
+        flags: Sequence[StepFlags],
+        settings: ActorCriticSettings,
+        targets: TargetParameters,
+        trained: ActorCriticTrained,
+    ) -> ActorCriticResult:
         """
         Some gradient steps.
 
-        :param batches: ``transitions`` as :meth:`QUpdate.run`, and standard normals: ``noise`` for the
-            actions at the observations (none if the actor is not squashed), ``next_noise`` for those at the
-            next ones
-        :param flags: for each batch whether the actor learns and whether slow copies follow
-        :param settings: ``tau``; ``smoothing``, deviation and bound of the noise that smooths targets;
-            ``ent_coef``, weight of the entropy where it is not learned; ``target_entropy`` where it is
-        :param slow_copies: parameters of the actor's (empty if squashed) and of the critics', written
-        :param trained: the parameters of the actor, of the critics, and the entropy's weight if it is learned
-        :return: for each batch the critics' loss, the actor's, the entropy's weight and its loss (nan where
-            there is none); steps of the optimizers so far
+        :param batches: the transitions
+        :param flags: for each batch what is updated
+        :param settings: the objective
+        :param targets: parameters of the target networks
+        :param trained: the parameters
+        :return: the metrics
         :raises ValueError: the sizes do not fit
         """

@@ -3,9 +3,9 @@ Feed mutated model files to the readers: ``python tests/fuzz/fuzz_archives.py --
 
 Each must end in a value or in a refusal. It is a failure if a reader raises anything else, computes for
 longer than ten seconds or waits for two minutes, needs much more memory than before, or causes an audit
-event that is not listed in ``tests/audit_hook.py``. What was loaded is used once, which may raise what it
-likes but not end the process. Failing files are kept in ``--keep``, that which a process was at when it ended
-too. One seed gives one series of files.
+event that is not listed in ``tests/support/audit_hook.py``. Loaded values are used once, which may raise
+anything but not end the process. Failing files are kept in ``--keep``, and so is the file that a process was
+reading when it ended. One seed gives one series of files.
 """
 
 import argparse
@@ -42,7 +42,6 @@ from mutations import (  # noqa: F401  some are used through this module
 from readers import readers
 
 import mlx_baselines3  # noqa: F401  before mlx, for its BLAS
-from audit_hook import Watch
 from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
 from mlx_baselines3.common.base_class import BaseAlgorithm
 from mlx_baselines3.common.buffers import ReplayBuffer
@@ -54,6 +53,7 @@ from mlx_baselines3.common.formats.sb3 import zip as sb3_zip
 from mlx_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from mlx_baselines3.common.save_util import ModelFileError, json_to_data
 from mlx_baselines3.common.vec_env import VecNormalize
+from support.audit_hook import Watch
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 GOLDEN = DATA / "models"

@@ -59,13 +59,17 @@ def load_native() -> Any:
 
 
 def stub_names() -> set[str]:
-    """Functions, and methods and attributes of classes as ``Class__name``, that the stub declares."""
+    """
+    Functions, and methods and attributes of classes as ``Class__name``, that the stub declares. Classes that
+    have no constructor are arguments or answers of these.
+    """
     names = set()
 
     def collect(body: list[ast.stmt], prefix: str) -> None:
         for node in body:
             if isinstance(node, ast.ClassDef):
-                collect(node.body, f"{node.name}__")
+                if any(isinstance(item, ast.FunctionDef) and item.name == "__new__" for item in node.body):
+                    collect(node.body, f"{node.name}__")
             elif isinstance(node, ast.If):
                 collect(node.body, prefix)
             elif isinstance(node, ast.FunctionDef):

@@ -148,6 +148,12 @@ class Fuzzer:
             known.append(getattr(self, f"new_{kind}")())
         return self.rng.choice(known)
 
+    def read(self, *answers: Any) -> None:
+        """All attributes of what calls gave."""
+        for answer in answers:
+            for name in dir(answer):
+                getattr(answer, name)
+
     # Ways to spoil them
 
     def args(self, *args: Any) -> list[Any]:
@@ -191,7 +197,7 @@ class Fuzzer:
         elif isinstance(value, float):
             choices += self.rng.choices([*FLOATS, 10**400, np.float32(2), Spiteful()], k=24)
         elif isinstance(value, str):
-            choices += ["", *HEADS, *ACTIVATIONS, "adam", "rmsprop", "coins", "choices", "\0", "x" * 10**4]
+            choices += ["", *HEADS, *ACTIVATIONS, "adam", "rmsprop", "\0", "x" * 10**4]
         elif isinstance(value, list | tuple):
             longer = [*value, *value]
             choices += [list(value)[1:], longer, tuple(longer), Liar(2**40), Liar(2**62), range(10**15)]
@@ -225,7 +231,7 @@ class Fuzzer:
         read_only = array.copy()
         read_only.setflags(write=False)
         # Owned by what nobody holds any more.
-        lent = self.native.Storage(1, [("x", array.nbytes)]).column("x").view(array.dtype)
+        lent = self.native.Storage(1, {"x": array.nbytes}).column("x").view(array.dtype)
         ways = [read_only, lent.reshape(array.shape), array.view(Sub), np.ma.array(array), array.tolist()]
         if array.nbytes <= len(self.shared):
             # Views of one buffer that do not know of each other.
@@ -249,7 +255,10 @@ class Fuzzer:
     # Objects
 
     def layers(self, *widths: int) -> list[Any]:
-        return [(a, b, self.rng.choice(ACTIVATIONS), 0.1) for a, b in itertools.pairwise(widths)]
+        return [
+            {"inputs": a, "outputs": b, "activation": self.rng.choice(ACTIVATIONS), "parameter": 0.1}
+            for a, b in itertools.pairwise(widths)
+        ]
 
     def new_envs(self) -> Envs:
         name, n = self.rng.choice(list(IDS)), self.rng.choice([1, 1, 2, 3, 17])
@@ -274,7 +283,7 @@ class Fuzzer:
         return Net(core, head, dim, hidden, width)
 
     def new_storage(self) -> Any:
-        return self.native.Storage(self.rng.choice([0, 1, 5]), [("a", 4), ("b", 3), ("c", 0)])
+        return self.native.Storage(self.rng.choice([0, 1, 5]), {"a": 4, "b": 3, "c": 0})
 
     def new_terminal(self) -> Any:
         return self.native.TerminalObs(np.array([1, 3]), self.bytes(16))
@@ -293,14 +302,16 @@ class Fuzzer:
         plans = []
         for inputs, outputs in itertools.pairwise(widths):
             end = start + inputs * outputs
-            plans.append((inputs, [(outputs, start, end)], self.rng.choice(ACTIVATIONS), 0.1))
+            part = {"outputs": outputs, "weights": start, "bias": end}
+            activation = self.rng.choice(ACTIVATIONS)
+            plans.append({"inputs": inputs, "parts": [part], "activation": activation, "parameter": 0.1})
             start = end + outputs
         return plans, start
 
     def new_on_policy(self) -> Update:
         (actor, middle) = self.plans(3, 4, 2)
         critic, end = self.plans(3, 4, 1, start=middle)
-        head = self.rng.choice(["choices", "coins", "gaussian"])
+        head = self.rng.choice(["categorical", "bernoulli", "gaussian"])
         core = self.native.OnPolicyUpdate(actor, critic, head, [2], end, end + 2)
         return Update(core, head, (end + 2,))
 
@@ -313,22 +324,25 @@ class Fuzzer:
         actor, size = self.plans(3, 4, 2 if squashed else 1)
         first, middle = self.plans(4, 4, 1)
         second, end = self.plans(4, 4, 1, start=middle)
-        core = self.native.ActorCriticUpdate(actor, [first, second], squashed, [size, end])
+        core = self.native.ActorCriticUpdate(
+            actor, [first, second], squashed, actor_size=size, critic_size=end
+        )
         return Update(core, "squashed" if squashed else "plain", (size, end))
 
     def trained(self, size: int) -> dict[str, Any]:
         rule = self.rng.choice(["adam", "rmsprop", "rmsprop_tf"])
-        means = size if rule == "adam" else 0
-        before = [self.f32(means), self.flags(size)] if self.rng.random() < 0.5 else None
+        first = size if rule == "adam" else 0
+        previous = {"exp_avg": self.f32(first), "exp_avg_sq": self.flags(size)}
         return {
             "parameters": self.f32(size),
-            "means": self.f32(means),
-            "squares": self.flags(size),
-            "before": before,
+            "exp_avg": self.f32(first),
+            "exp_avg_sq": self.flags(size),
+            "previous": previous if self.rng.random() < 0.5 else None,
             "steps": 3,
             "learning_rate": 0.01,
             "rule": rule,
-            "smoothing": [0.9, 0.99],
+            "betas": [0.9, 0.99],
+            "alpha": 0.99,
             "eps": 1e-5,
             "bias_correction": True,
         }
@@ -336,7 +350,7 @@ class Fuzzer:
     # Targets: buffers
 
     def call_Storage__new(self) -> None:
-        self.native.Storage(*self.args(5, [("a", 4), ("b", 12)]))
+        self.native.Storage(*self.args(5, {"a": 4, "b": 12}))
 
     def call_Storage__column(self) -> None:
         column = self.some("storage").column(*self.args("a"))
@@ -352,22 +366,26 @@ class Fuzzer:
         _ = self.some("storage").nbytes
 
     def call_gae(self) -> None:
-        rows, last = [self.f32(5, 3) for _ in range(3)], [self.f32(3), self.flags(3)]
-        self.native.gae(*self.args(*rows, *last, 0.99, 0.95, self.f32(5, 3), self.f32(5, 3)))
+        names = ("rewards", "values", "episode_starts", "advantages", "returns")
+        rollout = {name: self.f32(5, 3) for name in names}
+        rollout |= {"last_values": self.f32(3), "dones": self.flags(3), "gamma": 0.99, "gae_lambda": 0.95}
+        (arguments,) = self.args(rollout)
+        self.native.gae(**arguments)
 
     def call_flatten_env_major(self) -> None:
         self.native.flatten_env_major(*self.args(self.bytes(24), self.bytes(24), 3, 2))
 
     def call_gather(self) -> None:
-        pairs = [(self.bytes(40), self.bytes(12)), (self.bytes(10), self.bytes(3))]
-        self.native.gather(*self.args(pairs, self.ints(10, 3)))
+        sources, targets = [self.bytes(40), self.bytes(10)], [self.bytes(12), self.bytes(3)]
+        self.native.gather(*self.args(sources, targets, self.ints(10, 3)))
 
     def call_randint(self) -> None:
         self.native.randint(*self.args(0, 7, 5))
 
     def call_n_step_spans(self) -> None:
         rows, envs = self.ints(5, 4), self.ints(2, 4)
-        self.native.n_step_spans(*self.args(self.flags(5, 2), self.flags(5, 2), (2, True), 3, rows, envs))
+        flags, cursor = [self.flags(5, 2), self.flags(5, 2)], {"capacity": 5, "pos": 2, "full": True}
+        self.native.n_step_spans(*self.args(*flags, cursor, 3, rows, envs))
 
     def buffer(self) -> dict[str, Any]:
         """The attributes of a replay buffer."""
@@ -393,7 +411,7 @@ class Fuzzer:
         }
 
     def call_sample_batches(self) -> None:
-        self.native.sample_batches(*self.args(self.buffer(), 2, 3, self.rng.random() < 0.5))
+        self.read(self.native.sample_batches(*self.args(self.buffer(), 2, 3, self.rng.random() < 0.5)))
 
     def call_store_step(self) -> None:
         buffer = self.buffer()
@@ -407,7 +425,7 @@ class Fuzzer:
         columns, targets = [self.f32(6, 2, 3), self.flags(6, 2)], [self.f32(4, 3), self.f32(4)]
         self.native.take_batch(*self.args(columns, targets, self.ints(9, 4), self.ints(2, 4), 6, 2))
 
-    # Targets: observations kept aside
+    # Targets: observations kept apart
 
     def call_TerminalObs__new(self) -> None:
         self.native.TerminalObs(*self.args(np.array([1, 4]), self.bytes(8)))
@@ -416,7 +434,7 @@ class Fuzzer:
         len(self.some("terminal"))
 
     def call_TerminalObs__before_write(self) -> None:
-        cursor = (3, self.rng.randrange(3), self.rng.random() < 0.5)
+        cursor = {"capacity": 3, "pos": self.rng.randrange(3), "full": self.rng.random() < 0.5}
         self.some("terminal").before_write(*self.args(cursor, self.bytes(48), self.bytes(16), 2))
 
     def call_TerminalObs__patch(self) -> None:
@@ -538,8 +556,8 @@ class Fuzzer:
         self.last = (*self.last, actor.head)
         actor.core.log_probs(*self.args(self.f32(3, actor.dim), self.flags(3 * actor.width)))
 
-    def call_Actor__explore(self) -> None:
-        self.some("actor").core.explore(*self.args(2, 3))
+    def call_Actor__reset_noise(self) -> None:
+        self.some("actor").core.reset_noise(*self.args(2, 3))
 
     def call_Actor__draws(self) -> None:
         _ = self.some("actor").core.draws
@@ -547,42 +565,51 @@ class Fuzzer:
     def call_Actor__matrices(self) -> None:
         self.some("actor").core.matrices()
 
-    # Targets: stretches
+    # Targets: chunks of steps
 
-    def match(self) -> tuple[Envs, Any, tuple[np.ndarray, np.ndarray], Any]:
+    def match(self) -> tuple[Envs, Any, dict[str, np.ndarray], Any]:
         """Environments, an actor for them, bounds, and what makes columns of actions."""
         envs = self.some("envs")
         if envs.width is None:
             actor = self.actor_for(envs.dim, self.rng.choice(["categorical", "epsilon_greedy"]), 2)
-            return envs, actor.core, (self.f32(0), self.f32(0)), lambda *shape: self.ints(2, *shape, 1)
+            bounds = {"low": self.f32(0), "high": self.f32(0)}
+            return envs, actor.core, bounds, lambda *shape: self.ints(2, *shape, 1)
         actor = self.actor_for(envs.dim, self.rng.choice(["gaussian", "squashed_gaussian"]), envs.width)
         low = np.full(envs.width, -1, np.float32)
-        return envs, actor.core, (low, -low), lambda *shape: self.f32(*shape, envs.width)
+        return envs, actor.core, {"low": low, "high": -low}, lambda *shape: self.f32(*shape, envs.width)
 
-    def call_collect(self) -> None:
+    def call_collect_rollout(self) -> None:
         envs, actor, bounds, actions = self.match()
-        columns = [
-            self.f32(4, envs.n, envs.dim),
-            actions(4, envs.n),
-            self.f32(4, envs.n),
-            self.f32(4, envs.n),
-        ]
-        last = [self.f32(envs.n, envs.dim), np.ones(envs.n, bool)]
-        self.native.collect(*self.args(envs.core, actor, bounds, *last, *columns))
+        columns = {
+            "observations": self.f32(4, envs.n, envs.dim),
+            "actions": actions(4, envs.n),
+            "rewards": self.f32(4, envs.n),
+            "episode_starts": self.f32(4, envs.n),
+        }
+        current = {"obs": self.f32(envs.n, envs.dim), "episode_starts": np.ones(envs.n, bool)}
+        done = self.native.collect_rollout(*self.args(envs.core, actor, bounds, current, columns))
+        self.read(done, *done.episodes, *done.timeouts)
 
-    def call_explore(self) -> None:
+    def call_collect_transitions(self) -> None:
         envs, actor, bounds, actions = self.match()
-        given = [self.rng.random() < 0.5 for _ in range(3)]
-        drawn = actions(sum(given), envs.n)
+        random = [self.rng.random() < 0.5 for _ in range(3)]
         noise = self.f32(3, envs.n, envs.width) if envs.width and self.rng.random() < 0.5 else None
         obs = self.f32(5, envs.n, envs.dim)
         after = self.native.TerminalObs() if self.rng.random() < 0.5 else obs.copy()
-        flat = [self.f32(5, envs.n) for _ in range(3)]
-        columns = (obs, after, actions(5, envs.n), *flat)
-        plan = (given, drawn, noise, bounds, self.rng.random() < 0.5)
-        self.native.explore(
-            *self.args(envs.core, actor, self.f32(envs.n, envs.dim), plan, columns, (5, 3, True))
+        columns = {"observations": obs, "next_observations": after, "actions": actions(5, envs.n)}
+        columns |= {name: self.f32(5, envs.n) for name in ("rewards", "dones", "timeouts")}
+        plan = {
+            "is_random": random,
+            "random_actions": actions(sum(random), envs.n),
+            "noise": noise,
+            "bounds": bounds,
+            "until_end": self.rng.random() < 0.5,
+        }
+        cursor = {"capacity": 5, "pos": 3, "full": True}
+        done = self.native.collect_transitions(
+            *self.args(envs.core, actor, self.f32(envs.n, envs.dim), plan, columns, cursor)
         )
+        self.read(done, done.last, *done.episodes)
 
     # Targets: threads and BLAS
 
@@ -605,7 +632,7 @@ class Fuzzer:
 
     def call_OnPolicyUpdate__epoch(self) -> None:
         update = self.some("on_policy")
-        rows, width = 7, 1 if update.kind == "choices" else 2
+        rows, width = 7, 1 if update.kind == "categorical" else 2
         names = ("values", "log_probs", "advantages", "returns")
         rollout = {"observations": self.f32(rows * 3), "actions": self.flags(rows * width)}
         rollout |= {name: self.f32(rows) for name in names}
@@ -619,7 +646,7 @@ class Fuzzer:
             "target_kl": self.rng.choice([None, 0.01]),
             "normalize": True,
         }
-        update.core.epoch(*self.args(rollout, order, 3, settings, self.trained(*update.sizes)))
+        self.read(update.core.epoch(*self.args(rollout, order, 3, settings, self.trained(*update.sizes))))
 
     def batches(self, count: int, rows: int) -> dict[str, Any]:
         of = count * rows
@@ -638,19 +665,24 @@ class Fuzzer:
     def call_QUpdate__run(self) -> None:
         update = self.some("q")
         (size,) = update.sizes
-        update.core.run(*self.args(self.batches(2, 3), 2, 10.0, self.f32(size), self.trained(size)))
+        arguments = self.args(self.batches(2, 3), 2, 10.0, self.f32(size), self.trained(size))
+        self.read(update.core.run(*arguments))
 
     def call_ActorCriticUpdate__new(self) -> None:
         actor, size = self.plans(3, 4, 2)
         critic, end = self.plans(4, 4, 1)
-        self.native.ActorCriticUpdate(*self.args(actor, [critic, critic], True, [size, end]))
+        *networks, actor_size, critic_size = self.args(actor, [critic, critic], True, size, end)
+        self.native.ActorCriticUpdate(*networks, actor_size=actor_size, critic_size=critic_size)
 
     def call_ActorCriticUpdate__run(self) -> None:
         update = self.some("actor_critic")
         (actor, critic), squashed = update.sizes, update.kind == "squashed"
         noise = self.f32(6 if squashed else 0)
         batches = {"transitions": self.batches(2, 3), "noise": noise, "next_noise": self.f32(6)}
-        settings = {"tau": 0.1, "smoothing": [0.2, 0.5], "ent_coef": 0.1, "target_entropy": -1.0}
-        copies = [self.f32(0 if squashed else actor), self.f32(critic)]
-        trained = [self.trained(size) for size in (actor, critic, 1)[: self.rng.choice([2, 3])]]
-        update.core.run(*self.args(batches, [(True, True), (False, False)], settings, copies, trained))
+        settings = {"tau": 0.1, "target_policy_noise": 0.2, "target_noise_clip": 0.5}
+        settings |= {"ent_coef": 0.1, "target_entropy": -1.0}
+        targets = {"actor": self.f32(0 if squashed else actor), "critic": self.f32(critic)}
+        trained = {"actor": self.trained(actor), "critic": self.trained(critic)}
+        trained["ent_coef"] = self.trained(1) if self.rng.random() < 0.5 else None
+        flags = [dict.fromkeys(("update_actor", "update_targets"), flag) for flag in (True, False)]
+        self.read(update.core.run(*self.args(batches, flags, settings, targets, trained)))

@@ -14,8 +14,8 @@ from gymnasium import spaces
 from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from mlx_baselines3.common.export import export_vec_normalize
 from mlx_baselines3.common.formats.sb3 import torch_file as _torch_file
+from mlx_baselines3.common.formats.vec_normalize import load_vec_normalize
 from mlx_baselines3.common.saving.replay import load_replay_buffer
-from mlx_baselines3.common.saving.vec_normalize import load_vec_normalize
 from mlx_baselines3.common.vec_env import NativeVecEnv, VecNormalize
 from mlx_baselines3.her import HerReplayBuffer
 
@@ -88,7 +88,7 @@ def _quietly(read):
 def readers():
     """:return: tuples of a name, a list of sound files (each as bytes), and a function that reads one"""
     load_buffer = _quietly(lambda contents: load_replay_buffer(io.BytesIO(contents)))
-    load_statistics = _quietly(lambda contents: load_vec_normalize(io.BytesIO(contents)))
+    load_statistics = _quietly(lambda contents: load_vec_normalize(io.BytesIO(contents), VecNormalize))
     legacy = (DATA / "torch" / "legacy.pth").read_bytes()
     return [
         ("replay", _replay_files(), load_buffer),

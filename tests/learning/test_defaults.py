@@ -1,11 +1,11 @@
 """With nothing but the default settings, 10,000 steps are enough to get somewhere, on every seed."""
 
 import pytest
-from judging import judge, stop_at
 
 from mlx_baselines3 import PPO, SAC
 from mlx_baselines3.common.env_util import make_vec_env
 from mlx_baselines3.common.vec_env import NativeVecEnv
+from support.judging import judge, stop_at
 
 pytestmark = [pytest.mark.learning, pytest.mark.parametrize("seed", [0, 1, 2])]
 

@@ -4,12 +4,12 @@ import pathlib
 import runpy
 
 import pytest
-from judging import judge, stop_at
 
 import mlx_baselines3
 from mlx_baselines3.common import noise, utils
 from mlx_baselines3.common.env_util import make_vec_env
 from mlx_baselines3.common.vec_env import NativeVecEnv
+from support.judging import judge, stop_at
 
 SETTINGS = runpy.run_path(str(pathlib.Path(__file__).parents[2] / "benchmarks" / "tuned_settings.py"))
 CELLS = {cell.name: cell for cell in SETTINGS["CELLS"]}

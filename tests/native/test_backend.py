@@ -82,8 +82,11 @@ def test_mlx_without_a_backend(tmp_path):
 @LINUX
 def test_a_broken_backend_is_installed_again(tmp_path):
     fake_mlx(tmp_path, "raise ImportError('undefined symbol')")
-    versions = "guard._installed_version = {'mlx': '0.31.1', 'mlx-cpu': '0.32.4'}.get\nguard.prepare()"
-    last = sentence(python(versions, tmp_path))
+    installed = (
+        "guard._installed_backends = lambda: ['mlx-cpu']\n"
+        "guard._installed_version = {'mlx': '0.31.1', 'mlx-cpu': '0.32.4'}.get\nguard.prepare()"
+    )
+    last = sentence(python(installed, tmp_path))
     # The backend of MLX's own version, not the newest.
     assert last.endswith("mend it with: pip install --force-reinstall mlx-cpu==0.31.1")
 

@@ -184,7 +184,7 @@ from mlx_baselines3 import _native
 nothing = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p).value
 for addresses, message in (((nothing, nothing), "wrongly"), ((0, nothing), "is 0")):
     try:
-        _native.blas_install(*addresses, True, (0, 0))
+        _native.blas_install(*addresses, True, 0, 0)
     except ValueError as error:
         assert message in str(error), error
     else:

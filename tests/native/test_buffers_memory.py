@@ -96,7 +96,7 @@ def test_copies_have_memory_of_their_own_in_rust(again):
 
 
 def test_storage_says_what_it_does_not_have():
-    storage = _native.Storage(2, [("a", 4), ("b", 1)])
+    storage = _native.Storage(2, {"a": 4, "b": 1})
     assert storage.nbytes == 128
     assert storage.address("b") - storage.address("a") == 64
     with pytest.raises(KeyError, match="no column"):
@@ -104,17 +104,17 @@ def test_storage_says_what_it_does_not_have():
     with pytest.raises(IndexError, match="row 2 of a column with 2 rows"):
         storage.row("a", 2)
     with pytest.raises(MemoryError, match="more than this machine can address"):
-        _native.Storage(2**62, [("a", 4)])
+        _native.Storage(2**62, {"a": 4})
     assert storage.column("a").tolist() == [0] * 8
 
 
 def test_rows_that_do_not_exist_are_not_copied():
     source, target = np.arange(6, dtype=np.uint8), np.full(4, 9, np.uint8)
-    _native.gather([(source, target)], np.array([2, 0]))
+    _native.gather([source], [target], np.array([2, 0]))
     assert target.tolist() == [4, 5, 0, 1]
     for wrong in ([3, 0], [-1, 0]):
         with pytest.raises(IndexError, match="row"):
-            _native.gather([(source, target)], np.array(wrong))
+            _native.gather([source], [target], np.array(wrong))
     with pytest.raises(ValueError, match="a block has 4 bytes, expected 6"):
         _native.flatten_env_major(source, target, 3, 2)
     assert target.tolist() == [4, 5, 0, 1]

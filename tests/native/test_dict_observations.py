@@ -7,7 +7,8 @@ import pytest
 from gymnasium import spaces
 
 from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
-from mlx_baselines3.common.native.actor import NotMirrored, native_actor
+from mlx_baselines3.common.native.actor import native_actor
+from mlx_baselines3.common.native.eligibility import NotNative
 from mlx_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 PARTS = {"one": ["vec"], "several": ["left", "mid", "right"]}
@@ -130,5 +131,5 @@ def test_what_is_no_vector_stays_with_mlx(part, reason):
             self.observation_space = spaces.Dict({**self.observation_space.spaces, "other": part})
 
     model = PPO("MultiInputPolicy", Other(), device="cpu")
-    with pytest.raises(NotMirrored, match=reason):
+    with pytest.raises(NotNative, match=reason):
         native_actor(model.policy)

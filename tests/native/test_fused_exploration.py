@@ -1,4 +1,4 @@
-"""Off-policy stretches in Rust are single steps in Python, bit for bit, and callbacks see what SB3 shows."""
+"""Off-policy chunks in Rust are single steps in Python, bit for bit, and callbacks see what SB3 shows."""
 
 from typing import Any
 
@@ -17,11 +17,12 @@ from mlx_baselines3.common.callbacks import (
 )
 from mlx_baselines3.common.env_util import make_vec_env
 from mlx_baselines3.common.logger import Logger
-from mlx_baselines3.common.native import exploration as _native_exploration
 from mlx_baselines3.common.native.actor import native_actor
-from mlx_baselines3.common.native.exploration import Explorer
+from mlx_baselines3.common.native.eligibility import can_store_natively
+from mlx_baselines3.common.native.exploration import NativeCollector
 from mlx_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from mlx_baselines3.common.vec_env import DummyVecEnv, NativeVecEnv, VecNormalize
+from mlx_baselines3.dqn.policies import MlpPolicy
 
 COLUMNS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
@@ -60,19 +61,19 @@ class Pages(Logger):
 _TIMES = ("time/fps", "time/time_elapsed")
 
 
-class CountStretches:
+class CountChunks:
     """Counts the calls of the fused loop, and the steps of each."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.lengths: list[int] = []
-        original = Explorer.explore
+        original = NativeCollector.collect_chunk
 
-        def explore(explorer: Any, *args: Any, **kwargs: Any) -> Any:
-            done = original(explorer, *args, **kwargs)
+        def collect_chunk(collector: Any, *args: Any, **kwargs: Any) -> Any:
+            done = original(collector, *args, **kwargs)
             self.lengths.append(done.n_steps)
             return done
 
-        monkeypatch.setattr(Explorer, "explore", explore)
+        monkeypatch.setattr(NativeCollector, "collect_chunk", collect_chunk)
 
 
 def normal() -> NormalActionNoise:
@@ -105,7 +106,8 @@ def outcome(model: Any) -> dict[str, Any]:
     result = {name: np.array(getattr(buffer, name)) for name in COLUMNS if hasattr(buffer, name)}
     result |= {f"policy/{name}": np.array(array) for name, array in model.policy.state_dict().items()}
     if buffer._terminal is not None:
-        result["terminal"], result["terminal_obs"] = buffer._terminal.export()
+        kept = buffer._terminal.export()
+        result["terminal"], result["terminal_obs"] = kept["transitions"], kept["observations"]
     result["cursor"] = np.array([buffer.pos, buffer.full, model.num_timesteps, model._episode_num])
     result["present"], result["before"] = model._last_obs, model._last_original_obs
     result["episodes"] = np.array([(episode["r"], episode["l"]) for episode in model.ep_info_buffer])
@@ -159,7 +161,7 @@ CASES = {
 def test_fused_stepwise_and_gymnasium_are_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES[name]
     steps = 420 * case.get("n_envs", 1) // 2 + 200
-    count = CountStretches(monkeypatch)
+    count = CountChunks(monkeypatch)
     fused, pages = run(case, True, None, steps)
     assert sum(count.lengths) * case.get("n_envs", 1) >= steps
     assert len(count.lengths) == sum(count.lengths) or max(count.lengths) > 4
@@ -177,10 +179,10 @@ def test_fused_stepwise_and_gymnasium_are_one(name: str, monkeypatch: pytest.Mon
     assert fused["timeouts"].any() == ("limit" in case and "replay_buffer_kwargs" not in case)
 
 
-def test_a_dump_in_the_middle_of_a_stretch_has_the_steps_of_its_episode(
+def test_a_dump_in_the_middle_of_a_chunk_has_the_steps_of_its_episode(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    count = CountStretches(monkeypatch)
+    count = CountChunks(monkeypatch)
     model = make_model(DQN, "CartPole-v1", train_freq=400, learning_starts=0, gradient_steps=0)
     pages = Pages()
     model.set_logger(pages)
@@ -210,7 +212,7 @@ def test_a_users_callback_sees_every_step() -> None:
         assert (step["dones"].shape, len(step["infos"]), step["self"]) == ((2,), 2, model)
 
 
-def test_stretches_are_as_long_as_callbacks_allow(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_chunks_are_as_long_as_callbacks_allow(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     checkpoint = CheckpointCallback(6, str(tmp_path))
     cases = [
         (None, [10, 10]),
@@ -221,7 +223,7 @@ def test_stretches_are_as_long_as_callbacks_allow(monkeypatch: pytest.MonkeyPatc
         (EveryNTimesteps(13, ConvertCallback(None)), [4, 4, 4, 4]),
     ]
     for callback, expected in cases:
-        count = CountStretches(monkeypatch)
+        count = CountChunks(monkeypatch)
         model = make_model(DQN, "CartPole-v1", n_envs=3, train_freq=10, gradient_steps=0, learning_starts=0)
         model.learn(60, callback)
         assert count.lengths == expected, callback
@@ -262,7 +264,7 @@ def test_what_python_must_see_is_not_fused(monkeypatch: pytest.MonkeyPatch, tmp_
             self.exploration_rate = 0.5
 
     cart = {"env_id": "CartPole-v1", "gradient_steps": 0, "train_freq": 10}
-    count = CountStretches(monkeypatch)
+    count = CountChunks(monkeypatch)
     noise = OwnNoise(np.zeros(1), np.ones(1))
     models = [
         make_model(DQN, **cart, replay_buffer_class=OwnBuffer),
@@ -356,11 +358,120 @@ def test_a_callback_may_change_the_policy_at_the_ends_of_rollouts() -> None:
 def test_it_says_once_why_mlx_infers(capsys: pytest.CaptureFixture[str]) -> None:
     model = make_model(SAC, "Pendulum-v1", use_sde=True, gradient_steps=0, verbose=1)
     capsys.readouterr()
+    model.learn(20).learn(20)
+    out = capsys.readouterr().out
+    assert out.count("MLX infers each step of the rollouts, because gSDE is used.\n") == 1
+    assert out.count("because") == 1
+
+
+class OwnBuffer(ReplayBuffer):
+    pass
+
+
+class OwnNoise(NormalActionNoise):
+    pass
+
+
+class OwnDQN(DQN):
+    def _store_transition(self, *args: Any) -> None:
+        super()._store_transition(*args)
+
+
+class OwnPolicy(MlpPolicy):
+    def _predict(self, observation: mx.array, deterministic: bool = True) -> mx.array:
+        return super()._predict(observation, deterministic)
+
+
+def _own_method(model: Any) -> None:
+    model._on_step = lambda: None
+
+
+def _own_add(model: Any) -> None:
+    model.replay_buffer.add = model.replay_buffer.add
+
+
+def _noise(cls: Any, *args: Any) -> Any:
+    return lambda _: {"action_noise": cls(np.zeros(1), np.ones(1), *args)}
+
+
+CART, PENDULUM = "CartPole-v1", "Pendulum-v1"
+# Algorithm, environments, arguments (from a folder), what is done to the model, and the reason.
+STEPWISE: dict[str, tuple[Any, Any, Any, Any, str]] = {
+    "wrapper": (DQN, lambda _: VecNormalize(NativeVecEnv(CART)), None, None,
+                "the environments are wrapped in VecNormalize"),
+    "files": (DQN, lambda path: NativeVecEnv(CART, monitor_dir=str(path)), None, None,
+              "the environments write monitor files"),
+    "method of a class": (OwnDQN, CART, None, None, "OwnDQN has its own _store_transition"),
+    "method of a model": (DQN, CART, None, _own_method, "DQN has its own _on_step"),
+    "buffer": (DQN, CART, lambda _: {"replay_buffer_class": OwnBuffer}, None,
+               "the replay buffer is a OwnBuffer"),
+    "method of a buffer": (DQN, CART, None, _own_add, "this ReplayBuffer was changed"),
+    "noise": (TD3, PENDULUM, _noise(OwnNoise), None, "the action noise is a OwnNoise"),
+    "noise of several": (TD3, lambda _: NativeVecEnv(PENDULUM, 2), _noise(OwnNoise), None,
+                         "the action noise is a OwnNoise"),
+    "noise in float64": (TD3, PENDULUM, _noise(NormalActionNoise, np.float64), None,
+                         "this NormalActionNoise was changed or does not give float32 numbers"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STEPWISE)
+def test_it_says_once_why_python_takes_the_steps(
+    name: str, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    algorithm, env, kwargs, change, reason = STEPWISE[name]
+    model = algorithm(
+        "MlpPolicy", env if isinstance(env, str) else env(tmp_path),
+        **small(gradient_steps=0, verbose=1, **(kwargs(tmp_path) if kwargs else {})),
+    )  # fmt: skip
+    if change is not None:
+        change(model)
+    capsys.readouterr()
+    model.learn(20).learn(20, Watch())
+    out = capsys.readouterr().out
+    assert out.count(f"Python takes each step of the rollouts, because {reason}.\n") == 1
+    assert out.count("because") == 1
+
+
+def test_it_says_nothing_where_there_is_nothing_to_change(capsys: pytest.CaptureFixture[str]) -> None:
+    python = make_env(CART, 1, native=False, limit=None)
+    quiet = DQN("MlpPolicy", VecNormalize(NativeVecEnv(CART)), **small(gradient_steps=0))
+    models = [
+        make_model(DQN, CART, gradient_steps=0, verbose=1),
+        make_model(DQN, CART, native=False, gradient_steps=0, verbose=1),
+        # Python steps them anyway.
+        OwnDQN("MlpPolicy", VecNormalize(python), **small(gradient_steps=0, verbose=1)),
+        quiet,
+    ]
+    for model in models:
+        model.learn(20)
+        model.learn(20, Watch())
+    assert "because" not in capsys.readouterr().out
+
+
+def test_a_reason_is_told_again_when_it_is_another(capsys: pytest.CaptureFixture[str]) -> None:
+    env = NativeVecEnv(CART)
+    model = DQN(OwnPolicy, VecNormalize(env), **small(gradient_steps=0, verbose=1))
     model.learn(20)
-    assert capsys.readouterr().out.count("MLX infers each step of the rollouts, because gSDE is used.") == 1
+    out = capsys.readouterr().out
+    assert "MLX infers each step of the rollouts, because OwnPolicy has its own _predict.\n" in out
+    assert out.count("because") == 1
+    model.policy = MlpPolicy(env.observation_space, env.action_space, lambda _: 1e-3)
+    model.learn(20)
+    assert "because the environments are wrapped in VecNormalize.\n" in capsys.readouterr().out
+    model.set_env(env)
+    model.learn(20)
+    assert "because" not in capsys.readouterr().out
 
 
-def test_nothing_of_a_running_session_is_saved(tmp_path: Any) -> None:
+def test_a_file_does_not_hold_what_was_said(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    model = DQN("MlpPolicy", VecNormalize(NativeVecEnv(CART)), **small(gradient_steps=0, verbose=1))
+    model.learn(20).save(tmp_path / "model")
+    assert capsys.readouterr().out.count("because") == 1
+    DQN.load(tmp_path / "model", VecNormalize(NativeVecEnv(CART))).learn(20)
+    assert capsys.readouterr().out.count("because") == 1
+
+
+def test_nothing_of_a_running_collection_is_saved(tmp_path: Any) -> None:
     class Save(BaseCallback):
         def _on_rollout_start(self) -> None:
             self.model.save(tmp_path / "model")
@@ -369,20 +480,20 @@ def test_nothing_of_a_running_session_is_saved(tmp_path: Any) -> None:
             return True
 
     make_model(DQN, "CartPole-v1", gradient_steps=0).learn(20, Save())
-    assert DQN.load(tmp_path / "model")._session is None
+    assert DQN.load(tmp_path / "model")._collector_choice is None
 
 
 def test_arrays_that_do_not_fit_are_refused() -> None:
     model = make_model(DQN, "CartPole-v1", gradient_steps=0)
     model.learn(8)
-    explorer = Explorer(
+    collector = NativeCollector(
         native_actor(model.policy), model.env._core, model.replay_buffer, model.action_space,
         lambda count: [True] * count,
     )  # fmt: skip
     with pytest.raises(ValueError, match="last observations"):
-        explorer.explore(np.zeros((2, 4), np.float32), 3)
-    explorer._columns = (*explorer._columns[:3], np.zeros((7, 1), np.float32), *explorer._columns[4:])
+        collector.collect_chunk(np.zeros((2, 4), np.float32), 3)
+    collector._columns = {**collector._columns, "rewards": np.zeros((7, 1), np.float32)}
     with pytest.raises(ValueError, match="rewards holds 7 numbers, expected 200"):
-        explorer.explore(model._last_obs, 3)
+        collector.collect_chunk(model._last_obs, 3)
     assert model.replay_buffer.pos == 8
-    assert not _native_exploration.fills(model.replay_buffer, NativeVecEnv("Pendulum-v1").action_space)
+    assert not can_store_natively(model.replay_buffer, NativeVecEnv("Pendulum-v1").action_space)

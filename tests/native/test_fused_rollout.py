@@ -23,7 +23,7 @@ from mlx_baselines3.common.callbacks import (
 from mlx_baselines3.common.env_util import make_vec_env
 from mlx_baselines3.common.native.actor import NativeActor
 from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
-from mlx_baselines3.common.vec_env import DummyVecEnv
+from mlx_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from mlx_baselines3.common.vec_env.native_vec_env import NativeVecEnv
 
 COLUMNS = (
@@ -44,7 +44,7 @@ class Watch(BaseCallback):
         return True
 
 
-class CountStretches:
+class CountChunks:
     """Counts the calls of the fused loop, and the steps of each."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ class CountStretches:
         original = NativeActor.collect
 
         def collect(actor: Any, envs: Any, bounds: Any, last: Any, columns: Any) -> Any:
-            self.lengths.append(len(columns[2]))
+            self.lengths.append(len(columns["rewards"]))
             return original(actor, envs, bounds, last, columns)
 
         monkeypatch.setattr(NativeActor, "collect", collect)
@@ -159,7 +159,7 @@ def test_a_users_callback_sees_every_step() -> None:
             assert np.array_equal(step["new_obs"], buffer.observations[row + 1])
 
 
-def test_stretches_are_as_long_as_callbacks_allow(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_chunks_are_as_long_as_callbacks_allow(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     class Own(EvalCallback):
         def _on_step(self) -> bool:
             return True
@@ -180,7 +180,7 @@ def test_stretches_are_as_long_as_callbacks_allow(monkeypatch: pytest.MonkeyPatc
         (LogEveryNTimesteps(30), [10, 10]),
     ]
     for callback, expected in cases:
-        count = CountStretches(monkeypatch)
+        count = CountChunks(monkeypatch)
         model = make_idle_model("CartPole-v1", n_steps=10)
         model.learn(60, callback)
         assert count.lengths == expected, callback
@@ -236,6 +236,22 @@ def test_it_says_once_why_mlx_infers(capsys: pytest.CaptureFixture[str]) -> None
     assert "because" not in capsys.readouterr().out
 
 
+def test_it_says_once_why_python_takes_the_steps(capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
+    squashed = {"use_sde": True, "policy_kwargs": {"squash_output": True}}
+    for env, kwargs, reason in (
+        (VecNormalize(NativeVecEnv("Pendulum-v1")), {}, "the environments are wrapped in VecNormalize"),
+        (NativeVecEnv("Pendulum-v1", monitor_dir=str(tmp_path)), {}, "the environments write monitor files"),
+        (NativeVecEnv("Pendulum-v1"), squashed, "the policy squashes its actions"),
+        (make_vec_env("Pendulum-v1", vec_env_cls=DummyVecEnv), squashed, None),
+    ):
+        model = IdlePPO("MlpPolicy", env, n_steps=10, batch_size=10, device="cpu", verbose=1, **kwargs)
+        capsys.readouterr()
+        model.learn(20).learn(20)
+        out = capsys.readouterr().out
+        assert out.count("because") == (reason is not None)
+        assert f"Python takes each step of the rollouts, because {reason}.\n" in out or reason is None
+
+
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
 def test_a_policy_gone_wrong_is_named_and_can_be_mended(env_id: str) -> None:
     model = make_idle_model(env_id, n_steps=10)
@@ -257,7 +273,7 @@ def test_closed_environments_are_refused() -> None:
 
 
 def test_monitor_files_are_written(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    count = CountStretches(monkeypatch)
+    count = CountChunks(monkeypatch)
     env = NativeVecEnv("CartPole-v1", 2, monitor_dir=str(tmp_path))
     model = IdlePPO("MlpPolicy", env, n_steps=100, batch_size=200, seed=0, device="cpu").learn(200)
     lines = sum(len(path.read_text().splitlines()) - 2 for path in tmp_path.iterdir())

@@ -15,8 +15,14 @@ ON_POLICY = sorted(path.name for path in UPDATES.glob("*.npz") if path.name.star
 
 def run(rewards, values, starts, last_values, dones, gamma, gae_lambda):
     advantages, returns = np.full_like(rewards, 9), np.full_like(rewards, 9)
-    _native.gae(rewards, values, starts, last_values, dones, gamma, gae_lambda, advantages, returns)
+    compute((rewards, values, starts, last_values, dones), advantages, returns, gamma, gae_lambda)
     return advantages, returns
+
+
+def compute(rollout, advantages, returns, gamma=0.9, gae_lambda=0.9):
+    names = ("rewards", "values", "episode_starts", "last_values", "dones")
+    arrays = dict(zip(names, rollout, strict=True), advantages=advantages, returns=returns)
+    _native.gae(**arrays, gamma=gamma, gae_lambda=gae_lambda)
 
 
 @pytest.mark.parametrize("case", ON_POLICY)
@@ -67,10 +73,10 @@ def test_lengths_that_do_not_fit_are_named_and_write_nothing():
     column, pair = np.zeros((3, 2), np.float32), np.zeros(2, np.float32)
     advantages, returns = np.full((3, 2), 7, np.float32), np.full((3, 2), 7, np.float32)
     with pytest.raises(ValueError, match="dones has 1 elements, expected 2"):
-        _native.gae(column, column, column, pair, pair[:1], 0.9, 0.9, advantages, returns)
+        compute((column, column, column, pair, pair[:1]), advantages, returns)
     with pytest.raises(ValueError, match="values has 4 elements, expected 6"):
-        _native.gae(column, column[:2], column, pair, pair, 0.9, 0.9, advantages, returns)
+        compute((column, column[:2], column, pair, pair), advantages, returns)
     with pytest.raises(ValueError, match="n_envs is 0"):
-        _native.gae(column, column, column, pair[:0], pair[:0], 0.9, 0.9, advantages, returns)
+        compute((column, column, column, pair[:0], pair[:0]), advantages, returns)
     assert (advantages == 7).all()
     assert (returns == 7).all()

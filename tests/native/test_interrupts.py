@@ -2,19 +2,17 @@
 
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-from interrupted_runs import SCENARIOS
 
 from mlx_baselines3.common.native import interrupts as _interrupts
 from mlx_baselines3.common.native.interrupts import interrupts_allowed, interrupts_deferred
+from support import interrupted_runs
 
-RUNS = pathlib.Path(__file__).with_name("interrupted_runs.py")
 # About one is what is meant; the machine may be busy. Without the checks each takes ten or more.
 SECONDS = 5.0
 
@@ -27,11 +25,11 @@ def _heard():
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", interrupted_runs.SCENARIOS)
 def test_a_run_is_interrupted_and_goes_on(name):
     updates = "mlx" if name.endswith("MLX") else "native"
     done = subprocess.run(
-        [sys.executable, str(RUNS), name],
+        [sys.executable, interrupted_runs.__file__, name],
         env={**os.environ, "MLX_BASELINES3_UPDATES": updates},
         capture_output=True,
         text=True,

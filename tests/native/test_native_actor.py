@@ -13,7 +13,8 @@ import pytest
 from gymnasium import spaces
 
 from mlx_baselines3 import DDPG, DQN, PPO, SAC, TD3, _native
-from mlx_baselines3.common.native.actor import NativeActor, NotMirrored, native_actor, perceptron
+from mlx_baselines3.common.native.actor import NativeActor, native_actor, perceptron
+from mlx_baselines3.common.native.eligibility import NotNative
 from mlx_baselines3.common.nn.interop import to_numpy
 from mlx_baselines3.common.nn.layers import Sequential
 from mlx_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
@@ -150,10 +151,12 @@ def test_the_generator_goes_on_from_a_state() -> None:
 
 
 def test_the_generator_is_numpys() -> None:
-    core = _native.Actor([(1, 1, "identity", 0.0)], "bernoulli", [], [])
+    core = _native.Actor(
+        [{"inputs": 1, "outputs": 1, "activation": "identity", "parameter": 0.0}], "bernoulli", [], []
+    )
     core.seed(123)
     state = np.random.PCG64(123).state["state"]
-    assert core.rng_state == (state["state"], state["inc"])
+    assert core.rng_state == {"state": state["state"], "inc": state["inc"]}
 
 
 @pytest.mark.parametrize("how", ["replaced", "in place", "loaded", "log_std"])
@@ -211,11 +214,11 @@ def test_it_says_why_a_policy_stays_in_mlx() -> None:
         "there is no native Custom layer": policy(activation_fn=Custom),
     }
     for message, made in cases.items():
-        with pytest.raises(NotMirrored, match=message):
+        with pytest.raises(NotNative, match=message):
             native_actor(made)
     patched = policy()
     patched.extract_features = lambda obs, _=None: obs
-    with pytest.raises(NotMirrored, match="its own extract_features"):
+    with pytest.raises(NotNative, match="its own extract_features"):
         native_actor(patched)
     images = spaces.Box(0, 255, (1, 36, 36), np.uint8)
     small = {"features_extractor_kwargs": {"features_dim": 8}}
@@ -223,11 +226,11 @@ def test_it_says_why_a_policy_stays_in_mlx() -> None:
         (ActorCriticCnnPolicy, small, "NatureCNN"),
         (ActorCriticPolicy, {"net_arch": []}, "images"),
     ):
-        with pytest.raises(NotMirrored, match=message):
+        with pytest.raises(NotNative, match=message):
             native_actor(cls(images, BOX, lambda _: 1e-3, **kwargs))
-    with pytest.raises(NotMirrored, match="is a Discrete and not a Box"):
+    with pytest.raises(NotNative, match="is a Discrete and not a Box"):
         native_actor(ActorCriticPolicy(spaces.Discrete(4), BOX, lambda _: 1e-3))
-    with pytest.raises(NotMirrored, match="int has no native form"):
+    with pytest.raises(NotNative, match="int has no native form"):
         native_actor(3)
 
 
@@ -266,11 +269,11 @@ def test_layers_are_read_in_order() -> None:
     first, second = nn.Linear(2, 3), nn.Linear(3, 1)
     layers = perceptron(Sequential(first, nn.Identity(), nn.ELU(0.5), second, nn.LeakyReLU(0.2)))
     assert [layer[1:] for layer in layers] == [("elu", 0.5), ("leaky_relu", 0.2)]
-    with pytest.raises(NotMirrored, match="a ReLU does not follow a linear layer"):
+    with pytest.raises(NotNative, match="a ReLU does not follow a linear layer"):
         perceptron(Sequential(nn.ReLU(), first))
-    with pytest.raises(NotMirrored, match="a ReLU does not follow"):
+    with pytest.raises(NotNative, match="a ReLU does not follow"):
         perceptron(Sequential(first, nn.Tanh(), nn.ReLU()))
-    with pytest.raises(NotMirrored, match="no native GELU"):
+    with pytest.raises(NotNative, match="no native GELU"):
         perceptron(Sequential(first, nn.GELU("fast")))
 
 

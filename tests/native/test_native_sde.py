@@ -12,7 +12,8 @@ from mlx_baselines3 import A2C, PPO
 from mlx_baselines3.common.callbacks import BaseCallback
 from mlx_baselines3.common.distributions import StateDependentNoiseDistribution
 from mlx_baselines3.common.env_util import make_vec_env
-from mlx_baselines3.common.native.actor import NativeActor, NotMirrored, native_actor
+from mlx_baselines3.common.native.actor import NativeActor, native_actor
+from mlx_baselines3.common.native.eligibility import NotNative
 from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.vec_env import DummyVecEnv
@@ -101,11 +102,11 @@ class OwnDistribution(StateDependentNoiseDistribution):
 
 
 def test_a_users_own_noise_stays_in_mlx() -> None:
-    with pytest.raises(NotMirrored, match="OwnNoise has its own reset_noise"):
+    with pytest.raises(NotNative, match="OwnNoise has its own reset_noise"):
         native_actor(made(cls=OwnNoise))
     policy = made()
     policy.action_dist.__class__ = OwnDistribution
-    with pytest.raises(NotMirrored, match="the actions follow a OwnDistribution"):
+    with pytest.raises(NotNative, match="the actions follow a OwnDistribution"):
         native_actor(policy)
 
 
@@ -135,7 +136,7 @@ def stretches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     original = NativeActor.collect
 
     def collect(actor: Any, envs: Any, bounds: Any, last: Any, columns: Any) -> Any:
-        lengths.append(len(columns[2]))
+        lengths.append(len(columns["rewards"]))
         return original(actor, envs, bounds, last, columns)
 
     monkeypatch.setattr(NativeActor, "collect", collect)

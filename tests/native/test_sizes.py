@@ -26,20 +26,35 @@ def made(n_envs: int) -> _native.EnvBatch:
 
 
 def actor(hidden: int, head: str = "categorical", numbers: int = 0) -> _native.Actor:
-    layers = [(4, hidden, "tanh", 0.0), (hidden, 2, "identity", 0.0)]
+    widths = ((4, hidden, "tanh"), (hidden, 2, "identity"))
+    layers: list[Any] = [
+        {"inputs": inputs, "outputs": outputs, "activation": activation, "parameter": 0.0}
+        for inputs, outputs, activation in widths
+    ]
     return _native.Actor(layers, head, [], [0.1] * numbers)
 
 
+def layer(inputs: int, outputs: int, weights: int = 0) -> Any:
+    part = {"outputs": outputs, "weights": weights, "bias": None}
+    return {"inputs": inputs, "parts": [part], "activation": "identity", "parameter": 0.0}
+
+
+def trained(size: int) -> Any:
+    vectors = {name: np.zeros(size, np.float32) for name in ("parameters", "exp_avg", "exp_avg_sq")}
+    rule = {"rule": "adam", "betas": (0.9, 0.99), "alpha": 0.0, "eps": 1e-8, "bias_correction": True}
+    return {**vectors, **rule, "previous": None, "steps": 0, "learning_rate": 0.1}
+
+
 def q_update(outputs: int) -> _native.QUpdate:
-    return _native.QUpdate([(4, [(outputs, 0, None)], "identity", 0.0)], 8)
+    return _native.QUpdate([layer(4, outputs)], 8)
 
 
 TOO_LARGE = {
     "environments": lambda n: made(n),
-    "rows of a buffer": lambda n: _native.Storage(n, [("x", 8)]),
-    "bytes of a row": lambda n: _native.Storage(2, [("x", n)]),
+    "rows of a buffer": lambda n: _native.Storage(n, {"x": 8}),
+    "bytes of a row": lambda n: _native.Storage(2, {"x": n}),
     "a layer": lambda n: actor(n),
-    "environments that explore": lambda n: actor(3, "state_dependent", 6).explore(n, 0),
+    "environments that explore": lambda n: actor(3, "state_dependent", 6).reset_noise(n, 0),
     "a sequence": lambda n: actor(3).set_numbers(range(n)),
     "a sequence of flags": lambda n: _native.Actor(range(n), "categorical", [], []),
 }
@@ -101,43 +116,36 @@ def test_updates_refuse_what_would_overflow():
         q_update(2**62)
     batch = dict.fromkeys(("observations", "next_observations"), np.zeros(8, np.float32))
     batch |= {name: np.zeros(2, np.float32) for name in ("actions", "rewards", "dones", "discounts")}
-    trained = {name: np.zeros(8, np.float32) for name in ("parameters", "means", "squares")}
-    trained |= {"learning_rate": 0.1, "rule": "adam", "smoothing": (0.9, 0.99), "eps": 1e-8}
-    trained |= {"before": None, "steps": 0, "bias_correction": True}
     target = np.zeros(8, np.float32)
     with pytest.raises(ValueError, match="cannot be 1000000000000 batches"):
-        q_update(2).run(batch, 10**12, 1.0, target, trained)
+        q_update(2).run(batch, 10**12, 1.0, target, trained(8))
 
 
 def test_an_array_that_is_written_is_no_other_argument():
-    columns = [np.zeros((4, 2), np.float32) for _ in range(3)]
-    last = [np.zeros(2, np.float32) for _ in range(2)]
+    rollout = {name: np.zeros((4, 2), np.float32) for name in ("rewards", "values", "episode_starts")}
+    rollout |= {name: np.zeros(2, np.float32) for name in ("last_values", "dones")}
+    factors = {"gamma": 0.9, "gae_lambda": 0.9}
     one = np.zeros((4, 2), np.float32)
     with pytest.raises((ValueError, TypeError)):
-        _native.gae(*columns, *last, 0.9, 0.9, one, one)
+        _native.gae(**rollout, **factors, advantages=one, returns=one)
     # NumPy does not know that these are the same memory.
     memory = bytearray(32)
     a, b = (np.frombuffer(memoryview(memory), np.float32).reshape(4, 2) for _ in range(2))
     with pytest.raises(ValueError, match="shares its memory"):
-        _native.gae(*columns, *last, 0.9, 0.9, a, b)
+        _native.gae(**rollout, **factors, advantages=a, returns=b)
     with pytest.raises(ValueError, match="shares its memory"):
-        _native.gae(a, *columns[1:], *last, 0.9, 0.9, b, one)
+        _native.gae(**{**rollout, "rewards": a}, **factors, advantages=b, returns=one)
 
 
 def single_rows(rows: int) -> tuple[Callable[[], Any], np.ndarray]:
     """An epoch of minibatches of one row, and the actions that it goes by."""
-    update = _native.OnPolicyUpdate(
-        [(1, [(2, 0, None)], "identity", 0.0)], [(1, [(1, 2, None)], "identity", 0.0)], "choices", [2], 0, 3
-    )
+    update = _native.OnPolicyUpdate([layer(1, 2)], [layer(1, 1, weights=2)], "categorical", [2], 0, 3)
     names = ("observations", "actions", "values", "log_probs", "advantages", "returns")
     rollout = {name: np.zeros(rows, np.float32) for name in names}
     settings = {"clip_range": 0.2, "clip_range_vf": None, "ent_coef": 0.0, "vf_coef": 0.5, "target_kl": None}
     settings |= {"max_grad_norm": 0.5, "normalize": False}
-    trained = {name: np.zeros(3, np.float32) for name in ("parameters", "means", "squares")}
-    trained |= {"before": None, "steps": 0, "learning_rate": 0.1, "rule": "adam", "smoothing": (0.9, 0.99)}
-    trained |= {"eps": 1e-8, "bias_correction": True}
     order = np.arange(rows, dtype=np.uint32)
-    return lambda: update.epoch(rollout, order, 1, settings, trained), rollout["actions"]
+    return lambda: update.epoch(rollout, order, 1, settings, trained(3)), rollout["actions"]
 
 
 def test_a_panic_is_a_runtime_error():

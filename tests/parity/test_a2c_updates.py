@@ -3,12 +3,12 @@
 import mlx.optimizers as optim
 import numpy as np
 import pytest
-from golden import Case, SpacesOnlyEnv, assert_log_equal, assert_parameters_equal, check_who_computed
 from gymnasium import spaces
 
 from mlx_baselines3.a2c import A2C
 from mlx_baselines3.common.logger import Logger
 from mlx_baselines3.common.vec_env import DummyVecEnv
+from support.golden import Case, SpacesOnlyEnv, assert_log_equal, assert_parameters_equal, check_who_computed
 
 VECTOR = spaces.Box(-np.inf, np.inf, (5,), np.float32)
 CONTINUOUS = spaces.Box(-2.0, 2.0, (2,), np.float32)

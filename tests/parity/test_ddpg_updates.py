@@ -2,10 +2,10 @@
 
 import mlx.core as mx
 import numpy as np
-from golden import Case, assert_log_equal, assert_parameters_equal, check_who_computed
-from offpolicy import RecordedBuffer, make_model
 
 from mlx_baselines3.ddpg import DDPG
+from support.golden import Case, assert_log_equal, assert_parameters_equal, check_who_computed
+from support.offpolicy import RecordedBuffer, make_model
 
 
 def test_updates_equal_sb3s(golden_updates, updates, monkeypatch):

@@ -3,14 +3,14 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from golden import Case, SpacesOnlyEnv, assert_log_equal, assert_parameters_equal, check_who_computed
 from gymnasium import spaces
-from offpolicy import RecordedBuffer
 
 from mlx_baselines3.common.logger import Logger
 from mlx_baselines3.common.type_aliases import ReplayBufferSamples
 from mlx_baselines3.common.vec_env import DummyVecEnv
 from mlx_baselines3.dqn import DQN
+from support.golden import Case, SpacesOnlyEnv, assert_log_equal, assert_parameters_equal, check_who_computed
+from support.offpolicy import RecordedBuffer
 
 VECTOR = spaces.Box(-np.inf, np.inf, (5,), np.float32)
 IMAGE = spaces.Box(0, 255, (1, 36, 36), np.uint8)

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from golden import Case, SpacesOnlyEnv, assert_log_equal, assert_parameters_equal, check_who_computed
 from gymnasium import spaces
 
 from mlx_baselines3 import PPO
 from mlx_baselines3.common.logger import Logger
 from mlx_baselines3.common.vec_env import DummyVecEnv
+from support.golden import Case, SpacesOnlyEnv, assert_log_equal, assert_parameters_equal, check_who_computed
 
 VECTOR = spaces.Box(-np.inf, np.inf, (5,), np.float32)
 IMAGE = spaces.Box(0, 255, (1, 36, 36), np.uint8)

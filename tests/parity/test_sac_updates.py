@@ -3,10 +3,16 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from golden import PARAMETER_TOLERANCE, Case, assert_log_equal, assert_parameters_equal, check_who_computed
-from offpolicy import RecordedBuffer, make_model
 
 from mlx_baselines3.sac import SAC
+from support.golden import (
+    PARAMETER_TOLERANCE,
+    Case,
+    assert_log_equal,
+    assert_parameters_equal,
+    check_who_computed,
+)
+from support.offpolicy import RecordedBuffer, make_model
 
 NET = {"net_arch": [48, 32]}
 CASES = {

@@ -11,7 +11,7 @@ from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, R
 from mlx_baselines3.common.saving.replay import load_replay_buffer
 from mlx_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from mlx_baselines3.her import GoalSelectionStrategy, HerReplayBuffer
-from random_env import RandomEnv
+from support.random_env import RandomEnv
 
 FOLDER = pathlib.Path(__file__).parents[1] / "data" / "replay"
 KINDS = {

@@ -11,7 +11,7 @@ import numpy as np
 import stable_baselines3 as sb3  # noqa: TID251  this file is SB3's side
 from stable_baselines3.common.envs import BitFlippingEnv  # noqa: TID251
 
-from random_env import RandomEnv
+from support.random_env import RandomEnv
 
 warnings.simplefilter("error")
 # What SB3 says of such small models whenever it makes them, from its own files as well.

@@ -4,18 +4,18 @@ has Stable-Baselines3 installed.
 """
 
 import os
-import pathlib
 import subprocess
 
 import numpy as np
 import pytest
 from gymnasium import spaces
 
-from exported_models import CASES, make, observations
 from mlx_baselines3.common.env_util import make_vec_env
 from mlx_baselines3.common.export import export_sb3, export_vec_normalize
 from mlx_baselines3.common.vec_env import VecNormalize
-from random_env import RandomEnv
+from support import TESTS
+from support.exported_models import CASES, make, observations
+from support.random_env import RandomEnv
 
 pytestmark = pytest.mark.peers
 # torch's SGD has a momentum buffer alone.
@@ -34,9 +34,9 @@ def models(tmp_path_factory):
             {f"obs/{key}": value for key, value in obs.items()} if isinstance(obs, dict) else {"obs": obs}
         )
         np.savez(folder / f"{name}.npz", actions=model.predict(obs, deterministic=True)[0], **arrays)
-    script = pathlib.Path(__file__).parent / "sb3_side.py"
+    script = TESTS / "peers" / "sb3_side.py"
     command = [os.environ["SB3_PYTHON"], str(script), str(folder)]
-    path = {"PYTHONPATH": str(script.parents[1]), "OMP_NUM_THREADS": "1"}
+    path = {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(command, env={**os.environ, **path}, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}"
     return made, folder
@@ -82,7 +82,7 @@ NORMALIZE = """
 import sys
 import numpy as np
 from gymnasium import spaces
-from random_env import RandomEnv
+from support.random_env import RandomEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 for path in sys.argv[1:]:
     known = np.load(path + ".npz")
@@ -116,6 +116,6 @@ def test_sb3_normalises_alike(tmp_path):
         arrays |= {"obs": obs, "rewards": rewards, "scaled": env.normalize_reward(rewards)}
         np.savez(tmp_path / f"{name}.npz", **arrays)
     command = [os.environ["SB3_PYTHON"], "-c", NORMALIZE, str(tmp_path / "box"), str(tmp_path / "dict")]
-    path = {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+    path = {"PYTHONPATH": str(TESTS)}
     ran = subprocess.run(command, env={**os.environ, **path}, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr

@@ -4,7 +4,6 @@ an interpreter that has it.
 """
 
 import os
-import pathlib
 import subprocess
 
 import numpy as np
@@ -15,7 +14,8 @@ from mlx_baselines3 import DQN, SAC
 from mlx_baselines3.common.envs import BitFlippingEnv, SimpleMultiObsEnv
 from mlx_baselines3.common.vec_env import DummyVecEnv, NativeVecEnv, VecNormalize
 from mlx_baselines3.her import HerReplayBuffer
-from random_env import RandomEnv
+from support import TESTS
+from support.random_env import RandomEnv
 
 pytestmark = pytest.mark.peers
 
@@ -23,7 +23,7 @@ BUFFERS = """
 import sys, warnings
 import numpy as np
 from gymnasium import spaces
-from random_env import RandomEnv
+from support.random_env import RandomEnv
 from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.envs import BitFlippingEnv, SimpleMultiObsEnv
 from stable_baselines3.common import buffers
@@ -92,7 +92,7 @@ def models():
 
 def run(script, paths):
     command = [os.environ["SB3_PYTHON"], "-c", script, *map(str, paths)]
-    path = {"PYTHONPATH": str(pathlib.Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    path = {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(command, env={**os.environ, **path}, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}"
 
@@ -117,7 +117,7 @@ STATISTICS = """
 import sys
 import numpy as np
 from gymnasium import spaces
-from random_env import RandomEnv
+from support.random_env import RandomEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 for path in sys.argv[1:]:
     known = np.load(path + ".npz")

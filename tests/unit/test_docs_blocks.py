@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-import run_page
+from support import run_page
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -6,7 +6,8 @@ import warnings
 
 import numpy as np
 import pytest
-from test_her import DistanceEnv, add, columns, episodes, make
+
+from support.goal_episodes import DistanceEnv, add, columns, episodes, make
 
 
 @pytest.mark.parametrize("copied", [False, True])

@@ -148,7 +148,7 @@ class A2C(OnPolicyAlgorithm):
         self.policy.settle_optimizers()
         self._update_learning_rate(self.policy.optimizer)
         settings = {"ent_coef": self.ent_coef, "vf_coef": self.vf_coef, "max_grad_norm": self.max_grad_norm}
-        (metrics,) = self._take_steps(A2C, settings, None, 1)
+        (metrics,) = self._updater.take_epochs(self, A2C, settings, None, 1)
         self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name in ("entropy_loss", "policy_loss", "value_loss"):

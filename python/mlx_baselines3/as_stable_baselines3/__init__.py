@@ -32,6 +32,7 @@ from typing import Any
 
 import mlx_baselines3
 from mlx_baselines3.common.saving.to_sb3 import SB3_VERSION
+from mlx_baselines3.common.vec_env._subproc_worker import worker_initializers
 
 __all__ = ["SB3_VERSION", "activate", "deactivate", "is_active"]
 
@@ -178,6 +179,8 @@ def activate() -> None:
         )
     installed = _find_elsewhere(_ALIAS)
     sys.meta_path.insert(0, _finder)
+    # The modules of environments may import the name in the processes that step them.
+    worker_initializers.append(activate)
     if installed is not None:
         warnings.warn(
             f"stable_baselines3 is installed ({installed.origin}), but in this process the name stands for "
@@ -191,6 +194,7 @@ def deactivate() -> None:
     if not is_active():
         return
     sys.meta_path.remove(_finder)
+    worker_initializers.remove(activate)
     for name in [name for name in sys.modules if name.partition(".")[0] == _ALIAS]:
         del sys.modules[name]
 

@@ -7,8 +7,8 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3._lazy_names import lazy_names
-from mlx_baselines3.common.type_aliases import AtariResetReturn as AtariResetReturn
-from mlx_baselines3.common.type_aliases import AtariStepReturn as AtariStepReturn
+from mlx_baselines3.common._types import AtariResetReturn as AtariResetReturn
+from mlx_baselines3.common._types import AtariStepReturn as AtariStepReturn
 
 if TYPE_CHECKING:
     import cv2 as cv2

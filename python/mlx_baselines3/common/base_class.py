@@ -2,11 +2,12 @@
 
 import io
 import pathlib
+import sys
 import time
 import warnings
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import mlx.core as mx
@@ -45,6 +46,7 @@ from mlx_baselines3.common.utils import FloatSchedule as FloatSchedule
 from mlx_baselines3.common.utils import (
     check_for_correct_spaces,
     get_device,
+    safe_mean,
     set_random_seed,
 )
 from mlx_baselines3.common.utils import get_system_info as get_system_info
@@ -104,6 +106,8 @@ class BaseAlgorithm(ABC):
     ep_success_buffer: deque[Any] | None
     # The run to go on with, between load_checkpoint() and learn().
     _resumed: RunRecord | None = None
+    # The last sentence that said why Rust does not do all that it could.
+    _why_not_native: str | None = None
 
     def __init__(
         self,
@@ -187,8 +191,8 @@ class BaseAlgorithm(ABC):
             "_custom_logger",
             "_chooses_device",
             "_compile_notice",
-            "_update_step",
-            "_native_choice",
+            "_updater",
+            "_why_not_native",
             "_resumed",
         ]
 
@@ -362,6 +366,38 @@ class BaseAlgorithm(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} does not write logs.")
 
+    def _record_progress(self, further: Mapping[str, Any] | None = None) -> None:
+        """
+        Record how the last episodes went, and how far the training is.
+
+        :param further: what else to record, before the share of successes
+        """
+        assert self.ep_info_buffer is not None
+        assert self.ep_success_buffer is not None
+        elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
+        fps = int((self.num_timesteps - self._num_timesteps_at_start) / elapsed)
+        record = self.logger.record
+        if len(self.ep_info_buffer) > 0 and len(self.ep_info_buffer[0]) > 0:
+            record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
+            record("rollout/ep_len_mean", safe_mean([info["l"] for info in self.ep_info_buffer]))
+        record("time/fps", fps)
+        record("time/time_elapsed", int(elapsed), exclude="tensorboard")
+        record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        for name, value in (further or {}).items():
+            record(name, value)
+        if len(self.ep_success_buffer) > 0:
+            record("rollout/success_rate", safe_mean(self.ep_success_buffer))
+
+    def _explain_once(self, why: str) -> None:
+        """
+        Say why Rust does not do all that it could.
+
+        :param why: a sentence, not repeated when it was the last one; nothing if there is nothing to say
+        """
+        if self.verbose >= 1 and why and why != self._why_not_native:
+            self._why_not_native = why
+            print(why)
+
     def _dump_logs(self, *args: Any) -> None:
         warnings.warn(
             "algo._dump_logs() is deprecated in favor of algo.dump_logs().", DeprecationWarning, stacklevel=2
@@ -399,6 +435,13 @@ class BaseAlgorithm(ABC):
 
     def _setup_lr_schedule(self) -> None:
         self.lr_schedule = FloatSchedule(self.learning_rate)
+
+    def progress_at(self, num_timesteps: int) -> float:
+        """
+        :param num_timesteps: a count of environment steps
+        :return: the progress that remains then: 1 at the start of the training, 0 at its end
+        """
+        return 1.0 - float(num_timesteps) / float(self._total_timesteps)
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         self._current_progress_remaining = 1.0 - float(num_timesteps) / float(total_timesteps)

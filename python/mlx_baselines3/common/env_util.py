@@ -13,32 +13,8 @@ from mlx_baselines3.common.monitor import Monitor
 from mlx_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from mlx_baselines3.common.vec_env import SubprocVecEnv as SubprocVecEnv
 from mlx_baselines3.common.vec_env.patch_gym import _patch_env
-
-
-def unwrap_wrapper(env: gym.Env, wrapper_class: type[gym.Wrapper]) -> gym.Wrapper | None:
-    """
-    Find a wrapper around an environment.
-
-    :param env: the environment
-    :param wrapper_class: the wrapper to look for
-    :return: the outermost wrapper of that class, None if there is none
-    """
-    while isinstance(env, gym.Wrapper):
-        if isinstance(env, wrapper_class):
-            return env
-        env = env.env
-    return None
-
-
-def is_wrapped(env: gym.Env, wrapper_class: type[gym.Wrapper]) -> bool:
-    """
-    Say whether an environment carries a wrapper.
-
-    :param env: the environment
-    :param wrapper_class: the wrapper to look for
-    :return: True if it is there, at any depth
-    """
-    return unwrap_wrapper(env, wrapper_class) is not None
+from mlx_baselines3.common.vec_env.util import is_wrapped as is_wrapped
+from mlx_baselines3.common.vec_env.util import unwrap_wrapper as unwrap_wrapper
 
 
 def make_vec_env(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 
-from mlx_baselines3.common import type_aliases as type_aliases
+from mlx_baselines3._lazy_names import lazy_names
+from mlx_baselines3.common._types import PolicyPredictor
 from mlx_baselines3.common.monitor import Monitor
-from mlx_baselines3.common.type_aliases import PolicyPredictor
 from mlx_baselines3.common.vec_env import (
     DummyVecEnv,
     VecEnv,
@@ -20,6 +20,10 @@ from mlx_baselines3.common.vec_env import (
     is_vecenv_wrapped,
     is_vector_env,
 )
+
+if not TYPE_CHECKING:
+    # The module imports callbacks, which import this one.
+    __getattr__ = lazy_names(globals(), names={"type_aliases": "mlx_baselines3.common.type_aliases"})
 
 EvalStepCallback = Callable[[dict[str, Any], dict[str, Any]], Any]
 

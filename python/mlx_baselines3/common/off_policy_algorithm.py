@@ -1,21 +1,34 @@
 """What DQN, SAC, TD3 and DDPG share: store what was experienced, then learn from samples of it."""
 
 import io
+import math
 import pathlib
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import mlx.core as mx
+import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3._lazy_names import lazy_names
-from mlx_baselines3.common._off_policy_collection import _Session
-from mlx_baselines3.common._off_policy_steps import OffPolicySteps
 from mlx_baselines3.common.base_class import BaseAlgorithm as BaseAlgorithm
 from mlx_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from mlx_baselines3.common.buffers.batches import replay_batches
 from mlx_baselines3.common.callbacks import BaseCallback
-from mlx_baselines3.common.callbacks.base import released_on_error
-from mlx_baselines3.common.native.actor import NotMirrored, native_actor
+from mlx_baselines3.common.callbacks.base import (
+    NEVER,
+    has_no_rollout_hooks,
+    is_noop,
+    released_on_error,
+    steps_until_needed,
+)
+from mlx_baselines3.common.native.actor import blueprint
+from mlx_baselines3.common.native.eligibility import check_unchanged
+from mlx_baselines3.common.native.exploration import ChunkResult, CollectorChoice, choose_collector
+from mlx_baselines3.common.native.interrupts import interrupts_deferred
+from mlx_baselines3.common.nn.integer_observations import check_integers
+from mlx_baselines3.common.nn.packed_optimizer import Arrays
 from mlx_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.policies.evaluated import ModelCall
@@ -23,7 +36,10 @@ from mlx_baselines3.common.save_util import load_from_pkl as load_from_pkl
 from mlx_baselines3.common.save_util import save_to_pkl as save_to_pkl
 from mlx_baselines3.common.saving import replay as _replay_file
 from mlx_baselines3.common.saving.to_sb3 import export_replay_buffer
-from mlx_baselines3.common.training.native_on_policy import NativeChoice
+from mlx_baselines3.common.training.compiled_update import StepFunction
+from mlx_baselines3.common.training.dead_steps import Transition, ended_episodes, without_dead_steps
+from mlx_baselines3.common.training.native_off_policy import NativeActorCriticUpdate
+from mlx_baselines3.common.training.updater import Trained, Updater
 from mlx_baselines3.common.type_aliases import (
     GymEnv,
     MaybeCallback,
@@ -32,21 +48,20 @@ from mlx_baselines3.common.type_aliases import (
     TrainFrequencyUnit,
 )
 from mlx_baselines3.common.type_aliases import RolloutReturn as RolloutReturn
+from mlx_baselines3.common.utils import parse_train_freq
 from mlx_baselines3.common.utils import safe_mean as safe_mean
 from mlx_baselines3.common.utils import should_collect_more_steps as should_collect_more_steps
+from mlx_baselines3.common.utils.observations import with_terminal_observations
 from mlx_baselines3.common.vec_env import VecEnv as VecEnv
+from mlx_baselines3.her.her_replay_buffer import HerReplayBuffer as HerReplayBuffer
 
-if TYPE_CHECKING:
-    from mlx_baselines3.her.her_replay_buffer import HerReplayBuffer as HerReplayBuffer
-else:
-    __getattr__ = lazy_names(
-        globals(), "np", names={"HerReplayBuffer": "mlx_baselines3.her.her_replay_buffer:HerReplayBuffer"}
-    )
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(globals(), "np")
 
 SelfOffPolicyAlgorithm = TypeVar("SelfOffPolicyAlgorithm", bound="OffPolicyAlgorithm")
 
 
-class OffPolicyAlgorithm(OffPolicySteps):
+class OffPolicyAlgorithm(BaseAlgorithm):
     """
     Base of DQN, SAC, TD3 and DDPG.
 
@@ -81,6 +96,14 @@ class OffPolicyAlgorithm(OffPolicySteps):
     """
 
     replay_buffer: Any
+    # Of algorithms with an actor and critics.
+    actor: Any
+    critic: Any
+    _gradient_step: StepFunction
+    # Who collects, while `learn` runs.
+    _collector_choice: CollectorChoice | None = None
+    # What the buffer got for the last step.
+    _last_stored: Transition | None = None
 
     def __init__(
         self,
@@ -148,7 +171,7 @@ class OffPolicyAlgorithm(OffPolicySteps):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name == "policy" and "_update_step" in vars(self):
+        if name == "policy" and "_updater" in vars(self):
             # Another policy than the one of `_setup_model`: its networks are trained, too.
             self._create_aliases()
 
@@ -156,26 +179,7 @@ class OffPolicyAlgorithm(OffPolicySteps):
         """Make the policy's networks attributes of the algorithm; each algorithm has its own."""
 
     def _convert_train_freq(self) -> None:
-        """
-        Make a :class:`TrainFreq` of ``train_freq``.
-
-        :raises ValueError: if the unit is neither "step" nor "episode", or the frequency no integer
-        """
-        if isinstance(self.train_freq, TrainFreq):
-            return
-        pair = self.train_freq if isinstance(self.train_freq, tuple) else (self.train_freq, "step")
-        if len(pair) != 2:
-            raise ValueError(f"`train_freq` must be an integer or (frequency, unit), not {self.train_freq}")
-        frequency, unit = pair
-        try:
-            unit = TrainFrequencyUnit(unit)
-        except ValueError as error:
-            raise ValueError(
-                f"The unit of the `train_freq` must be either 'step' or 'episode' not '{unit}'!"
-            ) from error
-        if not isinstance(frequency, int):
-            raise ValueError(f"The frequency of `train_freq` must be an integer and not {frequency}")
-        self.train_freq = TrainFreq(frequency, unit)
+        self.train_freq = parse_train_freq(self.train_freq)
 
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
@@ -210,8 +214,7 @@ class OffPolicyAlgorithm(OffPolicySteps):
             )
         self.policy = self._settle_device(policy, self.batch_size)
         self.replay_buffer.device = self.device
-        self._update_step = None
-        self._native_choice = NativeChoice()
+        self._updater = Updater()
 
     def _warn_of_ignored_steps(self) -> None:
         kind, n_steps = self.replay_buffer_class, self.n_steps
@@ -338,24 +341,25 @@ class OffPolicyAlgorithm(OffPolicySteps):
         assert self.env is not None
         with released_on_error(callback):
             callback.on_training_start(locals(), globals())
-            self._say_why_mlx_infers()
-            self._session = _Session()
+            self._explain_collection()
+            self._collector_choice = CollectorChoice()
             try:
                 with ModelCall(self), mx.stream(self.device):
                     while self.num_timesteps < total_timesteps:
                         if not self._collect_and_train(callback, log_interval):
                             break
             finally:
-                self._session = None
+                self._collector_choice = None
             callback.on_training_end()
         return self
 
-    def _say_why_mlx_infers(self) -> None:
+    def _explain_collection(self) -> None:
+        """Say why Rust does not take the steps, where it does not."""
         if self.verbose >= 1:
-            try:
-                native_actor(self.policy)
-            except NotMirrored as reason:
-                print(f"MLX infers each step of the rollouts, because {reason}.")
+            assert self.env is not None
+            parts = (self.env, self.replay_buffer, self.action_noise, self.learning_starts)
+            chosen = choose_collector(self, *parts)
+            self._explain_once(chosen if isinstance(chosen, str) else "")
 
     def _collect_and_train(self, callback: BaseCallback, log_interval: int) -> bool:
         """:return: False if the callback stopped the training"""
@@ -375,10 +379,273 @@ class OffPolicyAlgorithm(OffPolicySteps):
             count = self.gradient_steps if self.gradient_steps >= 0 else rollout.episode_timesteps
             if count > 0:
                 # The weights change, and whatever else a subclass changes with them.
-                self._session = _Session()
+                self._collector_choice = CollectorChoice()
                 with self._compile_notice:
                     self.train(batch_size=self.batch_size, gradient_steps=count)
         return True
+
+    # Callbacks get the local variables of the next method: the names that SB3's has too are a contract.
+
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        train_freq: TrainFreq,
+        replay_buffer: ReplayBuffer,
+        action_noise: ActionNoise | None = None,
+        learning_starts: int = 0,
+        log_interval: int | None = None,
+    ) -> RolloutReturn:
+        """
+        Step the environments and store every transition.
+
+        :param env: the training environments
+        :param callback: called at every step, and at both ends of the rollout
+        :param train_freq: how much to collect
+        :param replay_buffer: where to store it
+        :param action_noise: noise to add to continuous actions
+        :param learning_starts: environment steps with random actions at the start of the training
+        :param log_interval: episodes between two log entries; None logs nothing
+        :return: environment steps and episodes collected, and whether to go on
+        :raises AssertionError: if nothing is to be collected, or several environments are to be stepped for
+            a number of episodes
+        """
+        choice = (self._collector_choice if has_no_rollout_hooks(callback) else None) or CollectorChoice()
+        parts = (env, replay_buffer, action_noise, learning_starts)
+        if choice.collector is None:
+            self.policy.set_training_mode(False)
+        _check_train_freq(env, train_freq)
+        check_integers(self._last_obs, self.observation_space, "environment")
+        num_collected_steps, num_collected_episodes = 0, 0
+        if self.use_sde:
+            self.actor.reset_noise(env.num_envs)
+        callback.on_rollout_start()
+        continue_training = True
+        while should_collect_more_steps(train_freq, num_collected_steps, num_collected_episodes):
+            if self.use_sde and self.sde_sample_freq > 0 and num_collected_steps % self.sde_sample_freq == 0:
+                self.actor.reset_noise(env.num_envs)
+            chunk = self._native_chunk(choice, parts, callback, train_freq, num_collected_steps)
+            if chunk is None:
+                actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
+                new_obs, rewards, dones, infos = env.step(actions)
+                check_integers(new_obs, self.observation_space, "environment")
+            else:
+                num_collected_episodes += self._pass_steps(chunk, callback, action_noise, log_interval)
+                num_collected_steps += chunk.n_steps - 1
+                last = chunk.last
+                actions, buffer_actions, new_obs = last.actions, last.buffer_actions, last.new_obs
+                rewards, dones, infos = last.rewards, last.dones, last.infos
+            self.num_timesteps += env.num_envs
+            num_collected_steps += 1
+
+            callback.update_locals(locals())
+            if not callback.on_step():
+                continue_training = False
+                break
+            self._update_info_buffer(infos, dones)
+            if chunk is None:
+                self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)
+            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+            self._on_step()
+            ended = ended_episodes(dones, infos)
+            num_collected_episodes += self._end_episodes(ended, action_noise, log_interval)
+        if continue_training:
+            callback.on_rollout_end()
+        return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, continue_training)
+
+    def _random_steps(self, count: int, n_envs: int, learning_starts: int) -> list[bool]:
+        """
+        Decide which steps to come take random actions, as :meth:`_sample_action` would at each.
+
+        :param count: number of steps
+        :param n_envs: number of environments
+        :param learning_starts: environment steps with random actions
+        :return: one flag for each step
+        """
+        # A chunk may have millions of steps.
+        n_random = max(math.ceil(min((learning_starts - self.num_timesteps) / n_envs, count)), 0)
+        return [True] * n_random + [False] * (count - n_random)
+
+    def _native_chunk(
+        self,
+        choice: CollectorChoice,
+        parts: tuple[VecEnv, Any, Any, int],
+        callback: BaseCallback,
+        train_freq: TrainFreq,
+        n_collected: int,
+    ) -> ChunkResult | None:
+        """Steps in Rust up to the next one that the callback must see, at least one; None if that is next."""
+        unseen = NEVER if is_noop(callback) else steps_until_needed(callback) - 1
+        if unseen < 1:
+            # It may change whatever it likes.
+            choice.forget()
+            return None
+        collector = choice.get(self, *parts)
+        if collector is None:
+            return None
+        # Buffer, generators and last observations move together.
+        with interrupts_deferred():
+            if train_freq.unit == TrainFrequencyUnit.STEP:
+                count = min(unseen, train_freq.frequency - n_collected)
+                chunk = collector.collect_chunk(self._last_obs, count)
+            else:
+                chunk = collector.collect_chunk(self._last_obs, unseen, until_end=True)
+            self._last_obs, self._last_original_obs = chunk.last.new_obs, chunk.seen
+        return chunk
+
+    def _pass_steps(
+        self,
+        chunk: ChunkResult,
+        callback: BaseCallback,
+        action_noise: ActionNoise | None,
+        log_interval: int | None,
+    ) -> int:
+        """
+        Account for the steps of a chunk before its last one, in the order of single steps.
+
+        :param chunk: steps taken in Rust
+        :param callback: counts them
+        :param action_noise: starts anew where an episode ended
+        :param log_interval: episodes between two log entries
+        :return: how many episodes ended
+        :raises BaseException: what went wrong after the chunk, or a signal's handler raised; all its
+            steps are accounted for then
+        """
+        n_steps = chunk.n_steps - (chunk.error is None)
+        n_envs, n_episodes = len(chunk.last.rewards), 0
+        entries: dict[int, list[tuple[int, dict[str, Any]]]] = {}
+        for end in chunk.episodes:
+            entries.setdefault(end.step, []).append((end.env, end.monitor_entry))
+        for step in range(n_steps):
+            self.num_timesteps += n_envs
+            ended = entries.get(step, [])
+            self._update_info_buffer([{"episode": entry} for _, entry in ended])
+            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+            self._on_step()
+            if ended:
+                dones = np.zeros(n_envs, bool)
+                dones[[env for env, _ in ended]] = True
+                n_episodes += self._end_episodes(dones, action_noise, log_interval)
+        if n_steps:
+            callback._pass_steps(n_steps)
+        if chunk.error is not None:
+            raise chunk.error
+        return n_episodes
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Choose actions to explore with: random ones before learning starts, then the policy's with noise.
+
+        :param learning_starts: environment steps with random actions
+        :param action_noise: noise to add to continuous actions, in units of actions scaled to [-1, 1]
+        :param n_envs: number of environments
+        :return: (n_envs, ...) actions for the environments, and the same as the replay buffer stores them:
+            continuous ones scaled to [-1, 1]
+        """
+        if self.num_timesteps < learning_starts and not (self.use_sde and self.use_sde_at_warmup):
+            actions = np.array([self.action_space.sample() for _ in range(n_envs)])
+        else:
+            assert self._last_obs is not None, "No previous observation was provided"
+            actions, _ = self.predict(self._last_obs, deterministic=False)
+        if not isinstance(self.action_space, spaces.Box):
+            return actions, actions
+        scaled = self.policy.scale_action(actions)
+        if action_noise is not None:
+            scaled = np.clip(scaled + action_noise(), -1, 1)
+        return self.policy.unscale_action(scaled), scaled
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: Any,
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """
+        Store what a step gave, observations and rewards as they were before VecNormalize.
+
+        :param replay_buffer: where to store it
+        :param buffer_action: (n_envs, ...) actions, continuous ones scaled to [-1, 1]
+        :param new_obs: (n_envs, ...) observations; the first of a new episode where ``dones``
+        :param reward: (n_envs,)
+        :param dones: (n_envs,) which episodes ended
+        :param infos: one per environment, with the last observation of an episode that ended
+        """
+        normalizer = self._vec_normalize_env
+        original_obs = new_obs
+        if normalizer is None:
+            self._last_original_obs = self._last_obs
+        else:
+            original_obs, reward = normalizer.get_original_obs(), normalizer.get_original_reward()
+        unnormalize = None if normalizer is None else normalizer.unnormalize_obs
+        next_obs = with_terminal_observations(original_obs, dones, infos, unnormalize)
+        stored = without_dead_steps(
+            (self._last_original_obs, buffer_action, reward), self._last_stored, infos
+        )
+        obs, buffer_action, reward = self._last_stored = stored
+        replay_buffer.add(obs, next_obs, buffer_action, reward, dones, infos)
+        self._last_obs = new_obs
+        if normalizer is not None:
+            self._last_original_obs = original_obs
+
+    def _on_step(self) -> None:
+        """Called after each step of the environments; DQN counts here."""
+
+    def _end_episodes(
+        self, dones: np.ndarray, action_noise: ActionNoise | None, log_interval: int | None
+    ) -> int:
+        """
+        :param dones: (n_envs,) which episodes ended
+        :param action_noise: starts anew where they did
+        :param log_interval: episodes between two log entries
+        :return: how many ended
+        """
+        ended = np.asarray(dones).nonzero()[0]
+        for i in ended:
+            self._episode_num += 1
+            if action_noise is not None:
+                # A single environment's noise has no index to be reset by.
+                action_noise.reset(**({"indices": [i]} if len(dones) > 1 else {}))
+            if log_interval is not None and self._episode_num % log_interval == 0:
+                self.dump_logs()
+        return len(ended)
+
+    def dump_logs(self) -> None:
+        """Write one log entry."""
+        self.logger.record("time/episodes", self._episode_num, exclude="tensorboard")
+        self._record_progress({"train/std": self.actor.get_std().mean().item()} if self.use_sde else None)
+        self.logger.dump(step=self.num_timesteps)
+
+    def _batches(self, gradient_steps: int, batch_size: int) -> Iterator[Arrays]:
+        """
+        Draw the batches of one update.
+
+        :param gradient_steps: how many
+        :param batch_size: transitions in each
+        :return: for each gradient step ``observations``, ``actions``, ``next_observations``, ``dones``,
+            ``rewards`` and, with n-step returns, ``discounts``; all with a leading axis of ``batch_size``
+        """
+        return replay_batches(self.replay_buffer, gradient_steps, batch_size, self._vec_normalize_env)
+
+    def _trained(self) -> Trained:
+        """:return: what an update reads and changes; here of an actor and critics"""
+        networks, targets = self.policy.update_networks()
+        optimizers = {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
+        return Trained(networks, optimizers, targets)
+
+    def _native_update(self, base: type["OffPolicyAlgorithm"]) -> Any:
+        """
+        :param base: the algorithm whose gradient step Rust knows
+        :return: the gradient steps in Rust; here of an actor and critics
+        :raises NotNative: the step, the batches or the networks are not those that Rust knows
+        """
+        check_unchanged(self, base, ("_gradient_step", "_target", "_batches"))
+        networks, optimizers, _, _ = self._trained()
+        return NativeActorCriticUpdate(networks, optimizers, blueprint(self.policy))
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """
@@ -391,7 +658,7 @@ class OffPolicyAlgorithm(OffPolicySteps):
         raise NotImplementedError
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_session", "_stored_last"]
+        return [*super()._excluded_save_params(), "_collector_choice", "_last_stored"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []
@@ -400,3 +667,13 @@ class OffPolicyAlgorithm(OffPolicySteps):
 def _relabels_goals(buffer_class: type[Any]) -> bool:
     """Whether a buffer asks its environment for rewards, as ``HerReplayBuffer`` does."""
     return hasattr(buffer_class, "truncate_last_trajectory")
+
+
+def _check_train_freq(env: VecEnv, train_freq: TrainFreq) -> None:
+    assert isinstance(env, VecEnv), f"You must pass a VecEnv, got {type(env).__name__}"
+    assert train_freq.frequency > 0, (
+        f"Should at least collect one step or episode, got train_freq={train_freq.frequency}."
+    )
+    assert env.num_envs == 1 or train_freq.unit == TrainFrequencyUnit.STEP, (
+        f"You must use only one env when doing episodic training, got {env.num_envs}."
+    )

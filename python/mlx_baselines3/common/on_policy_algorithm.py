@@ -1,39 +1,40 @@
 """What PPO and A2C share: collect a rollout with the present policy, then learn from it."""
 
-import sys
-import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
 from gymnasium import spaces
 
-from mlx_baselines3.common._on_policy_collection import OnPolicyCollection
 from mlx_baselines3.common.base_class import BaseAlgorithm as BaseAlgorithm
 from mlx_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from mlx_baselines3.common.callbacks import BaseCallback as BaseCallback
-from mlx_baselines3.common.callbacks.base import released_on_error
-from mlx_baselines3.common.native.actor import NotMirrored, blueprint, check_unchanged
+from mlx_baselines3.common.callbacks.base import released_on_error, steps_until_needed
+from mlx_baselines3.common.native.actor import NativeActor, blueprint
+from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
+from mlx_baselines3.common.native.rollouts import NativeRollout, Steps, actions_for_env, choose_actor
 from mlx_baselines3.common.nn.integer_observations import check_integers
-from mlx_baselines3.common.nn.interop import to_mlx
+from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
 from mlx_baselines3.common.nn.packed_optimizer import Arrays
-from mlx_baselines3.common.nn.structure import is_same, structure
+from mlx_baselines3.common.nn.threads import tracing
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.policies.evaluated import ModelCall
-from mlx_baselines3.common.training.dead_steps import warn_of_own_minibatches
-from mlx_baselines3.common.training.native_on_policy import NativeChoice, NativeOnPolicyUpdate
-from mlx_baselines3.common.training.update import LossFunction, Minibatch, UpdateStep
+from mlx_baselines3.common.training.compiled_update import GradientStep, Minibatch
+from mlx_baselines3.common.training.dead_steps import dead_mask, warn_of_own_minibatches
+from mlx_baselines3.common.training.native_on_policy import NativeOnPolicyUpdate
+from mlx_baselines3.common.training.updater import Trained, Updater
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from mlx_baselines3.common.utils import explained_variance, safe_mean
+from mlx_baselines3.common.utils import explained_variance
 from mlx_baselines3.common.utils import obs_as_tensor as obs_as_tensor
+from mlx_baselines3.common.utils import safe_mean as safe_mean
 from mlx_baselines3.common.vec_env import VecEnv as VecEnv
 
 SelfOnPolicyAlgorithm = TypeVar("SelfOnPolicyAlgorithm", bound="OnPolicyAlgorithm")
 
 
-class OnPolicyAlgorithm(OnPolicyCollection):
+class OnPolicyAlgorithm(BaseAlgorithm):
     """
     Base of PPO and A2C.
 
@@ -63,7 +64,6 @@ class OnPolicyAlgorithm(OnPolicyCollection):
 
     rollout_buffer: RolloutBuffer
     policy: ActorCriticPolicy
-
     normalize_advantage: bool
 
     def __init__(
@@ -146,8 +146,7 @@ class OnPolicyAlgorithm(OnPolicyCollection):
         rows = self.n_steps * self.n_envs
         self.policy = self._settle_device(policy, min(getattr(self, "batch_size", rows), rows))
         self.rollout_buffer.device = self.device
-        self._update_step: tuple[list[Any], tuple[Any, ...], UpdateStep] | None = None
-        self._native_choice = NativeChoice()
+        self._updater = Updater()
         self._maybe_recommend_cpu()
 
     def _maybe_recommend_cpu(self, mlp_class_name: str = "ActorCriticPolicy") -> None:
@@ -164,6 +163,183 @@ class OnPolicyAlgorithm(OnPolicyCollection):
                 UserWarning,
                 stacklevel=4,
             )
+
+    # Callbacks get the local variables of the next two methods: the names that SB3's have too are a contract.
+
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: RolloutBuffer,
+        n_rollout_steps: int,
+    ) -> bool:
+        """
+        Step the environments with the present policy and fill a rollout buffer.
+
+        :param env: the training environments
+        :param callback: called at every step, and at both ends of the rollout
+        :param rollout_buffer: the buffer to fill
+        :param n_rollout_steps: steps of each environment
+        :return: False if the callback stopped the training, True otherwise
+        """
+        assert self._last_obs is not None, "No previous observation was provided"
+        assert self._last_episode_starts is not None
+        self.policy.set_training_mode(False)
+        n_steps = 0
+        dead: list[tuple[int, int]] = []
+        new_obs: Any = self._last_obs
+        rollout_buffer.reset()
+        if self.use_sde:
+            self.policy.reset_noise(env.num_envs)
+        callback.on_rollout_start()
+        check_integers(new_obs, self.observation_space, "environment")
+        actor = self._native_actor(rollout_buffer)
+        if actor is not None:
+            return self._collect_natively(actor, env, callback, rollout_buffer, n_rollout_steps)
+
+        while n_steps < n_rollout_steps:
+            if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
+                self.policy.reset_noise(env.num_envs)
+            obs_tensor = obs_as_tensor(self._last_obs, self.device)
+            # The distribution is the policy's only one: not while another thread predicts.
+            with tracing:
+                actions, values, log_probs = self.policy(obs_tensor)
+            # One evaluation for all three; each is then only copied out.
+            mx.eval(actions, values, log_probs)
+            actions = to_numpy(actions)
+            clipped_actions = actions_for_env(self.policy, self.action_space, actions)
+            new_obs, rewards, dones, infos = env.step(clipped_actions)
+            check_integers(new_obs, self.observation_space, "environment")
+            self.num_timesteps += env.num_envs
+
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+
+            self._update_info_buffer(infos, dones)
+            n_steps += 1
+            if isinstance(self.action_space, spaces.Discrete):
+                actions = actions.reshape(-1, 1)
+            dead += [(n_steps - 1, i) for i in self._bootstrap_timeouts(rewards, dones, infos)]
+            rollout_buffer.add(self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs)
+            self._last_obs = new_obs
+            self._last_episode_starts = dones
+
+        rollout_buffer.dead_steps = dead_mask(dead, (n_rollout_steps, env.num_envs))
+        values = self.policy.predict_values(obs_as_tensor(new_obs, self.device))
+        rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _collect_natively(
+        self,
+        actor: NativeActor,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: RolloutBuffer,
+        n_rollout_steps: int,
+    ) -> bool:
+        """As :meth:`collect_rollouts`, with actions from the native actor."""
+        n_steps = 0
+        rollout = NativeRollout(actor, self.policy, env, rollout_buffer, self.gamma, self.sde_sample_freq)
+        self._explain_once(rollout.why_not_fused())
+        while n_steps < n_rollout_steps:
+            until_seen = min(steps_until_needed(callback), n_rollout_steps - n_steps)
+            steps = self._take_native_steps(rollout, env, callback, until_seen)
+            actions, clipped_actions, new_obs, rewards, dones, infos = steps.last
+            estimates = None
+            if steps.n_steps == until_seen:
+                obs_tensor = obs_as_tensor(steps.seen[0], self.device)
+                estimates = rollout.estimate(steps)
+                values, log_probs = estimates.values, estimates.log_probs
+
+            callback.update_locals(locals())
+            continue_training, seen = self._ask(callback, steps)
+            if not continue_training:
+                return False
+
+            self._update_info_buffer(infos, dones)
+            n_steps += steps.n_steps
+            rollout.record(steps, seen, estimates)
+            self._last_obs = new_obs
+            self._last_episode_starts = dones
+
+        rollout_buffer.dead_steps = dead_mask(rollout.dead, (n_rollout_steps, env.num_envs))
+        values = rollout.complete(new_obs)
+        rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _native_actor(self, rollout_buffer: RolloutBuffer) -> NativeActor | None:
+        """The native actor with the present weights; None, and a line that says why, where MLX acts."""
+        chosen = choose_actor(self.policy, rollout_buffer)
+        if isinstance(chosen, str):
+            self._explain_once(chosen)
+            return None
+        return chosen
+
+    def _take_native_steps(
+        self, rollout: NativeRollout, env: VecEnv, callback: BaseCallback, count: int
+    ) -> Steps:
+        """
+        Take and count steps; what ended before the last one is in the statistics when the callback runs.
+
+        :raises BaseException: what a signal's handler has raised; the steps before it are accounted for, and
+            the next rollout begins where the environments are
+        """
+        if rollout.is_fused:
+            # Copies, which follow the environments: what callbacks hold stays as it is.
+            self._last_obs = np.array(self._last_obs, np.float32)
+            self._last_episode_starts = np.array(self._last_episode_starts, bool)
+        assert self._last_episode_starts is not None
+        steps = rollout.take_steps((self._last_obs, self._last_episode_starts), count)
+        unseen = steps.n_steps - (steps.error is None)
+        self._update_info_buffer([{"episode": entry} for entry in steps.earlier_episodes])
+        self.num_timesteps += env.num_envs * unseen
+        if unseen:
+            callback._pass_steps(unseen)
+        if steps.error is not None:
+            raise steps.error
+        self.num_timesteps += env.num_envs
+        return steps
+
+    def _ask(self, callback: BaseCallback, steps: Steps) -> tuple[bool, tuple[Any, Any]]:
+        """
+        Call the callback, to which the last observation is the one before the step, as in SB3.
+
+        :return: whether to go on; and the observations before the step and whether they begin an episode, as
+            the callback leaves them
+        """
+        after = steps.last[2], steps.last[4]
+        self._last_obs, self._last_episode_starts = steps.seen
+        try:
+            continue_training = callback.on_step()
+            seen = self._last_obs, self._last_episode_starts
+        finally:
+            # Whatever ends the rollout here, the next one goes on where the environments are.
+            self._last_obs, self._last_episode_starts = after
+        return continue_training, seen
+
+    def _bootstrap_timeouts(
+        self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
+    ) -> list[int]:
+        """
+        Where the time limit cut an episode short, the value of its last observation stands for the
+        rewards that were not collected (https://arxiv.org/abs/1712.00378).
+
+        :return: the environments whose step only reset
+        """
+        dead = []
+        for i in np.flatnonzero(dones).tolist():
+            if "autoreset_step" in infos[i]:
+                dead.append(i)
+            terminal_obs = infos[i].get("terminal_observation")
+            if terminal_obs is not None and infos[i].get("TimeLimit.truncated", False):
+                value = self.policy.predict_values(self.policy.obs_to_tensor(terminal_obs)[0])
+                rewards[i] += self.gamma * to_numpy(value)[0, 0]
+        return dead
 
     def _rollout_arrays(self) -> Arrays:
         """The whole rollout as MLX arrays, environment after environment; copied once per update."""
@@ -217,60 +393,37 @@ class OnPolicyAlgorithm(OnPolicyCollection):
             yield batch, mx.arange(samples.advantages.shape[0])
         warn_of_own_minibatches(self.rollout_buffer, n_rows)
 
-    def _take_steps(
-        self,
-        base: type["OnPolicyAlgorithm"],
-        settings: Mapping[str, float],
-        batch_size: int | None,
-        n_epochs: int,
-    ) -> list[dict[str, np.ndarray]]:
-        """
-        Take the gradient steps of one rollout, in Rust where that can compute them.
-
-        :param base: the algorithm whose loss Rust knows
-        :param settings: numbers of the loss
-        :param batch_size: rows of a minibatch; None takes all at once
-        :param n_epochs: number of passes over the rollout
-        :return: the metrics of each pass, up to the one that stopped early
-        """
-        buffer, normalize = self.rollout_buffer, self.normalize_advantage
-        parts = (self.policy, self.policy.optimizer, type(buffer))
-        native = self._native_choice.get(self, parts, lambda: self._native_update(base))
-        if native is not None:
-            orders = (buffer.shuffled_rows().astype(np.uint32) for _ in range(n_epochs))
-            return native.run(buffer.flattened(), orders, batch_size, settings, normalize)
-        step = self._compiled_step(self._loss, normalize)
-        return step.run(self._epochs(batch_size, n_epochs), settings)
+    def _trained(self) -> Trained:
+        """:return: what an update reads and changes"""
+        return Trained(
+            {"policy": self.policy}, {"policy": self.policy.optimizer}, {}, (type(self.rollout_buffer),)
+        )
 
     def _native_update(self, base: type["OnPolicyAlgorithm"]) -> NativeOnPolicyUpdate:
-        """:raises NotMirrored: the loss, the minibatches or the policy are not those that Rust knows"""
-        check_unchanged(self, base, ("_loss", "_epochs", "_compiled_step"))
+        """
+        :param base: the algorithm whose gradient step Rust knows
+        :return: the gradient steps in Rust
+        :raises NotNative: the loss, the minibatches or the policy are not those that Rust knows
+        """
+        check_unchanged(self, base, ("_loss", "_gradient_step", "_epochs"))
         if type(self.rollout_buffer) not in (RolloutBuffer, DictRolloutBuffer):
-            raise NotMirrored(f"the rollout buffer is a {type(self.rollout_buffer).__name__}")
+            raise NotNative(f"the rollout buffer is a {type(self.rollout_buffer).__name__}")
         return NativeOnPolicyUpdate(self.policy, self.policy.optimizer, blueprint(self.policy))
 
+    def _gradient_step(self, step: GradientStep, batch: Arrays, settings: Arrays, variant: None) -> Arrays:
+        """Descend on the loss of one minibatch; see :class:`CompiledUpdate`."""
+        loss, metrics = step.descend("policy", lambda: self._loss(batch, settings), settings["max_grad_norm"])
+        return {"loss": loss, **metrics}
+
     def _loss(self, batch: Arrays, settings: Arrays) -> tuple[mx.array, Arrays]:
-        """The objective on one minibatch, with SB3's metrics. Each algorithm has its own."""
+        """
+        The objective on one minibatch. Each algorithm has its own.
+
+        :param batch: the minibatch
+        :param settings: scalars
+        :return: the loss, and SB3's metrics; a condition ``stop`` among them ends the update
+        """
         raise NotImplementedError
-
-    def _compiled_step(self, loss: LossFunction, *static: Any) -> UpdateStep:
-        """
-        The compiled update step; made anew when something changed that it has compiled in.
-
-        :param loss: the loss function
-        :param static: whatever else the loss depends on besides its arguments
-        """
-        self._compile_notice.announce()
-        made_of = structure(self.policy, self.policy.optimizer)
-        known = self._update_step
-        if known is None or not is_same(known[0], made_of) or known[1] != static:
-            known = (made_of, static, UpdateStep(self.policy, self.policy.optimizer, loss))
-        self._update_step = known
-        step = known[2]
-        # Dead steps leave the last minibatch another size in every rollout.
-        dead = getattr(self.rollout_buffer, "dead_steps", None)
-        step.compiled_sizes = None if dead is None else {getattr(self, "batch_size", 0)}
-        return step
 
     def _record_fit(self) -> None:
         """Record how well the values explain the returns, and the width of the action noise."""
@@ -295,22 +448,11 @@ class OnPolicyAlgorithm(OnPolicyCollection):
         """
         Write one log entry.
 
-        :param iteration: number of the rollout; 0 leaves it away
+        :param iteration: number of the rollout; 0 omits it
         """
-        assert self.ep_info_buffer is not None
-        assert self.ep_success_buffer is not None
-        elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
-        fps = int((self.num_timesteps - self._num_timesteps_at_start) / elapsed)
         if iteration > 0:
             self.logger.record("time/iterations", iteration, exclude="tensorboard")
-        if len(self.ep_info_buffer) > 0 and len(self.ep_info_buffer[0]) > 0:
-            self.logger.record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
-            self.logger.record("rollout/ep_len_mean", safe_mean([info["l"] for info in self.ep_info_buffer]))
-        self.logger.record("time/fps", fps)
-        self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
-        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        if len(self.ep_success_buffer) > 0:
-            self.logger.record("rollout/success_rate", safe_mean(self.ep_success_buffer))
+        self._record_progress()
         self.logger.dump(step=self.num_timesteps)
 
     def learn(

@@ -17,10 +17,10 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
-from mlx_baselines3.common.nn.layers import named_parameters
+from mlx_baselines3.common.nn.layers import bound, named_parameters
+from mlx_baselines3.common.nn.threads import random_state_kept
 from mlx_baselines3.common.policies.actor_critic import ActorCriticPolicy
 from mlx_baselines3.common.policies.base import BasePolicy
-from mlx_baselines3.common.training.update import bound, random_state_kept
 
 _ROWS = 8
 # Draws after which a policy that can act in more than one way is believed to have shown it.

@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from mlx_baselines3._lazy_names import lazy_names
-from mlx_baselines3._version import __version__
+from mlx_baselines3._system_info import get_system_info
+from mlx_baselines3.common._types import TensorDict
 from mlx_baselines3.common.formats.archive import (
     ArchiveReader,
     Content,
@@ -41,8 +42,8 @@ from mlx_baselines3.common.formats.model_data import data_to_json, json_to_data,
 from mlx_baselines3.common.formats.paths import open_path, open_path_pathlib, open_path_str
 from mlx_baselines3.common.formats.sb3 import zip as sb3_zip
 from mlx_baselines3.common.formats.trees import dump_tree, load_tree
-from mlx_baselines3.common.type_aliases import TensorDict
-from mlx_baselines3.common.utils import get_device, get_system_info
+from mlx_baselines3.common.formats.version import check_format, version_entries
+from mlx_baselines3.common.nn.devices import get_device
 
 if not TYPE_CHECKING:
     __getattr__ = lazy_names(globals(), "cloudpickle sb3")
@@ -66,7 +67,6 @@ __all__ = [
     "save_to_zip_file",
 ]
 
-FORMAT_VERSION = 1
 _TENSOR_SUFFIX = ".safetensors"
 _VARIABLES = "variables"
 _ENTRY_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -157,15 +157,6 @@ def save_to_zip_file(
         write_entries(open_path(save_path, "w", verbose), entries)
 
 
-def version_entries() -> dict[str, bytes]:
-    """:return: entries that say which version of this package, and of the format, an archive is of"""
-    return {
-        "_mlx_baselines3_version": __version__.encode(),
-        "format": str(FORMAT_VERSION).encode(),
-        "system_info.txt": get_system_info(print_info=False)[1].encode(),
-    }
-
-
 def save_to_pkl(path: str | pathlib.Path | io.BufferedIOBase, obj: Any, verbose: int = 0) -> None:
     """
     Pickle an object. A file given by its path is replaced as a whole, as in :func:`save_to_zip_file`.
@@ -253,20 +244,6 @@ def _read_tensors(archive: ArchiveReader) -> dict[str, Any]:
         # What lies in a folder belongs to a checkpoint and not to the model.
         if name.endswith(_TENSOR_SUFFIX) and "/" not in name
     }
-
-
-def check_format(archive: ArchiveReader) -> None:
-    """
-    :param archive: an archive of this package
-    :raises ModelFileError: if it is in a newer format, or does not say in which
-    """
-    version = archive.text("format")
-    if not version.isascii() or not version.isdigit() or not 1 <= int(version[:9]) <= FORMAT_VERSION:
-        raise ModelFileError(
-            f"{archive.label} is in format {version!r:.20} (written by mlx_baselines3 "
-            f"{archive.text('_mlx_baselines3_version'):.20}); this version reads up to {FORMAT_VERSION}. "
-            "Update mlx-baselines3 to load it."
-        )
 
 
 def _print_system_info(archive: ArchiveReader) -> None:

@@ -9,10 +9,10 @@ import mlx.nn as nn
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3.common._types import TensorDict
 from mlx_baselines3.common.nn.activations import Tanh, make_activation
 from mlx_baselines3.common.nn.layers import Conv2d, Flatten, Linear, Module, ModuleDict, Sequential
 from mlx_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
-from mlx_baselines3.common.type_aliases import TensorDict
 from mlx_baselines3.common.utils import get_device
 
 __all__ = [

@@ -8,14 +8,17 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common.buffers import ReplayBuffer
-from mlx_baselines3.common.native.actor import blueprint, check_unchanged
+from mlx_baselines3.common.native.actor import blueprint
+from mlx_baselines3.common.native.eligibility import check_unchanged
 from mlx_baselines3.common.nn.packed_optimizer import Arrays
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.policies.evaluated import ModelCall
+from mlx_baselines3.common.training.compiled_update import GradientStep
 from mlx_baselines3.common.training.device_choice import on_own_device
 from mlx_baselines3.common.training.native_off_policy import NativeQUpdate
-from mlx_baselines3.common.training.off_policy_update import GradientStep, follow
+from mlx_baselines3.common.training.target_networks import follow
+from mlx_baselines3.common.training.updater import Trained
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.common.utils import LinearSchedule, get_parameters_by_name
 from mlx_baselines3.common.utils import polyak_update as polyak_update
@@ -171,20 +174,19 @@ class DQN(OffPolicyAlgorithm):
         self.logger.record("rollout/exploration_rate", self.exploration_rate)
 
     def _random_steps(self, count: int, n_envs: int, learning_starts: int) -> list[bool]:
-        """Steps to come with random actions; the others toss :meth:`predict`'s coin here."""
+        """Steps to come with random actions; the others draw the number that :meth:`predict` compares."""
         random = super()._random_steps(count, n_envs, learning_starts)
-        total = float(self._total_timesteps)
         first = sum(random)
-        for i, coin in enumerate(np.random.rand(count - first).tolist(), start=first):  # noqa: NPY002
+        for i, drawn in enumerate(np.random.rand(count - first).tolist(), start=first):  # noqa: NPY002
             # As `_on_step` will have set it by then.
             rate = self.exploration_rate
             if i > 0:
-                rate = self.exploration_schedule(1.0 - float(self.num_timesteps + i * n_envs) / total)
-            random[i] = not coin >= rate
+                rate = self.exploration_schedule(self.progress_at(self.num_timesteps + i * n_envs))
+            random[i] = not drawn >= rate
         return random
 
     def _gradient_step(self, step: GradientStep, batch: Arrays, settings: Arrays, variant: None) -> Arrays:
-        """Move Q(s, a) towards its target; see :class:`OffPolicyUpdate`."""
+        """Move Q(s, a) towards its target; see :class:`CompiledUpdate`."""
         discounts = batch.get("discounts", settings["gamma"])
         next_q_values = self.q_net_target(batch["next_observations"])
         target = losses.td_target(batch["rewards"], batch["dones"], discounts, next_q_values)
@@ -196,9 +198,13 @@ class DQN(OffPolicyAlgorithm):
         value, _ = step.descend("q_net", loss, settings["max_grad_norm"])
         return {"loss": value}
 
-    def _native_update(self) -> NativeQUpdate:
-        """:raises NotMirrored: the step, the batches or the network are not those that Rust knows"""
-        check_unchanged(self, DQN, ("_gradient_step", "_batches", "_compiled_update"))
+    def _trained(self) -> Trained:
+        networks = {"q_net": self.q_net, "q_net_target": self.q_net_target}
+        # The target network moves between updates, see `_on_step`.
+        return Trained(networks, {"q_net": self.policy.optimizer}, {})
+
+    def _native_update(self, base: type[OffPolicyAlgorithm]) -> NativeQUpdate:
+        check_unchanged(self, base, ("_gradient_step", "_batches"))
         return NativeQUpdate(self.q_net, self.q_net_target, self.policy.optimizer, blueprint(self.policy))
 
     @on_own_device
@@ -216,14 +222,7 @@ class DQN(OffPolicyAlgorithm):
         self.policy.settle_optimizers()
         self._update_learning_rate(self.policy.optimizer)
         settings = {"gamma": self.gamma, "max_grad_norm": self.max_grad_norm}
-        networks = {"q_net": self.q_net, "q_net_target": self.q_net_target}
-        parts = (*networks.values(), self.policy.optimizer)
-        native = self._native_choice.get(self, parts, self._native_update)
-        if native is not None:
-            metrics = native.run(self._batch_arrays(gradient_steps, batch_size), settings)
-        else:
-            update = self._compiled_update(networks, {"q_net": self.policy.optimizer}, self._gradient_step)
-            metrics = update.run(self._batches(gradient_steps, batch_size), settings)
+        metrics = self._updater.take_steps(self, DQN, gradient_steps, batch_size, settings)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", metrics["loss"].mean())

@@ -7,13 +7,8 @@ import mlx.optimizers as optim
 from gymnasium import spaces
 from mlx import nn
 
-from mlx_baselines3.common.native.actor import (
-    Blueprint,
-    blueprint,
-    check_unchanged,
-    observed_keys,
-    perceptron,
-)
+from mlx_baselines3.common.native.actor import Blueprint, blueprint, observed_keys, perceptron
+from mlx_baselines3.common.native.eligibility import check_unchanged
 from mlx_baselines3.common.nn.layers import Sequential, named_parameters
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer, nothing_to_train
 from mlx_baselines3.common.policies.base import BasePolicy
@@ -217,7 +212,8 @@ class DQNPolicy(BasePolicy):
         :param mode: True for training
         """
         self.q_net.set_training_mode(mode)
-        self._training = mode
+        # A module's `__setattr__` takes longer than the rest, and every update asks.
+        object.__setattr__(self, "_training", mode)
 
 
 MlpPolicy = DQNPolicy

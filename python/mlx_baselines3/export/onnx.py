@@ -19,7 +19,7 @@ from mlx_baselines3.common.distributions import (
 )
 from mlx_baselines3.common.formats.archive import atomic_open
 from mlx_baselines3.common.formats.paths import open_path
-from mlx_baselines3.common.native.actor import NotMirrored, check_unchanged
+from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.nn.layers import Sequential
 from mlx_baselines3.common.policies.actor_critic import ActorCriticPolicy
 from mlx_baselines3.common.preprocessing import is_image_space
@@ -62,7 +62,7 @@ def export_onnx(model: BaseAlgorithm, path: str | pathlib.Path | io.BufferedIOBa
     prepared = {key: _prepare(graph, key, part, policy) for key, part in parts.items()}
     try:
         raw = _actions(policy, graph, prepared if is_dict else prepared["obs"])
-    except NotMirrored as error:
+    except NotNative as error:
         raise NotInONNX(f"{error}, which the file would not know of") from error
     _finish(graph, raw, policy)
     contents = _file(graph, parts, policy.action_space).SerializeToString()

@@ -10,11 +10,11 @@ import mlx.core as mx
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3.common._types import DictReplayBufferSamples
 from mlx_baselines3.common.buffers import DictReplayBuffer
 from mlx_baselines3.common.buffers._fields import split
 from mlx_baselines3.common.buffers._rows import check_batch_size
 from mlx_baselines3.common.buffers._scratch import Scratch
-from mlx_baselines3.common.type_aliases import DictReplayBufferSamples
 from mlx_baselines3.common.vec_env import VecEnv, VecNormalize
 from mlx_baselines3.her.goal_selection_strategy import KEY_TO_GOAL_STRATEGY, GoalSelectionStrategy
 

@@ -218,7 +218,7 @@ class PPO(OnPolicyAlgorithm):
         self.policy.settle_optimizers()
         self._update_learning_rate(self.policy.optimizer)
         settings = self._settings()
-        epochs = self._take_steps(PPO, settings, self.batch_size, self.n_epochs)
+        epochs = self._updater.take_epochs(self, PPO, settings, self.batch_size, self.n_epochs)
         self._n_updates += len(epochs)
         self._log_update(epochs, settings)
 

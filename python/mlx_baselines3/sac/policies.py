@@ -13,17 +13,8 @@ from mlx_baselines3.common.distributions import (
     StateDependentNoiseDistribution,
 )
 from mlx_baselines3.common.distributions.base import takes_noise
-from mlx_baselines3.common.native.actor import (
-    DRAWING,
-    Blueprint,
-    Layer,
-    NotMirrored,
-    blueprint,
-    check_parts,
-    check_unchanged,
-    observed_keys,
-    perceptron,
-)
+from mlx_baselines3.common.native.actor import DRAWING, Blueprint, Layer, blueprint, observed_keys, perceptron
+from mlx_baselines3.common.native.eligibility import NotNative, check_parts, check_unchanged
 from mlx_baselines3.common.nn.layers import Linear, Module, Sequential
 from mlx_baselines3.common.policies import BasePolicy, ContinuousCritic
 from mlx_baselines3.common.policies.critics import ContinuousActor, ContinuousPolicy
@@ -386,7 +377,7 @@ class MultiInputPolicy(SACPolicy):
 def _sac_blueprint(policy: SACPolicy) -> Blueprint:
     actor = policy.actor
     if actor.use_sde:
-        raise NotMirrored("gSDE is used")
+        raise NotNative("gSDE is used")
     check_unchanged(policy, SACPolicy, ("__call__", "forward", "_predict", "obs_to_tensor"))
     methods = ("__call__", "forward", "_predict", "get_action_dist_params", "extract_features")
     check_unchanged(actor, Actor, methods)

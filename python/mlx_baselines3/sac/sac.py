@@ -7,10 +7,9 @@ import mlx.optimizers as optim
 import numpy as np
 from gymnasium import spaces
 
-from mlx_baselines3.common._off_policy_steps import OffPolicySteps
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.distributions import SquashedDiagGaussianDistribution
-from mlx_baselines3.common.native.blueprint import NotMirrored, check_unchanged
+from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.nn.layers import Module
 from mlx_baselines3.common.nn.packed_optimizer import Arrays, ParameterOptimizer
 from mlx_baselines3.common.noise import ActionNoise
@@ -18,8 +17,9 @@ from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.policies.critics import ContinuousCritic
 from mlx_baselines3.common.policies.evaluated import ModelCall
+from mlx_baselines3.common.training.compiled_update import GradientStep
 from mlx_baselines3.common.training.device_choice import on_own_device
-from mlx_baselines3.common.training.off_policy_update import GradientStep
+from mlx_baselines3.common.training.updater import Trained
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.common.utils import get_parameters_by_name as get_parameters_by_name
 from mlx_baselines3.common.utils import polyak_update as polyak_update
@@ -271,26 +271,26 @@ class SAC(OffPolicyAlgorithm):
         matrices = mx.random.normal((gradient_steps, 1, *shape))
         return mx.broadcast_to(matrices, (gradient_steps, 2, *shape))
 
-    def _trained(self) -> tuple[dict[str, Any], dict[str, str], dict[str, ParameterOptimizer]]:
-        networks, targets, optimizers = super()._trained()
+    def _trained(self) -> Trained:
+        networks, optimizers, targets, _ = super()._trained()
         if self._entropy_coefficient is not None and self.ent_coef_optimizer is not None:
-            networks["ent_coef"] = self._entropy_coefficient
-            optimizers["ent_coef"] = self.ent_coef_optimizer
-        return networks, targets, optimizers
+            networks = {**networks, "ent_coef": self._entropy_coefficient}
+            optimizers = {**optimizers, "ent_coef": self.ent_coef_optimizer}
+        return Trained(networks, optimizers, targets)
 
-    def _check_objective(self, base: type[OffPolicySteps]) -> None:
-        super()._check_objective(base)
+    def _native_update(self, base: type[OffPolicyAlgorithm]) -> Any:
         check_unchanged(self, SAC, ("_actor_loss",))
         check_unchanged(self.policy, SACPolicy, ("update_networks",))
         check_unchanged(self.actor, Actor, ("action_log_prob", "noise_shape"))
         dist = self.actor.action_dist
-        if not isinstance(dist, SquashedDiagGaussianDistribution):
-            return  # The policy's blueprint has the words for it.
-        check_unchanged(
-            dist, SquashedDiagGaussianDistribution, ("log_prob", "log_prob_from_params", "sample")
-        )
-        if dist.epsilon != SquashedDiagGaussianDistribution(1).epsilon:
-            raise NotMirrored(f"the squashed distribution's epsilon is {dist.epsilon}")
+        # For others the policy's blueprint has the words.
+        if isinstance(dist, SquashedDiagGaussianDistribution):
+            check_unchanged(
+                dist, SquashedDiagGaussianDistribution, ("log_prob", "log_prob_from_params", "sample")
+            )
+            if dist.epsilon != SquashedDiagGaussianDistribution(1).epsilon:
+                raise NotNative(f"the squashed distribution's epsilon is {dist.epsilon}")
+        return super()._native_update(base)
 
     @on_own_device
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
@@ -314,7 +314,7 @@ class SAC(OffPolicyAlgorithm):
         self._update_learning_rate(optimizers)
         noise = self._noise(gradient_steps, batch_size)
         flags = [(True, i % self.target_update_interval == 0) for i in range(gradient_steps)]
-        metrics = self._take_steps(SAC, batch_size, noise, settings, flags)
+        metrics = self._updater.take_steps(self, SAC, gradient_steps, batch_size, settings, noise, flags)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name in ("ent_coef", "actor_loss", "critic_loss", "ent_coef_loss"):

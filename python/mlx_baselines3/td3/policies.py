@@ -7,13 +7,8 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from gymnasium import spaces
 
-from mlx_baselines3.common.native.actor import (
-    Blueprint,
-    blueprint,
-    check_unchanged,
-    observed_keys,
-    perceptron,
-)
+from mlx_baselines3.common.native.actor import Blueprint, blueprint, observed_keys, perceptron
+from mlx_baselines3.common.native.eligibility import check_unchanged
 from mlx_baselines3.common.nn.layers import Sequential
 from mlx_baselines3.common.policies import BasePolicy, ContinuousCritic
 from mlx_baselines3.common.policies.critics import ContinuousActor, ContinuousPolicy

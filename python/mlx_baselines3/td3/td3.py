@@ -6,9 +6,8 @@ import mlx.core as mx
 from gymnasium import spaces
 
 from mlx_baselines3._lazy_names import lazy_names
-from mlx_baselines3.common._off_policy_steps import OffPolicySteps
 from mlx_baselines3.common.buffers import ReplayBuffer
-from mlx_baselines3.common.native.blueprint import check_unchanged
+from mlx_baselines3.common.native.eligibility import check_unchanged
 from mlx_baselines3.common.nn.packed_optimizer import Arrays
 from mlx_baselines3.common.noise import ActionNoise
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -16,8 +15,8 @@ from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.policies.critics import ContinuousCritic
 from mlx_baselines3.common.policies.evaluated import ModelCall
 from mlx_baselines3.common.preprocessing import get_action_dim
+from mlx_baselines3.common.training.compiled_update import GradientStep
 from mlx_baselines3.common.training.device_choice import on_own_device
-from mlx_baselines3.common.training.off_policy_update import GradientStep
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.common.utils import get_parameters_by_name as get_parameters_by_name
 from mlx_baselines3.common.utils import polyak_update as polyak_update
@@ -198,9 +197,9 @@ class TD3(OffPolicyAlgorithm):
         """:return: (gradient_steps, batch_size, action_dim) standard normals"""
         return mx.random.normal((gradient_steps, batch_size, get_action_dim(self.action_space)))
 
-    def _check_objective(self, base: type[OffPolicySteps]) -> None:
-        super()._check_objective(base)
+    def _native_update(self, base: type[OffPolicyAlgorithm]) -> Any:
         check_unchanged(self.policy, TD3Policy, ("update_networks",))
+        return super()._native_update(base)
 
     @on_own_device
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
@@ -226,7 +225,7 @@ class TD3(OffPolicyAlgorithm):
         noise = self._noise(gradient_steps, batch_size)
         delayed = [i % self.policy_delay == 0 for i in range(first, first + gradient_steps)]
         flags = [(now, now) for now in delayed]
-        metrics = self._take_steps(TD3, batch_size, noise, settings, flags)
+        metrics = self._updater.take_steps(self, TD3, gradient_steps, batch_size, settings, noise, flags)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name in ("actor_loss", "critic_loss"):

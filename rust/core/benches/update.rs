@@ -5,11 +5,11 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mlx_baselines3_core::interrupt::Watch;
-use mlx_baselines3_core::nn::{Activation, Layer, Net, Part};
+use mlx_baselines3_core::nn::{Activation, LayerPart, TrainableLayer, TrainableMlp};
 use mlx_baselines3_core::update::{
-    ActorCriticBatch, ActorCriticSettings, ActorCriticState, ActorCriticUpdate, ActorKind,
-    Distribution, OnPolicySettings, OnPolicyUpdate, QSettings, QUpdate, Rollout, Rule, Trained,
-    Transitions,
+    ActorCriticBatch, ActorCriticSettings, ActorCriticSizes, ActorCriticState, ActorCriticUpdate,
+    ActorKind, Distribution, OnPolicySettings, OnPolicyUpdate, QSettings, QUpdate, Rollout, Rule,
+    Trained, Transitions,
 };
 
 const ADAM: Rule = Rule::Adam {
@@ -24,29 +24,34 @@ fn numbers(count: usize, scale: f32) -> Vec<f32> {
         .collect()
 }
 
-/// A perceptron whose parameters begin at `start`, and where they end.
-fn net(start: usize, widths: &[usize], hidden: Activation, last: Activation) -> (Net, usize) {
+/// An MLP whose parameters begin at `start`, and where they end.
+fn net(
+    start: usize,
+    widths: &[usize],
+    hidden: Activation,
+    last: Activation,
+) -> (TrainableMlp, usize) {
     let mut place = start;
     let layers = widths.windows(2).enumerate().map(|(index, pair)| {
         let (weights, bias) = (place, place + pair[0] * pair[1]);
         place = bias + pair[1];
-        let part = Part {
+        let part = LayerPart {
             outputs: pair[1],
             weights,
             bias: Some(bias),
         };
         let is_last = index + 2 == widths.len();
-        Layer::new(pair[0], vec![part], if is_last { last } else { hidden })
+        TrainableLayer::new(pair[0], vec![part], if is_last { last } else { hidden })
     });
     let layers = layers.collect();
-    (Net::new(layers).unwrap(), place)
+    (TrainableMlp::new(layers).unwrap(), place)
 }
 
 /// A vector of parameters and its optimizer.
 struct Vectors {
     parameters: Vec<f32>,
-    means: Vec<f32>,
-    squares: Vec<f32>,
+    exp_avg: Vec<f32>,
+    exp_avg_sq: Vec<f32>,
     steps: u64,
 }
 
@@ -54,8 +59,8 @@ impl Vectors {
     fn new(size: usize) -> Self {
         Self {
             parameters: numbers(size, 0.1),
-            means: vec![0.0; size],
-            squares: vec![0.0; size],
+            exp_avg: vec![0.0; size],
+            exp_avg_sq: vec![0.0; size],
             steps: 0,
         }
     }
@@ -63,9 +68,9 @@ impl Vectors {
     fn trained(&mut self) -> Trained<'_> {
         Trained {
             parameters: &mut self.parameters,
-            means: &mut self.means,
-            squares: &mut self.squares,
-            before: None,
+            exp_avg: &mut self.exp_avg,
+            exp_avg_sq: &mut self.exp_avg_sq,
+            previous: None,
             steps: &mut self.steps,
             rule: ADAM,
             learning_rate: 1e-6,
@@ -79,8 +84,8 @@ fn on_policy(c: &mut Criterion) {
     let identity = Activation::Identity;
     let (actor, middle) = net(0, &[4, 64, 64, 2], Activation::Tanh, identity);
     let (critic, size) = net(middle, &[4, 64, 64, 1], Activation::Tanh, identity);
-    let choices = Distribution::Choices(vec![2]);
-    let mut update = OnPolicyUpdate::new(actor, critic, choices, size).unwrap();
+    let distribution = Distribution::Categorical(vec![2]);
+    let mut update = OnPolicyUpdate::new(actor, critic, distribution, size).unwrap();
     let mut vectors = Vectors::new(size);
     let column = numbers(ROWS, 1.0);
     let (observations, actions) = (numbers(4 * ROWS, 1.0), vec![1.0; ROWS]);
@@ -157,14 +162,16 @@ fn actor_critic(c: &mut Criterion, name: &str, kind: ActorKind, hidden: [usize; 
     let identity = Activation::Identity;
     let (left, middle) = net(0, &[4, first, second, 1], Activation::Relu, identity);
     let (right, critic_size) = net(middle, &[4, first, second, 1], Activation::Relu, identity);
-    let sizes = [actor_size, critic_size];
+    let sizes = ActorCriticSizes {
+        actor: actor_size,
+        critic: critic_size,
+    };
     let mut update = ActorCriticUpdate::new(actor, vec![left, right], kind, sizes).unwrap();
     let (mut actor, mut critic) = (Vectors::new(actor_size), Vectors::new(critic_size));
     let mut critic_target = critic.parameters.clone();
     let squashed = kind == ActorKind::Squashed;
-    let copy = if squashed { 0 } else { actor_size };
-    let mut actor_target = vec![0.1; copy];
-    let mut entropy = Vectors::new(1);
+    let mut actor_target = vec![0.1; if squashed { 0 } else { actor_size }];
+    let mut log_ent_coef = Vectors::new(1);
     let (column, zeros) = (numbers(ROWS, 1.0), vec![0.0; ROWS]);
     let observations = numbers(3 * ROWS, 1.0);
     let transitions = Transitions {
@@ -180,14 +187,15 @@ fn actor_critic(c: &mut Criterion, name: &str, kind: ActorKind, hidden: [usize; 
         noise: if squashed { &column } else { &[] },
         next_noise: &column,
     };
-    for (actor_learns, step) in [(true, "whole"), (false, "critics")] {
+    for (update_actor, step) in [(true, "whole"), (false, "critics")] {
         let settings = ActorCriticSettings {
             tau: 0.005,
-            smoothing: [0.2, 0.5],
+            target_policy_noise: 0.2,
+            target_noise_clip: 0.5,
             ent_coef: 0.1,
             target_entropy: -1.0,
-            actor_learns,
-            copies_follow: actor_learns,
+            update_actor,
+            update_targets: update_actor,
         };
         c.bench_function(&format!("update/{name}/256/{step}"), |b| {
             b.iter(|| {
@@ -196,7 +204,7 @@ fn actor_critic(c: &mut Criterion, name: &str, kind: ActorKind, hidden: [usize; 
                     critic: critic.trained(),
                     actor_target: &mut actor_target,
                     critic_target: &mut critic_target,
-                    entropy: squashed.then(|| entropy.trained()),
+                    log_ent_coef: squashed.then(|| log_ent_coef.trained()),
                 };
                 black_box(update.step(&batch, &settings, &mut state)).unwrap()
             });

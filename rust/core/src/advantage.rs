@@ -6,7 +6,7 @@ use crate::interrupt::{Interrupted, Watch};
 use crate::memory::{OutOfMemory, filled};
 
 /// Numbers between two questions whether to stop.
-const STRETCH: usize = 1 << 16;
+const CHUNK: usize = 1 << 16;
 
 /// A column of the rollout does not have the length that its shape asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -103,9 +103,9 @@ pub fn gae(
     let decay = (gamma * gae_lambda) as f32;
     let steps = seen.rewards.len() / n_envs;
     let no_advantage = filled(0.0, n_envs)?;
-    let stretch = (STRETCH / n_envs).max(1);
+    let chunk = (CHUNK / n_envs).max(1);
     for step in (0..steps).rev() {
-        if step.is_multiple_of(stretch) {
+        if step.is_multiple_of(chunk) {
             watch.check()?;
         }
         let row = step * n_envs..(step + 1) * n_envs;
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn it_stops_when_it_is_asked_to() {
-        let (rows, one) = (vec![0.0; 4 * STRETCH], [0.0]);
+        let (rows, one) = (vec![0.0; 4 * CHUNK], [0.0]);
         let seen = Trajectory {
             rewards: &rows,
             values: &rows,

@@ -35,7 +35,7 @@ impl Debug for Watch<'_> {
 }
 
 impl<'a> Watch<'a> {
-    /// Stops the work once `ask` says so.
+    /// Stops the work once `ask` returns true.
     pub fn new(ask: &'a mut dyn FnMut() -> bool) -> Self {
         Self::every(EVERY, ask)
     }

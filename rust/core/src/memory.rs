@@ -23,7 +23,7 @@ pub fn filled<T: Clone>(value: T, count: usize) -> Result<Vec<T>, OutOfMemory> {
     Ok(all)
 }
 
-/// An empty vector with room for `count` items.
+/// An empty vector with space for `count` items.
 ///
 /// # Errors
 /// [`OutOfMemory`].
@@ -36,7 +36,7 @@ pub fn with_capacity<T>(count: usize) -> Result<Vec<T>, OutOfMemory> {
 }
 
 /// That `count` items of a size could be had now. For vectors that grow deep inside a computation:
-/// where they are wanted nobody could say no any more.
+/// where they are wanted nobody could refuse any more.
 ///
 /// # Errors
 /// [`OutOfMemory`].

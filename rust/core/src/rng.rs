@@ -82,7 +82,7 @@ pub struct Pcg64State {
     pub inc: u128,
     /// Whether half of a 64-bit draw waits in `uinteger`.
     pub has_uint32: bool,
-    /// The waiting half. The environments never draw 32 bits; it is kept for a Python twin that does.
+    /// The waiting half. The environments never draw 32 bits; it is kept for a Python environment that does.
     pub uinteger: u32,
 }
 
@@ -110,7 +110,7 @@ impl Pcg64 {
         rng
     }
 
-    /// A generator that goes on from `state`.
+    /// A generator that continues from `state`.
     #[must_use]
     pub fn from_state(state: Pcg64State) -> Self {
         Self {

@@ -98,7 +98,7 @@ pub fn for_each<T: Send>(parts: impl ExactSizeIterator<Item = T>, work: impl Fn(
     });
 }
 
-/// A pool of at least `wanted` helpers; `None` if there is none to be had now, which slows the
+/// A pool of at least `wanted` helpers; `None` if none can be created now, which slows the
 /// work and changes nothing else.
 fn helpers(wanted: usize) -> Option<Arc<ThreadPool>> {
     // Not `lock`: a fork may have copied the lock while another thread held it.

@@ -74,7 +74,7 @@ pub trait VectorEnv: Debug + Send + Sync {
 
     /// Resets environment `env` and writes its observation (`obs_dim` numbers). With a seed (its
     /// 32-bit words, least significant first) it starts a new random generator, without one the
-    /// old generator goes on.
+    /// old generator continues.
     ///
     /// # Errors
     /// [`EnvError::Index`], [`EnvError::NotSeeded`] or [`EnvError::Buffer`]; nothing has changed then.

@@ -1,7 +1,9 @@
 //! Networks and heads against numbers worked out in double precision, and draws against their laws.
 
 use mlx_baselines3_core::actor::{ActionsOut, Actor, ActorError, Head};
-use mlx_baselines3_core::nn::{Activation, Dense, Mlp, NnError, Workspace, exp, sigmoid, tanh};
+use mlx_baselines3_core::nn::{
+    Activation, InferenceLayer, InferenceMlp, NnError, Workspace, exp, sigmoid, tanh,
+};
 use mlx_baselines3_core::rng::{Pcg64, SeedSequence};
 use proptest::prelude::*;
 
@@ -15,9 +17,9 @@ fn draws(rng: &mut Pcg64, n: usize) -> Vec<f32> {
 
 /// One layer without hidden ones: its outputs are the biases for an observation of zeros.
 fn constant(bias: &[f32], head: Head) -> Actor {
-    let mut layer = Dense::zeros(1, bias.len(), Activation::Identity).unwrap();
+    let mut layer = InferenceLayer::zeros(1, bias.len(), Activation::Identity).unwrap();
     layer.load(&vec![0.0; bias.len()], Some(bias)).unwrap();
-    Actor::new(Mlp::new(vec![layer]).unwrap(), head).unwrap()
+    Actor::new(InferenceMlp::new(vec![layer]).unwrap(), head).unwrap()
 }
 
 fn choices(actor: &mut Actor, rows: usize, deterministic: bool) -> Vec<i64> {
@@ -84,9 +86,9 @@ const ALL: [Activation; 7] = [
 #[test]
 fn activations_are_within_a_millionth() {
     for activation in ALL {
-        let mut layer = Dense::zeros(1, 1, activation).unwrap();
+        let mut layer = InferenceLayer::zeros(1, 1, activation).unwrap();
         layer.load(&[1.0], None).unwrap();
-        let net = Mlp::new(vec![layer]).unwrap();
+        let net = InferenceMlp::new(vec![layer]).unwrap();
         let input: Vec<f32> = (-1200..=1200).map(|i| i as f32 / 100.0).collect();
         let mut work = Workspace::default();
         let outputs = net.forward(&input, &mut work).unwrap();
@@ -124,7 +126,7 @@ proptest! {
         for pair in widths.windows(2) {
             let activation = ALL[(rng.random() * 7.0) as usize];
             let (weights, bias) = (draws(&mut rng, pair[0] * pair[1]), draws(&mut rng, pair[1]));
-            let mut layer = Dense::zeros(pair[0], pair[1], activation).unwrap();
+            let mut layer = InferenceLayer::zeros(pair[0], pair[1], activation).unwrap();
             layer.load(&weights, Some(&bias)).unwrap();
             layers.push(layer);
             expected = expected.chunks(pair[0]).flat_map(|x| {
@@ -134,7 +136,7 @@ proptest! {
                 }).collect::<Vec<_>>()
             }).collect();
         }
-        let net = Mlp::new(layers).unwrap();
+        let net = InferenceMlp::new(layers).unwrap();
         let mut work = Workspace::default();
         let batch: Vec<f32> = net.forward(&input, &mut work).unwrap().rows().flatten().copied().collect();
         for (got, expected) in batch.iter().zip(&expected) {
@@ -242,10 +244,10 @@ fn a_generator_goes_on_from_its_state() {
 
 #[test]
 fn what_is_wrong_is_said() {
-    assert_eq!(Mlp::new(vec![]).unwrap_err(), NnError::NoLayers);
-    assert!(Dense::zeros(0, 3, Activation::Relu).is_err());
-    let layer = |i, o| Dense::zeros(i, o, Activation::Relu).unwrap();
-    let error = Mlp::new(vec![layer(2, 3), layer(4, 1)]).unwrap_err();
+    assert_eq!(InferenceMlp::new(vec![]).unwrap_err(), NnError::NoLayers);
+    assert!(InferenceLayer::zeros(0, 3, Activation::Relu).is_err());
+    let layer = |i, o| InferenceLayer::zeros(i, o, Activation::Relu).unwrap();
+    let error = InferenceMlp::new(vec![layer(2, 3), layer(4, 1)]).unwrap_err();
     assert_eq!(
         error.to_string(),
         "layer 1 takes 4 inputs, the layer before it gives 3"
@@ -253,7 +255,7 @@ fn what_is_wrong_is_said() {
     let error = layer(2, 3).load(&[0.0; 5], None).unwrap_err();
     assert_eq!(error.to_string(), "got 5 weights, expected 6");
     let error = Actor::new(
-        Mlp::new(vec![layer(2, 3)]).unwrap(),
+        InferenceMlp::new(vec![layer(2, 3)]).unwrap(),
         Head::MultiCategorical(vec![2, 2]),
     );
     assert_eq!(
@@ -268,6 +270,6 @@ fn what_is_wrong_is_said() {
     let error = actor.act(&[0.0], false, ActionsOut::Floats(&mut [0.0]));
     assert_eq!(
         error.unwrap_err().to_string(),
-        "got room for 1 float actions, expected 1 integer ones"
+        "got space for 1 float actions, expected 1 integer ones"
     );
 }

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use mlx_baselines3_core::actor::{ActionsOut, Actor, Head};
 use mlx_baselines3_core::env::numerics::Numerics;
 use mlx_baselines3_core::env::{ActionSpace, Actions, registry};
-use mlx_baselines3_core::nn::{Activation, Dense, Mlp};
+use mlx_baselines3_core::nn::{Activation, InferenceLayer, InferenceMlp};
 use mlx_baselines3_core::rng::{Pcg64, SeedSequence};
 use mlx_baselines3_core::threads::{self, WORTH_NS};
 use mlx_baselines3_core::vec_env::{Episode, StepOut};
@@ -76,14 +76,14 @@ fn environments_step_alike_on_any_number_of_threads() {
 fn policy(widths: &[usize], head: Head) -> Actor {
     let mut rng = Pcg64::new(&SeedSequence::from_u64(0));
     let layers = widths.windows(2).map(|pair| {
-        let mut layer = Dense::zeros(pair[0], pair[1], Activation::Tanh).unwrap();
+        let mut layer = InferenceLayer::zeros(pair[0], pair[1], Activation::Tanh).unwrap();
         let weights: Vec<f32> = (0..pair[0] * pair[1])
             .map(|_| rng.uniform(-0.3, 0.3) as f32)
             .collect();
         layer.load(&weights, None).unwrap();
         layer
     });
-    Actor::new(Mlp::new(layers.collect()).unwrap(), head).unwrap()
+    Actor::new(InferenceMlp::new(layers.collect()).unwrap(), head).unwrap()
 }
 
 #[test]

@@ -1,7 +1,8 @@
-//! The native actor, as `native_actor.py` sees it.
+//! The native actor, as `native/actor.py` uses it.
 
 use mlx_baselines3_core::actor::{ActionsOut, Actor as CoreActor, ActorError, Head};
-use mlx_baselines3_core::nn::{Activation, Dense, Mlp};
+use mlx_baselines3_core::interrupt::Watch;
+use mlx_baselines3_core::nn::{Activation, InferenceLayer, InferenceMlp};
 use mlx_baselines3_core::rng::{Pcg64, Pcg64State, SeedSequence};
 use mlx_baselines3_macros::guarded;
 use numpy::{
@@ -45,10 +46,38 @@ fn head(name: &str, options: Vec<usize>, numbers: &[f64]) -> PyResult<Head> {
     })
 }
 
+/// A linear layer and the activation after it.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct LayerSpec {
+    inputs: usize,
+    outputs: usize,
+    activation: String,
+    parameter: f32,
+}
+
+impl LayerSpec {
+    fn layer(&self) -> PyResult<InferenceLayer> {
+        let activation = activation(&self.activation, self.parameter)?;
+        InferenceLayer::zeros(self.inputs, self.outputs, activation).map_err(py_err)
+    }
+}
+
+/// State and increment of a generator, as NumPy's `PCG64` has them.
+#[derive(FromPyObject, IntoPyObject)]
+#[pyo3(from_item_all)]
+struct RngState {
+    state: u128,
+    inc: u128,
+}
+
+/// Writes what some rows of observations give.
+type Forward = fn(&mut CoreActor, &[f32], &mut [f32]) -> Result<(), ActorError>;
+
 /// Rows between two questions whether to stop. A row gives the same bits in any batch.
 const PART: usize = 1 << 15;
 
-/// A policy made of a perceptron and a distribution.
+/// A policy made of an MLP and a distribution.
 #[pyclass(module = "mlx_baselines3._native")]
 pub(crate) struct Actor {
     pub(crate) core: CoreActor,
@@ -58,24 +87,18 @@ pub(crate) struct Actor {
 #[guarded]
 #[pymethods]
 impl Actor {
-    /// `layers` lists (inputs, outputs, activation, its parameter).
     #[new]
     #[pyo3(signature = (layers, head_name, options, numbers))]
     fn new(
-        layers: Many<(usize, usize, String, f32)>,
+        layers: Many<LayerSpec>,
         head_name: &str,
         options: Many<usize>,
         numbers: Many<f64>,
     ) -> PyResult<Self> {
         crate::threads::check()?;
         let (Many(layers), Many(options), Many(numbers)) = (layers, options, numbers);
-        let layers: PyResult<Vec<Dense>> = layers
-            .iter()
-            .map(|(inputs, outputs, name, parameter)| {
-                Dense::zeros(*inputs, *outputs, activation(name, *parameter)?).map_err(py_err)
-            })
-            .collect();
-        let net = Mlp::new(layers?).map_err(py_err)?;
+        let layers: PyResult<Vec<InferenceLayer>> = layers.iter().map(LayerSpec::layer).collect();
+        let net = InferenceMlp::new(layers?).map_err(py_err)?;
         let head = head(head_name, options, &numbers)?;
         Ok(Self {
             core: CoreActor::new(net, head).map_err(py_err)?,
@@ -145,14 +168,14 @@ impl Actor {
 
     /// State and increment of the generator, as NumPy's `PCG64` has them.
     #[getter]
-    fn rng_state(&mut self) -> PyResult<(u128, u128)> {
-        let state = self.core.rng_mut().state();
-        Ok((state.state, state.inc))
+    fn rng_state(&mut self) -> PyResult<RngState> {
+        let Pcg64State { state, inc, .. } = self.core.rng_mut().state();
+        Ok(RngState { state, inc })
     }
 
     #[setter]
-    fn set_rng_state(&mut self, value: (u128, u128)) -> PyResult<()> {
-        let (state, inc) = value;
+    fn set_rng_state(&mut self, value: RngState) -> PyResult<()> {
+        let RngState { state, inc } = value;
         if inc.is_multiple_of(2) {
             return Err(bad(format!(
                 "the increment is {inc}, expected an odd number"
@@ -167,29 +190,14 @@ impl Actor {
         Ok(())
     }
 
-    /// What the network gives, one row per observation.
+    /// The outputs of the network, one row per observation.
     fn outputs<'py>(
         &mut self,
         py: Python<'py>,
         obs: PyReadonlyArray2<'py, f32>,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
-        let rows = self.rows(&obs)?;
         let width = self.core.net().outputs();
-        let mut out = NewArray::zeros(py, [rows, width])?;
-        let (inputs, core) = (self.core.obs_dim(), &mut self.core);
-        let (obs, slice) = (obs.as_slice()?, out.as_mut_slice());
-        watched_whole(py, |watch| {
-            let parts = obs
-                .chunks(PART * inputs)
-                .zip(slice.chunks_mut(PART * width));
-            parts
-                .into_iter()
-                .try_for_each(|(obs, out)| -> Result<(), ActorError> {
-                    watch.check()?;
-                    core.outputs(obs, out)
-                })
-        })?;
-        Ok(out.finish())
+        self.by_parts(py, &obs, width, CoreActor::outputs)
     }
 
     /// The log-likelihoods of actions, one for each observation; None if the head has none known here.
@@ -221,34 +229,19 @@ impl Actor {
         Ok(known.then(|| out.finish()))
     }
 
-    /// What the last layer takes, one row per observation.
+    /// The inputs of the last layer, one row per observation.
     fn features<'py>(
         &mut self,
         py: Python<'py>,
         obs: PyReadonlyArray2<'py, f32>,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
-        let rows = self.rows(&obs)?;
         let width = self.core.net().features();
-        let mut out = NewArray::zeros(py, [rows, width])?;
-        let (inputs, core) = (self.core.obs_dim(), &mut self.core);
-        let (obs, slice) = (obs.as_slice()?, out.as_mut_slice());
-        watched_whole(py, |watch| {
-            let parts = obs
-                .chunks(PART * inputs)
-                .zip(slice.chunks_mut(PART * width));
-            parts
-                .into_iter()
-                .try_for_each(|(obs, out)| -> Result<(), ActorError> {
-                    watch.check()?;
-                    core.features(obs, out)
-                })
-        })?;
-        Ok(out.finish())
+        self.by_parts(py, &obs, width, CoreActor::features)
     }
 
     /// Draws exploration matrices, and others after every `every` batches.
-    fn explore(&mut self, n_envs: usize, every: usize) -> PyResult<()> {
-        self.core.explore(n_envs, every).map_err(py_err)
+    fn reset_noise(&mut self, n_envs: usize, every: usize) -> PyResult<()> {
+        self.core.reset_noise(n_envs, every).map_err(py_err)
     }
 
     /// How often exploration matrices were drawn.
@@ -294,6 +287,30 @@ impl Actor {
 }
 
 impl Actor {
+    /// `compute` for all rows of `obs`, a part of them at a time: `width` numbers for each.
+    fn by_parts<'py>(
+        &mut self,
+        py: Python<'py>,
+        obs: &PyReadonlyArray2<'py, f32>,
+        width: usize,
+        compute: Forward,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let rows = self.rows(obs)?;
+        let mut out = NewArray::zeros(py, [rows, width])?;
+        let (inputs, core) = (self.core.obs_dim(), &mut self.core);
+        let (obs, slice) = (obs.as_slice()?, out.as_mut_slice());
+        watched_whole(py, |watch: &mut Watch<'_>| {
+            let mut parts = obs
+                .chunks(PART * inputs)
+                .zip(slice.chunks_mut(PART * width));
+            parts.try_for_each(|(obs, out)| {
+                watch.check()?;
+                compute(core, obs, out)
+            })
+        })?;
+        Ok(out.finish())
+    }
+
     fn rows(&self, obs: &PyReadonlyArray2<'_, f32>) -> PyResult<usize> {
         let (shape, width) = (obs.shape(), self.core.obs_dim());
         if shape[1] != width {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use mlx_baselines3_core::buffer::ring::Ring;
 use mlx_baselines3_core::memory;
 use numpy::ndarray::Dimension;
 use numpy::{Element, PyArray, PyArrayMethods, PyUntypedArrayMethods};
@@ -32,6 +33,21 @@ impl<'py, T: for<'a> FromPyObject<'a, 'py>> FromPyObject<'_, 'py> for Many<T> {
             all.push(item?.extract().map_err(Into::into)?);
         }
         Ok(Self(all))
+    }
+}
+
+/// Where a buffer stands: its rows, the row that is written next, whether all rows hold data.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Cursor {
+    capacity: usize,
+    pos: usize,
+    full: bool,
+}
+
+impl Cursor {
+    pub(crate) fn ring(&self) -> PyResult<Ring> {
+        Ring::new(self.capacity, self.pos, self.full).map_err(py_err)
     }
 }
 

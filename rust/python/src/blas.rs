@@ -1,4 +1,4 @@
-//! Lends NumPy's OpenBLAS to MLX on Linux; see `ffi::blas`.
+//! Lets MLX use NumPy's OpenBLAS on Linux; see `ffi::blas`.
 
 use pyo3::prelude::*;
 
@@ -28,12 +28,13 @@ mod linux {
         sgemm: usize,
         dgemm: usize,
         wide: bool,
-        threads: (usize, usize),
+        get_threads: usize,
+        set_threads: usize,
     ) -> PyResult<()> {
         if sgemm == 0 || dgemm == 0 {
             return Err(bad("the address of a function is 0"));
         }
-        if ffi::install_blas(sgemm, dgemm, wide, threads) {
+        if ffi::install_blas(sgemm, dgemm, wide, (get_threads, set_threads)) {
             Ok(())
         } else {
             Err(bad("the library multiplies (1, 2) by (2, 1) wrongly"))

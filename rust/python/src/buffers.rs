@@ -2,7 +2,6 @@
 
 use mlx_baselines3_core::advantage::{Trajectory, gae as core_gae};
 use mlx_baselines3_core::buffer::layout::Layout;
-use mlx_baselines3_core::buffer::ring::Ring;
 use mlx_baselines3_core::buffer::rows::{self, RowError};
 use mlx_baselines3_core::memory;
 use mlx_baselines3_macros::guarded;
@@ -12,9 +11,9 @@ use numpy::{
 };
 use pyo3::exceptions::{PyIndexError, PyKeyError, PyMemoryError};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyDict};
 
-use crate::args::{Many, apart, place};
+use crate::args::{Cursor, Many, apart, place};
 use crate::error::{bad, py_err};
 use crate::ffi::block::Block;
 use crate::ffi::new_array::NewArray;
@@ -51,10 +50,14 @@ impl Storage {
 #[guarded]
 #[pymethods]
 impl Storage {
-    /// `columns` lists (name, bytes a row).
+    /// `columns` has the bytes of a row, by name.
     #[new]
-    fn new(rows: usize, columns: Many<(String, usize)>) -> PyResult<Self> {
-        let (names, widths): (Vec<_>, Vec<_>) = columns.0.into_iter().unzip();
+    fn new(rows: usize, columns: &Bound<'_, PyDict>) -> PyResult<Self> {
+        let (mut names, mut widths) = (Vec::new(), Vec::new());
+        for (name, width) in columns {
+            names.push(name.extract()?);
+            widths.push(width.extract()?);
+        }
         let layout = Layout::new(rows, &widths).map_err(py_err)?;
         let block = Block::zeroed(layout.bytes()).ok_or_else(|| {
             PyMemoryError::new_err(format!("{} bytes cannot be allocated", layout.bytes()))
@@ -112,7 +115,8 @@ fn slice<'a>(array: &'a PyReadonlyArrayDyn<'_, f32>, name: &str) -> PyResult<&'a
 /// GAE(lambda) in place over `(n_steps, n_envs)` float32 columns.
 #[guarded]
 #[pyfunction]
-#[allow(clippy::too_many_arguments)] // one name for each column is the clearest door
+#[pyo3(signature = (*, rewards, values, episode_starts, last_values, dones, gamma, gae_lambda, advantages, returns))]
+#[allow(clippy::too_many_arguments)] // a keyword for each column is the clearest interface
 fn gae(
     py: Python<'_>,
     rewards: PyReadonlyArrayDyn<'_, f32>,
@@ -167,19 +171,22 @@ fn flatten_env_major(
 #[pyfunction]
 fn gather(
     py: Python<'_>,
-    pairs: Many<(PyReadonlyArray1<'_, u8>, PyReadwriteArray1<'_, u8>)>,
+    sources: Many<PyReadonlyArray1<'_, u8>>,
+    targets: Many<PyReadwriteArray1<'_, u8>>,
     indices: PyReadonlyArray1<'_, i64>,
 ) -> PyResult<()> {
-    let Many(mut pairs) = pairs;
-    let (mut read, mut written) = (vec![place(&indices)], Vec::new());
-    for (from, to) in &pairs {
-        read.push(place(from));
-        written.push(place(to));
+    let (Many(sources), Many(mut targets)) = (sources, targets);
+    if sources.len() != targets.len() {
+        let (from, to) = (sources.len(), targets.len());
+        return Err(bad(format!("got {from} sources and {to} targets")));
     }
+    let written: Vec<_> = targets.iter().map(|to| place(to)).collect();
+    let mut read = vec![place(&indices)];
+    read.extend(sources.iter().map(|from| place(from)));
     apart(&written, &read)?;
     let indices = rows_of(indices.as_slice()?)?;
-    let mut slices = Vec::with_capacity(pairs.len());
-    for (from, to) in &mut pairs {
+    let mut slices = Vec::with_capacity(sources.len());
+    for (from, to) in sources.iter().zip(&mut targets) {
         slices.push((from.as_slice()?, to.as_slice_mut()?));
     }
     let (outcome, raised) = watched(py, |watch| {
@@ -211,7 +218,7 @@ fn n_step_spans<'py>(
     py: Python<'py>,
     dones: PyReadonlyArray2<'py, f32>,
     timeouts: PyReadonlyArray2<'py, f32>,
-    cursor: (usize, bool),
+    cursor: Cursor,
     n_steps: usize,
     steps: PyReadonlyArray1<'py, i64>,
     envs: PyReadonlyArray1<'py, i64>,
@@ -222,7 +229,13 @@ fn n_step_spans<'py>(
             "dones and timeouts, or steps and envs, differ in shape",
         ));
     }
-    let ring = Ring::new(dones.nrows(), cursor.0, cursor.1).map_err(py_err)?;
+    let ring = cursor.ring()?;
+    if ring.capacity() != dones.nrows() {
+        let (rows, capacity) = (dones.nrows(), ring.capacity());
+        return Err(bad(format!(
+            "{rows} rows of dones for a cursor of {capacity}"
+        )));
+    }
     let (steps, envs) = (steps.as_slice()?, envs.as_slice()?);
     let span = |(&step, &env): (&i64, &i64)| {
         let row = usize::try_from(step).ok()?;

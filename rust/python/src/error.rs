@@ -1,4 +1,4 @@
-//! From what goes wrong in Rust to Python's exceptions.
+//! Errors of the core as Python exceptions.
 
 use std::any::Any;
 use std::fmt::Display;
@@ -41,12 +41,12 @@ pub(crate) fn bad(text: impl Display) -> PyErr {
     PyValueError::new_err(text.to_string())
 }
 
-/// The exception that says the same in Python.
+/// The Python exception with the same message.
 pub(crate) fn py_err(error: impl Failure) -> PyErr {
     error.raised()
 }
 
-/// What can go wrong in the core.
+/// An error of the core.
 pub(crate) trait Failure {
     fn raised(self) -> PyErr;
 }

@@ -1,4 +1,5 @@
-//! The Python door: each function converts, releases the GIL, calls core and wraps the answer.
+//! Python bindings of `mlx-baselines3-core`: each function converts its arguments, releases the GIL, calls
+//! the core and wraps the result.
 
 mod actor;
 mod args;
@@ -6,7 +7,6 @@ mod blas;
 mod buffers;
 mod collect;
 mod error;
-mod explore;
 mod ffi;
 mod replay;
 mod signals;
@@ -27,7 +27,6 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     collect::register(m)?;
     threads::register(m)?;
     update::register(m)?;
-    explore::register(m)?;
     replay::register(m)?;
     terminal::register(m)?;
     vec_env::register(m)

@@ -1,19 +1,21 @@
-//! The short way into a replay buffer and out of it, for arrays that need no conversion.
+//! The fast path into a replay buffer and out of it, for arrays that need no conversion.
 
 use mlx_baselines3_core::buffer::ring::Ring;
 use mlx_baselines3_macros::guarded;
 use numpy::PyArray1;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyString, PyTuple};
+use pyo3::types::{PyBool, PyDict, PyString};
 
 use crate::args::Many;
+use crate::error::bad;
 use crate::ffi::random;
 use crate::ffi::replay::{Columns, store, take};
 use crate::ffi::sample::Sampling;
 use crate::terminal::TerminalObs;
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<SampledBatches>()?;
     m.add_function(wrap_pyfunction!(store_step, m)?)?;
     m.add_function(wrap_pyfunction!(sample_batches, m)?)?;
     m.add_function(wrap_pyfunction!(take_batch, m)?)?;
@@ -107,19 +109,20 @@ fn parts<'py>(column: &Bound<'py, PyAny>) -> Vec<Bound<'py, PyAny>> {
     }
 }
 
-/// What [`parts`] made many of, made of `arrays` instead.
+/// The next of `arrays`, or a dict of them where the column is one: the inverse of [`parts`].
 fn joined<'py>(
     column: &Bound<'py, PyAny>,
     arrays: &mut impl Iterator<Item = Bound<'py, PyAny>>,
-) -> PyResult<Option<Bound<'py, PyAny>>> {
+) -> PyResult<Py<PyAny>> {
     let Ok(parts) = column.cast_exact::<PyDict>() else {
-        return Ok(arrays.next());
+        let array = arrays.next().ok_or_else(|| bad("a column has no array"))?;
+        return Ok(array.unbind());
     };
     let field = PyDict::new(column.py());
     for ((key, _), array) in parts.iter().zip(arrays) {
         field.set_item(key, array)?;
     }
-    Ok(Some(field.into_any()))
+    Ok(field.into_any().unbind())
 }
 
 /// Observations, actions and what followed, the last of which may be the first once more.
@@ -156,18 +159,28 @@ fn sampling_of<'py>(
     Some((sampling, [observations, actions, after]))
 }
 
+/// Batches of transitions, as they are stored.
+#[pyclass(frozen, get_all, module = "mlx_baselines3._native")]
+pub(crate) struct SampledBatches {
+    observations: Py<PyAny>,
+    actions: Py<PyAny>,
+    next_observations: Py<PyAny>,
+    dones: Py<PyAny>,
+    rewards: Py<PyAny>,
+}
+
 /// Draws batches from a replay buffer and copies them into new arrays, if all that takes is copies.
 /// Draws nothing otherwise.
 ///
 /// `buffer` is the `__dict__` of the buffer, as for `store_step`.
 #[guarded]
 #[pyfunction]
-fn sample_batches<'py>(
-    buffer: &Bound<'py, PyDict>,
+fn sample_batches(
+    buffer: &Bound<'_, PyDict>,
     n_batches: usize,
     batch_size: usize,
     flat: bool,
-) -> PyResult<Option<Bound<'py, PyTuple>>> {
+) -> PyResult<Option<SampledBatches>> {
     let py = buffer.py();
     let size = (n_batches, batch_size, flat);
     let sampled = random::with_numbers(py, |numbers| {
@@ -180,15 +193,13 @@ fn sample_batches<'py>(
     };
     let (mut now, mut next) = (taken.now.into_iter(), taken.next.into_iter());
     let [observations, actions, after] = fields;
-    let observations = joined(&observations, &mut now)?;
-    let batch = (
-        observations,
-        joined(&actions, &mut now)?,
-        joined(&after, &mut next)?,
-        taken.ended,
-        taken.rewards,
-    );
-    batch.into_pyobject(py).map(Some)
+    Ok(Some(SampledBatches {
+        observations: joined(&observations, &mut now)?,
+        actions: joined(&actions, &mut now)?,
+        next_observations: joined(&after, &mut next)?,
+        dones: taken.ended.unbind(),
+        rewards: taken.rewards.unbind(),
+    }))
 }
 
 /// Copies the transitions `(rows[i], envs[i])` of each column to its target, if every array is ready

@@ -1,16 +1,18 @@
-//! The observations that a memory-saving replay buffer keeps beside its rows.
+//! The observations that a memory-saving replay buffer keeps apart from its rows.
 
-use mlx_baselines3_core::buffer::ring::Ring;
 use mlx_baselines3_core::buffer::terminal::TerminalObs as CoreTerminalObs;
 use mlx_baselines3_macros::guarded;
 use numpy::{PyArray1, PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::exceptions::PyIndexError;
+use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
-use crate::args::{apart, place};
+use crate::args::{Cursor, apart, place};
 use crate::error::{bad, py_err};
 
-type Exported<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<u8>>);
+/// Indices of transitions, and the bytes that followed each.
+type Arrays<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<u8>>);
 
 fn indices(array: &PyReadonlyArray1<'_, i64>) -> PyResult<Vec<usize>> {
     let indices = array
@@ -48,16 +50,15 @@ impl TerminalObs {
         Ok(Self { core })
     }
 
-    /// To be called before the bytes `seen` of `n_envs` observations are written at the cursor
-    /// (rows, next row, full) of `column`.
+    /// To be called before the bytes `seen` of `n_envs` observations are written at the cursor of `column`.
     fn before_write(
         &mut self,
-        cursor: (usize, usize, bool),
+        cursor: Cursor,
         column: PyReadonlyArray1<'_, u8>,
         seen: PyReadonlyArray1<'_, u8>,
         n_envs: usize,
     ) -> PyResult<()> {
-        let ring = Ring::new(cursor.0, cursor.1, cursor.2).map_err(py_err)?;
+        let ring = cursor.ring()?;
         self.core
             .before_write(&ring, column.as_slice()?, seen.as_slice()?, n_envs)
             .map_err(py_err)
@@ -86,7 +87,26 @@ impl TerminalObs {
     }
 
     /// Indices `row * n_envs + env` of the transitions, rising, and the bytes that followed each.
-    fn export<'py>(&self, py: Python<'py>) -> PyResult<Exported<'py>> {
+    fn export<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let (transitions, observations) = self.arrays(py)?;
+        let arrays = PyDict::new(py);
+        arrays.set_item(intern!(py, "transitions"), transitions)?;
+        arrays.set_item(intern!(py, "observations"), observations)?;
+        Ok(arrays)
+    }
+
+    /// Pickles and copies hold everything.
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+        let parts = slf
+            .try_borrow()?
+            .arrays(slf.py())?
+            .into_pyobject(slf.py())?;
+        Ok((slf.get_type().into_any(), parts.into_any()))
+    }
+}
+
+impl TerminalObs {
+    fn arrays<'py>(&self, py: Python<'py>) -> PyResult<Arrays<'py>> {
         let (transitions, bytes) = self.core.export();
         let transitions: Result<Vec<i64>, _> = transitions.into_iter().map(i64::try_from).collect();
         let transitions = transitions.map_err(bad)?;
@@ -94,15 +114,6 @@ impl TerminalObs {
             PyArray1::from_vec(py, transitions),
             PyArray1::from_vec(py, bytes),
         ))
-    }
-
-    /// Pickles and copies hold everything.
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-        let parts = slf
-            .try_borrow()?
-            .export(slf.py())?
-            .into_pyobject(slf.py())?;
-        Ok((slf.get_type().into_any(), parts.into_any()))
     }
 }
 

@@ -1,4 +1,4 @@
-//! How many threads the core may use, as Python sees it.
+//! How many threads the core may use.
 
 use mlx_baselines3_core::threads;
 use mlx_baselines3_macros::guarded;

@@ -1,69 +1,97 @@
-//! The gradient steps, as `native_update.py` sees them.
+//! The gradient steps, as `training/native_on_policy.py` and `training/native_off_policy.py` call them.
 
 use std::ops::Range;
 
 use mlx_baselines3_core::memory;
-use mlx_baselines3_core::nn::{Layer, Net, Part};
+use mlx_baselines3_core::nn::{LayerPart, TrainableLayer, TrainableMlp};
 use mlx_baselines3_core::update::{
-    ActorCriticBatch, ActorCriticMetrics, ActorCriticSettings, ActorCriticState,
-    ActorCriticUpdate as CoreActorCritic, ActorKind, Distribution, OnPolicySettings,
-    OnPolicyUpdate as CoreOnPolicy, QSettings, QUpdate as CoreQ, Rollout, Rule, Trained,
-    Transitions, UpdateError,
+    ActorCriticBatch, ActorCriticMetrics, ActorCriticSettings, ActorCriticSizes, ActorCriticState,
+    ActorCriticUpdate as CoreActorCritic, ActorKind, Distribution, Moments, OnPolicyMetrics,
+    OnPolicySettings, OnPolicyUpdate as CoreOnPolicy, QSettings, QUpdate as CoreQ, Rollout, Rule,
+    Trained, Transitions, UpdateError,
 };
 use mlx_baselines3_macros::guarded;
 use numpy::{PyArray1, PyReadonlyArray1, PyReadwriteArray1};
+use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use crate::actor::activation;
 use crate::args::{Many, apart, place};
 use crate::error::{bad, py_err};
 use crate::signals::watched_whole;
 
-/// Inputs; outputs, place of the weights and of the biases for each part; activation and its number.
-type LayerPlan = (usize, Many<(usize, usize, Option<usize>)>, String, f32);
+/// Outputs of a layer, and where their weights and biases begin in the vector of parameters.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct PartSpec {
+    outputs: usize,
+    weights: usize,
+    bias: Option<usize>,
+}
 
-fn net(layers: Many<LayerPlan>) -> PyResult<Net> {
-    let layers: PyResult<Vec<Layer>> = layers
-        .0
-        .into_iter()
-        .map(|(inputs, parts, name, number)| {
-            let parts = parts.0.into_iter().map(|(outputs, weights, bias)| Part {
-                outputs,
-                weights,
-                bias,
-            });
-            Ok(Layer::new(
-                inputs,
-                parts.collect(),
-                activation(&name, number)?,
-            ))
-        })
-        .collect();
-    Net::new(layers?).map_err(py_err)
+/// A layer whose parameters lie in a vector, and the activation after it.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct LayerSpec {
+    inputs: usize,
+    parts: Many<PartSpec>,
+    activation: String,
+    parameter: f32,
+}
+
+impl LayerSpec {
+    fn layer(self) -> PyResult<TrainableLayer> {
+        let parts = self.parts.0.into_iter().map(|part| LayerPart {
+            outputs: part.outputs,
+            weights: part.weights,
+            bias: part.bias,
+        });
+        let activation = activation(&self.activation, self.parameter)?;
+        Ok(TrainableLayer::new(
+            self.inputs,
+            parts.collect(),
+            activation,
+        ))
+    }
+}
+
+fn net(layers: Many<LayerSpec>) -> PyResult<TrainableMlp> {
+    let layers: PyResult<_> = layers.0.into_iter().map(LayerSpec::layer).collect();
+    TrainableMlp::new(layers?).map_err(py_err)
 }
 
 fn distribution(name: &str, options: Vec<usize>, log_std: usize) -> PyResult<Distribution> {
     let size = options.first().copied().unwrap_or(0);
     Ok(match name {
-        "choices" => Distribution::Choices(options),
-        "coins" => Distribution::Coins(size),
+        "categorical" => Distribution::Categorical(options),
+        "bernoulli" => Distribution::Bernoulli(size),
         "gaussian" => Distribution::Gaussian { size, log_std },
         _ => return Err(bad(format!("no native distribution is called {name:?}"))),
     })
 }
 
-/// Parameters and their optimizer: the vectors that a call changes, and what it goes by.
+/// First and second moment of the gradient, to be read.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct MomentArrays<'py> {
+    exp_avg: PyReadonlyArray1<'py, f32>,
+    exp_avg_sq: PyReadonlyArray1<'py, f32>,
+}
+
+/// Parameters and their optimizer: the vectors that a call changes, and its settings.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct TrainedArrays<'py> {
     parameters: PyReadwriteArray1<'py, f32>,
-    means: PyReadwriteArray1<'py, f32>,
-    squares: PyReadwriteArray1<'py, f32>,
-    before: Option<[PyReadonlyArray1<'py, f32>; 2]>,
+    exp_avg: PyReadwriteArray1<'py, f32>,
+    exp_avg_sq: PyReadwriteArray1<'py, f32>,
+    previous: Option<MomentArrays<'py>>,
     steps: u64,
     learning_rate: f32,
     rule: String,
-    smoothing: [f64; 2],
+    betas: [f64; 2],
+    alpha: f64,
     eps: f64,
     bias_correction: bool,
 }
@@ -71,15 +99,15 @@ struct TrainedArrays<'py> {
 impl TrainedArrays<'_> {
     /// Where the numbers lie that are written, and those that are not.
     fn places(&self) -> ([Range<usize>; 3], [Range<usize>; 2]) {
-        let written = [&self.parameters, &self.means, &self.squares].map(|array| place(array));
-        let nothing = [0..0, 0..0];
-        let read = self.before.as_ref();
-        (written, read.map_or(nothing, |[a, b]| [place(a), place(b)]))
+        let written = [&self.parameters, &self.exp_avg, &self.exp_avg_sq].map(|array| place(array));
+        let read = self.previous.as_ref().map_or([0..0, 0..0], |moments| {
+            [place(&moments.exp_avg), place(&moments.exp_avg_sq)]
+        });
+        (written, read)
     }
 
     fn trained(&mut self) -> PyResult<Trained<'_>> {
-        let (betas, eps) = (self.smoothing, self.eps);
-        let alpha = betas[0];
+        let (betas, alpha, eps) = (self.betas, self.alpha, self.eps);
         let rule = match self.rule.as_str() {
             "adam" => Rule::Adam {
                 betas,
@@ -90,15 +118,18 @@ impl TrainedArrays<'_> {
             "rmsprop_tf" => Rule::RmsPropTf { alpha, eps },
             name => return Err(bad(format!("no native optimizer is called {name:?}"))),
         };
-        let before = match &self.before {
-            Some([means, squares]) => Some([means.as_slice()?, squares.as_slice()?]),
+        let previous = match &self.previous {
+            Some(moments) => Some(Moments {
+                exp_avg: moments.exp_avg.as_slice()?,
+                exp_avg_sq: moments.exp_avg_sq.as_slice()?,
+            }),
             None => None,
         };
         Ok(Trained {
             parameters: self.parameters.as_slice_mut()?,
-            means: self.means.as_slice_mut()?,
-            squares: self.squares.as_slice_mut()?,
-            before,
+            exp_avg: self.exp_avg.as_slice_mut()?,
+            exp_avg_sq: self.exp_avg_sq.as_slice_mut()?,
+            previous,
             steps: &mut self.steps,
             rule,
             learning_rate: self.learning_rate,
@@ -145,6 +176,44 @@ struct OnPolicyNumbers {
     normalize: bool,
 }
 
+/// The metrics of each minibatch of an epoch, and how it ended.
+#[pyclass(frozen, get_all, module = "mlx_baselines3._native")]
+pub(crate) struct OnPolicyResult {
+    loss: Py<PyArray1<f64>>,
+    entropy_loss: Py<PyArray1<f64>>,
+    policy_loss: Py<PyArray1<f64>>,
+    value_loss: Py<PyArray1<f64>>,
+    approx_kl: Py<PyArray1<f64>>,
+    clip_fraction: Py<PyArray1<f64>>,
+    stopped_early: bool,
+    optimizer_steps: u64,
+}
+
+/// One of the metrics of all steps.
+fn column<T>(py: Python<'_>, rows: &[T], of: fn(&T) -> f64) -> Py<PyArray1<f64>> {
+    PyArray1::from_iter(py, rows.iter().map(of)).unbind()
+}
+
+impl OnPolicyResult {
+    fn new(
+        py: Python<'_>,
+        metrics: &[OnPolicyMetrics],
+        stopped_early: bool,
+        optimizer_steps: u64,
+    ) -> Self {
+        Self {
+            loss: column(py, metrics, |of| of.loss),
+            entropy_loss: column(py, metrics, |of| of.entropy_loss),
+            policy_loss: column(py, metrics, |of| of.policy_loss),
+            value_loss: column(py, metrics, |of| of.value_loss),
+            approx_kl: column(py, metrics, |of| of.approx_kl),
+            clip_fraction: column(py, metrics, |of| of.clip_fraction),
+            stopped_early,
+            optimizer_steps,
+        }
+    }
+}
+
 /// PPO and A2C.
 #[pyclass(module = "mlx_baselines3._native")]
 pub(crate) struct OnPolicyUpdate(CoreOnPolicy);
@@ -155,8 +224,8 @@ impl OnPolicyUpdate {
     #[new]
     #[pyo3(signature = (actor, critic, head, options, log_std, size))]
     fn new(
-        actor: Many<LayerPlan>,
-        critic: Many<LayerPlan>,
+        actor: Many<LayerSpec>,
+        critic: Many<LayerSpec>,
         head: &str,
         options: Many<usize>,
         log_std: usize,
@@ -169,8 +238,7 @@ impl OnPolicyUpdate {
             .map_err(py_err)
     }
 
-    /// One pass over a rollout. Gives six numbers for each minibatch, whether it ended early, and the
-    /// optimizer's steps so far.
+    /// One pass over a rollout.
     #[pyo3(signature = (rollout, order, batch_size, settings, trained))]
     fn epoch<'py>(
         &mut self,
@@ -180,7 +248,7 @@ impl OnPolicyUpdate {
         batch_size: usize,
         settings: OnPolicyNumbers,
         mut trained: TrainedArrays<'py>,
-    ) -> PyResult<(Bound<'py, PyArray1<f64>>, bool, u64)> {
+    ) -> PyResult<OnPolicyResult> {
         let (written, read) = trained.places();
         apart(
             &written,
@@ -208,8 +276,7 @@ impl OnPolicyUpdate {
         let (metrics, stopped) = watched_whole(py, |watch| {
             core.epoch(&rollout, order, batch_size, &settings, &mut state, watch)
         })?;
-        let numbers: Vec<f64> = metrics.iter().flat_map(|row| row.to_array()).collect();
-        Ok((PyArray1::from_vec(py, numbers), stopped, trained.steps))
+        Ok(OnPolicyResult::new(py, &metrics, stopped, trained.steps))
     }
 }
 
@@ -238,13 +305,14 @@ impl NoisyBatches<'_> {
     /// That all that is written has its own memory.
     fn apart_from(
         &self,
-        slow_copies: &[PyReadwriteArray1<'_, f32>; 2],
-        trained: &[TrainedArrays<'_>],
+        targets: &TargetArrays<'_>,
+        trained: &ActorCriticArrays<'_>,
     ) -> PyResult<()> {
-        let mut written: Vec<_> = slow_copies.iter().map(|array| place(array)).collect();
+        let mut written = vec![place(&targets.actor), place(&targets.critic)];
         let mut read = self.transitions.places().to_vec();
         read.extend([place(&self.noise), place(&self.next_noise)]);
-        for arrays in trained {
+        let networks = [&trained.actor, &trained.critic];
+        for arrays in networks.into_iter().chain(&trained.ent_coef) {
             let (changed, old) = arrays.places();
             written.extend(changed);
             read.extend(old);
@@ -310,9 +378,42 @@ fn share(all: &[f32], index: usize, count: usize) -> &[f32] {
 #[pyo3(from_item_all)]
 struct ActorCriticNumbers {
     tau: f32,
-    smoothing: [f32; 2],
+    target_policy_noise: f32,
+    target_noise_clip: f32,
     ent_coef: f32,
     target_entropy: f32,
+}
+
+/// What one of the gradient steps is to update besides the critics.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct StepFlags {
+    update_actor: bool,
+    update_targets: bool,
+}
+
+/// Everything that has an optimizer.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct ActorCriticArrays<'py> {
+    actor: TrainedArrays<'py>,
+    critic: TrainedArrays<'py>,
+    ent_coef: Option<TrainedArrays<'py>>,
+}
+
+/// The parameters of the target networks.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct TargetArrays<'py> {
+    actor: PyReadwriteArray1<'py, f32>,
+    critic: PyReadwriteArray1<'py, f32>,
+}
+
+/// The loss of each gradient step, and the optimizer's steps so far.
+#[pyclass(frozen, get_all, module = "mlx_baselines3._native")]
+pub(crate) struct QResult {
+    loss: Py<PyArray1<f64>>,
+    optimizer_steps: u64,
 }
 
 /// DQN.
@@ -324,13 +425,12 @@ pub(crate) struct QUpdate(CoreQ);
 impl QUpdate {
     #[new]
     #[pyo3(signature = (layers, size))]
-    fn new(layers: Many<LayerPlan>, size: usize) -> PyResult<Self> {
+    fn new(layers: Many<LayerSpec>, size: usize) -> PyResult<Self> {
         crate::threads::check()?;
         CoreQ::new(net(layers)?, size).map(Self).map_err(py_err)
     }
 
-    /// `count` gradient steps on as many batches, one after the other in each array. Gives the losses
-    /// and the optimizer's steps so far.
+    /// `count` gradient steps on as many batches, one after the other in each array.
     #[pyo3(signature = (batches, count, max_grad_norm, target, trained))]
     fn run<'py>(
         &mut self,
@@ -340,7 +440,7 @@ impl QUpdate {
         max_grad_norm: f32,
         target: PyReadonlyArray1<'py, f32>,
         mut trained: TrainedArrays<'py>,
-    ) -> PyResult<(Vec<f64>, u64)> {
+    ) -> PyResult<QResult> {
         let (written, read) = trained.places();
         apart(
             &written,
@@ -358,7 +458,42 @@ impl QUpdate {
             }
             Ok::<_, UpdateError>(())
         })?;
-        Ok((losses, trained.steps))
+        Ok(QResult {
+            loss: PyArray1::from_vec(py, losses).unbind(),
+            optimizer_steps: trained.steps,
+        })
+    }
+}
+
+/// The metrics of each gradient step, and the steps of the optimizers so far, by name.
+#[pyclass(frozen, get_all, module = "mlx_baselines3._native")]
+pub(crate) struct ActorCriticResult {
+    critic_loss: Py<PyArray1<f64>>,
+    actor_loss: Py<PyArray1<f64>>,
+    ent_coef: Py<PyArray1<f64>>,
+    ent_coef_loss: Py<PyArray1<f64>>,
+    optimizer_steps: Py<PyDict>,
+}
+
+impl ActorCriticResult {
+    fn new(
+        py: Python<'_>,
+        metrics: &[ActorCriticMetrics],
+        trained: &ActorCriticArrays<'_>,
+    ) -> PyResult<Self> {
+        let steps = PyDict::new(py);
+        steps.set_item(intern!(py, "actor"), trained.actor.steps)?;
+        steps.set_item(intern!(py, "critic"), trained.critic.steps)?;
+        if let Some(ent_coef) = &trained.ent_coef {
+            steps.set_item(intern!(py, "ent_coef"), ent_coef.steps)?;
+        }
+        Ok(Self {
+            critic_loss: column(py, metrics, |of| of.critic_loss),
+            actor_loss: column(py, metrics, |of| of.actor_loss),
+            ent_coef: column(py, metrics, |of| of.ent_coef),
+            ent_coef_loss: column(py, metrics, |of| of.ent_coef_loss),
+            optimizer_steps: steps.unbind(),
+        })
     }
 }
 
@@ -370,58 +505,59 @@ pub(crate) struct ActorCriticUpdate(CoreActorCritic);
 #[pymethods]
 impl ActorCriticUpdate {
     #[new]
-    #[pyo3(signature = (actor, critics, squashed, sizes))]
+    #[pyo3(signature = (actor, critics, squashed, *, actor_size, critic_size))]
     fn new(
-        actor: Many<LayerPlan>,
-        critics: Many<Many<LayerPlan>>,
+        actor: Many<LayerSpec>,
+        critics: Many<Many<LayerSpec>>,
         squashed: bool,
-        sizes: [usize; 2],
+        actor_size: usize,
+        critic_size: usize,
     ) -> PyResult<Self> {
         crate::threads::check()?;
-        let critics: PyResult<Vec<Net>> = critics.0.into_iter().map(net).collect();
+        let critics: PyResult<Vec<TrainableMlp>> = critics.0.into_iter().map(net).collect();
         let kind = if squashed {
             ActorKind::Squashed
         } else {
             ActorKind::Deterministic
+        };
+        let sizes = ActorCriticSizes {
+            actor: actor_size,
+            critic: critic_size,
         };
         CoreActorCritic::new(net(actor)?, critics?, kind, sizes)
             .map(Self)
             .map_err(py_err)
     }
 
-    /// A gradient step for each of `flags` (whether the actor learns, whether slow copies follow) on
-    /// as many batches. Gives four numbers for each, and the steps of the optimizers so far.
-    #[pyo3(signature = (batches, flags, settings, slow_copies, trained))]
+    /// A gradient step for each of `flags`, on as many batches.
+    #[pyo3(signature = (batches, flags, settings, targets, trained))]
     fn run<'py>(
         &mut self,
         py: Python<'py>,
         batches: NoisyBatches<'py>,
-        flags: Many<(bool, bool)>,
+        flags: Many<StepFlags>,
         settings: ActorCriticNumbers,
-        mut slow_copies: [PyReadwriteArray1<'py, f32>; 2],
-        trained: Many<TrainedArrays<'py>>,
-    ) -> PyResult<(Vec<[f64; 4]>, Vec<u64>)> {
-        let (Many(flags), Many(mut trained)) = (flags, trained);
-        batches.apart_from(&slow_copies, &trained)?;
-        let [actor_target, critic_target] = &mut slow_copies;
-        let mut states = trained.iter_mut().map(TrainedArrays::trained);
-        let mut next = || states.next().transpose();
-        let (Some(actor), Some(critic), entropy) = (next()?, next()?, next()?) else {
-            return Err(bad("expected the parameters of an actor and of critics"));
-        };
+        mut targets: TargetArrays<'py>,
+        mut trained: ActorCriticArrays<'py>,
+    ) -> PyResult<ActorCriticResult> {
+        let Many(flags) = flags;
+        batches.apart_from(&targets, &trained)?;
         let mut state = ActorCriticState {
-            actor,
-            critic,
-            actor_target: actor_target.as_slice_mut()?,
-            critic_target: critic_target.as_slice_mut()?,
-            entropy,
+            actor: trained.actor.trained()?,
+            critic: trained.critic.trained()?,
+            actor_target: targets.actor.as_slice_mut()?,
+            critic_target: targets.critic.as_slice_mut()?,
+            log_ent_coef: match &mut trained.ent_coef {
+                Some(ent_coef) => Some(ent_coef.trained()?),
+                None => None,
+            },
         };
         let (count, core) = (flags.len(), &mut self.0);
         let all = batches.transitions.all(count)?;
         let (noise, next_noise) = (batches.noise.as_slice()?, batches.next_noise.as_slice()?);
         let mut metrics = memory::with_capacity(count).map_err(py_err)?;
         watched_whole(py, |watch| {
-            for (index, &(actor_learns, copies_follow)) in flags.iter().enumerate() {
+            for (index, step) in flags.iter().enumerate() {
                 watch.check()?;
                 let batch = ActorCriticBatch {
                     transitions: one(&all, index, count),
@@ -430,31 +566,26 @@ impl ActorCriticUpdate {
                 };
                 let this_step = ActorCriticSettings {
                     tau: settings.tau,
-                    smoothing: settings.smoothing,
+                    target_policy_noise: settings.target_policy_noise,
+                    target_noise_clip: settings.target_noise_clip,
                     ent_coef: settings.ent_coef,
                     target_entropy: settings.target_entropy,
-                    actor_learns,
-                    copies_follow,
+                    update_actor: step.update_actor,
+                    update_targets: step.update_targets,
                 };
-                metrics.push(numbers(core.step(&batch, &this_step, &mut state)?));
+                metrics.push(core.step(&batch, &this_step, &mut state)?);
             }
             Ok::<_, UpdateError>(())
         })?;
-        Ok((metrics, trained.iter().map(|arrays| arrays.steps).collect()))
+        ActorCriticResult::new(py, &metrics, &trained)
     }
-}
-
-fn numbers(metrics: ActorCriticMetrics) -> [f64; 4] {
-    [
-        metrics.critic_loss,
-        metrics.actor_loss,
-        metrics.ent_coef,
-        metrics.ent_coef_loss,
-    ]
 }
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<OnPolicyUpdate>()?;
+    m.add_class::<OnPolicyResult>()?;
     m.add_class::<QUpdate>()?;
-    m.add_class::<ActorCriticUpdate>()
+    m.add_class::<QResult>()?;
+    m.add_class::<ActorCriticUpdate>()?;
+    m.add_class::<ActorCriticResult>()
 }

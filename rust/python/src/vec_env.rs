@@ -1,4 +1,4 @@
-//! The vector of native environments, as `NativeVecEnv` sees it.
+//! The vector of native environments, as `NativeVecEnv` uses it.
 
 mod actions;
 pub(crate) mod infos;
@@ -71,7 +71,7 @@ impl EnvBatch {
         news::monitor_entry(py, episode, self.elapsed())
     }
 
-    /// What the last step has to say about each environment.
+    /// The infos of the last step.
     pub(crate) fn infos<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, Infos>> {
         Bound::new(py, Infos::of(&*self.envs, || self.elapsed()))
     }

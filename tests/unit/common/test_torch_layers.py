@@ -5,7 +5,6 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from gymnasium import spaces
-from test_layers import numpy_convolution
 
 from mlx_baselines3.common.nn.activations import Tanh, rational_tanh
 from mlx_baselines3.common.nn.layers import Linear, named_parameters
@@ -19,6 +18,7 @@ from mlx_baselines3.common.torch_layers import (
     create_mlp,
     get_actor_critic_arch,
 )
+from support.convolutions import numpy_convolution
 
 IMAGE = spaces.Box(0, 255, (1, 36, 36), np.uint8)
 

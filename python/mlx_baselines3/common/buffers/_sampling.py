@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlx_baselines3 import _native
+from mlx_baselines3.common._types import DictReplayBufferSamples, ReplayBufferSamples
 from mlx_baselines3.common.buffers._draws import randint
 from mlx_baselines3.common.buffers._fields import (
     arrays_of,
@@ -20,7 +21,6 @@ from mlx_baselines3.common.buffers._fields import (
 from mlx_baselines3.common.buffers._rows import check_batch_size
 from mlx_baselines3.common.buffers._scratch import Scratch, ScratchPool
 from mlx_baselines3.common.buffers.base import BaseBuffer, as_bytes
-from mlx_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 
 if TYPE_CHECKING:
     from mlx_baselines3.common.vec_env import VecNormalize
@@ -64,10 +64,10 @@ class SampledBuffer(BaseBuffer):
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
         return self._collect(batch_inds, self._draw_envs(batch_inds), env)
 
-    def _ready_fields(self, n_batches: int, batch_size: int, flat: bool) -> tuple[Any, ...] | None:
+    def _ready_fields(self, n_batches: int, batch_size: int, flat: bool) -> _native.SampledBatches | None:
         """
-        Observations, actions, next observations, ends and rewards as they are stored, in new arrays, if no
-        subclass and no instance does any of this in its own way, and the columns need but be copied.
+        Batches as they are stored, in new arrays, if no subclass and no instance does any of this in its own
+        way, and the columns need but be copied.
         """
         kind = type(self)
         if (
@@ -82,11 +82,11 @@ class SampledBuffer(BaseBuffer):
             return None
         return _native.sample_batches(self.__dict__, n_batches, batch_size, flat)
 
-    def _normalized(self, fields: tuple[Any, ...], env: VecNormalize | None) -> Any:
-        obs, actions, next_obs, dones, rewards = fields
-        if env is not None:
-            rewards = self._normalize_reward(rewards, env)
-        return self._samples(obs, actions, next_obs, dones, rewards, env)
+    def _normalized(self, batches: _native.SampledBatches, env: VecNormalize | None) -> Any:
+        rewards = batches.rewards if env is None else self._normalize_reward(batches.rewards, env)
+        return self._samples(
+            batches.observations, batches.actions, batches.next_observations, batches.dones, rewards, env
+        )
 
     def sample_many(self, n_batches: int, batch_size: int, env: VecNormalize | None = None) -> Any:
         """
@@ -169,8 +169,7 @@ class SampledBuffer(BaseBuffer):
         taken = (scratch or Scratch()).arrays(names, len(rows), columns)
         if not _native.take_batch(columns, taken, rows, envs, self.buffer_size, self.n_envs):
             flat = rows % self.buffer_size * self.n_envs + envs
-            pairs = [(as_bytes(column), as_bytes(out)) for column, out in zip(columns, taken, strict=True)]
-            _native.gather(pairs, flat)
+            _native.gather(list(map(as_bytes, columns)), list(map(as_bytes, taken)), flat)
         if not dicts:
             return taken
         left = iter(taken)
@@ -221,11 +220,18 @@ class SampledBuffer(BaseBuffer):
         fields: tuple[Any, ...] = (obs, actions, next_obs, dones, rewards, discounts)
         return kind(*fields)
 
-    def _fields_to_mlx(self, fields: tuple[Any, ...], env: VecNormalize | None) -> Any:
+    def _fields_to_mlx(self, batches: _native.SampledBatches, env: VecNormalize | None) -> Any:
+        obs, next_obs = batches.observations, batches.next_observations
         # Two samples and as many calls as there are arrays, saved for the usual kind.
-        if env is None and type(fields[0]) is np.ndarray and not self._converts_itself():
+        if (
+            env is None
+            and isinstance(obs, np.ndarray)
+            and isinstance(next_obs, np.ndarray)
+            and not self._converts_itself()
+        ):
+            fields = (obs, batches.actions, next_obs, batches.dones, batches.rewards)
             return ReplayBufferSamples(*new_to_mlx(fields))
-        return self._to_mlx(self._normalized(fields, env), env)
+        return self._to_mlx(self._normalized(batches, env), env)
 
     def _to_mlx(self, samples: Any, env: VecNormalize | None) -> Any:
         """Samples of MLX arrays, of those that were gathered here and went through `env`."""

@@ -105,11 +105,11 @@ class BaseBuffer(ABC):
         :raises MemoryError: the block is larger than what the system gives; nothing has changed then
         """
         specs = {name: ((self.n_envs, *shape), np.dtype(dtype)) for name, (shape, dtype) in columns.items()}
-        widths = [(name, math.prod(row) * dtype.itemsize) for name, (row, dtype) in specs.items()]
+        widths = {name: math.prod(row) * dtype.itemsize for name, (row, dtype) in specs.items()}
         try:
             storage = _native.Storage(self.buffer_size, widths)
         except (MemoryError, OverflowError) as error:
-            gigabytes = self.buffer_size * sum(width for _, width in widths) / 1e9
+            gigabytes = self.buffer_size * sum(widths.values()) / 1e9
             raise MemoryError(
                 f"A {type(self).__name__} of {self.buffer_size} rows for {self.n_envs} environments needs "
                 f"{gigabytes:.1f} GB, which this system does not give. Lower buffer_size, n_steps or n_envs."

@@ -143,8 +143,8 @@ class ReplayBuffer(SampledBuffer):
         for column, row in next_rows:
             column[after] = row
 
-    def _cursor(self) -> tuple[int, int, bool]:
-        return self.buffer_size, self.pos, self.full
+    def _cursor(self) -> _native.Cursor:
+        return {"capacity": self.buffer_size, "pos": self.pos, "full": self.full}
 
     def _keep_terminal(
         self, terminal: _native.TerminalObs, seen: list[tuple[np.ndarray, np.ndarray]]
@@ -162,10 +162,11 @@ class ReplayBuffer(SampledBuffer):
             self._terminal.clear()
 
     def _terminal_arrays(self) -> dict[str, np.ndarray]:
-        """What is kept beside the rows, for :meth:`_load_terminal`."""
+        """What is kept apart from the rows, for :meth:`_load_terminal`."""
         if self._terminal is None:
             return {}
-        return dict(zip(("transitions", "observations"), self._terminal.export(), strict=True))
+        arrays = self._terminal.export()
+        return {"transitions": arrays["transitions"], "observations": arrays["observations"]}
 
     def _load_terminal(self, transitions: np.ndarray, observations: np.ndarray) -> None:
         row = self.observations[:1, :1].nbytes
@@ -251,8 +252,9 @@ class NStepReplayBuffer(ReplayBuffer):
     def _gather(self, rows: np.ndarray, envs: np.ndarray, env: VecNormalize | None, scratch: Scratch) -> Any:
         dones, timeouts = (np.ascontiguousarray(flags, np.float32) for flags in (self.dones, self.timeouts))
         rows = (rows % self.buffer_size).astype(np.int64)
-        cursor = (self.pos, self.full)
-        spans = _native.n_step_spans(dones, timeouts, cursor, self.n_steps, rows, envs.astype(np.int64))
+        spans = _native.n_step_spans(
+            dones, timeouts, self._cursor(), self.n_steps, rows, envs.astype(np.int64)
+        )
         steps = np.arange(self.n_steps)
         window = (rows[:, None] + steps).reshape(-1)
         (rewards,) = self._take(

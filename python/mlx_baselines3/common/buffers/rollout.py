@@ -10,9 +10,9 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3 import _native
+from mlx_baselines3.common._types import DictRolloutBufferSamples, RolloutBufferSamples
 from mlx_baselines3.common.buffers._rows import check_batch_size, fit_action, fit_scalar
 from mlx_baselines3.common.buffers.base import BaseBuffer, action_dtype
-from mlx_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
 
 if TYPE_CHECKING:
     from mlx_baselines3.common.vec_env import VecNormalize
@@ -108,8 +108,17 @@ class RolloutBuffer(BaseBuffer):
         advantages, returns = (
             np.require(column, np.float32, ["C", "W"]) for column in (self.advantages, self.returns)
         )
-        gamma, gae_lambda = self.gamma, self.gae_lambda
-        _native.gae(rewards, values, starts, last, ended, gamma, gae_lambda, advantages, returns)
+        _native.gae(
+            rewards=rewards,
+            values=values,
+            episode_starts=starts,
+            last_values=last,
+            dones=ended,
+            gamma=self.gamma,
+            gae_lambda=self.gae_lambda,
+            advantages=advantages,
+            returns=returns,
+        )
         # The same arrays, unless a subclass put columns of another dtype in their place.
         self.advantages, self.returns = advantages, returns
 

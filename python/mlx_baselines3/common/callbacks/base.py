@@ -7,13 +7,12 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mlx_baselines3.common._model import Model
 from mlx_baselines3.common.logger import Logger
+from mlx_baselines3.common.native.eligibility import is_shipped
 from mlx_baselines3.common.vec_env import VecEnv
-
-if TYPE_CHECKING:
-    from mlx_baselines3.common.base_class import BaseAlgorithm
 
 # Further away than any step.
 NEVER = sys.maxsize
@@ -46,7 +45,7 @@ class BaseCallback(ABC):
     :param verbose: 0 is silent, 1 tells what happens, 2 tells more
     """
 
-    model: BaseAlgorithm
+    model: Model
 
     def __init__(self, verbose: int = 0) -> None:
         super().__init__()
@@ -74,7 +73,7 @@ class BaseCallback(ABC):
         """The model's logger."""
         return self.model.logger
 
-    def init_callback(self, model: BaseAlgorithm) -> None:
+    def init_callback(self, model: Model) -> None:
         """
         Attach the callback to a model.
 
@@ -209,7 +208,7 @@ class EventCallback(BaseCallback):
         if callback is not None:
             callback.parent = self
 
-    def init_callback(self, model: BaseAlgorithm) -> None:
+    def init_callback(self, model: Model) -> None:
         super().init_callback(model)
         if self.callback is not None:
             self.callback.init_callback(self.model)
@@ -309,3 +308,25 @@ class ConvertCallback(BaseCallback):
 
     def _steps_until_needed(self) -> int:
         return NEVER if self.callback is None else 1
+
+
+def is_noop(callback: BaseCallback) -> bool:
+    """
+    :param callback: any callback
+    :return: whether it is what ``learn`` makes of no callback at all
+    """
+    return type(callback) is ConvertCallback and callback.callback is None
+
+
+def has_no_rollout_hooks(callback: BaseCallback) -> bool:
+    """
+    :param callback: any callback
+    :return: whether no code of a user runs at either end of a rollout, where it could change the policy
+    """
+    if type(callback) is CallbackList:
+        return all(map(has_no_rollout_hooks, callback.callbacks))
+    return is_shipped(callback._on_rollout_start) and is_shipped(callback._on_rollout_end)
+
+
+MaybeCallback = Callable[[dict[str, Any], dict[str, Any]], Any] | list[BaseCallback] | BaseCallback | None
+"""What ``learn`` takes: a callback, several, or a function. Reached through ``type_aliases``."""

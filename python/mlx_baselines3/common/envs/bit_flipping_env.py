@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import Env, spaces
 from gymnasium.envs.registration import EnvSpec
 
-from mlx_baselines3.common.type_aliases import GymStepReturn
+from mlx_baselines3.common._types import GymStepReturn
 
 
 class BitFlippingEnv(Env[Any, Any]):

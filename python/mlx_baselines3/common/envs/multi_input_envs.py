@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from mlx_baselines3.common.type_aliases import GymStepReturn
+from mlx_baselines3.common._types import GymStepReturn
 
 
 class SimpleMultiObsEnv(gym.Env[Any, Any]):

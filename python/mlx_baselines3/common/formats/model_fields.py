@@ -76,6 +76,10 @@ def _said(error: BaseException) -> str:
     return str(error) if isinstance(error, ValueError) and str(error) else repr(error)[:300]
 
 
+# What files of 0.1.0 hold besides: why the last rollout was not native, which every model finds out anew.
+_OF_OLD_FILES = {"_why_not_native"}
+
+
 def honoured(fresh: Any, data: Attributes) -> Attributes:
     """
     Leave out of a file's attributes those that no file may set.
@@ -90,6 +94,8 @@ def honoured(fresh: Any, data: Attributes) -> Attributes:
     for name, value in data.items():
         if name in data.trusted:
             kept[name] = value
+        elif name in _OF_OLD_FILES:
+            continue
         elif name in machinery and not (_is_flag(value) and _is_flag(vars(fresh).get(name))):
             # A flag does nothing; `include` puts it into a file.
             left_out.append(name)

@@ -40,6 +40,8 @@ _PUBLIC_MODULES = {
         "buffers.rollout": "buffers",
         "vec_env.native_vec_env": "vec_env",
         "vec_env.gym_vec_env": "vec_env",
+        "vec_env.abstract": "vec_env.base_vec_env",
+        "_types": "type_aliases",
     }.items()
 }
 _MLX_PACKAGES = ("mlx.nn", "mlx.optimizers")

@@ -1,4 +1,4 @@
-"""Policies that are plain perceptrons, run in Rust: about a microsecond a step instead of a third of a
+"""Policies that are plain MLPs, run in Rust: about a microsecond a step instead of a third of a
 millisecond through MLX's graph.
 
 A policy class says with :func:`blueprint` which layers lead to its actions. MLX keeps the weights; they
@@ -9,7 +9,7 @@ import operator
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -19,15 +19,13 @@ from mlx_baselines3.common.native.blueprint import (
     DRAWING,
     Blueprint,
     Layer,
-    NotMirrored,
     Observations,
     blueprint,
-    check_parts,
-    check_unchanged,
     observed_keys,
     perceptron,
     side_by_side,
 )
+from mlx_baselines3.common.native.eligibility import NotNative
 from mlx_baselines3.common.nn.interop import to_mlx
 from mlx_baselines3.common.nn.threads import random_key, tracing, use_generator, with_fork
 from mlx_baselines3.common.utils import is_vectorized_observation
@@ -37,11 +35,7 @@ __all__ = [
     "Blueprint",
     "Layer",
     "NativeActor",
-    "NotMirrored",
-    "Stretch",
     "blueprint",
-    "check_parts",
-    "check_unchanged",
     "native_actor",
     "native_actor_or_none",
     "observed_keys",
@@ -54,31 +48,9 @@ __all__ = [
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
-class Stretch(NamedTuple):
-    """
-    What happened in some steps of a fused rollout.
-
-    :param n_steps: how many were taken; all, unless there is an ``error``
-    :param error: what a signal's handler raised on the way
-    :param new_obs: (n_envs, obs) observations after the last step
-    :param dones: (n_envs,) whether the last step ended an episode
-    :param infos: the last step's infos, one per environment
-    :param episodes: Monitor's entries of the episodes that ended, each with its step and environment
-    :param timeouts: step, environment and last observation of the episodes that the time limit cut
-    """
-
-    n_steps: int
-    error: BaseException | None
-    new_obs: np.ndarray
-    dones: np.ndarray
-    infos: list[dict[str, Any]]
-    episodes: list[tuple[int, int, dict[str, Any]]]
-    timeouts: list[tuple[int, int, np.ndarray]]
-
-
 class NativeActor:
     """
-    A policy's twin in Rust, with a random generator of its own.
+    A policy that acts in Rust, with its own random generator.
 
     The generator is seeded from MLX's whenever that one has moved: whoever seeds MLX decides about the
     actions, as with MLX's own sampling.
@@ -91,7 +63,11 @@ class NativeActor:
 
     def __init__(self, plan: Blueprint):
         layers, head, options, *_ = plan.shape()
-        self._core = _native.Actor(layers, head, options, plan.standard_deviations().tolist())
+        specs: list[_native.LayerSpec] = [
+            {"inputs": inputs, "outputs": outputs, "activation": activation, "parameter": parameter}
+            for inputs, outputs, activation, parameter in layers
+        ]
+        self._core = _native.Actor(specs, head, options, plan.standard_deviations().tolist())
         self._shape = plan.shape()
         self._plan = plan
         self._arrays: list[mx.array] = []
@@ -166,7 +142,7 @@ class NativeActor:
     def outputs(self, obs: Observations) -> np.ndarray:
         """
         :param obs: (batch, ...) observations, for a Dict space a dictionary of them
-        :return: (batch, outputs) what the network gives: logits, means or values
+        :return: (batch, outputs) the outputs of the network: logits, means or values
         """
         with self._lock:
             return self._core.outputs(self._rows(obs))
@@ -198,7 +174,7 @@ class NativeActor:
         :param every: draw others after this many steps, never if 0 or less
         """
         with self._lock:
-            self._core.explore(n_envs, max(every, 0))
+            self._core.reset_noise(n_envs, max(every, 0))
 
     def share_noise(self) -> None:
         """Put the exploration matrices into the policy's distribution, where users look for them."""
@@ -212,12 +188,13 @@ class NativeActor:
     @property
     def rng_state(self) -> tuple[int, int]:
         """:return: state and increment of the generator, those of NumPy's PCG64"""
-        return self._core.rng_state
+        state = self._core.rng_state
+        return state["state"], state["inc"]
 
     @rng_state.setter
     def rng_state(self, state: tuple[int, int]) -> None:
         with self._lock:
-            self._core.rng_state = state
+            self._core.rng_state = {"state": state[0], "inc": state[1]}
             self._mlx_state = _mlx_random_state()
 
     @property
@@ -249,9 +226,9 @@ class NativeActor:
         """
         :param obs: (batch, ...) observations, for a Dict space a dictionary of them
         :param deterministic: the most likely actions instead of random ones
-        :return: (batch, action_dim) actions before clipping: int64 choices or float32 numbers
-        :raises ValueError: the policy's output is not finite (choices and coins), or the observations
-            have another size than the policy was made for
+        :return: (batch, action_dim) actions before clipping: int64 or float32
+        :raises ValueError: the policy's output is not finite (discrete and binary actions), or the
+            observations have another size than the policy was made for
         """
         rows = self._rows(obs)
         with self._lock:
@@ -264,52 +241,49 @@ class NativeActor:
     def collect(
         self,
         envs: "_native.EnvBatch",
-        bounds: tuple[np.ndarray, np.ndarray],
-        last: tuple[np.ndarray, np.ndarray],
-        columns: list[np.ndarray],
-    ) -> Stretch:
+        bounds: "_native.ActionBounds",
+        current: "_native.CurrentObs",
+        columns: "_native.RolloutColumns",
+    ) -> "_native.CollectedRollout":
         """
         Step native environments until rows of a rollout buffer are full, without Python in between.
 
         :param envs: the environments
-        :param bounds: lowest and highest action that the environments take, none for choices
-        :param last: (n_envs, obs) observations and (n_envs,) episode starts; they follow the environments
-        :param columns: observations, actions, rewards and episode starts, (n_steps, n_envs, ...) each
+        :param bounds: lowest and highest action that the environments take, none for discrete ones
+        :param current: the present observations and episode starts; they follow the environments
+        :param columns: rows of the buffer's columns
         :return: what happened
         :raises ValueError: policy, environments and columns do not fit, or an action is not finite
         :raises RuntimeError: the environments are closed or not reset
         """
         with self._lock:
-            n_steps, error, episodes, timeouts, infos = _native.collect(
-                envs, self._core, bounds, *last, *columns
-            )
-        return Stretch(n_steps, error, *last, infos, episodes, timeouts)
+            return _native.collect_rollout(envs, self._core, bounds, current, columns)
 
     def collect_transitions(
         self,
         envs: "_native.EnvBatch",
         last_obs: np.ndarray,
-        plan: tuple[list[bool], np.ndarray, np.ndarray | None, tuple[np.ndarray, np.ndarray], bool],
-        columns: tuple[Any, ...],
-        cursor: tuple[int, int, bool],
-    ) -> tuple[Any, ...]:
+        plan: "_native.ActionPlan",
+        columns: "_native.ReplayColumns",
+        cursor: "_native.Cursor",
+    ) -> "_native.CollectedTransitions":
         """
         Step native environments and write every step into a replay buffer, without Python in between.
 
         :param envs: the environments
         :param last_obs: (n_envs, obs) observations
-        :param plan: as ``_native.explore`` takes it; which steps are random comes first
+        :param plan: how the actions come about
         :param columns: those of the buffer
-        :param cursor: number of rows, the row that is written next, whether all rows hold data
-        :return: as ``_native.explore`` gives it
+        :param cursor: where the buffer stands
+        :return: what happened
         :raises ValueError: policy, environments and columns do not fit
         :raises RuntimeError: the environments are closed or not reset
         """
         obs = np.ascontiguousarray(last_obs, np.float32)
         with self._lock:
-            if not all(plan[0]):
+            if not all(plan["is_random"]):
                 self._follow_mlx()
-            return _native.explore(envs, self._core, obs, plan, columns, cursor)
+            return _native.collect_transitions(envs, self._core, obs, plan, columns, cursor)
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
@@ -322,14 +296,14 @@ def _mlx_random_state() -> bytes:
     return random_key()
 
 
-_twins: "weakref.WeakKeyDictionary[Any, NativeActor]" = weakref.WeakKeyDictionary()
+_actors: "weakref.WeakKeyDictionary[Any, NativeActor]" = weakref.WeakKeyDictionary()
 
 
 def _locks() -> Iterator[Any]:
-    for twin in list(_twins.values()):
-        yield twin._lock
-        if twin._critic is not None:
-            yield twin._critic._lock
+    for actor in list(_actors.values()):
+        yield actor._lock
+        if actor._critic is not None:
+            yield actor._critic._lock
 
 
 # Else a child could wait for a thread that it does not have.
@@ -338,24 +312,24 @@ with_fork(locks=_locks)
 
 def native_actor(policy: Any) -> NativeActor:
     """
-    The twin of a policy, with its present weights.
+    The native actor of a policy, with its present weights.
 
     :param policy: a policy
-    :return: always the same twin for the same policy, unless its layers are replaced
-    :raises NotMirrored: only MLX can run the policy; the message says why
+    :return: always the same one for the same policy, unless its layers are replaced
+    :raises NotNative: only MLX can run the policy; the message says why
     """
     # Another thread may be tracing an update of the same networks.
     with tracing:
         plan = blueprint(policy)
-        twin = _twins.get(policy)
-        known = twin is not None and twin.is_current(plan)
+        actor = _actors.get(policy)
+        known = actor is not None and actor.is_current(plan)
         if not known and any(array.dtype != mx.float32 for array in plan.arrays()):
-            raise NotMirrored("its weights are not float32")
-        if twin is None or not twin.fits(plan):
-            twin = _twins[policy] = NativeActor(plan)
+            raise NotNative("its weights are not float32")
+        if actor is None or not actor.fits(plan):
+            actor = _actors[policy] = NativeActor(plan)
         else:
-            twin.refresh(plan)
-        return twin
+            actor.refresh(plan)
+        return actor
 
 
 def native_actor_or_none(policy: Any) -> NativeActor | None:
@@ -365,7 +339,7 @@ def native_actor_or_none(policy: Any) -> NativeActor | None:
     """
     try:
         return native_actor(policy)
-    except NotMirrored:
+    except NotNative:
         return None
 
 

@@ -1,7 +1,7 @@
 """How a policy computes its actions, read from its modules: what acts in Rust, and may learn there."""
 
 import operator
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common.distributions.state_dependent_noise import StateDependentNoiseDistribution
+from mlx_baselines3.common.native.eligibility import NotNative, check_parts, check_unchanged
 from mlx_baselines3.common.nn.activations import Tanh
 from mlx_baselines3.common.nn.interop import to_numpy
 from mlx_baselines3.common.nn.layers import Flatten, Sequential, is_exactly
@@ -25,10 +26,6 @@ _PLAIN = {nn.Identity: "identity", Tanh: "tanh", nn.Tanh: "tanh", nn.ReLU: "relu
 
 # Methods of a distribution that decide which action is taken.
 DRAWING = ("proba_distribution", "get_actions", "sample", "mode", "actions_from_params")
-
-
-class NotMirrored(Exception):
-    """A policy that only MLX can run. The message completes "because"."""
 
 
 class Layer(NamedTuple):
@@ -113,9 +110,9 @@ def blueprint(policy: Any) -> Blueprint:
     """
     :param policy: a policy
     :return: how it computes its actions
-    :raises NotMirrored: it does more than a perceptron can
+    :raises NotNative: it does more than a perceptron can
     """
-    raise NotMirrored(f"{type(policy).__name__} has no native form")
+    raise NotNative(f"{type(policy).__name__} has no native form")
 
 
 def _activation(module: nn.Module) -> tuple[str, float]:
@@ -128,7 +125,7 @@ def _activation(module: nn.Module) -> tuple[str, float]:
         return "leaky_relu", float(module._negative_slope)
     if kind is nn.GELU and module._approx == "none":
         return "gelu", 0.0
-    raise NotMirrored(f"there is no native {kind.__name__} layer")
+    raise NotNative(f"there is no native {kind.__name__} layer")
 
 
 def perceptron(network: Any) -> list[Layer]:
@@ -137,11 +134,11 @@ def perceptron(network: Any) -> list[Layer]:
 
     :param network: a :class:`~mlx_baselines3.common.nn.layers.Sequential`
     :return: the layers, each with the activation after it
-    :raises NotMirrored: it is none, another module is in it, or an activation where no linear layer is
+    :raises NotNative: it is none, another module is in it, or an activation where no linear layer is
         before it
     """
     if type(network) is not Sequential:
-        raise NotMirrored(f"the policy has a {type(network).__name__}")
+        raise NotNative(f"the policy has a {type(network).__name__}")
     check_unchanged(network, Sequential, ("__call__", "forward"))
     layers: list[Layer] = []
     for module in network.layers():
@@ -152,35 +149,9 @@ def perceptron(network: Any) -> list[Layer]:
         if name == "identity":
             continue
         if not layers or layers[-1].activation != "identity":
-            raise NotMirrored(f"a {type(module).__name__} does not follow a linear layer")
+            raise NotNative(f"a {type(module).__name__} does not follow a linear layer")
         layers[-1] = Layer(layers[-1].linears, name, parameter)
     return layers
-
-
-def check_unchanged(policy: Any, base: type, names: Collection[str]) -> None:
-    """
-    :param policy: a policy, or another object that Rust takes the place of
-    :param base: the class of this package that it is made of
-    :param names: methods that decide about what Rust would compute
-    :raises NotMirrored: a subclass, or the policy itself, has its own
-    """
-    own, kind = vars(policy), type(policy)
-    # The usual case by itself: every prediction asks.
-    if kind is base and own.keys().isdisjoint(names):
-        return
-    for name in names:
-        if name in own or getattr(kind, name) is not getattr(base, name):
-            raise NotMirrored(f"{kind.__name__} has its own {name}")
-
-
-def check_parts(*parts: tuple[Any, type]) -> None:
-    """
-    :param parts: parts of a policy, each with the class that it must be of, no subclass
-    :raises NotMirrored: one is of another class
-    """
-    for part, kind in parts:
-        if not is_exactly(part, kind):
-            raise NotMirrored(f"the policy has a {type(part).__name__}")
 
 
 def observed_keys(space: spaces.Space[Any], *extractors: Any) -> tuple[str, ...]:
@@ -188,7 +159,7 @@ def observed_keys(space: spaces.Space[Any], *extractors: Any) -> tuple[str, ...]
     :param space: an observation space
     :param extractors: what a policy makes features with
     :return: the keys of a Dict whose vectors are put side by side in this order; none for a Box
-    :raises NotMirrored: an observation is not an array of numbers that a network takes as they are
+    :raises NotNative: an observation is not an array of numbers that a network takes as they are
     """
     kind = CombinedExtractor if isinstance(space, spaces.Dict) else FlattenExtractor
     check_parts(*((extractor, kind) for extractor in extractors))
@@ -204,9 +175,9 @@ def observed_keys(space: spaces.Space[Any], *extractors: Any) -> tuple[str, ...]
 
 def _check_vector(space: spaces.Space[Any], what: str) -> None:
     if not isinstance(space, spaces.Box):
-        raise NotMirrored(f"{what} a {type(space).__name__} and not a Box")
+        raise NotNative(f"{what} a {type(space).__name__} and not a Box")
     if is_image_space(space):
-        raise NotMirrored("the observations are images")
+        raise NotNative("the observations are images")
 
 
 def side_by_side(observations: Any, keys: Sequence[str], batch_axes: int = 1) -> np.ndarray:

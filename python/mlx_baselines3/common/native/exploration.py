@@ -1,83 +1,55 @@
-"""Stretches of an off-policy algorithm in Rust: policy, exploration, environments and replay buffer.
+"""
+Collecting experience for off-policy algorithms in Rust: policy, exploration, environments and replay buffer.
 
-What Python's generators decide is drawn ahead, each generator in the order of single steps: the coins of
-an epsilon-greedy policy, random actions from the action space, the user's action noise.
+What Python's generators decide is drawn ahead, each generator in the order of single steps: whether an
+epsilon-greedy policy explores, random actions from the action space, the user's action noise.
 """
 
+import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3 import _native
-from mlx_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
-from mlx_baselines3.common.native.actor import NativeActor
-from mlx_baselines3.common.native.interrupts import interrupts_allowed
-from mlx_baselines3.common.noise import (
-    ActionNoise,
-    NormalActionNoise,
-    OrnsteinUhlenbeckActionNoise,
-    VectorizedActionNoise,
+from mlx_baselines3.common.buffers import ReplayBuffer
+from mlx_baselines3.common.native.actor import NativeActor, native_actor
+from mlx_baselines3.common.native.eligibility import (
+    NotNative,
+    check_collection,
+    mlx_infers,
+    predrawable_noises,
+    python_steps,
 )
+from mlx_baselines3.common.native.interrupts import interrupts_allowed
+from mlx_baselines3.common.noise import ActionNoise, OrnsteinUhlenbeckActionNoise
+from mlx_baselines3.common.vec_env import VecEnv
+from mlx_baselines3.common.vec_env.native_vec_env import stepped_in_rust, why_stepped_in_python
 
-__all__ = ["Explored", "Explorer", "fills", "noise_ahead"]
+__all__ = ["ChunkResult", "CollectorChoice", "NativeCollector", "choose_collector"]
 
 # Steps drawn ahead where an episode's end may make some of them useless.
-MOST_IN_VAIN = 32
-_COLUMNS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+_MOST_IN_VAIN = 32
 
 
-class Explored(NamedTuple):
+class ChunkResult(NamedTuple):
     """
     What some steps gave.
 
     :param n_steps: how many were taken and stored
     :param error: why there was no next one, if there should have been one
-    :param episodes: step, environment and Monitor's entry of the episodes that ended before the last step;
-        after an error, of all
-    :param last: the last step's actions, the same as the buffer has them, observations, rewards, dones and
-        infos; of no use after an error, except for the observations
+    :param episodes: the episodes that ended before the last step; after an error, all of them
+    :param last: the last step; of no use after an error, except for the observations
+    :param seen: (n_envs, obs) observations before the last step
     """
 
     n_steps: int
     error: BaseException | None
-    episodes: list[tuple[int, int, dict[str, Any]]]
-    last: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]
-
-
-def fills(buffer: Any, action_space: spaces.Space[Any]) -> bool:
-    """
-    :param buffer: a replay buffer
-    :param action_space: the action space
-    :return: whether Rust can store steps as the buffer's own ``add`` does
-    """
-    if type(buffer) not in (ReplayBuffer, NStepReplayBuffer) or "add" in vars(buffer):
-        return False
-    choices = np.int64 if isinstance(action_space, spaces.Discrete) else np.float32
-    rows = (buffer.buffer_size, buffer.n_envs)
-    columns = [vars(buffer)[name] for name in _COLUMNS if name in vars(buffer)]
-    return all(
-        column.dtype == (choices if column is buffer.actions else np.float32)
-        and column.flags.c_contiguous
-        and column.shape[:2] == rows
-        for column in columns
-    )
-
-
-def noise_ahead(noise: ActionNoise | None) -> list[ActionNoise] | None:
-    """
-    :param noise: the noise of all environments
-    :return: the processes it consists of, if they are known to draw from NumPy's global generator and to
-        give float32 numbers; else None
-    """
-    if noise is None:
-        return []
-    parts = noise.noises if type(noise) is VectorizedActionNoise else [noise]
-    known = (NormalActionNoise, OrnsteinUhlenbeckActionNoise)
-    if any(type(part) not in known or {"__call__", "reset"} & vars(part).keys() for part in parts):
-        return None
-    return parts if all(np.dtype(part._dtype) == np.float32 for part in parts) else None  # type: ignore[attr-defined]
+    episodes: list[_native.FinishedEpisode]
+    last: _native.LastStep
+    seen: np.ndarray
 
 
 class _Generators:
@@ -95,16 +67,16 @@ class _Generators:
             walk.noise_prev = before
 
 
-class Explorer:
+class NativeCollector:
     """
     Takes steps in Rust, for one actor, environments and buffer.
 
-    :param actor: the policy's twin, with the present weights
+    :param actor: the native actor of the policy, with the present weights
     :param envs: the environments
-    :param buffer: the replay buffer; :func:`fills` is true of it
+    :param buffer: the replay buffer; :func:`can_store_natively` is true of it
     :param action_space: the action space
     :param random_steps: says for a number of steps to come which of them take random actions
-    :param noise: noise on scaled actions, of which :func:`noise_ahead` knows the parts
+    :param noise: noise on scaled actions, of which :func:`predrawable_noises` knows the parts
     """
 
     def __init__(
@@ -119,24 +91,25 @@ class Explorer:
         self.actor, self.envs, self.buffer, self.noise = actor, envs, buffer, noise
         self._space, self._random_steps = action_space, random_steps
         self._walks = [
-            part for part in noise_ahead(noise) or [] if type(part) is OrnsteinUhlenbeckActionNoise
+            part for part in predrawable_noises(noise) or [] if type(part) is OrnsteinUhlenbeckActionNoise
         ]
-        self._bounds = (np.empty(0, np.float32), np.empty(0, np.float32))
+        none = np.empty(0, np.float32)
+        self._bounds: _native.ActionBounds = {"low": none, "high": none}
         if isinstance(action_space, spaces.Box):
-            self._bounds = (action_space.low.ravel(), action_space.high.ravel())
+            self._bounds = {"low": action_space.low.ravel(), "high": action_space.high.ravel()}
         self._nothing = np.empty(0, buffer.actions.dtype)
         counted = buffer.timeouts if buffer.handle_timeout_termination else None
         following = buffer.next_observations if buffer._terminal is None else buffer._terminal
-        self._columns = (
-            buffer.observations,
-            following,
-            buffer.actions,
-            buffer.rewards,
-            buffer.dones,
-            counted,
-        )
+        self._columns: _native.ReplayColumns = {
+            "observations": buffer.observations,
+            "next_observations": following,
+            "actions": buffer.actions,
+            "rewards": buffer.rewards,
+            "dones": buffer.dones,
+            "timeouts": counted,
+        }
 
-    def explore(self, last_obs: np.ndarray, count: int, until_end: bool = False) -> Explored:
+    def collect_chunk(self, last_obs: np.ndarray, count: int, until_end: bool = False) -> ChunkResult:
         """
         Take steps and store them.
 
@@ -151,14 +124,14 @@ class Explorer:
         until_end = until_end or bool(self._walks)
         generators = None
         if until_end and count > 1:
-            count = min(count, MOST_IN_VAIN)
+            count = min(count, _MOST_IN_VAIN)
             generators = _Generators(self._space, self._walks)
         plan = self._draw(count)
-        explored = self._run(last_obs, plan, until_end)
-        if generators is not None and explored.n_steps < count:
+        result = self._run(last_obs, plan, until_end)
+        if generators is not None and result.n_steps < count:
             generators.restore()
-            self._draw(explored.n_steps)
-        return explored
+            self._draw(result.n_steps)
+        return result
 
     def _draw(self, count: int) -> tuple[list[bool], np.ndarray, np.ndarray | None]:
         """Which of the next steps are random, their actions, and the noise of all."""
@@ -176,16 +149,94 @@ class Explorer:
 
     def _run(
         self, last_obs: np.ndarray, plan: tuple[list[bool], np.ndarray, np.ndarray | None], until_end: bool
-    ) -> Explored:
+    ) -> ChunkResult:
         buffer = self.buffer
-        whole_plan = (*plan, self._bounds, until_end)
+        random, drawn, noise = plan
+        whole_plan: _native.ActionPlan = {
+            "is_random": random,
+            "random_actions": drawn,
+            "noise": noise,
+            "bounds": self._bounds,
+            "until_end": until_end,
+        }
         # A signal that is seen to in Rust comes back as an error, with the steps before it.
         with interrupts_allowed():
-            answer = self.actor.collect_transitions(
+            done = self.actor.collect_transitions(
                 self.envs, last_obs, whole_plan, self._columns, buffer._cursor()
             )
-        explored = Explored(*answer)
-        after = buffer.pos + explored.n_steps
+        after = buffer.pos + done.n_steps
         buffer.full = buffer.full or after >= buffer.buffer_size
         buffer.pos = after % buffer.buffer_size
-        return explored
+        seen = last_obs if done.n_steps == 1 else done.last.new_obs
+        if done.n_steps > 1:
+            seen = buffer.observations[buffer.pos - 1].copy()
+        return ChunkResult(done.n_steps, done.error, done.episodes, done.last, seen)
+
+
+def choose_collector(
+    model: Any, env: VecEnv, buffer: Any, noise: ActionNoise | None, learning_starts: int
+) -> NativeCollector | str:
+    """
+    Decide who takes the steps of an off-policy algorithm.
+
+    :param model: the algorithm
+    :param env: its environments
+    :param buffer: its replay buffer
+    :param noise: its action noise
+    :param learning_starts: environment steps with random actions at the start of the training
+    :return: what takes the steps in Rust; otherwise a sentence that says why Rust does not, or nothing where
+        only the environments are not native
+    """
+    core = stepped_in_rust(env)
+    # What decides is asked before every rollout, so that what takes the least time comes first.
+    if core is not None:
+        try:
+            check_collection(model, buffer, noise)
+        except NotNative as reason:
+            return python_steps(reason)
+    try:
+        actor = native_actor(model.policy)
+        if model.use_sde:
+            # The noise lives in the policy's MLX arrays, which Rust does not see.
+            raise NotNative("gSDE is used")
+    except NotNative as reason:
+        return mlx_infers(reason)
+    if core is None:
+        why = why_stepped_in_python(env)
+        return "" if why is None else python_steps(why)
+    if isinstance(model.action_space, spaces.Box) and not model.policy.squash_output:
+        return python_steps("the policy does not squash its actions")
+    random_steps = partial(model._random_steps, n_envs=env.num_envs, learning_starts=learning_starts)
+    return NativeCollector(actor, core, buffer, model.action_space, random_steps, noise)
+
+
+class CollectorChoice:
+    """What :func:`choose_collector` said, for as long as nothing that it depends on can have changed."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Decide anew the next time: somebody has had the opportunity to change anything."""
+        self._parts: tuple[Any, ...] = ()
+        self.collector: NativeCollector | None = None
+
+    def get(
+        self, model: Any, env: VecEnv, buffer: Any, noise: ActionNoise | None, learning_starts: int
+    ) -> NativeCollector | None:
+        """
+        :param model: as :func:`choose_collector` takes it, like the others
+        :param env: environments
+        :param buffer: replay buffer
+        :param noise: action noise
+        :param learning_starts: environment steps with random actions
+        :return: what takes the steps in Rust; None where Python takes them
+        """
+        core = stepped_in_rust(env)
+        if core is None:
+            return None
+        parts = (env, buffer, noise, learning_starts, core, model.policy)
+        if len(parts) != len(self._parts) or not all(map(operator.is_, parts, self._parts)):
+            chosen = choose_collector(model, env, buffer, noise, learning_starts)
+            self._parts, self.collector = parts, None if isinstance(chosen, str) else chosen
+        return self.collector

@@ -3,8 +3,8 @@
 # Not `signal`, which looks for every handler in an enum: that takes longer than all else here.
 import _signal  # type: ignore[import-not-found]
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any
 
@@ -42,19 +42,17 @@ class _Deferral:
             self._allowed = True
             self.call_waiting()
 
-    @contextmanager
-    def set_to(self, allowed: bool) -> Iterator[None]:
+    def set_to(self, allowed: bool) -> bool:
+        """:return: whether signals came through before"""
         before = self._allowed
         try:
-            self._allow(allowed)
-            yield
-        finally:
-            self._allow(before)
-
-    def _allow(self, allowed: bool) -> None:
-        self._allowed = allowed
-        if allowed:
-            self.call_waiting()
+            self._allowed = allowed
+            if allowed:
+                self.call_waiting()
+        except BaseException:
+            self._allowed = before
+            raise
+        return before
 
     def call_waiting(self) -> None:
         while self._waiting:
@@ -72,35 +70,57 @@ class _Deferral:
 _current: _Deferral | None = None
 
 
-@contextmanager
-def interrupts_deferred() -> Iterator[None]:
+class _Block:
     """
-    Let Ctrl-C wait for the end of the block, so that everything in it happens or nothing. In threads other
-    than the main one, which signals do not reach, nothing changes.
+    A ``with`` block. No generator: every update enters a handful, and each would cost more than what is done.
+
+    :param allowed: whether signals come through in it, or wait
     """
-    global _current
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    if _current is not None:
-        with _current.set_to(allowed=False):
-            yield
-        return
-    _current = deferral = _Deferral()
-    try:
-        deferral.begin()
-        yield
-    finally:
-        _current = None
-        deferral.end()
+
+    __slots__ = ("_allowed", "_before", "_begun", "_deferral")
+
+    def __init__(self, allowed: bool):
+        self._allowed = allowed
+
+    def __enter__(self) -> None:
+        global _current
+        self._begun = self._deferral = None
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if _current is not None:
+            self._before = _current.set_to(self._allowed)
+            self._deferral = _current
+        elif not self._allowed:
+            try:
+                self._begun = _current = _Deferral()
+                self._begun.begin()
+            except BaseException:
+                self.__exit__()
+                raise
+
+    def __exit__(self, *error: Any) -> None:
+        global _current
+        if self._deferral is not None:
+            self._deferral.set_to(self._before)
+        elif self._begun is not None:
+            _current = None
+            self._begun.end()
 
 
-@contextmanager
-def interrupts_allowed() -> Iterator[None]:
-    """Let Ctrl-C through in a part of :func:`interrupts_deferred` that computes and changes nothing yet."""
-    deferral = _current
-    if deferral is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    with deferral.set_to(allowed=True):
-        yield
+def interrupts_deferred() -> AbstractContextManager[None]:
+    """
+    Let Ctrl-C wait for the end of a block, so that everything in it happens or nothing. In threads other than
+    the main one, which signals do not reach, nothing changes.
+
+    :return: what begins the block
+    """
+    return _Block(allowed=False)
+
+
+def interrupts_allowed() -> AbstractContextManager[None]:
+    """
+    Let Ctrl-C through in a part of :func:`interrupts_deferred` that computes and changes nothing yet.
+
+    :return: what begins that part
+    """
+    return _Block(allowed=True)

@@ -9,15 +9,14 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx.nn.layers.base import Module
 
-from mlx_baselines3.common.native.blueprint import Layer, NotMirrored, check_unchanged
-from mlx_baselines3.common.nn.layers import named_parameters, set_named_parameters
+from mlx_baselines3 import _native
+from mlx_baselines3.common.native.blueprint import Layer
+from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.nn.optimizers import Adam, RMSpropTFLike
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
+from mlx_baselines3.common.nn.structure import Structure
 
-__all__ = ["LayerPlan", "ParameterVector", "TrainedVector", "flat", "rule_name"]
-
-# As `_native` takes it: inputs; outputs, place of weights and of biases of each part; activation, its number.
-LayerPlan = tuple[int, list[tuple[int, int, int | None]], str, float]
+__all__ = ["ParameterVector", "TrainedVector", "flat", "rule_name"]
 
 
 def flat(array: np.ndarray) -> np.ndarray:
@@ -28,28 +27,32 @@ def flat(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array, np.float32).reshape(-1)
 
 
-def _rule(optimizer: ParameterOptimizer) -> dict[str, Any]:
+def _rule(optimizer: ParameterOptimizer) -> "_native.OptimizerRule":
     """
-    :return: the optimizer as ``_native`` knows it: ``rule``, ``smoothing`` (of the gradient and its square,
-        or of the square alone), ``eps``, ``bias_correction``
-    :raises NotMirrored: it is none of those
+    :return: the optimizer as ``_native`` knows it
+    :raises NotNative: it is none of those
     """
     check_unchanged(optimizer, ParameterOptimizer, ("apply",))
     bare = optimizer.bare
     kind = type(bare)
     if optimizer.missed:
-        raise NotMirrored("some parameters were frozen for a time")
+        raise NotNative("some parameters were frozen for a time")
     if bare._schedulers:
-        raise NotMirrored("the optimizer has a schedule of its own")
+        raise NotNative("the optimizer has a schedule of its own")
+    rule: _native.OptimizerRule = {
+        "rule": "adam",
+        "betas": (0.0, 0.0),
+        "alpha": 0.0,
+        "eps": bare.eps,
+        "bias_correction": False,
+    }
     if kind in (Adam, optim.Adam):
-        rule = {"rule": "adam", "smoothing": tuple(bare.betas), "bias_correction": bare.bias_correction}
-    elif kind is optim.RMSprop:
-        rule = {"rule": "rmsprop", "smoothing": (bare.alpha, 0.0), "bias_correction": False}
-    elif kind is RMSpropTFLike and not (bare.momentum or bare.centered or bare.weight_decay):
-        rule = {"rule": "rmsprop_tf", "smoothing": (bare.alpha, 0.0), "bias_correction": False}
-    else:
-        raise NotMirrored(f"there is no native {kind.__name__} with these arguments")
-    return {**rule, "eps": bare.eps}
+        return {**rule, "betas": tuple(bare.betas), "bias_correction": bare.bias_correction}
+    if kind is optim.RMSprop:
+        return {**rule, "rule": "rmsprop", "alpha": bare.alpha}
+    if kind is RMSpropTFLike and not (bare.momentum or bare.centered or bare.weight_decay):
+        return {**rule, "rule": "rmsprop_tf", "alpha": bare.alpha}
+    raise NotNative(f"there is no native {kind.__name__} with these arguments")
 
 
 def rule_name(optimizer: ParameterOptimizer) -> str:
@@ -58,9 +61,14 @@ def rule_name(optimizer: ParameterOptimizer) -> str:
     :return: the name of its native form, or why it has none
     """
     try:
-        return str(_rule(optimizer)["rule"])
-    except NotMirrored as reason:
+        return _rule(optimizer)["rule"]
+    except NotNative as reason:
         return str(reason)
+
+
+def _check_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if shape != expected:
+        raise ValueError(f"The parameter {name} has the shape {shape}, expected {expected}.")
 
 
 class ParameterVector:
@@ -68,18 +76,19 @@ class ParameterVector:
     The parameters of a network in one vector.
 
     :param network: the network
-    :param layout: says where each parameter lies; the network's own optimizer or, for a slow copy, that of
-        the network it follows
-    :raises NotMirrored: some parameters are not trained, or not float32
+    :param layout: says where each parameter lies; the network's own optimizer or, for a target network,
+        that of the network it follows
+    :raises NotNative: some parameters are not trained, or not float32
     """
 
     def __init__(self, network: Module, layout: ParameterOptimizer):
         self.network = network
-        arrays = named_parameters(network)
+        self._structure = Structure(network)
+        arrays = self._structure.arrays()
         if list(arrays) != layout.names:
-            raise NotMirrored("some of its parameters are not trained")
+            raise NotNative("some of its parameters are not trained")
         if any(array.dtype != mx.float32 for array in arrays.values()):
-            raise NotMirrored("its weights are not float32")
+            raise NotNative("its weights are not float32")
         self.places = layout.places()
         self.values = np.zeros(layout.size, np.float32)
         self._views = self._views_of(self.values, layout)
@@ -101,20 +110,18 @@ class ParameterVector:
 
         :raises ValueError: a parameter has another shape than at first
         """
-        arrays = named_parameters(self.network)
-        self.values[self._gaps] = 0.0
-        for name, view in self._views.items():
-            array = np.asarray(arrays[name])
-            if array.shape != view.shape:
-                raise ValueError(f"The parameter {name} has the shape {array.shape}, expected {view.shape}.")
+        arrays = self._structure.arrays().values()
+        if self._gaps.size:
+            self.values[self._gaps] = 0.0
+        for (name, view), array in zip(self._views.items(), map(np.asarray, arrays), strict=True):
+            _check_shape(name, array.shape, view.shape)
             view[...] = array
 
     def store(self) -> None:
         """Give the network the parameters of the vector."""
-        for name, view in self._views.items():
-            set_named_parameters(self.network, {name: mx.array(view)})
+        self._structure.set_arrays({name: mx.array(view) for name, view in self._views.items()})
 
-    def what_is_not_finite(self) -> list[str] | None:
+    def nonfinite_names(self) -> list[str] | None:
         """
         :return: None if the sum of all parameters is finite; else the names of those that are nan or
             infinite, none if they are so large that only their sum is
@@ -128,31 +135,37 @@ class ParameterVector:
 
 class TrainedVector(ParameterVector):
     """
-    Parameters of a network and the state of their optimizer. The running averages stay here from one update
-    to the next; the optimizer makes arrays of them when someone looks.
+    Parameters of a network and the state of their optimizer. The moments stay here from one update to the
+    next; the optimizer makes arrays of them when they are read.
 
-    An update is :meth:`load`, some calls of Rust with :meth:`argument`, each followed by :meth:`went_on`, and
-    :meth:`store`. One that ends without it has changed nothing.
+    An update is :meth:`load`, some calls of Rust with :meth:`as_native`, each followed by
+    :meth:`record_steps`, and :meth:`store`. One that ends without it has changed nothing.
 
     :param network: the network
     :param optimizer: its optimizer
-    :raises NotMirrored: as :class:`ParameterVector`, or there is no native form of the optimizer
+    :raises NotNative: as :class:`ParameterVector`, or there is no native form of the optimizer
     """
 
     def __init__(self, network: Module, optimizer: ParameterOptimizer):
         super().__init__(network, optimizer)
         self._optimizer = optimizer
-        self._has_means = _rule(optimizer)["rule"] == "adam"
-        # An update makes the new averages of the old ones, which stay until it has succeeded.
-        self._averages, self._new_averages = self._zeros(), self._zeros()
+        self._has_first_moment = _rule(optimizer)["rule"] == "adam"
+        # An update computes the new moments from the old ones, which stay until it has succeeded.
+        self._moments, self._new_moments = self._zeros(), self._zeros()
         # Steps of the optimizer before this update, and by now; its rule and learning rate in this update.
         self._steps_before = self._steps = 0
-        self._numbers: dict[str, Any] = {}
+        self._rule, self._learning_rate = _rule(optimizer), 0.0
 
-    def _zeros(self) -> tuple[np.ndarray, np.ndarray]:
-        """:return: running averages of the gradient, empty if there are none, and of its square"""
+    def _zeros(self) -> "_native.Moments":
         size = self._optimizer.size
-        return np.zeros(size if self._has_means else 0, np.float32), np.zeros(size, np.float32)
+        first = np.zeros(size if self._has_first_moment else 0, np.float32)
+        return {"exp_avg": first, "exp_avg_sq": np.zeros(size, np.float32)}
+
+    def _slots(self) -> list[tuple[str, np.ndarray]]:
+        """:return: MLX's names of the moments, and the moments; the first one only where there is one"""
+        moments = self._moments
+        slots = [("m", moments["exp_avg"]), ("v", moments["exp_avg_sq"])]
+        return slots if self._has_first_moment else slots[1:]
 
     def load(self) -> None:
         """Take over the parameters and the state of the optimizer."""
@@ -160,27 +173,27 @@ class TrainedVector(ParameterVector):
         if not self._optimizer.defers_to(self._state):
             state = self._optimizer.state
             self._steps_before = int(state["step"].item())
-            for slot, vector in zip("mv", self._averages, strict=True):
-                for name, place, shape in self._optimizer.parts if vector.size else ():
+            for slot, vector in self._slots():
+                for name, place, shape in self._optimizer.parts:
                     array = np.asarray(state[name][slot])
                     vector[place : place + int(np.prod(shape))] = array.reshape(-1)
         self._steps = self._steps_before
-        self._numbers = {"learning_rate": self._optimizer.learning_rate.item(), **_rule(self._optimizer)}
+        self._rule = _rule(self._optimizer)
+        self._learning_rate = float(self._optimizer.learning_rate)
 
-    def argument(self) -> dict[str, Any]:
+    def as_native(self) -> "_native.Trained":
         """:return: what ``_native`` takes for the next steps of the update; it changes the vectors"""
-        means, squares = self._new_averages
         return {
+            **self._rule,
+            **self._new_moments,
             "parameters": self.values,
-            "means": means,
-            "squares": squares,
-            # The first step makes the new averages of these.
-            "before": self._averages if self._steps == self._steps_before else None,
+            # The first step computes the new moments from these.
+            "previous": self._moments if self._steps == self._steps_before else None,
             "steps": self._steps,
-            **self._numbers,
+            "learning_rate": self._learning_rate,
         }
 
-    def went_on(self, steps: int) -> None:
+    def record_steps(self, steps: int) -> None:
         """
         :param steps: steps that the optimizer has made in its life, as ``_native`` says
         """
@@ -190,17 +203,17 @@ class TrainedVector(ParameterVector):
         """Give the network and its optimizer what the vectors hold."""
         if self._steps == self._steps_before:
             # No step was made (a delayed actor, a policy that had moved too far): nothing has changed, and
-            # the new averages were never made.
+            # the new moments were never computed.
             return
         super().store()
         self._steps_before = self._steps
-        self._averages, self._new_averages = self._new_averages, self._averages
+        self._moments, self._new_moments = self._new_moments, self._moments
         self._optimizer.defer_state(self._state)
 
     def _state(self) -> dict[str, Any]:
         """The optimizer's state as arrays."""
         state = {**self._optimizer.bare.state, "step": mx.array(self._steps_before, mx.uint64)}
-        slots = [(slot, vector) for slot, vector in zip("mv", self._averages, strict=True) if vector.size]
+        slots = self._slots()
         for name, place, shape in self._optimizer.parts:
             size = int(np.prod(shape))
             state[name] = {
@@ -208,33 +221,37 @@ class TrainedVector(ParameterVector):
             }
         return state
 
-    def layer_plans(self, layers: Iterable[Layer]) -> list[LayerPlan]:
+    def layer_plans(self, layers: Iterable[Layer]) -> "list[_native.TrainableLayer]":
         """
         :param layers: of this network
         :return: the same as ``_native`` takes them
-        :raises NotMirrored: a layer's arrays are not among the parameters, or it is in several places
+        :raises NotNative: a layer's arrays are not among the parameters, or it is in several places
+        :raises ValueError: a bias has not one number for each output
         """
         # By module and not by array: two layers may have begun with the same one.
         paths: dict[int, list[str]] = {}
         for path, module in self.network.named_modules():
             paths.setdefault(id(module), []).append(path)
 
-        def place(linear: nn.Linear, key: str) -> int:
+        def place(linear: nn.Linear, key: str, shape: tuple[int, ...]) -> int:
             names = [f"{path}.{key}" for path in paths.get(id(linear), ())]
             if len(names) != 1 or names[0] not in self.places:
-                raise NotMirrored("some of its layers' parameters are not its own")
+                raise NotNative("some of its layers' parameters are not its own")
+            _check_shape(names[0], linear[key].shape, shape)
             return self.places[names[0]]
 
-        def part(linear: nn.Linear) -> tuple[int, int, int | None]:
-            bias = place(linear, "bias") if "bias" in linear else None
-            return linear.weight.shape[0], place(linear, "weight"), bias
+        def part(linear: nn.Linear) -> "_native.LayerPart":
+            outputs, _ = linear.weight.shape
+            bias = place(linear, "bias", (outputs,)) if "bias" in linear else None
+            weights = place(linear, "weight", linear.weight.shape)
+            return {"outputs": outputs, "weights": weights, "bias": bias}
 
         return [
-            (
-                layer.linears[0].weight.shape[1],
-                [part(linear) for linear in layer.linears],
-                layer.activation,
-                layer.parameter,
-            )
+            {
+                "inputs": layer.linears[0].weight.shape[1],
+                "parts": [part(linear) for linear in layer.linears],
+                "activation": layer.activation,
+                "parameter": layer.parameter,
+            }
             for layer in layers
         ]

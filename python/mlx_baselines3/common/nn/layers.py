@@ -17,7 +17,7 @@ import numpy as np
 
 from mlx_baselines3.common.nn.layer_hints import refuse_torch
 from mlx_baselines3.common.nn.memory import check_widths
-from mlx_baselines3.common.nn.named_arrays import named_parameters, set_named_parameters
+from mlx_baselines3.common.nn.named_arrays import bound, named_parameters, set_named_parameters
 from mlx_baselines3.common.nn.state_dict import StateDict
 from mlx_baselines3.common.nn.sums import repeated, sum_rows
 
@@ -29,6 +29,7 @@ __all__ = [
     "Module",
     "ModuleDict",
     "Sequential",
+    "bound",
     "call",
     "is_exactly",
     "named_parameters",

@@ -9,12 +9,14 @@ import mlx.optimizers as optim
 import numpy as np
 
 from mlx_baselines3.common.nn.layer_hints import refuse_torch
+from mlx_baselines3.common.nn.sums import total
 
 __all__ = [
     "Adam",
     "ParameterGroup",
     "RMSpropTFLike",
     "check_learning_rate",
+    "clip_by_global_norm",
     "corrects_bias",
     "from_torch_state",
     "is_elementwise",
@@ -152,6 +154,21 @@ def check_learning_rate(learning_rate: float) -> float:
             "A schedule is called with the remaining progress: 1 at the start, 0 at the end."
         )
     return learning_rate
+
+
+def clip_by_global_norm(gradients: dict[str, mx.array], max_norm: mx.array) -> dict[str, mx.array]:
+    """
+    Scale all gradients together so that their common 2-norm is at most ``max_norm``
+    (Pascanu et al. 2013, https://arxiv.org/abs/1211.5063).
+
+    :param gradients: name -> gradient
+    :param max_norm: scalar
+    :return: the scaled gradients
+    """
+    squares = [total(g * g) for g in gradients.values()]
+    norm = mx.sqrt(sum(squares[1:], squares[0]))
+    scale = mx.minimum(max_norm / (norm + 1e-6), 1.0)
+    return {name: g * scale for name, g in gradients.items()}
 
 
 def is_elementwise(optimizer: optim.Optimizer) -> bool:

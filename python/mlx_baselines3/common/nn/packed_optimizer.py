@@ -14,7 +14,6 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from mlx_baselines3.common.nn.interop import to_mlx
-from mlx_baselines3.common.nn.layers import named_parameters
 from mlx_baselines3.common.nn.optimizers import (
     ParameterGroup,
     corrects_bias,
@@ -22,12 +21,11 @@ from mlx_baselines3.common.nn.optimizers import (
     is_elementwise,
     make_optimizer,
 )
+from mlx_baselines3.common.nn.structure import Structure
 
 __all__ = ["Arrays", "ParameterOptimizer", "nothing_to_train", "trainable_names"]
 
 Arrays = dict[str, mx.array]
-# Name -> an array and the module that holds it.
-Found = dict[str, tuple[mx.array, nn.Module]]
 SelfOptimizer = TypeVar("SelfOptimizer", bound="ParameterOptimizer")
 
 # A tensor inside a flat vector starts on a 16-byte boundary: CUDA's TF32 products need it.
@@ -43,7 +41,7 @@ def trainable_names(module: nn.Module) -> list[str]:
     :param module: any MLX module
     :return: names of the arrays that the optimizer may change, in SB3's order
     """
-    return list(_trained(module)[0])
+    return list(Structure(module).owners)
 
 
 def nothing_to_train(what: str) -> RuntimeError:
@@ -55,37 +53,6 @@ def nothing_to_train(what: str) -> RuntimeError:
         f"All parameters of {what} are frozen, so there is nothing to train. Call unfreeze() on the modules "
         "that are to learn."
     )
-
-
-def _trained(module: nn.Module) -> tuple[Found, list[nn.Module]]:
-    """
-    :return: the arrays that are not frozen, by name, each with the module that holds it, in SB3's order; and
-        all modules
-    """
-    found: Found = {}
-    modules: list[nn.Module] = []
-    _walk_trained(module, module, "", found, modules)
-    return found, modules
-
-
-def _walk_trained(value: Any, owner: nn.Module, prefix: str, found: Found, modules: list[nn.Module]) -> None:
-    # In the order of `named_parameters`, without what MLX's `trainable_parameters` leaves out.
-    children: list[tuple[str, Any]] = []
-    frozen: Any = ()
-    if isinstance(value, nn.Module):
-        owner, frozen = value, value._no_grad
-        modules.append(value)
-    for key, child in value.items() if isinstance(value, dict) else enumerate(value):
-        if key in frozen:
-            continue
-        if isinstance(child, mx.array):
-            if not (name := str(key)).startswith("_"):
-                found[prefix + name] = child, owner
-        elif isinstance(child, (dict, list, tuple)) and child:
-            children.append((str(key), child))
-    for key, child in children:
-        if not key.startswith("_"):
-            _walk_trained(child, owner, f"{prefix}{key}.", found, modules)
 
 
 class ParameterOptimizer:
@@ -128,24 +95,26 @@ class ParameterOptimizer:
         self._deferred: Callable[[], dict[str, Any]] | None = None
         self._handed_out = False
         self._only = None if names is None else set(names)
-        found = self._followed(module)
-        self._owners = {name: owner for name, (_, owner) in found.items()}
+        # The network as of the last look; unknown in a copy.
+        self.structure: Structure | None = Structure(module)
+        arrays, self._owners = self._followed(self.structure)
         # Steps that the optimizer made while an array was frozen or not there yet, where there are any.
         self.missed: dict[str, int] = {}
         # What it knows of frozen arrays, and the steps that they took part in.
         self._parked: dict[str, tuple[Any, int]] = {}
-        self._order = list(named_parameters(module))
+        self._order = self.structure.names
         self._layout: Any = None
         self._known_shapes: dict[str, tuple[int, ...]] = {}
-        kept = {name: place for name in found if (place := _find(bare.state, name)) is not None}
+        kept = {name: place for name in arrays if (place := _find(bare.state, name)) is not None}
         if kept:
             bare.state = {key: value for key, value in bare.state.items() if isinstance(value, mx.array)}
-        self._lay_out({name: array for name, (array, _) in found.items()}, kept)
+        self._lay_out(arrays, kept)
 
-    def _followed(self, module: nn.Module) -> Found:
-        # The network and all modules in it, as of the last look.
-        found, self.modules = _trained(module)
-        return found if self._only is None else {k: v for k, v in found.items() if k in self._only}
+    def _followed(self, structure: Structure) -> tuple[Arrays, dict[str, nn.Module]]:
+        """:return: the arrays that are optimised, and the modules that they belong to"""
+        arrays, only = structure.arrays(), self._only
+        owners = {name: owner for name, owner in structure.owners.items() if only is None or name in only}
+        return {name: arrays[name] for name in owners}, owners
 
     def _lay_out(self, arrays: Arrays, kept: Mapping[str, Any]) -> None:
         """
@@ -192,31 +161,39 @@ class ParameterOptimizer:
 
         :param module: the network
         """
-        found = self._followed(module)
-        if found.keys() == self.shapes.keys() and all(
-            array.shape == self.shapes[name] and self._owners.get(name, owner) is owner
-            for name, (array, owner) in found.items()
-        ):
-            self._owners |= {name: owner for name, (_, owner) in found.items()}
+        known = self.structure
+        if known is not None and known.network is module and known.is_current():
             return
+        structure = Structure(module)
+        arrays, owners = self._followed(structure)
+        if arrays.keys() == self.shapes.keys() and all(
+            array.shape == self.shapes[name] and self._owners.get(name, owners[name]) is owners[name]
+            for name, array in arrays.items()
+        ):
+            self._owners |= owners
+        else:
+            self._rearrange(arrays, owners, structure)
+        self.structure = structure
+
+    def _rearrange(self, arrays: Arrays, owners: dict[str, nn.Module], structure: Structure) -> None:
+        """Work on other arrays than before."""
         step = _count(self.state["step"])
-        slots, there = self._slots(), named_parameters(module)
+        slots = self._slots()
         known = {name: (slots[name], step - self.missed.get(name, 0)) for name in slots} | self._parked
         known = {
             name: state
             for name, state in known.items()
-            if name in there and (name not in found or self._is_same(name, *found[name]))
+            if name in structure.names
+            and (name not in arrays or self._is_same(name, arrays[name], owners[name]))
         }
-        self._parked = {name: state for name, state in known.items() if name not in found}
-        self._owners = {name: owner for name, owner in self._owners.items() if name in known}
-        self._owners |= {name: owner for name, (_, owner) in found.items()}
-        self._order = list(there)
+        self._parked = {name: state for name, state in known.items() if name not in arrays}
+        self._owners = {name: owner for name, owner in self._owners.items() if name in known} | owners
+        self._order = structure.names
         counts = corrects_bias(self.bare)
-        late = {name: step - known[name][1] if name in known else step for name in found}
+        late = {name: step - known[name][1] if name in known else step for name in arrays}
         self.missed = {name: count for name, count in late.items() if count and counts}
         self._forget_slots()
-        arrays = {name: array for name, (array, _) in found.items()}
-        self._lay_out(arrays, {name: known[name][0] for name in found if name in known})
+        self._lay_out(arrays, {name: known[name][0] for name in arrays if name in known})
 
     def _is_same(self, name: str, array: mx.array, owner: nn.Module) -> bool:
         """Whether the array of that name is the one that the optimizer knows: it is in the same module."""
@@ -235,7 +212,7 @@ class ParameterOptimizer:
     def __getstate__(self) -> dict[str, Any]:
         self._catch_up()
         # The modules are the network's; without them it is believed to have stayed the same.
-        return {**self.__dict__, "_owners": {}, "modules": []}
+        return {**self.__dict__, "_owners": {}, "structure": None}
 
     @property
     def optimizer(self) -> optim.Optimizer:

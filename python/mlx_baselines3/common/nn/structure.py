@@ -1,51 +1,87 @@
-"""What compiled and native gradient steps are made of, so that they are made anew when it changes."""
+"""What a network is made of, so that what was made of it is made anew when it changes."""
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
-import mlx.nn as nn
+import mlx.core as mx
+from mlx.nn.layers.base import Module
 
-from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
+from mlx_baselines3.common.nn.named_arrays import find_arrays
 
-__all__ = ["is_same", "structure"]
+__all__ = ["Structure"]
 
 
-def structure(*parts: Any) -> list[Any]:
+class Structure:
     """
-    :param parts: networks, optimizers, and whatever else decides about a step
-    :return: the parts themselves, all modules inside of the networks with the distributions that they use,
-        and the layouts of the optimizers: a step that was made of other objects computes something else
+    The modules of a network, and where its arrays lie, at one moment. Whether they are still the same is
+    asked before every update, so that :meth:`is_current` takes a fraction of the time of another look.
+
+    :param network: any MLX module
     """
-    optimizers = [part for part in parts if isinstance(part, ParameterOptimizer)]
-    # They have just looked through their networks.
-    known = {id(optimizer.modules[0]) for optimizer in optimizers if optimizer.modules}
-    found = list(parts)
-    for part in parts:
-        if isinstance(part, nn.Module) and id(part) not in known:
-            _add_modules(part, found)
-    for optimizer in optimizers:
-        found += [optimizer.bare, optimizer.parts, *optimizer.modules]
-    return found + [own["action_dist"] for part in found if "action_dist" in (own := _vars(part))]
+
+    def __init__(self, network: Module):
+        self.network = network
+        found, holders = find_arrays(network)
+        self.names = list(found)
+        # The arrays that are not frozen, each with the module that it belongs to.
+        self.owners = {name: place.module for name, place in found.items() if place.is_trained}
+        self._holders = holders
+        self._array_places = (
+            [place.holder for place in found.values()],
+            [place.key for place in found.values()],
+        )
+        self._sizes = [len(holder) for holder in holders]
+        # The rest of what is in them: modules, containers, numbers.
+        rest = [
+            (holder, key, child)
+            for holder in holders
+            for key, child in (holder.items() if isinstance(holder, dict) else enumerate(holder))
+            if not isinstance(child, mx.array)
+        ]
+        self._rest = [child for _, _, child in rest]
+        self._rest_places = [holder for holder, _, _ in rest], [key for _, key, _ in rest]
+        self._modules = [holder for holder in holders if isinstance(holder, Module)]
+        self._frozen = [set(module._no_grad) for module in self._modules]
+        # Distributions are plain attributes.
+        self._distributions = [*map(_distribution, self._modules)]
+        # A method of `Sequential` would be in the way.
+        self._get = dict.__getitem__ if all(isinstance(holder, dict) for holder in holders) else _get
+        self._shapes = [array.shape for array in self.arrays().values()]
+
+    def arrays(self) -> dict[str, mx.array]:
+        """:return: the arrays of the network as they are now, in SB3's order"""
+        return dict(zip(self.names, map(self._get, *self._array_places), strict=True))
+
+    def set_arrays(self, arrays: Mapping[str, mx.array]) -> None:
+        """
+        Put arrays in their places.
+
+        :param arrays: name -> array, all of them in the order of :meth:`arrays`
+        """
+        for holder, key, array in zip(*self._array_places, arrays.values(), strict=True):
+            if isinstance(holder, dict):
+                dict.__setitem__(holder, key, array)
+            else:
+                holder[key] = array
+
+    def is_current(self) -> bool:
+        """:return: whether nothing has changed since but the numbers in the arrays"""
+        try:
+            return (
+                all(map(operator.is_, map(self._get, *self._rest_places), self._rest))
+                and list(map(len, self._holders)) == self._sizes
+                and [array.shape for array in map(self._get, *self._array_places)] == self._shapes
+                and [module._no_grad for module in self._modules] == self._frozen
+                and all(map(operator.is_, map(_distribution, self._modules), self._distributions))
+            )
+        except (AttributeError, IndexError, KeyError):
+            return False
 
 
-def _vars(part: Any) -> dict[str, Any]:
-    return vars(part) if isinstance(part, nn.Module) else {}
+def _get(holder: Any, key: Any) -> Any:
+    return dict.__getitem__(holder, key) if isinstance(holder, dict) else holder[key]
 
 
-def _add_modules(module: nn.Module, found: list[Any]) -> None:
-    stack: list[Any] = [module]
-    while stack:
-        value = stack.pop()
-        if isinstance(value, nn.Module):
-            found.append(value)
-        children = value.values() if isinstance(value, dict) else value
-        stack += [child for child in children if isinstance(child, (dict, list, tuple))]
-
-
-def is_same(one: list[Any], other: list[Any]) -> bool:
-    """
-    :param one: an answer of :func:`structure`
-    :param other: another one
-    :return: whether both are made of the very same objects
-    """
-    return len(one) == len(other) and all(map(operator.is_, one, other))
+def _distribution(module: Module) -> Any:
+    return vars(module).get("action_dist")

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import mlx.core as mx
 import numpy as np
@@ -21,6 +21,7 @@ __all__ = [
     "computing",
     "inside_call",
     "random_key",
+    "random_state_kept",
     "seeded_by_user",
     "set_random_key",
     "tracing",
@@ -103,6 +104,21 @@ def random_key() -> bytes:
         key = np.asarray(array).tobytes()
         _local.key = array, key
     return key
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """
+    Keep MLX's random generator usable when a function raises while it is traced: its key would be left
+    a placeholder, and every later draw of the process would fail.
+    """
+    (key,) = cast(Iterable[mx.array], mx.random.state)
+    try:
+        yield
+    except BaseException:
+        high, low = np.asarray(key).tolist()
+        mx.random.seed(high << 32 | low)
+        raise
 
 
 def set_random_key(key: bytes) -> None:

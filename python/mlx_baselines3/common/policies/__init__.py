@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mlx_baselines3._lazy_names import lazy_names
+from mlx_baselines3.common._types import PyTorchObs, Schedule
 from mlx_baselines3.common.distributions import (
     BernoulliDistribution,
     CategoricalDistribution,
@@ -33,7 +34,6 @@ from mlx_baselines3.common.torch_layers import (
     NatureCNN,
     create_mlp,
 )
-from mlx_baselines3.common.type_aliases import PyTorchObs, Schedule
 from mlx_baselines3.common.utils import get_device, is_vectorized_observation, obs_as_tensor
 
 if not TYPE_CHECKING:

@@ -9,6 +9,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from gymnasium import spaces
 
+from mlx_baselines3.common._types import PyTorchObs, Schedule
 from mlx_baselines3.common.distributions import (
     BernoulliDistribution,
     CategoricalDistribution,
@@ -18,17 +19,8 @@ from mlx_baselines3.common.distributions import (
     StateDependentNoiseDistribution,
     make_proba_distribution,
 )
-from mlx_baselines3.common.native.actor import (
-    DRAWING,
-    Blueprint,
-    Layer,
-    NotMirrored,
-    blueprint,
-    check_parts,
-    check_unchanged,
-    observed_keys,
-    perceptron,
-)
+from mlx_baselines3.common.native.actor import DRAWING, Blueprint, Layer, blueprint, observed_keys, perceptron
+from mlx_baselines3.common.native.eligibility import NotNative, check_parts, check_unchanged
 from mlx_baselines3.common.nn.layers import Linear, call, named_parameters
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
 from mlx_baselines3.common.policies.base import BasePolicy
@@ -40,7 +32,6 @@ from mlx_baselines3.common.torch_layers import (
     MlpExtractor,
     NatureCNN,
 )
-from mlx_baselines3.common.type_aliases import PyTorchObs, Schedule
 
 _HEADS = {
     CategoricalDistribution: "categorical",
@@ -342,7 +333,7 @@ def _actor_critic_blueprint(policy: ActorCriticPolicy) -> Blueprint:
     dist = policy.action_dist
     head = _HEADS.get(type(dist))
     if head is None:
-        raise NotMirrored(f"the actions follow a {type(dist).__name__}")
+        raise NotNative(f"the actions follow a {type(dist).__name__}")
     noise = dist if isinstance(dist, StateDependentNoiseDistribution) else None
     if noise is not None and noise.bijector is not None:
         head = f"squashed_{head}"

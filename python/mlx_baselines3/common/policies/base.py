@@ -13,6 +13,7 @@ import mlx.optimizers as optim
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3.common._types import PyTorchObs
 from mlx_baselines3.common.formats.model_data import Attributes
 from mlx_baselines3.common.formats.model_fields import check_fields, reading
 from mlx_baselines3.common.formats.model_sizes import check_sizes
@@ -31,7 +32,6 @@ from mlx_baselines3.common.torch_layers import (
     FlattenExtractor,
     NatureCNN,
 )
-from mlx_baselines3.common.type_aliases import PyTorchObs
 from mlx_baselines3.common.utils import get_device, is_vectorized_observation, obs_as_tensor
 
 _EXTRACTOR_BASE = "mlx_baselines3.common.torch_layers.BaseFeaturesExtractor"

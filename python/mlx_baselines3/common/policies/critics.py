@@ -8,6 +8,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from gymnasium import spaces
 
+from mlx_baselines3.common._types import PyTorchObs, Schedule
 from mlx_baselines3.common.nn.layers import Sequential, named_parameters, set_named_parameters
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer, nothing_to_train
 from mlx_baselines3.common.nn.streams import beside
@@ -20,7 +21,6 @@ from mlx_baselines3.common.torch_layers import (
     create_mlp,
     get_actor_critic_arch,
 )
-from mlx_baselines3.common.type_aliases import PyTorchObs, Schedule
 
 __all__ = ["ContinuousActor", "ContinuousCritic", "ContinuousPolicy"]
 
@@ -353,4 +353,5 @@ class ContinuousPolicy(BasePolicy):
         """
         self.actor.set_training_mode(mode)
         self.critic.set_training_mode(mode)
-        self._training = mode
+        # A module's `__setattr__` takes longer than the rest, and every update asks.
+        object.__setattr__(self, "_training", mode)

@@ -13,11 +13,12 @@ import io
 import json
 import pathlib
 import warnings
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_baselines3.common._model import Model
 from mlx_baselines3.common.formats.archive import (
     ArchiveReader,
     Content,
@@ -31,20 +32,17 @@ from mlx_baselines3.common.saving import model as model_io
 from mlx_baselines3.common.saving.buffer_stream import read_buffer, write_buffer
 from mlx_baselines3.common.saving.env_record import env_record, rebuild, restore_env
 from mlx_baselines3.common.saving.run_record import RunRecord, run_record
-from mlx_baselines3.common.type_aliases import GymEnv
-
-if TYPE_CHECKING:
-    from mlx_baselines3.common.base_class import BaseAlgorithm
+from mlx_baselines3.common.vec_env.abstract import GymEnv
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
-Algorithm = TypeVar("Algorithm", bound="BaseAlgorithm")
+Algorithm = TypeVar("Algorithm", bound=Model)
 _RUN, _ENV = "checkpoint/run", "checkpoint/env"
 _BUFFERS = ("replay_buffer", "rollout_buffer")
 
 
 def save_checkpoint(
-    model: BaseAlgorithm,
+    model: Model,
     path: str | pathlib.Path | io.BufferedIOBase,
     within_learn: bool = False,
     allow_pickle: bool = False,
@@ -124,7 +122,7 @@ def load_checkpoint(
     return model
 
 
-def _read_buffers(model: BaseAlgorithm, archive: ArchiveReader) -> None:
+def _read_buffers(model: Model, archive: ArchiveReader) -> None:
     for name in _BUFFERS:
         entry, buffer = f"checkpoint/{name}.safetensors", getattr(model, name, None)
         if entry in archive.names and buffer is not None:
@@ -193,7 +191,7 @@ def _is_env_record(envs: Any) -> bool:
     return all(isinstance(name, str) for name in names)
 
 
-def _start_new_episodes(model: BaseAlgorithm) -> None:
+def _start_new_episodes(model: Model) -> None:
     """The environments cannot go on with their episodes: the replay buffer's last ones end here."""
     model._last_obs = None
     buffer = getattr(model, "replay_buffer", None)

@@ -6,10 +6,11 @@ import io
 import pathlib
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import mlx.core as mx
 
+from mlx_baselines3.common._model import Model
 from mlx_baselines3.common.formats.archive import Content, ModelFileError
 from mlx_baselines3.common.formats.model_data import Attributes
 from mlx_baselines3.common.formats.model_fields import (
@@ -30,14 +31,11 @@ from mlx_baselines3.common.save_util import (
     recursive_setattr,
     save_to_zip_file,
 )
-from mlx_baselines3.common.type_aliases import GymEnv
 from mlx_baselines3.common.utils import check_for_correct_spaces, get_system_info
+from mlx_baselines3.common.vec_env.abstract import GymEnv
 from mlx_baselines3.common.vec_env.patch_gym import _convert_space
 
-if TYPE_CHECKING:
-    from mlx_baselines3.common.base_class import BaseAlgorithm
-
-Algorithm = TypeVar("Algorithm", bound="BaseAlgorithm")
+Algorithm = TypeVar("Algorithm", bound=Model)
 # Which algorithms learn with a policy.
 _FAMILIES = {
     "mlx_baselines3.common.policies:ActorCriticPolicy": ("PPO", "A2C"),
@@ -49,7 +47,7 @@ _FAMILIES = {
 _PPO_ONLY = {"n_epochs", "clip_range"}
 
 
-def get_parameters(model: BaseAlgorithm) -> dict[str, dict[str, Any]]:
+def get_parameters(model: Model) -> dict[str, dict[str, Any]]:
     """
     :param model: an algorithm
     :return: object name ("policy", "policy.optimizer", …) -> name -> array
@@ -58,7 +56,7 @@ def get_parameters(model: BaseAlgorithm) -> dict[str, dict[str, Any]]:
     return {name: recursive_getattr(model, name).state_dict() for name in names}
 
 
-def set_parameters(model: BaseAlgorithm, source: str | Mapping[str, Any], exact_match: bool) -> None:
+def set_parameters(model: Model, source: str | Mapping[str, Any], exact_match: bool) -> None:
     """
     Replace parameters in place, all or none; see :meth:`BaseAlgorithm.set_parameters`.
 
@@ -89,9 +87,7 @@ def set_parameters(model: BaseAlgorithm, source: str | Mapping[str, Any], exact_
             _set_states(model, params, expected, exact_match)
 
 
-def _set_states(
-    model: BaseAlgorithm, params: Mapping[str, Any], expected: list[str], exact_match: bool
-) -> None:
+def _set_states(model: Model, params: Mapping[str, Any], expected: list[str], exact_match: bool) -> None:
     if exact_match and set(params) != set(expected):
         raise ValueError(
             "Names of parameters do not match agents' parameters: "
@@ -114,7 +110,7 @@ def _set_states(
 
 
 def save(
-    model: BaseAlgorithm,
+    model: Model,
     path: str | pathlib.Path | io.BufferedIOBase,
     exclude: Iterable[str] | None,
     include: Iterable[str] | None,
@@ -206,7 +202,7 @@ def load(
         policy=data["policy_class"],
         env=env,
         device=device,
-        _init_setup_model=False,  # type: ignore[call-arg]
+        _init_setup_model=False,
     )
     model.__dict__.update(honoured(model, data))
     model.__dict__.update(changes)
@@ -222,7 +218,7 @@ def load(
     return model
 
 
-def _put_variables(model: BaseAlgorithm, variables: Mapping[str, Any]) -> None:
+def _put_variables(model: Model, variables: Mapping[str, Any]) -> None:
     expected = model._get_torch_save_params()[1]
     for name, value in variables.items():
         # SAC has `log_ent_coef` only if the coefficient is tuned.
@@ -236,7 +232,7 @@ def _put_variables(model: BaseAlgorithm, variables: Mapping[str, Any]) -> None:
         recursive_setattr(model, name, array)
 
 
-def _put_parameters(model: BaseAlgorithm, params: dict[str, Any], device: mx.Device | str) -> None:
+def _put_parameters(model: Model, params: dict[str, Any], device: mx.Device | str) -> None:
     """Set the parameters of a file, or of what an early SB3 wrote, with a warning."""
     try:
         model.set_parameters(params, exact_match=True, device=device)
@@ -293,7 +289,7 @@ def _check_attributes(data: Attributes, changes: dict[str, Any], label: str) -> 
         )
 
 
-def _check_algorithm(cls: type[BaseAlgorithm], data: dict[str, Any]) -> None:
+def _check_algorithm(cls: type[Model], data: dict[str, Any]) -> None:
     """Refuse another algorithm's model; TD3 and DDPG are one algorithm with different settings."""
     stored = _family(data["policy_class"])
     own = _family(next(iter(cls.policy_aliases.values()), BasePolicy))

@@ -14,7 +14,6 @@ import pathlib
 import warnings
 from typing import Any
 
-from mlx_baselines3.common import save_util
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.formats.archive import (
     ArchiveReader,
@@ -29,6 +28,7 @@ from mlx_baselines3.common.formats.classes import class_of
 from mlx_baselines3.common.formats.json_codec import Decoder, Encoder, Unencodable
 from mlx_baselines3.common.formats.names import UnknownName, path_of
 from mlx_baselines3.common.formats.paths import open_path, starts_as_archive
+from mlx_baselines3.common.formats.version import check_format, version_entries
 from mlx_baselines3.common.saving.buffer_parts import Layout, empty_buffer, layout_of
 from mlx_baselines3.common.saving.buffer_stream import read_buffer, write_buffer
 from mlx_baselines3.common.saving.sb3_buffers import NotABuffer, read_pickled_buffer
@@ -69,7 +69,7 @@ def save_replay_buffer(buffer: ReplayBuffer, path: FileOrStream, verbose: int = 
     entries: dict[str, Content] = {
         _LAYOUT: json.dumps({**parts, "lost": lost}).encode(),
         _COLUMNS: columns,
-        **save_util.version_entries(),
+        **version_entries(),
     }
     if isinstance(path, (str, pathlib.Path)):
         with atomic_open(path, verbose, suffix="pkl") as stream:
@@ -103,7 +103,7 @@ def _read_archive(archive: ArchiveReader) -> Any:
         raise NotABuffer(
             f"{archive.label} is an archive, but not of a replay buffer: `save_replay_buffer` writes those."
         )
-    save_util.check_format(archive)
+    check_format(archive)
     label = f"{archive.label}: {_LAYOUT}"
     try:
         parts = bounded_json(archive.text(_LAYOUT), archive.length, "it is")

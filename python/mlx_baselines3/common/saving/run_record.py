@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_baselines3.common._model import Model
 from mlx_baselines3.common.distributions.state_dependent_noise import StateDependentNoiseDistribution
 from mlx_baselines3.common.formats import slots as _slots
 from mlx_baselines3.common.formats.archive import ModelFileError
@@ -19,15 +20,12 @@ from mlx_baselines3.common.native.actor import native_actor_or_none
 from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
 from mlx_baselines3.common.nn.threads import seeded_by_user
 
-if TYPE_CHECKING:
-    from mlx_baselines3.common.base_class import BaseAlgorithm
-
 __all__ = ["RunRecord", "run_record"]
 
 _MATRICES = ("exploration_mat", "exploration_matrices")
 
 
-def _generators(model: BaseAlgorithm) -> dict[str, Any]:
+def _generators(model: Model) -> dict[str, Any]:
     key: Any = mx.random.state
     twin = native_actor_or_none(model.policy)
     # A twin that is behind MLX's generator is seeded from it before it draws the next number.
@@ -39,7 +37,7 @@ def _generators(model: BaseAlgorithm) -> dict[str, Any]:
     }
 
 
-def _action_space(model: BaseAlgorithm, lost: list[str]) -> Any:
+def _action_space(model: Model, lost: list[str]) -> Any:
     """The space with its generator, which random actions are drawn from."""
     try:
         return Encoder().encode(model.action_space, "action_space")
@@ -48,7 +46,7 @@ def _action_space(model: BaseAlgorithm, lost: list[str]) -> Any:
         return None
 
 
-def _restore_generators(model: BaseAlgorithm, state: dict[str, Any]) -> None:
+def _restore_generators(model: Model, state: dict[str, Any]) -> None:
     high, low = state["mlx"]
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])  # noqa: NPY002
@@ -106,14 +104,14 @@ def _checked_row(name: str, row: Any) -> tuple[Any, int | None, tuple[str, ...]]
     return value, None if count is None else _count(count), tuple(excluded)
 
 
-def _noise_of(model: BaseAlgorithm) -> tuple[Any, Any]:
+def _noise_of(model: Model) -> tuple[Any, Any]:
     """The network whose exploration matrices are drawn (gSDE), and their distribution."""
     owner = getattr(model, "actor", model.policy)
     distribution = getattr(owner, "action_dist", None)
     return owner, distribution if isinstance(distribution, StateDependentNoiseDistribution) else None
 
 
-def _logged(model: BaseAlgorithm, lost: list[str]) -> dict[str, Any]:
+def _logged(model: Model, lost: list[str]) -> dict[str, Any]:
     """What is waiting for the next row of the log."""
     logger = getattr(model, "_logger", None)
     rows: dict[str, Any] = {}
@@ -130,7 +128,7 @@ def _logged(model: BaseAlgorithm, lost: list[str]) -> dict[str, Any]:
     return rows
 
 
-def run_record(model: BaseAlgorithm, within_learn: bool, lost: list[str]) -> dict[str, Any]:
+def run_record(model: Model, within_learn: bool, lost: list[str]) -> dict[str, Any]:
     """
     :param model: the algorithm
     :param within_learn: whether its ``learn`` is to be gone on with, or was finished
@@ -176,7 +174,7 @@ class RunRecord:
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ModelFileError(f"the record of the run is damaged ({error!r:.200}).") from error
 
-    def restore_generators(self, model: BaseAlgorithm) -> None:
+    def restore_generators(self, model: Model) -> None:
         """
         Let all generators of this process go on where the run's were, gSDE's exploration matrices included.
 
@@ -197,7 +195,7 @@ class RunRecord:
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ModelFileError(f"the state of a random generator is damaged ({error!r:.200}).") from error
 
-    def _restore_matrices(self, model: BaseAlgorithm) -> None:
+    def _restore_matrices(self, model: Model) -> None:
         distribution = _noise_of(model)[1]
         if distribution is None:
             return
@@ -208,7 +206,7 @@ class RunRecord:
                 raise ModelFileError(f"{name} of the checkpoint does not fit the policy.")
             setattr(distribution, name, to_mlx(matrix))
 
-    def go_on(self, model: BaseAlgorithm) -> None:
+    def go_on(self, model: Model) -> None:
         """
         Called when ``learn`` has set everything up.
 
@@ -227,7 +225,7 @@ class RunRecord:
         self.restore_generators(model)
 
 
-def _skip_next_draw(model: BaseAlgorithm) -> None:
+def _skip_next_draw(model: Model) -> None:
     """
     A checkpoint inside ``learn`` is taken when the exploration matrices of the next rollout are drawn
     already, so the first draw after it is left out.

@@ -7,29 +7,25 @@ import io
 import json
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.optimizers as optim
 import numpy as np
-from gymnasium import spaces
 
+from mlx_baselines3._system_info import get_system_info
+from mlx_baselines3.common._model import Model
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.formats.archive import atomic_open, write_entries
 from mlx_baselines3.common.formats.paths import open_path
 from mlx_baselines3.common.formats.sb3 import torch_file as _torch_file
-from mlx_baselines3.common.formats.sb3.pickle_writer import Global, NewObject, write, write_to
+from mlx_baselines3.common.formats.sb3.pickle_writer import write, write_to
 from mlx_baselines3.common.formats.sb3.values import NotInSB3, encode, torch_kwargs
 from mlx_baselines3.common.nn.layers import named_parameters
 from mlx_baselines3.common.nn.optimizers import RMSpropTFLike
 from mlx_baselines3.common.save_util import is_json_serializable, recursive_getattr
 from mlx_baselines3.common.saving.sb3_buffer_nodes import encode_buffer
-from mlx_baselines3.common.utils import get_system_info
-from mlx_baselines3.common.vec_env import VecNormalize
 
-if TYPE_CHECKING:
-    from mlx_baselines3.common.base_class import BaseAlgorithm
-
-__all__ = ["SB3_VERSION", "export_replay_buffer", "export_sb3", "export_vec_normalize"]
+__all__ = ["SB3_VERSION", "export_replay_buffer", "export_sb3"]
 
 # Whose layout is written, and whose interface the package has.
 SB3_VERSION = "2.9.2"
@@ -71,7 +67,7 @@ _TORCH_LAYOUTS: tuple[tuple[type, dict[str, str], tuple[str, ...], dict[str, Any
 
 
 def export_sb3(
-    model: BaseAlgorithm,
+    model: Model,
     path: str | pathlib.Path | io.BufferedIOBase,
     exclude: Iterable[str] | None = None,
     include: Iterable[str] | None = None,
@@ -127,29 +123,6 @@ def export_replay_buffer(
         write_to(open_path(path, "w", verbose), node)
 
 
-def export_vec_normalize(env: VecNormalize, path: str | pathlib.Path | io.BufferedIOBase) -> None:
-    """
-    Write the statistics and settings of a ``VecNormalize`` as SB3 saves them: SB3's
-    ``VecNormalize.load(path, venv)`` reads the file.
-
-    :param env: the wrapper
-    :param path: the file or an open binary file
-    :raises NotInSB3: if it holds something that SB3 has no counterpart of
-    """
-    skipped = ("venv", "class_attributes", "returns", "obs_spaces", "metadata")
-    if type(env) is not VecNormalize:
-        raise NotInSB3(f"a {type(env).__name__} is not SB3's VecNormalize, but a class of its own")
-    state = {key: encode(value) for key, value in vars(env).items() if key not in skipped}
-    if isinstance(env.observation_space, spaces.Dict):
-        state["obs_spaces"] = state["observation_space"].state["spaces"]
-    wrapper = NewObject(Global("stable_baselines3.common.vec_env.vec_normalize", "VecNormalize"), (), state)
-    if isinstance(path, (str, pathlib.Path)):
-        with atomic_open(path) as stream:
-            write_to(stream, wrapper)
-    else:
-        write_to(open_path(path, "w"), wrapper)
-
-
 def _entry(key: str, value: Any) -> Any:
     """What JSON has no words for is a pickle, as in SB3."""
     try:
@@ -165,7 +138,7 @@ def _entry(key: str, value: Any) -> Any:
     return {":type:": str(type(value)), ":serialized:": base64.b64encode(pickled).decode()}
 
 
-def _state(model: BaseAlgorithm, name: str) -> Mapping[str, Any]:
+def _state(model: Model, name: str) -> Mapping[str, Any]:
     owner = recursive_getattr(model, name)
     if not name.endswith("optimizer"):
         state: dict[str, Any] = owner.state_dict()

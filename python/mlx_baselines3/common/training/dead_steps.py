@@ -85,5 +85,5 @@ def warn_of_own_minibatches(buffer: Any, n_rows: int) -> None:
         f"The vector environment spends steps on resetting, and {name}.get hands them out: of {n_rows} rows "
         f"that the policy is trained on, only {dead.size - dead.sum()} are steps of episodes. Leave out the "
         f"rows where {name}.dead_steps is True, or go by {name}.shuffled_rows(), which leaves them out.",
-        stacklevel=9,
+        stacklevel=10,
     )

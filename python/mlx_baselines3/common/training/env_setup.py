@@ -1,12 +1,13 @@
 """From what a user passes as ``env`` to the VecEnv that an algorithm trains in."""
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from mlx_baselines3.common._model import Model
 from mlx_baselines3.common.env_util import is_wrapped
 from mlx_baselines3.common.monitor import Monitor
 from mlx_baselines3.common.preprocessing import (
@@ -14,7 +15,6 @@ from mlx_baselines3.common.preprocessing import (
     is_image_space,
     is_image_space_channels_first,
 )
-from mlx_baselines3.common.type_aliases import GymEnv
 from mlx_baselines3.common.vec_env import (
     DummyVecEnv,
     NativeVecEnv,
@@ -25,10 +25,8 @@ from mlx_baselines3.common.vec_env import (
     is_vecenv_wrapped,
     is_vector_env,
 )
+from mlx_baselines3.common.vec_env.abstract import GymEnv
 from mlx_baselines3.common.vec_env.patch_gym import _patch_env
-
-if TYPE_CHECKING:
-    from mlx_baselines3.common.base_class import BaseAlgorithm
 
 _NATIVE_SWITCH = "MLX_BASELINES3_NATIVE_ENVS"
 
@@ -115,7 +113,7 @@ def _has_channel_last_image(space: spaces.Space[Any]) -> bool:
 
 
 def check_spaces(
-    model: "BaseAlgorithm",
+    model: Model,
     policy: str | type[Any],
     support_multi_env: bool,
     supported_action_spaces: tuple[type[spaces.Space[Any]], ...] | None,

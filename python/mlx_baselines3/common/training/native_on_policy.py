@@ -1,5 +1,5 @@
-"""Gradient steps of plain perceptrons, run in Rust: on a CPU MLX takes longer to hand out the operations of
-so small a step than anyone takes to compute them.
+"""Native gradient updates for MLP policies. For networks this small, MLX's per-op dispatch on a CPU costs
+more than the arithmetic.
 
 The networks, their optimizers and their files stay MLX's. An update copies the numbers into vectors, lets
 Rust make the steps of one ``train()``, and copies them back. Losses, draws and metrics are those of the MLX
@@ -7,76 +7,28 @@ steps, which compute everything that has no native form: GPUs, convolutions, gSD
 own decides about a step.
 """
 
-import os
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
 
-import mlx.core as mx
 import numpy as np
 from mlx.nn.layers.base import Module
 
 from mlx_baselines3 import _native
-from mlx_baselines3.common.native.blueprint import Blueprint, NotMirrored, check_unchanged, side_by_side
+from mlx_baselines3.common.native.blueprint import Blueprint, side_by_side
+from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.native.interrupts import interrupts_allowed, interrupts_deferred
-from mlx_baselines3.common.native.vectors import TrainedVector, flat, rule_name
+from mlx_baselines3.common.native.vectors import TrainedVector, flat
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
-from mlx_baselines3.common.nn.structure import is_same, structure
-from mlx_baselines3.common.training.update import not_finite_error
+from mlx_baselines3.common.training.not_finite import check_finite
 
-__all__ = ["NativeChoice", "NativeOnPolicyUpdate"]
+__all__ = ["NativeOnPolicyUpdate"]
 
-Update = TypeVar("Update")
-
-# What Rust calls the distributions whose derivatives it knows.
+# The native distribution of each head whose derivatives Rust knows.
 _HEADS = {
-    "categorical": "choices",
-    "multi_categorical": "choices",
-    "bernoulli": "coins",
+    "categorical": "categorical",
+    "multi_categorical": "categorical",
+    "bernoulli": "bernoulli",
     "gaussian": "gaussian",
 }
-
-
-class NativeChoice:
-    """What a model's gradient steps are made of: found out once for the same networks and optimizers."""
-
-    def __init__(self) -> None:
-        self._parts: list[Any] = []
-        self._rules: list[str] = []
-        self._update: Any = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        # The vectors are the model's; a copy of it makes its own.
-        return vars(NativeChoice())
-
-    def get(self, model: Any, parts: tuple[Any, ...], make: Callable[[], Update]) -> Update | None:
-        """
-        :param model: an algorithm
-        :param parts: its networks, optimizers and whatever else decides
-        :param make: makes the native update; raises NotMirrored if there is none
-        :return: the update; None if MLX is to compute, and then a line once that says why
-        :raises ValueError: ``MLX_BASELINES3_UPDATES`` is neither ``native`` nor ``mlx``
-        """
-        if model.device.type != mx.cpu or _are_mlx():
-            return None
-        rules = [rule_name(part) for part in parts if isinstance(part, ParameterOptimizer)]
-        made_of = structure(*parts)
-        if not is_same(made_of, self._parts) or rules != self._rules:
-            try:
-                self._update = make()
-            except NotMirrored as reason:
-                self._update = None
-                if model.verbose >= 1:
-                    print(f"MLX computes the gradient steps, because {reason}.")
-            self._parts, self._rules = made_of, rules
-        update: Update | None = self._update
-        return update
-
-
-def _are_mlx() -> bool:
-    choice = os.environ.get("MLX_BASELINES3_UPDATES", "native")
-    if choice not in ("native", "mlx"):
-        raise ValueError(f"MLX_BASELINES3_UPDATES is {choice!r}, expected 'native' or 'mlx'")
-    return choice == "mlx"
 
 
 class NativeOnPolicyUpdate:
@@ -86,12 +38,12 @@ class NativeOnPolicyUpdate:
     :param policy: policy and value function
     :param optimizer: its optimizer
     :param plan: how the policy computes actions and values
-    :raises NotMirrored: there is no native form of them
+    :raises NotNative: there is no native form of them
     """
 
     def __init__(self, policy: Module, optimizer: ParameterOptimizer, plan: Blueprint):
         if plan.head not in _HEADS:
-            raise NotMirrored(f"there is no native gradient of a {plan.head} policy")
+            raise NotNative(f"there is no native gradient of a {plan.head} policy")
         dist = policy.action_dist
         check_unchanged(dist, type(dist), ("entropy",))
         self._vector = TrainedVector(policy, optimizer)
@@ -127,28 +79,51 @@ class NativeOnPolicyUpdate:
         :raises FloatingPointError: if a loss or a parameter is nan or infinite; nothing has changed then
         :raises ValueError: the rollout does not fit the networks; nothing has changed then
         """
-        names = ("observations", "actions", "values", "log_probs", "advantages", "returns")
-        columns = {name: flat(rollout[name]) for name in names[1:]}
-        columns["observations"] = flat(side_by_side(rollout["observations"], self._keys))
-        keys = ("clip_range", "clip_range_vf", "ent_coef", "vf_coef", "max_grad_norm", "target_kl")
-        numbers = {**{key: settings.get(key) for key in keys}, "normalize": bool(normalize)}
+        columns = self._columns(rollout)
+        objective: _native.OnPolicySettings = {
+            "clip_range": settings.get("clip_range"),
+            "clip_range_vf": settings.get("clip_range_vf"),
+            "ent_coef": settings["ent_coef"],
+            "vf_coef": settings["vf_coef"],
+            "max_grad_norm": settings["max_grad_norm"],
+            "target_kl": settings.get("target_kl"),
+            "normalize": bool(normalize),
+        }
         policy_loss = "policy_gradient_loss" if "clip_range" in settings else "policy_loss"
-        metric_names = ("loss", "entropy_loss", policy_loss, "value_loss", "approx_kl", "clip_fraction")
         epochs = []
         with interrupts_allowed():
             self._vector.load()
             for order in orders:
                 size = batch_size or len(order)
-                trained = self._vector.argument()
-                rows, stopped, steps = self._core.epoch(columns, order, size, numbers, trained)
-                self._vector.went_on(steps)
-                epochs.append(dict(zip(metric_names, rows.reshape(-1, len(metric_names)).T, strict=True)))
-                if stopped:
+                done = self._core.epoch(columns, order, size, objective, self._vector.as_native())
+                self._vector.record_steps(done.optimizer_steps)
+                epochs.append(_metrics(done, policy_loss))
+                if done.stopped_early:
                     break
         losses = np.concatenate([epoch["loss"] for epoch in epochs])
-        wrong = self._vector.what_is_not_finite()
-        if wrong is not None or not np.isfinite(losses).all():
-            raise not_finite_error(losses, wrong or [], len(self._vector.places))
+        wrong = self._vector.nonfinite_names()
+        check_finite({"loss": losses}, {} if wrong is None else {"policy": (wrong, len(self._vector.places))})
         with interrupts_deferred():
             self._vector.store()
         return epochs
+
+    def _columns(self, rollout: Mapping[str, np.ndarray]) -> "_native.RolloutArrays":
+        return {
+            "observations": flat(side_by_side(rollout["observations"], self._keys)),
+            "actions": flat(rollout["actions"]),
+            "values": flat(rollout["values"]),
+            "log_probs": flat(rollout["log_probs"]),
+            "advantages": flat(rollout["advantages"]),
+            "returns": flat(rollout["returns"]),
+        }
+
+
+def _metrics(done: "_native.OnPolicyResult", policy_loss: str) -> dict[str, np.ndarray]:
+    return {
+        "loss": done.loss,
+        "entropy_loss": done.entropy_loss,
+        policy_loss: done.policy_loss,
+        "value_loss": done.value_loss,
+        "approx_kl": done.approx_kl,
+        "clip_fraction": done.clip_fraction,
+    }

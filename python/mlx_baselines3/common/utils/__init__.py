@@ -18,11 +18,12 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3._lazy_names import lazy_names
+from mlx_baselines3._system_info import get_system_info
+from mlx_baselines3.common._types import Schedule, TensorDict, TrainFreq, TrainFrequencyUnit
 from mlx_baselines3.common.logger import Logger, configure
 from mlx_baselines3.common.logger.tensorboard import SummaryWriter
 from mlx_baselines3.common.nn.devices import get_device as get_device
 from mlx_baselines3.common.nn.threads import seeded_by_user
-from mlx_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict, TrainFreq, TrainFrequencyUnit
 from mlx_baselines3.common.utils.observations import (
     is_vectorized_box_observation,
     is_vectorized_dict_observation,
@@ -33,7 +34,8 @@ from mlx_baselines3.common.utils.observations import (
     without_far_bounds,
 )
 from mlx_baselines3.common.utils.parameters import get_parameters_by_name, polyak_average, polyak_update
-from mlx_baselines3.common.utils.system_info import get_system_info
+from mlx_baselines3.common.vec_env.abstract import GymEnv
+from mlx_baselines3.common.vec_env.util import check_shape_equal
 
 if not TYPE_CHECKING:
     __getattr__ = lazy_names(globals(), "cloudpickle gym sb3")
@@ -283,28 +285,6 @@ def check_for_correct_spaces(
         raise ValueError(f"Action spaces do not match: {action_space} != {env.action_space}")
 
 
-def check_shape_equal(space1: spaces.Space[Any], space2: spaces.Space[Any]) -> None:
-    """
-    Check that two ``Box`` spaces have one shape; ``Dict`` spaces are compared key by key, others pass.
-
-    :param space1: a space
-    :param space2: another one
-    :raises AssertionError: keys or shapes differ
-    """
-    if isinstance(space1, spaces.Dict):
-        assert isinstance(space2, spaces.Dict), (
-            f"spaces must be of the same type: {type(space1)} != {type(space2)}"
-        )
-        keys1, keys2 = space1.spaces.keys(), space2.spaces.keys()
-        assert keys1 == keys2, f"spaces must have the same keys: {list(keys1)} != {list(keys2)}"
-        for key in keys1:
-            check_shape_equal(space1.spaces[key], space2.spaces[key])
-    elif isinstance(space1, spaces.Box):
-        assert space1.shape == space2.shape, (
-            f"spaces must have the same shape: {space1.shape} != {space2.shape}"
-        )
-
-
 def safe_mean(arr: np.ndarray | list[Any] | deque[Any]) -> float:
     """
     The mean, for logging: NaN for nothing, and no warning about it.
@@ -342,6 +322,29 @@ def obs_as_tensor(obs: np.ndarray | dict[str, np.ndarray], device: mx.Device | s
     raise TypeError(
         f"Unrecognized type of observation {type(obs)}: expected a NumPy array or a dict of them."
     )
+
+
+def parse_train_freq(train_freq: Any) -> TrainFreq:
+    """
+    :param train_freq: a number of steps, or a frequency and its unit
+    :return: the same as a :class:`TrainFreq`
+    :raises ValueError: if the unit is neither "step" nor "episode", or the frequency no integer
+    """
+    if isinstance(train_freq, TrainFreq):
+        return train_freq
+    pair = train_freq if isinstance(train_freq, tuple) else (train_freq, "step")
+    if len(pair) != 2:
+        raise ValueError(f"`train_freq` must be an integer or (frequency, unit), not {train_freq}")
+    frequency, unit = pair
+    try:
+        unit = TrainFrequencyUnit(unit)
+    except ValueError as error:
+        raise ValueError(
+            f"The unit of the `train_freq` must be either 'step' or 'episode' not '{unit}'!"
+        ) from error
+    if not isinstance(frequency, int):
+        raise ValueError(f"The frequency of `train_freq` must be an integer and not {frequency}")
+    return TrainFreq(frequency, unit)
 
 
 def should_collect_more_steps(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -175,3 +176,31 @@ def without_far_bounds(space: spaces.Space[Any]) -> spaces.Space[Any]:
         for bound in (space.low, space.high)
     )
     return spaces.Box(low, high, space.shape, space.dtype.type)
+
+
+def with_terminal_observations(
+    obs: Any, dones: np.ndarray, infos: list[dict[str, Any]], unnormalize: Callable[[Any], Any] | None = None
+) -> Any:
+    """
+    Environments reset themselves: what followed the last action of an episode is in its info.
+
+    :param obs: (n_envs, ...) observations of a step, or a dictionary of them; they stay as they are
+    :param dones: (n_envs,) which episodes ended
+    :param infos: one per environment
+    :param unnormalize: gives the observations of the infos the form of ``obs``
+    :return: what followed the actions
+    """
+    ended = [i for i in np.flatnonzero(dones) if infos[i].get("terminal_observation") is not None]
+    if not ended:
+        return obs
+    obs = {key: part.copy() for key, part in obs.items()} if isinstance(obs, dict) else obs.copy()
+    for i in ended:
+        terminal = infos[i]["terminal_observation"]
+        if unnormalize is not None:
+            terminal = unnormalize(terminal)
+        if isinstance(obs, dict):
+            for key, part in obs.items():
+                part[i] = terminal[key]
+        else:
+            obs[i] = terminal
+    return obs

@@ -6,6 +6,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from mlx_baselines3 import _native
+
 
 @functools.cache
 def numerics() -> dict[str, bool]:
@@ -24,7 +26,7 @@ def numerics() -> dict[str, bool]:
     }
 
 
-def is_as_shipped(env_id: str, spec: dict[str, Any]) -> bool:
+def is_as_shipped(env_id: str, spec: "_native.EnvSpec") -> bool:
     """
     Say whether Gymnasium has an id registered the way it ships it.
 
@@ -45,7 +47,7 @@ def is_as_shipped(env_id: str, spec: dict[str, Any]) -> bool:
     )
 
 
-def check_id(env_id: str, specs: dict[str, dict[str, Any]]) -> None:
+def check_id(env_id: str, specs: "dict[str, _native.EnvSpec]") -> None:
     """
     Refuse an id that no native environment can stand in for.
 
@@ -80,7 +82,7 @@ def seed_words(seed: int | None) -> list[int] | None:
     return [seed >> shift & 0xFFFFFFFF for shift in range(0, max(seed.bit_length(), 1), 32)]
 
 
-def reset_bounds(env_id: str, spec: dict[str, Any], options: dict[str, Any]) -> list[float] | None:
+def reset_bounds(env_id: str, spec: "_native.EnvSpec", options: dict[str, Any]) -> list[float] | None:
     """
     Read the two numbers of ``reset(options=...)`` from which an initial state is drawn.
 

@@ -5,6 +5,7 @@ import os
 import threading
 import traceback
 import warnings
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from multiprocessing.shared_memory import SharedMemory
@@ -14,10 +15,13 @@ import cloudpickle
 import numpy as np
 
 from mlx_baselines3.common.vec_env.patch_gym import _patch_env
-from mlx_baselines3.common.vec_env.util import copy_value
+from mlx_baselines3.common.vec_env.util import copy_value, is_wrapped
 
 # Rows of different arrays never share a cache line.
 _ALIGNMENT = 64
+# What each worker calls before it makes its environment, for packages that change what the environment's
+# module may import: functions of modules, which a new process finds by their import path.
+worker_initializers: list[Callable[[], object]] = []
 
 
 class Layout(NamedTuple):
@@ -120,9 +124,6 @@ class _Worker:
         setattr(self.env, name, value)
 
     def is_wrapped(self, wrapper_class: Any) -> bool:
-        # env_util makes vectorised environments, so it imports this package.
-        from mlx_baselines3.common.env_util import is_wrapped
-
         return is_wrapped(self.env, wrapper_class)
 
     def close(self) -> None:
@@ -140,7 +141,7 @@ def _exit_with_parent() -> None:
     os._exit(1)
 
 
-def run_worker(remote: Connection, env_fn: bytes, as_stable_baselines3: bool = False) -> None:
+def run_worker(remote: Connection, env_fn: bytes, initializers: bytes) -> None:
     """
     Make an environment, send its spaces, then answer commands until told to close.
 
@@ -148,16 +149,15 @@ def run_worker(remote: Connection, env_fn: bytes, as_stable_baselines3: bool = F
 
     :param remote: the worker's end of the pipe; ``(command, arguments)`` in, results or ``Failure`` out
     :param env_fn: pickled function that makes the environment
-    :param as_stable_baselines3: first make ``stable_baselines3`` stand for this package, as it does in the
-        parent: the environment's module may import it
+    :param initializers: pickled list of functions that are called first
     """
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
-        if as_stable_baselines3:
-            # what there was to warn of, the parent has warned of
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                import mlx_baselines3.as_stable_baselines3  # noqa: F401
+        # what there was to warn of, the parent has warned of
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for initialize in cloudpickle.loads(initializers):
+                initialize()
         worker = _Worker(env_fn)
         remote.send((worker.env.observation_space, worker.env.action_space))
         while True:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from mlx_baselines3.common.vec_env.patch_gym import _patch_env
-from mlx_baselines3.common.vec_env.util import copy_value, dict_to_obs, no_images, obs_space_info
+from mlx_baselines3.common.vec_env.util import copy_value, dict_to_obs, is_wrapped, no_images, obs_space_info
 
 
 class DummyVecEnv(VecEnv):
@@ -114,9 +114,6 @@ class DummyVecEnv(VecEnv):
         return [env.get_wrapper_attr(method_name)(*method_args, **method_kwargs) for env in targets]
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        # env_util makes vectorised environments, so it imports this module.
-        from mlx_baselines3.common.env_util import is_wrapped
-
         return [is_wrapped(env, wrapper_class) for env in self._get_target_envs(indices)]
 
     def _get_target_envs(self, indices: VecEnvIndices) -> list[gym.Env]:

@@ -10,8 +10,8 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 from mlx_baselines3.common.vec_env._vector_infos import final_info, split_infos
-from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
-from mlx_baselines3.common.vec_env.util import no_images
+from mlx_baselines3.common.vec_env.abstract import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
+from mlx_baselines3.common.vec_env.util import is_wrapped, no_images
 
 
 def _is_envpool(env: Any) -> bool:
@@ -337,9 +337,6 @@ class GymVecEnv(VecEnv):
             )
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        # env_util makes vectorised environments, so it imports this package.
-        from mlx_baselines3.common.env_util import is_wrapped
-
         chosen = list(self._get_indices(indices))
         members = self._members()
         if members is None:

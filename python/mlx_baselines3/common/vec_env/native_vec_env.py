@@ -407,3 +407,23 @@ def stepped_in_rust(env: VecEnv) -> Any:
     if type(env) is not NativeVecEnv or env._writers or env.render_mode == "human":
         return None
     return None if "step" in vars(env) else env._core
+
+
+def why_stepped_in_python(env: VecEnv) -> str | None:
+    """
+    :param env: environments
+    :return: what is between Rust and the steps of native environments, to complete "because"; None if nothing
+        is (:func:`stepped_in_rust`), or the environments are not native
+    """
+    native = env.unwrapped
+    if not isinstance(native, NativeVecEnv):
+        return None
+    if native is not env:
+        return f"the environments are wrapped in {type(env).__name__}"
+    if type(env) is not NativeVecEnv:
+        return f"the environments are a {type(env).__name__}"
+    if env._writers:
+        return "the environments write monitor files"
+    if env.render_mode == "human":
+        return "the environments are shown on the screen"
+    return "the environments have their own step" if "step" in vars(env) else None

@@ -2,7 +2,6 @@
 
 import multiprocessing as mp
 import os
-import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from mlx_baselines3.common.vec_env._subproc_worker import Failure, Layout, run_worker
+from mlx_baselines3.common.vec_env._subproc_worker import Failure, Layout, run_worker, worker_initializers
 from mlx_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper as CloudpickleWrapper
 from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from mlx_baselines3.common.vec_env.util import dict_to_obs, no_images, obs_space_info
@@ -81,8 +80,7 @@ class SubprocVecEnv(VecEnv):
 
     def _start(self, context: Any, env_fn: bytes) -> None:
         remote, work_remote = context.Pipe()
-        alias = sys.modules.get("mlx_baselines3.as_stable_baselines3")
-        arguments = (work_remote, env_fn, alias is not None and alias.is_active())
+        arguments = (work_remote, env_fn, cloudpickle.dumps(worker_initializers))
         process = context.Process(target=run_worker, args=arguments, daemon=True)
         process.start()
         # Only the worker may hold its end: then the pipe breaks when it dies.

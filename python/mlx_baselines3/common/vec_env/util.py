@@ -1,14 +1,15 @@
-"""What the classes of this folder share: named arrays of structured spaces, copies of infos, one warning."""
+"""What the classes of this folder share: named arrays of structured spaces, wrappers, copies of infos."""
 
 import warnings
 from copy import deepcopy
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common.preprocessing import check_for_nested_spaces
-from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvObs
+from mlx_baselines3.common.vec_env.abstract import VecEnv, VecEnvObs
 
 # Sharing one of these between two infos cannot be noticed.
 _IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, np.generic)
@@ -60,6 +61,54 @@ def obs_space_info(
     shapes = {key: tuple(space.shape or ()) for key, space in subspaces.items()}
     dtypes = {key: np.dtype(space.dtype) for key, space in subspaces.items()}
     return list(subspaces), shapes, dtypes
+
+
+def check_shape_equal(space1: spaces.Space[Any], space2: spaces.Space[Any]) -> None:
+    """
+    Check that two ``Box`` spaces have one shape; ``Dict`` spaces are compared key by key, others pass.
+
+    :param space1: a space
+    :param space2: another one
+    :raises AssertionError: keys or shapes differ
+    """
+    if isinstance(space1, spaces.Dict):
+        assert isinstance(space2, spaces.Dict), (
+            f"spaces must be of the same type: {type(space1)} != {type(space2)}"
+        )
+        keys1, keys2 = space1.spaces.keys(), space2.spaces.keys()
+        assert keys1 == keys2, f"spaces must have the same keys: {list(keys1)} != {list(keys2)}"
+        for key in keys1:
+            check_shape_equal(space1.spaces[key], space2.spaces[key])
+    elif isinstance(space1, spaces.Box):
+        assert space1.shape == space2.shape, (
+            f"spaces must have the same shape: {space1.shape} != {space2.shape}"
+        )
+
+
+def unwrap_wrapper(env: gym.Env, wrapper_class: type[gym.Wrapper]) -> gym.Wrapper | None:
+    """
+    Find a wrapper around an environment.
+
+    :param env: the environment
+    :param wrapper_class: the wrapper to look for
+    :return: the outermost wrapper of that class, None if there is none
+    """
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, wrapper_class):
+            return env
+        env = env.env
+    return None
+
+
+def is_wrapped(env: gym.Env, wrapper_class: type[gym.Wrapper]) -> bool:
+    """
+    Say whether an environment carries a wrapper.
+
+    :param env: the environment
+    :param wrapper_class: the wrapper to look for
+    :return: True if it is there, at any depth
+    """
+    return unwrap_wrapper(env, wrapper_class) is not None
 
 
 def no_images(env: VecEnv) -> list[None]:

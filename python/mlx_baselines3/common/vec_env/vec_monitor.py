@@ -2,15 +2,13 @@
 
 import time
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from mlx_baselines3.common.monitor import Monitor, ResultsWriter
 from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvObs, VecEnvStepReturn, VecEnvWrapper
 from mlx_baselines3.common.vec_env.gym_vec_env import as_vec_env
-
-if TYPE_CHECKING:
-    from mlx_baselines3.common import monitor
 
 
 class VecMonitor(VecEnvWrapper):
@@ -28,9 +26,6 @@ class VecMonitor(VecEnvWrapper):
     def __init__(
         self, venv: VecEnv, filename: str | None = None, info_keywords: tuple[str, ...] = ()
     ) -> None:
-        # monitor.py and vec_env are both imported by env_util: avoid a circle.
-        from mlx_baselines3.common.monitor import Monitor, ResultsWriter
-
         venv = as_vec_env(venv)
         if _wrapped_with(venv, Monitor):
             warnings.warn(
@@ -42,7 +37,7 @@ class VecMonitor(VecEnvWrapper):
         super().__init__(venv)
         self.episode_count = 0
         self.t_start = time.time()
-        self.results_writer: monitor.ResultsWriter | None = None
+        self.results_writer: ResultsWriter | None = None
         if filename:
             spec = getattr(venv, "spec", None)
             env_id = None if spec is None else spec.id

@@ -13,11 +13,9 @@ from mlx_baselines3._lazy_names import lazy_names
 from mlx_baselines3.common.preprocessing import is_image_space
 from mlx_baselines3.common.running_mean_std import RunningMeanStd
 from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvStepReturn, VecEnvWrapper
-from mlx_baselines3.common.vec_env.util import copy_value
+from mlx_baselines3.common.vec_env.util import check_shape_equal, copy_value
 
-if TYPE_CHECKING:
-    from mlx_baselines3.common import utils as utils
-else:
+if not TYPE_CHECKING:
     __getattr__ = lazy_names(globals(), names={"utils": "mlx_baselines3.common.utils"})
 
 Obs = np.ndarray | dict[str, np.ndarray]
@@ -147,8 +145,6 @@ class VecNormalize(VecEnvWrapper):
         :raises ValueError: if the wrapper has one already
         :raises AssertionError: if the shapes of the observations differ
         """
-        from mlx_baselines3.common.utils import check_shape_equal
-
         if self.__dict__["venv"] is not None:
             raise ValueError("Trying to set venv of already initialized VecNormalize wrapper.")
         check_shape_equal(self.observation_space, venv.observation_space)
@@ -302,10 +298,10 @@ class VecNormalize(VecEnvWrapper):
             imported
         :raises AssertionError: if the shapes of the observations differ
         """
-        # Not at the top: files are read and written with parts that need this module.
-        from mlx_baselines3.common.saving.vec_normalize import load_vec_normalize
+        # Not at the top, because it needs MLX.
+        from mlx_baselines3.common.formats.vec_normalize import load_vec_normalize
 
-        vec_normalize = load_vec_normalize(load_path)
+        vec_normalize = load_vec_normalize(load_path, VecNormalize)
         vec_normalize.set_venv(venv)
         return vec_normalize
 
@@ -319,13 +315,14 @@ class VecNormalize(VecEnvWrapper):
         :param format: "mlx", an archive that cannot run code, or "sb3", a pickle that SB3 loads
         :raises ValueError: if the format is unknown, or a part cannot be kept
         """
-        from mlx_baselines3.common.saving.to_sb3 import export_vec_normalize
-        from mlx_baselines3.common.saving.vec_normalize import save_vec_normalize
+        from mlx_baselines3.common.formats.vec_normalize import export_vec_normalize, save_vec_normalize
 
         if format not in ("mlx", "sb3"):
             raise ValueError(f"The format must be 'mlx' or 'sb3', got {format!r}.")
-        write = save_vec_normalize if format == "mlx" else export_vec_normalize
-        write(self, save_path)
+        if format == "mlx":
+            save_vec_normalize(self, save_path)
+        else:
+            export_vec_normalize(self, save_path, VecNormalize)
 
 
 def _shape(space: spaces.Space[Any]) -> tuple[int, ...]:

@@ -1,12 +1,12 @@
 //! What several benches start from.
 #![allow(dead_code)] // each bench uses a part
 
-use mlx_baselines3_core::nn::{Activation, Dense, Mlp};
+use mlx_baselines3_core::nn::{Activation, InferenceLayer, InferenceMlp};
 use mlx_baselines3_core::rng::{Pcg64, SeedSequence};
 use mlx_baselines3_core::vec_env::VectorEnv;
 
 /// A network of uniform weights, small enough that the activations do not saturate.
-pub fn network(widths: &[usize], activation: Activation) -> Mlp {
+pub fn network(widths: &[usize], activation: Activation) -> InferenceMlp {
     let mut rng = Pcg64::new(&SeedSequence::from_u64(0));
     let last = widths.len() - 2;
     let layers = widths.windows(2).enumerate().map(|(i, pair)| {
@@ -15,14 +15,14 @@ pub fn network(widths: &[usize], activation: Activation) -> Mlp {
         } else {
             activation
         };
-        let mut layer = Dense::zeros(pair[0], pair[1], after).expect("widths above 0");
+        let mut layer = InferenceLayer::zeros(pair[0], pair[1], after).expect("widths above 0");
         let weights: Vec<f32> = (0..pair[0] * pair[1])
             .map(|_| rng.uniform(-0.1, 0.1) as f32)
             .collect();
         layer.load(&weights, None).expect("as many weights");
         layer
     });
-    Mlp::new(layers.collect()).expect("the widths fit")
+    InferenceMlp::new(layers.collect()).expect("the widths fit")
 }
 
 /// Environment `i` is seeded with `i`; the first observations.

@@ -12,7 +12,7 @@ pub(super) struct Draw<'a> {
 }
 
 impl Draw<'_> {
-    pub(super) fn choices(
+    pub(super) fn categorical(
         &mut self,
         outputs: Outputs<'_>,
         options: &[usize],
@@ -41,13 +41,13 @@ impl Draw<'_> {
         None
     }
 
-    pub(super) fn greedy(
+    pub(super) fn epsilon_greedy(
         &mut self,
         outputs: Outputs<'_>,
         epsilon: f64,
         out: &mut [i64],
     ) -> Option<usize> {
-        // One coin for the whole batch, as Stable-Baselines3 tosses it.
+        // One draw for the whole batch, as in Stable-Baselines3.
         let explore = !self.deterministic && self.rng.random() < epsilon;
         for (row, (values, out)) in outputs.rows().zip(out).enumerate() {
             *out = if explore {
@@ -61,7 +61,7 @@ impl Draw<'_> {
         None
     }
 
-    pub(super) fn coins(
+    pub(super) fn bernoulli(
         &mut self,
         outputs: Outputs<'_>,
         dim: usize,
@@ -75,7 +75,7 @@ impl Draw<'_> {
                 let one = if self.deterministic {
                     logit > 0.0
                 } else {
-                    sampling::coin(self.rng, logit)
+                    sampling::bernoulli(self.rng, logit)
                 };
                 *out = f32::from(u8::from(one));
             }
@@ -84,7 +84,7 @@ impl Draw<'_> {
     }
 
     // NaN goes through: the environment or the caller names the action that holds it.
-    pub(super) fn numbers(
+    pub(super) fn continuous(
         &mut self,
         outputs: Outputs<'_>,
         head: &Head,

@@ -74,7 +74,7 @@ impl Exploration {
         }
     }
 
-    /// Sees to the matrices for a batch: those at hand, or new ones if it is time for them.
+    /// Draws new matrices where a batch is due for them.
     fn prepare(&mut self, rows: usize, std: &[f32], rng: &mut Pcg64) {
         let due = self.every > 0 && self.batches == self.every;
         if due || self.matrices.len() != (1 + self.n_envs) * std.len() {

@@ -7,9 +7,11 @@ impl Head {
     /// The distribution and its parameters, if the likelihoods of its actions are known here.
     fn distribution(&self, outputs: usize) -> Option<(Distribution, Vec<f32>)> {
         Some(match self {
-            Self::Categorical => (Distribution::Choices(vec![outputs]), Vec::new()),
-            Self::MultiCategorical(options) => (Distribution::Choices(options.clone()), Vec::new()),
-            Self::Bernoulli => (Distribution::Coins(outputs), Vec::new()),
+            Self::Categorical => (Distribution::Categorical(vec![outputs]), Vec::new()),
+            Self::MultiCategorical(options) => {
+                (Distribution::Categorical(options.clone()), Vec::new())
+            }
+            Self::Bernoulli => (Distribution::Bernoulli(outputs), Vec::new()),
             Self::Gaussian(std) => {
                 let (size, log_std) = (std.len(), 0);
                 let log_stds = std.iter().map(|std| std.ln()).collect();
@@ -21,8 +23,8 @@ impl Head {
 }
 
 impl Actor {
-    /// Writes the log-likelihood of an action for each of `obs`, whole rows of observations; choices
-    /// and coins are whole numbers. Gives whether the head has one that is known here: nothing is
+    /// Writes the log-likelihood of an action for each of `obs`, whole rows of observations; discrete
+    /// and binary actions are whole numbers. Gives whether the head has one that is known here: nothing is
     /// written if not.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Policies made of a perceptron and a distribution, run without Python.
+//! Policies made of an MLP and a distribution, run without Python.
 
 mod draw;
 mod exploration;
@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::interrupt::Interrupted;
 use crate::memory::OutOfMemory;
-use crate::nn::{Mlp, NnError, Outputs, Workspace, tanh, total};
+use crate::nn::{InferenceMlp, NnError, Outputs, Workspace, tanh, total};
 use crate::rng::{Pcg64, SeedSequence};
 use draw::Draw;
 use exploration::Exploration;
@@ -20,11 +20,11 @@ pub(crate) const LOG_STD: (f32, f32) = (-20.0, 2.0);
 /// What the outputs of the network mean.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Head {
-    /// Logits of one choice.
+    /// Logits of a categorical distribution.
     Categorical,
-    /// Logits of several independent choices, with this many options each.
+    /// Logits of several independent categorical distributions, with this many categories each.
     MultiCategorical(Vec<usize>),
-    /// Logits of independent coins.
+    /// Logits of independent Bernoulli distributions.
     Bernoulli,
     /// Means of Gaussians with these standard deviations.
     Gaussian(Vec<f32>),
@@ -40,7 +40,7 @@ pub enum Head {
     },
     /// The actions themselves.
     Deterministic,
-    /// Values of the choices. All rows of a batch explore together with this probability.
+    /// Values of the actions. All rows of a batch explore together with this probability.
     EpsilonGreedy(f64),
 }
 
@@ -67,7 +67,7 @@ pub enum ActorError {
         expected: usize,
     },
     /// A place for actions of the wrong length or kind.
-    #[error("got room for {got} {kind} actions, expected {expected}")]
+    #[error("got space for {got} {kind} actions, expected {expected}")]
     Out {
         /// Numbers that fit.
         got: usize,
@@ -93,9 +93,9 @@ pub enum ActorError {
 /// Where actions are written, row after row.
 #[derive(Debug)]
 pub enum ActionsOut<'a> {
-    /// Choices.
+    /// Discrete actions.
     Ints(&'a mut [i64]),
-    /// Numbers; coins are 0 or 1.
+    /// Continuous actions, or 0 and 1.
     Floats(&'a mut [f32]),
 }
 
@@ -122,7 +122,7 @@ impl Head {
         )
     }
 
-    fn expected_outputs(&self, net: &Mlp) -> usize {
+    fn expected_outputs(&self, net: &InferenceMlp) -> usize {
         let got = net.outputs();
         match self {
             Self::MultiCategorical(options) => total(options.iter().copied()),
@@ -140,7 +140,7 @@ impl Head {
 }
 
 impl Head {
-    fn check(&self, net: &Mlp) -> Result<(), ActorError> {
+    fn check(&self, net: &InferenceMlp) -> Result<(), ActorError> {
         let (got, expected) = (net.outputs(), self.expected_outputs(net));
         if got == expected {
             return Ok(());
@@ -156,7 +156,7 @@ impl Head {
 /// A network, its head and its random generator.
 #[derive(Debug, Clone)]
 pub struct Actor {
-    net: Mlp,
+    net: InferenceMlp,
     head: Head,
     rng: Pcg64,
     work: Workspace,
@@ -169,7 +169,7 @@ impl Actor {
     ///
     /// # Errors
     /// [`ActorError::Width`] if the head needs another number of outputs.
-    pub fn new(net: Mlp, head: Head) -> Result<Self, ActorError> {
+    pub fn new(net: InferenceMlp, head: Head) -> Result<Self, ActorError> {
         head.check(&net)?;
         let got = net.outputs();
         Ok(Self {
@@ -183,13 +183,13 @@ impl Actor {
     }
 
     /// The network, to give it other weights.
-    pub fn net_mut(&mut self) -> &mut Mlp {
+    pub fn net_mut(&mut self) -> &mut InferenceMlp {
         &mut self.net
     }
 
     /// The network.
     #[must_use]
-    pub fn net(&self) -> &Mlp {
+    pub fn net(&self) -> &InferenceMlp {
         &self.net
     }
 
@@ -219,7 +219,7 @@ impl Actor {
     ///
     /// # Errors
     /// [`ActorError::Memory`]; nothing has changed then.
-    pub fn explore(&mut self, n_envs: usize, every: usize) -> Result<(), ActorError> {
+    pub fn reset_noise(&mut self, n_envs: usize, every: usize) -> Result<(), ActorError> {
         if let Head::StateDependent { std, .. } = &self.head {
             self.exploration.start(n_envs, every, std, &mut self.rng)?;
         }
@@ -287,16 +287,16 @@ impl Actor {
         };
         let bad_row = match (out, &self.head) {
             (ActionsOut::Ints(out), Head::MultiCategorical(options)) => {
-                draw.choices(outputs, options, out)
+                draw.categorical(outputs, options, out)
             }
             (ActionsOut::Ints(out), Head::EpsilonGreedy(epsilon)) => {
-                draw.greedy(outputs, *epsilon, out)
+                draw.epsilon_greedy(outputs, *epsilon, out)
             }
             (ActionsOut::Ints(out), _) => {
                 let options = [self.net.outputs()];
-                draw.choices(outputs, &options, out)
+                draw.categorical(outputs, &options, out)
             }
-            (ActionsOut::Floats(out), Head::Bernoulli) => draw.coins(outputs, dim, out),
+            (ActionsOut::Floats(out), Head::Bernoulli) => draw.bernoulli(outputs, dim, out),
             (ActionsOut::Floats(out), Head::StateDependent { std, squash }) => {
                 outputs.copy_to(out);
                 if !deterministic {
@@ -308,7 +308,7 @@ impl Actor {
                 None
             }
             (ActionsOut::Floats(out), head) => {
-                draw.numbers(outputs, head, dim, out);
+                draw.continuous(outputs, head, dim, out);
                 None
             }
         };

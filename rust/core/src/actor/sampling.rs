@@ -54,6 +54,6 @@ pub(super) fn categorical(rng: &mut Pcg64, logits: &[f32], weights: &mut [f32]) 
 }
 
 /// True with the probability `sigmoid(logit)`.
-pub(super) fn coin(rng: &mut Pcg64, logit: f32) -> bool {
+pub(super) fn bernoulli(rng: &mut Pcg64, logit: f32) -> bool {
     rng.random() < f64::from(sigmoid(logit))
 }

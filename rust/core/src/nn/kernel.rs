@@ -2,11 +2,11 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::Dense;
+use super::InferenceLayer;
 
 /// Runs `layers` over `rows` rows; the first writes to `front`, the next to `back`, and so on.
 pub(super) fn forward(
-    layers: &[Dense],
+    layers: &[InferenceLayer],
     rows: usize,
     input: &[f32],
     front: &mut [f32],
@@ -22,7 +22,7 @@ pub(super) fn forward(
 }
 
 struct Forward<'a> {
-    layers: &'a [Dense],
+    layers: &'a [InferenceLayer],
     rows: usize,
     input: &'a [f32],
     front: &'a mut [f32],
@@ -51,7 +51,7 @@ impl WithSimd for Forward<'_> {
 
 /// `W x + b` for each row of `x`; four rows at a time share the loads of the weights.
 #[inline(always)]
-fn dense<S: Simd>(simd: S, layer: &Dense, x: &[f32], x_stride: usize, y: &mut [f32]) {
+fn dense<S: Simd>(simd: S, layer: &InferenceLayer, x: &[f32], x_stride: usize, y: &mut [f32]) {
     const ROWS: usize = 4;
     let y_stride = layer.stride();
     let blocks = x.chunks(ROWS * x_stride).zip(y.chunks_mut(ROWS * y_stride));
@@ -73,7 +73,7 @@ fn dense<S: Simd>(simd: S, layer: &Dense, x: &[f32], x_stride: usize, y: &mut [f
 #[inline(always)]
 fn row_block<S: Simd, const R: usize, const V: usize, const W: usize>(
     simd: S,
-    layer: &Dense,
+    layer: &InferenceLayer,
     x: [&[f32]; R],
     y: &mut [f32],
 ) {
@@ -95,7 +95,7 @@ fn row_block<S: Simd, const R: usize, const V: usize, const W: usize>(
 #[inline(always)]
 fn tile<S: Simd, const R: usize, const V: usize>(
     simd: S,
-    layer: &Dense,
+    layer: &InferenceLayer,
     x: [&[f32]; R],
     y: &mut [f32],
     at: usize,

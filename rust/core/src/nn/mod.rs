@@ -1,210 +1,66 @@
-//! Multi-layer perceptrons on slices: dense layers, activations, the forward pass.
+//! MLPs on slices: one for inference and one for training.
 //!
-//! A row of the batch gives the same bits whatever the batch around it: every output sums its
-//! products in the order of the inputs, starting at the bias.
+//! The two have opposite aims. `inference` gives a row the same bits in any batch, so that collecting in Rust and
+//! stepping one by one agree; `training` multiplies whole matrices and keeps what the backward pass needs.
 
 mod activation;
-mod dense;
+mod inference;
 mod kernel;
-mod net;
 mod product;
+mod training;
 
-use crate::memory::filled;
-use crate::threads;
+use thiserror::Error;
+
+use crate::memory::OutOfMemory;
 
 pub use activation::{Activation, exp, sigmoid, tanh};
-pub use dense::{Dense, NnError};
-pub use net::{Layer, Net, Part, Tape};
-pub(crate) use net::{SUM_ROWS, total};
+pub use inference::{InferenceLayer, InferenceMlp, Outputs, Workspace};
+pub use training::{LayerPart, Tape, TrainableLayer, TrainableMlp};
+pub(crate) use training::{SUM_ROWS, total};
 
-/// Layers one after the other.
-#[derive(Debug, Clone)]
-pub struct Mlp {
-    layers: Vec<Dense>,
-}
-
-/// The memory of a forward pass, reused from call to call.
-#[derive(Debug, Clone, Default)]
-pub struct Workspace {
-    buffers: [Vec<f32>; 2],
-}
-
-/// The outputs of a batch.
-#[derive(Debug, Clone, Copy)]
-pub struct Outputs<'a> {
-    data: &'a [f32],
-    stride: usize,
-    width: usize,
-}
-
-impl<'a> Outputs<'a> {
-    /// The outputs of each row of the batch.
-    pub fn rows(&self) -> impl Iterator<Item = &'a [f32]> + use<'a> {
-        let width = self.width;
-        self.data
-            .chunks_exact(self.stride)
-            .map(move |row| &row[..width])
-    }
-
-    /// Numbers in all rows together.
-    pub(crate) fn len(&self) -> usize {
-        self.data.len() / self.stride * self.width
-    }
-
-    /// Copies the rows, one after the other, to as much room.
-    pub(crate) fn copy_to(&self, out: &mut [f32]) {
-        for (to, from) in out.chunks_exact_mut(self.width).zip(self.rows()) {
-            to.copy_from_slice(from);
-        }
-    }
-}
-
-impl Mlp {
-    /// A network of at least one layer, each as wide as the next one's input.
-    ///
-    /// # Errors
-    /// [`NnError::NoLayers`] or [`NnError::Width`].
-    pub fn new(layers: Vec<Dense>) -> Result<Self, NnError> {
-        if layers.is_empty() {
-            return Err(NnError::NoLayers);
-        }
-        for (index, pair) in layers.windows(2).enumerate() {
-            if pair[0].outputs() != pair[1].inputs() {
-                return Err(NnError::Width {
-                    layer: index + 1,
-                    got: pair[1].inputs(),
-                    expected: pair[0].outputs(),
-                });
-            }
-        }
-        Ok(Self { layers })
-    }
-
-    /// Numbers in an input row.
-    #[must_use]
-    pub fn inputs(&self) -> usize {
-        self.layers[0].inputs()
-    }
-
-    /// Numbers in an output row.
-    #[must_use]
-    pub fn outputs(&self) -> usize {
-        self.layers[self.layers.len() - 1].outputs()
-    }
-
-    /// Numbers that the last layer takes.
-    #[must_use]
-    pub fn features(&self) -> usize {
-        self.layers[self.layers.len() - 1].inputs()
-    }
-
-    /// The layers, first to last.
-    #[must_use]
-    pub fn layers(&self) -> &[Dense] {
-        &self.layers
-    }
-
-    /// The layers, to give them other weights. Their widths cannot change.
-    pub fn layers_mut(&mut self) -> &mut [Dense] {
-        &mut self.layers
-    }
-
-    /// About how long a row takes, in nanoseconds.
-    fn row_ns(&self) -> usize {
-        // 10 to 20 products a nanosecond with AVX2, and one activation of tanh or exp.
-        let cost = |layer: &Dense| layer.inputs() * layer.stride() / 16 + layer.stride() / 2;
-        self.layers.iter().map(cost).sum()
-    }
-
-    /// The outputs of `input`, whole rows of [`inputs`](Self::inputs) numbers.
-    ///
-    /// # Errors
-    /// [`NnError::Batch`] if the last row is not whole.
-    pub fn forward<'a>(
-        &self,
-        input: &'a [f32],
-        work: &'a mut Workspace,
-    ) -> Result<Outputs<'a>, NnError> {
-        Ok(self.forward_from_features(input, work)?.1)
-    }
-
-    /// What the last layer takes and what it gives: the features and the outputs of `input`.
-    ///
-    /// # Errors
-    /// [`NnError::Batch`] if the last row is not whole, [`NnError::Memory`] if the batch is too large.
-    pub fn forward_from_features<'a>(
-        &self,
-        input: &'a [f32],
-        work: &'a mut Workspace,
-    ) -> Result<(Outputs<'a>, Outputs<'a>), NnError> {
-        let width = self.inputs();
-        if !input.len().is_multiple_of(width) {
-            return Err(NnError::Batch {
-                got: input.len(),
-                width,
-            });
-        }
-        let rows = input.len() / width;
-        let stride = self.layers.iter().map(Dense::stride).max().unwrap_or(0);
-        let needed = rows.saturating_mul(stride);
-        for buffer in &mut work.buffers {
-            if buffer.len() < needed {
-                *buffer = Vec::new();
-                *buffer = filled(0.0, needed)?;
-            }
-        }
-        let size = rows.div_ceil(threads::parts(rows, self.row_ns())).max(1);
-        let [front, back] = &mut work.buffers;
-        let buffers = front
-            .chunks_mut(size * stride)
-            .zip(back.chunks_mut(size * stride));
-        threads::for_each(
-            input.chunks(size * width).zip(buffers),
-            |(input, (front, back))| {
-                kernel::forward(&self.layers, input.len() / width, input, front, back);
-            },
-        );
-        let shift = Shift { rows, size, stride };
-        // The first layer writes to the front, every next one to the other buffer.
-        let count = self.layers.len();
-        let [front, back] = &mut work.buffers;
-        let (last, before) = if count % 2 == 1 {
-            (front, back)
-        } else {
-            (back, front)
-        };
-        let outputs = shift.outputs(last, &self.layers[count - 1]);
-        let features = match count.checked_sub(2) {
-            Some(layer) => shift.outputs(before, &self.layers[layer]),
-            None => Outputs {
-                data: input,
-                stride: width,
-                width,
-            },
-        };
-        Ok((features, outputs))
-    }
-}
-
-/// How the parts of a batch lie in a buffer: `size` rows each, at the same place for all layers.
-struct Shift {
-    rows: usize,
-    size: usize,
-    stride: usize,
-}
-
-impl Shift {
-    /// Moves the rows that `layer` wrote next to each other.
-    fn outputs<'a>(&self, buffer: &'a mut [f32], layer: &Dense) -> Outputs<'a> {
-        for (part, row) in (0..self.rows).step_by(self.size).enumerate().skip(1) {
-            let length = self.size.min(self.rows - row) * layer.stride();
-            let start = part * self.size * self.stride;
-            buffer.copy_within(start..start + length, row * layer.stride());
-        }
-        Outputs {
-            data: &buffer[..self.rows * layer.stride()],
-            stride: layer.stride(),
-            width: layer.outputs(),
-        }
-    }
+/// What can be wrong with a network or its input.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum NnError {
+    /// A network without layers.
+    #[error("the network has no layers, expected at least one")]
+    NoLayers,
+    /// A layer without inputs or outputs.
+    #[error("a layer has {inputs} inputs and {outputs} outputs, expected at least 1 of each")]
+    Empty {
+        /// Its inputs.
+        inputs: usize,
+        /// Its outputs.
+        outputs: usize,
+    },
+    /// Two layers that do not fit each other.
+    #[error("layer {layer} takes {got} inputs, the layer before it gives {expected}")]
+    Width {
+        /// The second of the two, counted from 0.
+        layer: usize,
+        /// What it takes.
+        got: usize,
+        /// What the first one gives.
+        expected: usize,
+    },
+    /// Weights or biases of the wrong number.
+    #[error("got {got} {what}, expected {expected}")]
+    Count {
+        /// "weights" or "biases".
+        what: &'static str,
+        /// Numbers given.
+        got: usize,
+        /// Numbers wanted.
+        expected: usize,
+    },
+    /// Weights, or what a batch gives, that there is no memory for.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
+    /// An input that is not made of whole rows.
+    #[error("the input has {got} numbers, expected a multiple of {width}")]
+    Batch {
+        /// Numbers given.
+        got: usize,
+        /// Numbers in a row.
+        width: usize,
+    },
 }

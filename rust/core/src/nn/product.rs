@@ -79,7 +79,7 @@ impl<'a> Matrix<'a> {
 
     /// The same numbers, rows as columns.
     #[must_use]
-    pub fn turned(self) -> Self {
+    pub fn transposed(self) -> Self {
         Self {
             data: self.data,
             rows: self.columns,
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn products_of_strided_and_turned_matrices() {
+    fn products_of_strided_and_transposed_matrices() {
         // [[1, 2], [3, 4], [5, 6]] with a number between the rows, times [[1, 0, 2], [0, 1, 3]].
         let a = [1.0, 2.0, 9.0, 3.0, 4.0, 9.0, 5.0, 6.0];
         let b = [1.0, 0.0, 2.0, 0.0, 1.0, 3.0];
@@ -145,9 +145,9 @@ mod tests {
             out,
             [1.0, 2.0, 8.0, 7.0, 3.0, 4.0, 18.0, 7.0, 5.0, 6.0, 28.0, 7.0]
         );
-        let mut turned = [1.0; 9];
-        multiply(b.turned(), a.turned(), &mut turned, 3, true);
-        assert_eq!(turned, [2.0, 4.0, 6.0, 3.0, 5.0, 7.0, 9.0, 19.0, 29.0]);
+        let mut transposed = [1.0; 9];
+        multiply(b.transposed(), a.transposed(), &mut transposed, 3, true);
+        assert_eq!(transposed, [2.0, 4.0, 6.0, 3.0, 5.0, 7.0, 9.0, 19.0, 29.0]);
     }
 
     #[test]

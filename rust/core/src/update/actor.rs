@@ -1,16 +1,16 @@
-//! The actor that learns from critics: what it chooses, and what it makes of their answer.
+//! The actor of an actor-critic update: its actions, and the gradient through them.
 
 use std::ops::Range;
 
 use super::actor_critic_data::ActorKind;
 use super::pieces::{Pieces, WithGradient};
-use super::squashed::{squash, through_squash};
+use super::squashed::{squash, squash_backward};
 use crate::memory::OutOfMemory;
-use crate::nn::{Net, Tape};
+use crate::nn::{Tape, TrainableMlp};
 
 /// Actions row after row, and their log-likelihoods: zeros if the actor is deterministic.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Choice {
+pub(super) struct SampledActions {
     pub(super) actions: Vec<f32>,
     pub(super) log_probs: Vec<f32>,
 }
@@ -18,7 +18,7 @@ pub(super) struct Choice {
 /// An actor, and the memory of its passes over a batch.
 #[derive(Debug, Clone)]
 pub(super) struct Actor {
-    pub(super) net: Net,
+    pub(super) net: TrainableMlp,
     pub(super) kind: ActorKind,
     pub(super) action_dim: usize,
     pieces: Pieces<Piece>,
@@ -27,7 +27,7 @@ pub(super) struct Actor {
 #[derive(Debug, Clone, Default)]
 struct Piece {
     tape: Tape,
-    choice: Choice,
+    sampled: SampledActions,
     by_outputs: Vec<f32>,
     gradient: Vec<f32>,
 }
@@ -44,7 +44,7 @@ pub(super) fn rows_of<'a>(numbers: &'a [f32], rows: &Range<usize>, width: usize)
 }
 
 impl Actor {
-    pub(super) fn new(net: Net, kind: ActorKind) -> Self {
+    pub(super) fn new(net: TrainableMlp, kind: ActorKind) -> Self {
         let action_dim = match kind {
             ActorKind::Deterministic => net.outputs(),
             ActorKind::Squashed => net.outputs() / 2,
@@ -63,19 +63,19 @@ impl Actor {
     }
 
     /// What it does at these observations. `noise` are the standard normals of a squashed actor's draws.
-    pub(super) fn choose(
+    pub(super) fn sample(
         &mut self,
         parameters: &[f32],
         observations: &[f32],
         noise: &[f32],
-        choice: &mut Choice,
+        sampled: &mut SampledActions,
     ) {
         let (net, dim, kind) = (&self.net, self.action_dim, self.kind);
         let rows = observations.len() / net.inputs();
         let work = |rows: Range<usize>, piece: &mut Piece| {
             let observations = rows_of(observations, &rows, net.inputs());
             let outputs = net.forward(parameters, observations, &mut piece.tape);
-            let Choice { actions, log_probs } = &mut piece.choice;
+            let SampledActions { actions, log_probs } = &mut piece.sampled;
             match kind {
                 ActorKind::Deterministic => {
                     actions.clear();
@@ -94,17 +94,19 @@ impl Actor {
             }
         };
         self.pieces.visit_rows(rows, rows * net.row_ns(), work);
-        choice.actions.clear();
-        choice.log_probs.clear();
+        sampled.actions.clear();
+        sampled.log_probs.clear();
         for piece in self.pieces.visited() {
-            choice.actions.extend_from_slice(&piece.choice.actions);
-            choice.log_probs.extend_from_slice(&piece.choice.log_probs);
+            sampled.actions.extend_from_slice(&piece.sampled.actions);
+            sampled
+                .log_probs
+                .extend_from_slice(&piece.sampled.log_probs);
         }
     }
 
-    /// The gradient of `size` parameters from that of the actions that it has chosen last, with the same
+    /// The gradient of `size` parameters from that of the actions that it has sampled last, with the same
     /// arguments, and from `weight` times their log-likelihoods.
-    pub(super) fn learn(
+    pub(super) fn gradient(
         &mut self,
         parameters: &[f32],
         observations: &[f32],
@@ -125,8 +127,8 @@ impl Actor {
                 }
                 ActorKind::Squashed => {
                     let (outputs, noise) = (piece.tape.output(), rows_of(noise, &rows, dim));
-                    let slices = [outputs, noise, &piece.choice.actions, by_actions];
-                    through_squash(slices, dim, weight, &mut piece.by_outputs);
+                    let slices = [outputs, noise, &piece.sampled.actions, by_actions];
+                    squash_backward(slices, dim, weight, &mut piece.by_outputs);
                 }
             }
             let Piece {

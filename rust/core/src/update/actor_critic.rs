@@ -1,21 +1,22 @@
 //! The gradient steps of TD3, DDPG and SAC.
 
-use super::actor::{Actor, Choice};
+use super::actor::{Actor, SampledActions};
 use super::actor_critic_data::{
-    ActorCriticBatch, ActorCriticMetrics, ActorCriticSettings, ActorCriticState, ActorKind,
+    ActorCriticBatch, ActorCriticMetrics, ActorCriticSettings, ActorCriticSizes, ActorCriticState,
+    ActorKind,
 };
-use super::critics::{Critics, Least, Pairs};
-use super::{UpdateError, check, follow};
-use crate::nn::Net;
+use super::critics::{Critics, MinValues, Pairs};
+use super::{UpdateError, check, polyak_update};
+use crate::nn::TrainableMlp;
 
-/// An actor and critics that learn from transitions.
+/// The update of an actor and critics.
 #[derive(Debug, Clone)]
 pub struct ActorCriticUpdate {
     actor: Actor,
     critics: Critics,
-    sizes: [usize; 2],
-    choice: Choice,
-    least: Least,
+    sizes: ActorCriticSizes,
+    sampled: SampledActions,
+    min_values: MinValues,
     by_actions: Vec<f32>,
 }
 
@@ -25,10 +26,10 @@ impl ActorCriticUpdate {
     /// # Errors
     /// [`UpdateError::Width`] or [`UpdateError::Count`] if they do not fit.
     pub fn new(
-        actor: Net,
-        critics: Vec<Net>,
+        actor: TrainableMlp,
+        critics: Vec<TrainableMlp>,
         kind: ActorKind,
-        sizes: [usize; 2],
+        sizes: ActorCriticSizes,
     ) -> Result<Self, UpdateError> {
         let actor = Actor::new(actor, kind);
         let critics = Critics::new(critics);
@@ -51,8 +52,11 @@ impl ActorCriticUpdate {
                 }
             }
         }
-        let all_needed = [actor.net.parameters(), critics.parameters()];
-        for (size, needed) in sizes.into_iter().zip(all_needed) {
+        let needed = [
+            (sizes.actor, actor.net.parameters()),
+            (sizes.critic, critics.parameters()),
+        ];
+        for (size, needed) in needed {
             if size < needed {
                 check("the vector of parameters", size, needed)?;
             }
@@ -61,8 +65,8 @@ impl ActorCriticUpdate {
             actor,
             critics,
             sizes,
-            choice: Choice::default(),
-            least: Least::default(),
+            sampled: SampledActions::default(),
+            min_values: MinValues::default(),
             by_actions: Vec::new(),
         })
     }
@@ -79,17 +83,25 @@ impl ActorCriticUpdate {
         let draws = if squashed { actions } else { 0 };
         check("noise", batch.noise.len(), draws)?;
         check("noise of the next actions", batch.next_noise.len(), actions)?;
-        let [actor, critic] = self.sizes;
+        let ActorCriticSizes { actor, critic } = self.sizes;
         state.actor.check("the actor's vector", actor)?;
         state.critic.check("the critics' vector", critic)?;
-        check("the critics' slow copy", state.critic_target.len(), critic)?;
-        let copy = if squashed { 0 } else { actor };
-        check("the actor's slow copy", state.actor_target.len(), copy)?;
-        match &state.entropy {
-            // One number, and some room behind it: its vectors are as long as each other.
-            Some(entropy) => {
-                let size = entropy.parameters.len().max(1);
-                entropy.check("the weight of the entropy", size)
+        check(
+            "the critics' target network",
+            state.critic_target.len(),
+            critic,
+        )?;
+        let target = if squashed { 0 } else { actor };
+        check(
+            "the actor's target network",
+            state.actor_target.len(),
+            target,
+        )?;
+        match &state.log_ent_coef {
+            // One number and padding: its vectors are as long as each other.
+            Some(log_ent_coef) => {
+                let size = log_ent_coef.parameters.len().max(1);
+                log_ent_coef.check("the entropy coefficient", size)
             }
             None => Ok(()),
         }
@@ -107,10 +119,10 @@ impl ActorCriticUpdate {
     ) -> Result<ActorCriticMetrics, UpdateError> {
         self.check(batch, state)?;
         let rows = batch.transitions.rows();
-        self.actor.expect_room(rows, self.sizes[0])?;
-        self.critics.expect_room(rows, self.sizes[1])?;
-        let weight = match (&state.entropy, self.actor.kind) {
-            (Some(entropy), ActorKind::Squashed) => entropy.parameters[0].exp(),
+        self.actor.expect_room(rows, self.sizes.actor)?;
+        self.critics.expect_room(rows, self.sizes.critic)?;
+        let weight = match (&state.log_ent_coef, self.actor.kind) {
+            (Some(log_ent_coef), ActorKind::Squashed) => log_ent_coef.parameters[0].exp(),
             (None, ActorKind::Squashed) => settings.ent_coef,
             (_, ActorKind::Deterministic) => 0.0,
         };
@@ -120,26 +132,27 @@ impl ActorCriticUpdate {
             ent_coef: f64::from(weight),
             ent_coef_loss: f64::NAN,
         };
-        if settings.actor_learns {
+        if settings.update_actor {
             let log_prob;
             (metrics.actor_loss, log_prob) = self.actor_step(batch, weight, state);
-            if let Some(entropy) = &mut state.entropy {
+            if let Some(log_ent_coef) = &mut state.log_ent_coef {
                 let gap = log_prob + f64::from(settings.target_entropy);
-                metrics.ent_coef_loss = -f64::from(entropy.parameters[0]) * gap;
-                let mut gradient = vec![0.0; entropy.parameters.len()];
+                metrics.ent_coef_loss = -f64::from(log_ent_coef.parameters[0]) * gap;
+                let mut gradient = vec![0.0; log_ent_coef.parameters.len()];
                 gradient[0] = -gap as f32;
-                entropy.step(&gradient, 1.0);
+                log_ent_coef.step(&gradient, 1.0);
             }
         }
-        if settings.copies_follow {
+        if settings.update_targets {
             let tau = settings.tau;
-            follow(state.critic.parameters, state.critic_target, tau);
-            follow(state.actor.parameters, state.actor_target, tau);
+            polyak_update(state.critic.parameters, state.critic_target, tau);
+            polyak_update(state.actor.parameters, state.actor_target, tau);
         }
         Ok(metrics)
     }
 
-    /// The critics learn what their slow copies say of the next actions. Gives their loss.
+    /// A step of the critics towards the values that their target networks give the next actions.
+    /// Returns their loss.
     fn critic_step(
         &mut self,
         batch: &ActorCriticBatch<'_>,
@@ -147,76 +160,79 @@ impl ActorCriticUpdate {
         weight: f32,
         state: &mut ActorCriticState<'_>,
     ) -> f64 {
-        let (chooser, half): (&[f32], f32) = match self.actor.kind {
+        let (policy, half): (&[f32], f32) = match self.actor.kind {
             ActorKind::Deterministic => (state.actor_target, 1.0),
             // SAC halves the squares.
             ActorKind::Squashed => (state.actor.parameters, 0.5),
         };
         let transitions = &batch.transitions;
         let (next, noise) = (transitions.next_observations, batch.next_noise);
-        self.actor.choose(chooser, next, noise, &mut self.choice);
+        self.actor.sample(policy, next, noise, &mut self.sampled);
         if self.actor.kind == ActorKind::Deterministic {
-            smooth(&mut self.choice.actions, noise, settings.smoothing);
+            add_target_noise(&mut self.sampled.actions, noise, settings);
         }
         let action_dim = self.actor.action_dim;
         let next = Pairs {
             observations: next,
-            actions: &self.choice.actions,
+            actions: &self.sampled.actions,
             action_dim,
         };
-        let asked = self.critics.nets.len();
+        let count = self.critics.nets.len();
         self.critics
-            .ask(state.critic_target, &next, asked, &mut self.least);
-        let goals = &mut self.least.values;
-        for (row, (goal, log_prob)) in goals.iter_mut().zip(&self.choice.log_probs).enumerate() {
-            *goal = transitions.goal(row, *goal - weight * log_prob);
+            .evaluate(state.critic_target, &next, count, &mut self.min_values);
+        let targets = &mut self.min_values.values;
+        for (row, (target, log_prob)) in targets.iter_mut().zip(&self.sampled.log_probs).enumerate()
+        {
+            *target = transitions.target(row, *target - weight * log_prob);
         }
         let pairs = Pairs {
             observations: transitions.observations,
             actions: transitions.actions,
             action_dim,
         };
-        let (parameters, size) = (&*state.critic.parameters, self.sizes[1]);
-        let (gradient, loss) = self.critics.learn(parameters, &pairs, goals, half, size);
+        let (parameters, size) = (&*state.critic.parameters, self.sizes.critic);
+        let (gradient, loss) = self
+            .critics
+            .gradient(parameters, &pairs, targets, half, size);
         state.critic.step(gradient, 1.0);
         loss
     }
 
-    /// The actor learns what the critics value. TD3 asks the first critic, SAC the one that says least.
-    /// Gives the loss and the mean log-likelihood.
+    /// A step of the actor towards actions that the critics value. TD3 takes the first critic, SAC the
+    /// smallest value. Returns the loss and the mean log-likelihood.
     fn actor_step(
         &mut self,
         batch: &ActorCriticBatch<'_>,
         weight: f32,
         state: &mut ActorCriticState<'_>,
     ) -> (f64, f64) {
-        let asked = match self.actor.kind {
+        let count = match self.actor.kind {
             ActorKind::Deterministic => 1,
             ActorKind::Squashed => self.critics.nets.len(),
         };
         let (observations, noise) = (batch.transitions.observations, batch.noise);
         let (parameters, critic) = (&*state.actor.parameters, &*state.critic.parameters);
         self.actor
-            .choose(parameters, observations, noise, &mut self.choice);
-        let (choice, least) = (&self.choice, &mut self.least);
+            .sample(parameters, observations, noise, &mut self.sampled);
+        let (sampled, min_values) = (&self.sampled, &mut self.min_values);
         let pairs = Pairs {
             observations,
-            actions: &choice.actions,
+            actions: &sampled.actions,
             action_dim: self.actor.action_dim,
         };
-        self.critics.ask(critic, &pairs, asked, least);
+        self.critics.evaluate(critic, &pairs, count, min_values);
         let by_actions = &mut self.by_actions;
         self.critics
-            .by_actions(critic, &pairs, asked, least, by_actions);
+            .by_actions(critic, &pairs, count, min_values, by_actions);
         let rows = batch.transitions.rows() as f64;
-        let losses = choice.log_probs.iter().zip(&least.values);
+        let losses = sampled.log_probs.iter().zip(&min_values.values);
         let loss: f64 = losses.map(|(&l, &q)| f64::from(weight * l - q)).sum();
-        let log_prob: f64 = choice.log_probs.iter().map(|&l| f64::from(l)).sum();
+        let log_prob: f64 = sampled.log_probs.iter().map(|&l| f64::from(l)).sum();
         let slopes = (&by_actions[..], weight / rows as f32);
-        let size = self.sizes[0];
+        let size = self.sizes.actor;
         let gradient = self
             .actor
-            .learn(parameters, observations, noise, slopes, size);
+            .gradient(parameters, observations, noise, slopes, size);
         state.actor.step(gradient, 1.0);
         (loss / rows, log_prob / rows)
     }
@@ -224,7 +240,8 @@ impl ActorCriticUpdate {
 
 /// Adds bounded noise to actions, which stay in [-1, 1] (Fujimoto et al. 2018,
 /// <https://arxiv.org/abs/1802.09477>).
-fn smooth(actions: &mut [f32], noise: &[f32], [deviation, bound]: [f32; 2]) {
+fn add_target_noise(actions: &mut [f32], noise: &[f32], settings: &ActorCriticSettings) {
+    let (deviation, bound) = (settings.target_policy_noise, settings.target_noise_clip);
     for (action, &noise) in actions.iter_mut().zip(noise) {
         let noise = (noise * deviation).max(-bound).min(bound);
         *action = (*action + noise).clamp(-1.0, 1.0);

@@ -5,9 +5,9 @@ use super::{Trained, Transitions};
 /// How the actor's outputs become actions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ActorKind {
-    /// They are the actions (TD3, DDPG). A slow copy of the actor chooses in the targets.
+    /// They are the actions (TD3, DDPG). A target network of the actor chooses the target actions.
     Deterministic,
-    /// Means and logarithms of deviations of normal distributions, whose draws go through tanh (SAC).
+    /// Means and logarithms of the deviations of squashed Gaussians (SAC).
     Squashed,
 }
 
@@ -22,21 +22,32 @@ pub struct ActorCriticBatch<'a> {
     pub next_noise: &'a [f32],
 }
 
+/// Lengths of the vectors of parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActorCriticSizes {
+    /// Of the actor.
+    pub actor: usize,
+    /// Of all critics together.
+    pub critic: usize,
+}
+
 /// The numbers of the objective.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ActorCriticSettings {
-    /// How far slow copies follow.
+    /// Coefficient of the Polyak update.
     pub tau: f32,
-    /// Deviation of the noise that smooths the target, and its bound (deterministic).
-    pub smoothing: [f32; 2],
+    /// Deviation of the noise on target actions (deterministic).
+    pub target_policy_noise: f32,
+    /// Bound of that noise.
+    pub target_noise_clip: f32,
     /// Weight of the entropy, where it is not learned (squashed).
     pub ent_coef: f32,
     /// The entropy wanted, where the weight is learned.
     pub target_entropy: f32,
-    /// Whether the actor learns in this step.
-    pub actor_learns: bool,
-    /// Whether slow copies follow in this step.
-    pub copies_follow: bool,
+    /// Whether the actor is updated in this step.
+    pub update_actor: bool,
+    /// Whether the target networks are updated in this step.
+    pub update_targets: bool,
 }
 
 /// Everything that a step changes.
@@ -46,12 +57,12 @@ pub struct ActorCriticState<'a> {
     pub actor: Trained<'a>,
     /// All critics.
     pub critic: Trained<'a>,
-    /// The actor's slow copy, empty if it has none.
+    /// The actor's target network, empty if it has none.
     pub actor_target: &'a mut [f32],
-    /// The slow copy of all critics.
+    /// The target networks of all critics.
     pub critic_target: &'a mut [f32],
     /// The logarithm of the entropy's weight, where it is learned.
-    pub entropy: Option<Trained<'a>>,
+    pub log_ent_coef: Option<Trained<'a>>,
 }
 
 /// What a step gives; nan where there is no such number.

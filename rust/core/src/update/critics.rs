@@ -5,9 +5,9 @@ use std::ops::Range;
 use super::actor::rows_of;
 use super::pieces::{Pieces, WithGradient};
 use crate::memory::OutOfMemory;
-use crate::nn::{Net, Tape, total};
+use crate::nn::{Tape, TrainableMlp, total};
 
-/// Rows that a critic is asked about.
+/// Observations and actions that critics evaluate.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pairs<'a> {
     pub(super) observations: &'a [f32],
@@ -18,7 +18,7 @@ pub(super) struct Pairs<'a> {
 /// Critics, and the memory of their passes over a batch.
 #[derive(Debug, Clone)]
 pub(super) struct Critics {
-    pub(super) nets: Vec<Net>,
+    pub(super) nets: Vec<TrainableMlp>,
     items: Pieces<Item>,
 }
 
@@ -30,24 +30,24 @@ struct Item {
     pairs: Vec<f32>,
     tape: Tape,
     by_values: Vec<f32>,
-    // Rows where this critic says least, and the gradient by their actions.
+    // Rows where this critic's value is the smallest, and the gradient by their actions.
     chosen: Vec<usize>,
     by_actions: Vec<f32>,
     gradient: Vec<f32>,
     loss: f64,
 }
 
-/// For each row the least that a critic has said, and which one it was.
+/// For each row the smallest value of the critics, and the index of its critic.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Least {
+pub(super) struct MinValues {
     pub(super) values: Vec<f32>,
-    whose: Vec<usize>,
+    argmin: Vec<usize>,
 }
 
 /// Rows of an item: twice as many where there are several critics for the threads. Each item packs its
 /// critic's weights for the products, so that more rows are cheaper.
-fn item_rows(rows: usize, asked: usize) -> usize {
-    rows.div_ceil(8).max(if asked > 1 { 256 } else { 128 })
+fn item_rows(rows: usize, count: usize) -> usize {
+    rows.div_ceil(8).max(if count > 1 { 256 } else { 128 })
 }
 
 impl WithGradient for Item {
@@ -70,7 +70,7 @@ impl Item {
 }
 
 impl Critics {
-    pub(super) fn new(nets: Vec<Net>) -> Self {
+    pub(super) fn new(nets: Vec<TrainableMlp>) -> Self {
         Self {
             nets,
             items: Pieces::default(),
@@ -78,29 +78,33 @@ impl Critics {
     }
 
     pub(super) fn parameters(&self) -> usize {
-        self.nets.iter().map(Net::parameters).max().unwrap_or(0)
+        self.nets
+            .iter()
+            .map(TrainableMlp::parameters)
+            .max()
+            .unwrap_or(0)
     }
 
     /// That there is memory for passes of as many rows.
     pub(super) fn expect_room(&mut self, rows: usize, size: usize) -> Result<(), OutOfMemory> {
-        let numbers = total(self.nets.iter().map(Net::row_numbers));
+        let numbers = total(self.nets.iter().map(TrainableMlp::row_numbers));
         self.items
             .expect_room(rows, numbers, size.saturating_mul(self.nets.len()))
     }
 
-    /// Lets `work` visit the items of the first `asked` critics; `passes` is what it costs.
+    /// Lets `work` visit the items of the first `count` critics; `passes` is what it costs.
     fn visit(
         &mut self,
         rows: usize,
-        asked: usize,
+        count: usize,
         passes: usize,
-        work: impl Fn(&Net, &mut Item) + Sync,
+        work: impl Fn(&TrainableMlp, &mut Item) + Sync,
     ) {
-        let size = item_rows(rows, asked);
+        let size = item_rows(rows, count);
         let of_each = rows.div_ceil(size).max(1);
         let nets = &self.nets;
-        let cost = passes * rows * asked * nets[0].row_ns();
-        self.items.visit(asked * of_each, cost, |index, item| {
+        let cost = passes * rows * count * nets[0].row_ns();
+        self.items.visit(count * of_each, cost, |index, item| {
             let first = index % of_each * size;
             item.critic = index / of_each;
             item.rows = first..rows.min(first + size);
@@ -108,51 +112,51 @@ impl Critics {
         });
     }
 
-    /// What the first `asked` critics say of some actions: the least of it.
-    pub(super) fn ask(
+    /// The smallest value of the first `count` critics, for each action.
+    pub(super) fn evaluate(
         &mut self,
         parameters: &[f32],
         pairs: &Pairs<'_>,
-        asked: usize,
-        least: &mut Least,
+        count: usize,
+        min_values: &mut MinValues,
     ) {
         let rows = pairs.actions.len() / pairs.action_dim;
-        self.visit(rows, asked, 1, |net, item| {
+        self.visit(rows, count, 1, |net, item| {
             item.pair(pairs, net.inputs() - pairs.action_dim);
             net.forward(parameters, &item.pairs, &mut item.tape);
         });
-        least.values.clear();
-        least.values.resize(rows, f32::INFINITY);
-        least.whose.clear();
-        least.whose.resize(rows, 0);
+        min_values.values.clear();
+        min_values.values.resize(rows, f32::INFINITY);
+        min_values.argmin.clear();
+        min_values.argmin.resize(rows, 0);
         for item in self.items.visited() {
             for (row, &value) in item.rows.clone().zip(item.tape.output()) {
                 // Of nan, which no number is smaller than, the last one is taken.
-                if item.critic == 0 || value < least.values[row] || value.is_nan() {
-                    (least.values[row], least.whose[row]) = (value, item.critic);
+                if item.critic == 0 || value < min_values.values[row] || value.is_nan() {
+                    (min_values.values[row], min_values.argmin[row]) = (value, item.critic);
                 }
             }
         }
     }
 
-    /// The gradient, by the actions of the last [`Self::ask`], of minus the mean of the least values.
+    /// The gradient, by the actions of the last [`Self::evaluate`], of minus the mean of the smallest values.
     pub(super) fn by_actions(
         &mut self,
         parameters: &[f32],
         pairs: &Pairs<'_>,
-        asked: usize,
-        least: &Least,
+        count: usize,
+        min_values: &MinValues,
         gradient: &mut Vec<f32>,
     ) {
         let dim = pairs.action_dim;
         let rows = pairs.actions.len() / dim;
-        self.visit(rows, asked, 1, |net, item| {
-            let whose = &least.whose[item.rows.clone()];
+        self.visit(rows, count, 1, |net, item| {
+            let argmin = &min_values.argmin[item.rows.clone()];
             item.chosen.clear();
             item.chosen
-                .extend((0..whose.len()).filter(|&row| whose[row] == item.critic));
-            if item.chosen.len() < whose.len() {
-                item.tape.keep_rows(whose.len(), &item.chosen);
+                .extend((0..argmin.len()).filter(|&row| argmin[row] == item.critic));
+            if item.chosen.len() < argmin.len() {
+                item.tape.keep_rows(argmin.len(), &item.chosen);
             }
             item.by_values.clear();
             item.by_values.resize(item.chosen.len(), -1.0 / rows as f32);
@@ -175,16 +179,16 @@ impl Critics {
     }
 
     /// The gradient of `size` parameters, and the loss: for each critic the mean of `half` times the
-    /// squares of how far it is from the goals.
-    pub(super) fn learn(
+    /// squares of how far it is from the targets.
+    pub(super) fn gradient(
         &mut self,
         parameters: &[f32],
         pairs: &Pairs<'_>,
-        goals: &[f32],
+        targets: &[f32],
         half: f32,
         size: usize,
     ) -> (&[f32], f64) {
-        let rows = goals.len();
+        let rows = targets.len();
         let slope = 2.0 * half / rows as f32;
         self.visit(rows, self.nets.len(), 3, |net, item| {
             item.pair(pairs, net.inputs() - pairs.action_dim);
@@ -192,8 +196,8 @@ impl Critics {
             item.by_values.clear();
             item.loss = 0.0;
             let values = net.forward(parameters, &item.pairs, &mut item.tape);
-            for (&value, &goal) in values.iter().zip(&goals[item.rows.clone()]) {
-                let error = value - goal;
+            for (&value, &target) in values.iter().zip(&targets[item.rows.clone()]) {
+                let error = value - target;
                 item.loss += f64::from(half * error * error);
                 item.by_values.push(slope * error);
             }
@@ -210,23 +214,23 @@ impl Critics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::{Activation, Layer, Part};
+    use crate::nn::{Activation, LayerPart, TrainableLayer};
 
     const ROWS: usize = 300;
     const SIZE: usize = 2 * (4 * 5 + 5 + 5 + 1);
 
-    fn critic(start: usize) -> Net {
+    fn critic(start: usize) -> TrainableMlp {
         let part = |outputs, weights, bias| {
             let bias = Some(bias);
-            vec![Part {
+            vec![LayerPart {
                 outputs,
                 weights,
                 bias,
             }]
         };
-        let hidden = Layer::new(4, part(5, start, start + 20), Activation::Tanh);
-        let last = Layer::new(5, part(1, start + 25, start + 30), Activation::Identity);
-        Net::new(vec![hidden, last]).unwrap()
+        let hidden = TrainableLayer::new(4, part(5, start, start + 20), Activation::Tanh);
+        let last = TrainableLayer::new(5, part(1, start + 25, start + 30), Activation::Identity);
+        TrainableMlp::new(vec![hidden, last]).unwrap()
     }
 
     fn numbers(count: usize, step: f32) -> Vec<f32> {
@@ -235,8 +239,8 @@ mod tests {
             .collect()
     }
 
-    /// Minus the mean of the least values, and its gradient by the actions.
-    fn answer(parameters: &[f32], actions: &[f32], asked: usize) -> (f64, Vec<f32>) {
+    /// Minus the mean of the smallest values, and its gradient by the actions.
+    fn answer(parameters: &[f32], actions: &[f32], count: usize) -> (f64, Vec<f32>) {
         let observations = numbers(3 * ROWS, 0.3);
         let pairs = Pairs {
             observations: &observations,
@@ -244,13 +248,17 @@ mod tests {
             action_dim: 1,
         };
         let mut critics = Critics::new(vec![critic(0), critic(31)]);
-        let (mut least, mut gradient) = (Least::default(), vec![9.0]);
+        let (mut min_values, mut gradient) = (MinValues::default(), vec![9.0]);
         // What was in the memory before does not matter.
         for _ in 0..2 {
-            critics.ask(parameters, &pairs, asked, &mut least);
-            critics.by_actions(parameters, &pairs, asked, &least, &mut gradient);
+            critics.evaluate(parameters, &pairs, count, &mut min_values);
+            critics.by_actions(parameters, &pairs, count, &min_values, &mut gradient);
         }
-        let sum: f64 = least.values.iter().map(|&value| f64::from(value)).sum();
+        let sum: f64 = min_values
+            .values
+            .iter()
+            .map(|&value| f64::from(value))
+            .sum();
         (-sum / ROWS as f64, gradient)
     }
 
@@ -258,17 +266,17 @@ mod tests {
     fn gradients_by_actions_are_differences() {
         const STEP: f32 = 1e-2;
         let actions = numbers(ROWS, 0.9);
-        // The second critic's last bias: sometimes, never and always it says least.
-        for (bias, asked) in [(0.1, 2), (50.0, 2), (-50.0, 2), (0.0, 1)] {
+        // The second critic's last bias: sometimes, never and always its value is the smallest.
+        for (bias, count) in [(0.1, 2), (50.0, 2), (-50.0, 2), (0.0, 1)] {
             let mut parameters = numbers(SIZE, 0.7);
             parameters[SIZE - 1] = bias;
-            let (_, gradient) = answer(&parameters, &actions, asked);
+            let (_, gradient) = answer(&parameters, &actions, count);
             assert_eq!(gradient.len(), ROWS);
             for row in (0..ROWS).step_by(7) {
                 let loss = |by: f32| {
                     let mut moved = actions.clone();
                     moved[row] += by;
-                    answer(&parameters, &moved, asked).0
+                    answer(&parameters, &moved, count).0
                 };
                 let expected = (loss(STEP) - loss(-STEP)) / f64::from(2.0 * STEP);
                 let error = (f64::from(gradient[row]) - expected).abs() * ROWS as f64;

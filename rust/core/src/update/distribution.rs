@@ -8,10 +8,10 @@ use crate::nn::total;
 /// What the outputs of a policy network are, by their place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Distribution {
-    /// Logits of choices, as many for each choice as it has options.
-    Choices(Vec<usize>),
-    /// Logits of coins that fall on 1.
-    Coins(usize),
+    /// Logits of independent categorical distributions, with this many categories each.
+    Categorical(Vec<usize>),
+    /// Logits of this many independent Bernoulli distributions.
+    Bernoulli(usize),
     /// Means of normal distributions; the logarithms of their deviations are parameters.
     Gaussian {
         /// Numbers of an action.
@@ -29,8 +29,8 @@ impl Distribution {
     #[must_use]
     pub fn outputs(&self) -> usize {
         match self {
-            Self::Choices(options) => total(options.iter().copied()),
-            Self::Coins(size) | Self::Gaussian { size, .. } => *size,
+            Self::Categorical(options) => total(options.iter().copied()),
+            Self::Bernoulli(size) | Self::Gaussian { size, .. } => *size,
         }
     }
 
@@ -38,8 +38,8 @@ impl Distribution {
     #[must_use]
     pub fn action_dim(&self) -> usize {
         match self {
-            Self::Choices(options) => options.len(),
-            Self::Coins(size) | Self::Gaussian { size, .. } => *size,
+            Self::Categorical(options) => options.len(),
+            Self::Bernoulli(size) | Self::Gaussian { size, .. } => *size,
         }
     }
 
@@ -61,7 +61,7 @@ impl Distribution {
 
     /// That an action can be taken.
     pub(crate) fn check(&self, action: &[f32]) -> Result<(), UpdateError> {
-        if let Self::Choices(options) = self {
+        if let Self::Categorical(options) = self {
             for (&action, &options) in action.iter().zip(options) {
                 choice(action, options)?;
             }
@@ -70,7 +70,7 @@ impl Distribution {
     }
 
     /// The log-likelihood of an action, and the entropy. `outputs` are those of one row; logits of
-    /// choices become log-probabilities.
+    /// categorical distributions become log-probabilities.
     pub(crate) fn measure(
         &self,
         parameters: &[f32],
@@ -79,7 +79,7 @@ impl Distribution {
     ) -> (f32, f32) {
         let (mut log_prob, mut entropy) = (0.0, 0.0);
         match self {
-            Self::Choices(options) => {
+            Self::Categorical(options) => {
                 let mut rest = outputs;
                 for (&options, &action) in options.iter().zip(action) {
                     let (logits, after) = rest.split_at_mut(options);
@@ -88,7 +88,7 @@ impl Distribution {
                     rest = after;
                 }
             }
-            Self::Coins(_) => {
+            Self::Bernoulli(_) => {
                 for (&logit, &action) in outputs.iter().zip(action) {
                     // log(1 + e^x), and its derivative.
                     let softplus = logit.max(0.0) + (-logit.abs()).exp().ln_1p();
@@ -120,7 +120,7 @@ impl Distribution {
         gradient: &mut [f32],
     ) {
         match self {
-            Self::Choices(options) => {
+            Self::Categorical(options) => {
                 let mut rest = outputs;
                 for (&options, &action) in options.iter().zip(action) {
                     let (log_probs, after) = rest.split_at_mut(options);
@@ -133,7 +133,7 @@ impl Distribution {
                     rest = after;
                 }
             }
-            Self::Coins(_) => {
+            Self::Bernoulli(_) => {
                 for (x, &action) in outputs.iter_mut().zip(action) {
                     let p = probability(*x);
                     *x = by_log_prob * (action - p) - by_entropy * *x * p * (1.0 - p);
@@ -183,11 +183,11 @@ mod tests {
     fn all() -> [(Distribution, Vec<f32>, Vec<f32>); 3] {
         [
             (
-                Distribution::Choices(vec![3, 2]),
+                Distribution::Categorical(vec![3, 2]),
                 vec![0.2, -1.0, 0.7, 1.5, -0.5],
                 vec![2.0, 0.0],
             ),
-            (Distribution::Coins(2), vec![0.3, -2.0], vec![1.0, 0.0]),
+            (Distribution::Bernoulli(2), vec![0.3, -2.0], vec![1.0, 0.0]),
             (
                 Distribution::Gaussian {
                     size: 2,
@@ -259,8 +259,8 @@ mod tests {
     }
 
     #[test]
-    fn choices_that_are_none_are_refused() {
-        let distribution = Distribution::Choices(vec![3, 2]);
+    fn actions_out_of_range_are_refused() {
+        let distribution = Distribution::Categorical(vec![3, 2]);
         assert!(distribution.check(&[2.0, 1.0]).is_ok());
         for action in [[3.0, 0.0], [0.5, 0.0], [-1.0, 0.0], [0.0, f32::NAN]] {
             assert!(distribution.check(&action).is_err(), "{action:?}");

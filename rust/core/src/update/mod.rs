@@ -1,8 +1,8 @@
-//! Gradient steps of perceptrons on the CPU: loss, backward pass, clip, optimizer.
+//! Gradient steps of MLPs on the CPU: loss, backward pass, clip, optimizer.
 //!
-//! At the sizes of classic control an array library spends more time on handing out operations than
+//! At the sizes of classic control an array library spends more time on dispatching operations than
 //! on computing them. Here a step is a few products and loops, and as many steps as there are run in
-//! one call. `common/native_update.py` decides who learns this way; the losses are those of
+//! one call. `common/training/` decides who learns this way; the losses are those of
 //! `losses.py` in each algorithm's folder, and the tests hold the two together.
 //!
 //! What comes out depends on the batch alone, and not on the number of threads: a batch is cut into
@@ -28,11 +28,12 @@ use crate::threads;
 
 pub use actor_critic::ActorCriticUpdate;
 pub use actor_critic_data::{
-    ActorCriticBatch, ActorCriticMetrics, ActorCriticSettings, ActorCriticState, ActorKind,
+    ActorCriticBatch, ActorCriticMetrics, ActorCriticSettings, ActorCriticSizes, ActorCriticState,
+    ActorKind,
 };
 pub use distribution::Distribution;
 pub use on_policy::{OnPolicyMetrics, OnPolicySettings, OnPolicyUpdate, Rollout};
-pub use optimizer::{Rule, Trained};
+pub use optimizer::{Moments, Rule, Trained};
 pub use q_learning::{QSettings, QUpdate};
 pub use transitions::Transitions;
 
@@ -150,8 +151,8 @@ fn add_up(vectors: &mut [&mut [f32]]) {
     });
 }
 
-/// `target <- tau * source + (1 - tau) * target`
-fn follow(source: &[f32], target: &mut [f32], tau: f32) {
+/// Polyak update: `target <- tau * source + (1 - tau) * target`
+fn polyak_update(source: &[f32], target: &mut [f32], tau: f32) {
     let cost = target.len() / 8;
     let mut ranges: Vec<_> = target.chunks_mut(RANGE).collect();
     each(&mut ranges, cost, |index, target| {

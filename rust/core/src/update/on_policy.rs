@@ -3,14 +3,14 @@
 use super::pieces::{Pieces, WithGradient};
 use super::{Distribution, Trained, UpdateError, check, optimizer::clip};
 use crate::interrupt::Watch;
-use crate::nn::{Net, SUM_ROWS, Tape};
+use crate::nn::{SUM_ROWS, Tape, TrainableMlp};
 
 /// A rollout, row after row; the rows of one environment need not lie together.
 #[derive(Debug, Clone, Copy)]
 pub struct Rollout<'a> {
     /// Observations.
     pub observations: &'a [f32],
-    /// Actions; choices and coins as whole numbers.
+    /// Actions; discrete and binary ones as whole numbers.
     pub actions: &'a [f32],
     /// Values at collection.
     pub values: &'a [f32],
@@ -54,30 +54,15 @@ pub struct OnPolicyMetrics {
     pub value_loss: f64,
     /// Estimated divergence from the policy that collected.
     pub approx_kl: f64,
-    /// Part of the rows where the clip was at work.
+    /// LayerPart of the rows where the clip was at work.
     pub clip_fraction: f64,
-}
-
-impl OnPolicyMetrics {
-    /// The numbers, in the order of the fields.
-    #[must_use]
-    pub fn to_array(self) -> [f64; 6] {
-        [
-            self.loss,
-            self.entropy_loss,
-            self.policy_loss,
-            self.value_loss,
-            self.approx_kl,
-            self.clip_fraction,
-        ]
-    }
 }
 
 /// A policy and a value function that learn from rollouts.
 #[derive(Debug, Clone)]
 pub struct OnPolicyUpdate {
-    actor: Net,
-    critic: Net,
+    actor: TrainableMlp,
+    critic: TrainableMlp,
     distribution: Distribution,
     size: usize,
     pieces: Pieces<Piece>,
@@ -132,8 +117,8 @@ impl OnPolicyUpdate {
     /// # Errors
     /// [`UpdateError::Width`] or [`UpdateError::Count`] if they do not fit.
     pub fn new(
-        actor: Net,
-        critic: Net,
+        actor: TrainableMlp,
+        critic: TrainableMlp,
         distribution: Distribution,
         size: usize,
     ) -> Result<Self, UpdateError> {

@@ -9,28 +9,37 @@ use super::{RANGE, UpdateError, check, each};
 pub enum Rule {
     /// Kingma and Ba 2015, algorithm 1, <https://arxiv.org/abs/1412.6980>.
     Adam {
-        /// Smoothing of the gradient and of its square.
+        /// Decay rates of the first and the second moment.
         betas: [f64; 2],
         /// Added to the root.
         eps: f64,
-        /// Whether the averages are divided by the weight of what they have seen.
+        /// Whether the moments are corrected for having begun at 0.
         bias_correction: bool,
     },
     /// `p -= lr g / (sqrt(v) + eps)`, where `v` is the running average of the squares of `g`
     /// (<https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf>).
     RmsProp {
-        /// Smoothing of the average.
+        /// Decay rate of the second moment.
         alpha: f64,
         /// Added to the root.
         eps: f64,
     },
     /// The same with `p -= lr g / sqrt(v + eps)`, as TensorFlow has it.
     RmsPropTf {
-        /// Smoothing of the average.
+        /// Decay rate of the second moment.
         alpha: f64,
         /// Added to the average.
         eps: f64,
     },
+}
+
+/// Moments of the gradient that are only read.
+#[derive(Debug, Clone, Copy)]
+pub struct Moments<'a> {
+    /// The first moment, empty where the rule has none.
+    pub exp_avg: &'a [f32],
+    /// The second moment.
+    pub exp_avg_sq: &'a [f32],
 }
 
 /// A vector of parameters and the state of its optimizer.
@@ -38,13 +47,13 @@ pub enum Rule {
 pub struct Trained<'a> {
     /// The parameters.
     pub parameters: &'a mut [f32],
-    /// Running averages of the gradient, empty where the rule has none.
-    pub means: &'a mut [f32],
-    /// Running averages of its square.
-    pub squares: &'a mut [f32],
-    /// Both as they were before the first step, which makes the new ones of them. Afterwards, and
+    /// First moment of the gradient, empty where the rule has none.
+    pub exp_avg: &'a mut [f32],
+    /// Second moment of the gradient.
+    pub exp_avg_sq: &'a mut [f32],
+    /// Both as they were before the first step, which computes the new ones from them. Afterwards, and
     /// with `None`, they are changed in place.
-    pub before: Option<[&'a [f32]; 2]>,
+    pub previous: Option<Moments<'a>>,
     /// Steps made so far.
     pub steps: &'a mut u64,
     /// The rule.
@@ -76,16 +85,20 @@ impl Trained<'_> {
     /// That all vectors have `size` numbers.
     pub(super) fn check(&self, what: &'static str, size: usize) -> Result<(), UpdateError> {
         check(what, self.parameters.len(), size)?;
-        check("the running averages", self.squares.len(), size)?;
-        let means = if matches!(self.rule, Rule::Adam { .. }) {
+        check("the second moment", self.exp_avg_sq.len(), size)?;
+        let first = if matches!(self.rule, Rule::Adam { .. }) {
             size
         } else {
             0
         };
-        check("the running averages of gradients", self.means.len(), means)?;
-        if let Some([old_means, old_squares]) = self.before {
-            check("the old averages of gradients", old_means.len(), means)?;
-            check("the old averages", old_squares.len(), size)?;
+        check("the first moment", self.exp_avg.len(), first)?;
+        if let Some(previous) = self.previous {
+            check("the previous first moment", previous.exp_avg.len(), first)?;
+            check(
+                "the previous second moment",
+                previous.exp_avg_sq.len(),
+                size,
+            )?;
         }
         Ok(())
     }
@@ -98,14 +111,18 @@ impl Trained<'_> {
                 eps,
                 bias_correction,
             } => {
-                let seen = betas.map(|beta| 1.0 - beta.powf(*self.steps as f64));
-                let [mean, square] = if bias_correction { seen } else { [1.0, 1.0] };
+                let corrections = betas.map(|beta| 1.0 - beta.powf(*self.steps as f64));
+                let [first, second] = if bias_correction {
+                    corrections
+                } else {
+                    [1.0, 1.0]
+                };
                 Formula::Adam {
                     betas: betas.map(|beta| beta as f32),
                     rest: betas.map(|beta| (1.0 - beta) as f32),
                     eps: eps as f32,
-                    step: (lr / mean) as f32,
-                    root: (1.0 / square.sqrt()) as f32,
+                    step: (lr / first) as f32,
+                    root: (1.0 / second.sqrt()) as f32,
                 }
             }
             Rule::RmsProp { alpha, eps } => Formula::RmsProp {
@@ -129,25 +146,32 @@ impl Trained<'_> {
     pub(super) fn step(&mut self, gradient: &[f32], scale: f32) {
         *self.steps += 1;
         let formula = self.formula();
-        let before = self.before.take();
-        let mut means = self.means.chunks_mut(RANGE);
+        let previous = self.previous.take();
+        let mut exp_avg = self.exp_avg.chunks_mut(RANGE);
         let vectors = self.parameters.chunks_mut(RANGE);
         let mut ranges: Vec<_> = vectors
-            .zip(self.squares.chunks_mut(RANGE))
-            .map(|(parameters, squares)| (parameters, means.next().unwrap_or_default(), squares))
+            .zip(self.exp_avg_sq.chunks_mut(RANGE))
+            .map(|(parameters, exp_avg_sq)| {
+                (parameters, exp_avg.next().unwrap_or_default(), exp_avg_sq)
+            })
             .collect();
         let cost = gradient.len() / 3;
-        each(&mut ranges, cost, |index, (parameters, means, squares)| {
-            let start = index * RANGE;
-            let gradient = &gradient[start..];
-            // Here, while it is in the cache, it costs next to nothing.
-            if let Some([old_means, old_squares]) = before {
-                squares.copy_from_slice(&old_squares[start..start + squares.len()]);
-                let old_means = &old_means[start.min(old_means.len())..];
-                means.copy_from_slice(&old_means[..means.len()]);
-            }
-            Arch::new().dispatch(|| formula.apply(parameters, means, squares, gradient, scale));
-        });
+        each(
+            &mut ranges,
+            cost,
+            |index, (parameters, exp_avg, exp_avg_sq)| {
+                let start = index * RANGE;
+                let gradient = &gradient[start..];
+                // Here, while it is in the cache, it costs next to nothing.
+                if let Some(old) = previous {
+                    exp_avg_sq.copy_from_slice(&old.exp_avg_sq[start..start + exp_avg_sq.len()]);
+                    let old_exp_avg = &old.exp_avg[start.min(old.exp_avg.len())..];
+                    exp_avg.copy_from_slice(&old_exp_avg[..exp_avg.len()]);
+                }
+                Arch::new()
+                    .dispatch(|| formula.apply(parameters, exp_avg, exp_avg_sq, gradient, scale));
+            },
+        );
     }
 }
 
@@ -156,12 +180,12 @@ impl Formula {
     fn apply(
         self,
         parameters: &mut [f32],
-        means: &mut [f32],
-        squares: &mut [f32],
+        exp_avg: &mut [f32],
+        exp_avg_sq: &mut [f32],
         gradient: &[f32],
         scale: f32,
     ) {
-        let numbers = parameters.iter_mut().zip(squares).zip(gradient);
+        let numbers = parameters.iter_mut().zip(exp_avg_sq).zip(gradient);
         match self {
             Self::Adam {
                 betas: [b1, b2],
@@ -170,7 +194,7 @@ impl Formula {
                 step,
                 root,
             } => {
-                for (((p, v), &g), m) in numbers.zip(means) {
+                for (((p, v), &g), m) in numbers.zip(exp_avg) {
                     let g = g * scale;
                     *m = b1 * *m + r1 * g;
                     *v = b2 * *v + r2 * (g * g);
@@ -218,14 +242,14 @@ mod tests {
     use super::*;
 
     fn two_steps(rule: Rule, adam: bool, start: f32) -> (f32, u64) {
-        let (mut parameters, mut squares) = ([1.0_f32], [start]);
-        let mut means = [0.0_f32];
+        let (mut parameters, mut exp_avg_sq) = ([1.0_f32], [start]);
+        let mut exp_avg = [0.0_f32];
         let mut steps = 0;
         let mut trained = Trained {
             parameters: &mut parameters,
-            means: if adam { &mut means } else { &mut [] },
-            squares: &mut squares,
-            before: None,
+            exp_avg: if adam { &mut exp_avg } else { &mut [] },
+            exp_avg_sq: &mut exp_avg_sq,
+            previous: None,
             steps: &mut steps,
             rule,
             learning_rate: 0.1,
@@ -263,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn averages_come_from_where_they_were() {
+    fn moments_are_read_from_the_previous_ones() {
         let rule = Rule::Adam {
             betas: [0.5, 0.5],
             eps: 1.0,
@@ -271,14 +295,17 @@ mod tests {
         };
         // More than one range.
         let size = RANGE + 3;
-        let (old_means, old_squares) = (vec![2.0; size], vec![4.0; size]);
-        let (mut means, mut squares) = (vec![f32::NAN; size], vec![f32::NAN; size]);
+        let (old_exp_avg, old_exp_avg_sq) = (vec![2.0; size], vec![4.0; size]);
+        let (mut exp_avg, mut exp_avg_sq) = (vec![f32::NAN; size], vec![f32::NAN; size]);
         let (mut parameters, mut steps) = (vec![0.0; size], 0);
         let mut trained = Trained {
             parameters: &mut parameters,
-            means: &mut means,
-            squares: &mut squares,
-            before: Some([&old_means, &old_squares]),
+            exp_avg: &mut exp_avg,
+            exp_avg_sq: &mut exp_avg_sq,
+            previous: Some(Moments {
+                exp_avg: &old_exp_avg,
+                exp_avg_sq: &old_exp_avg_sq,
+            }),
             steps: &mut steps,
             rule,
             learning_rate: 1.0,
@@ -286,11 +313,11 @@ mod tests {
         trained.check("the vector", size).unwrap();
         let gradient = vec![4.0; size];
         trained.step(&gradient, 1.0);
-        // Means 3 and then 3.5, squares 10 and then 13.
+        // First moments 3 and then 3.5, second moments 10 and then 13.
         trained.step(&gradient, 1.0);
-        assert!(means.iter().all(|&m| m == 3.5));
-        assert!(squares.iter().all(|&v| v == 13.0));
-        assert_eq!(old_means, vec![2.0; size]);
+        assert!(exp_avg.iter().all(|&m| m == 3.5));
+        assert!(exp_avg_sq.iter().all(|&v| v == 13.0));
+        assert_eq!(old_exp_avg, vec![2.0; size]);
     }
 
     #[test]

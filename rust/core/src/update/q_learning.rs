@@ -2,7 +2,7 @@
 
 use super::pieces::{Pieces, WithGradient};
 use super::{Trained, Transitions, UpdateError, check, choice, optimizer::clip};
-use crate::nn::{Net, Tape};
+use crate::nn::{Tape, TrainableMlp};
 
 /// The numbers of the objective.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -14,7 +14,7 @@ pub struct QSettings {
 /// A Q network that learns from transitions.
 #[derive(Debug, Clone)]
 pub struct QUpdate {
-    net: Net,
+    net: TrainableMlp,
     size: usize,
     pieces: Pieces<Piece>,
 }
@@ -55,7 +55,7 @@ impl QUpdate {
     ///
     /// # Errors
     /// [`UpdateError::Count`] if they do not fit.
-    pub fn new(net: Net, size: usize) -> Result<Self, UpdateError> {
+    pub fn new(net: TrainableMlp, size: usize) -> Result<Self, UpdateError> {
         if size < net.parameters() {
             check("the vector of parameters", size, net.parameters())?;
         }
@@ -111,23 +111,25 @@ impl QUpdate {
         piece: &mut Piece,
         batch: &Transitions<'_>,
         rows: std::ops::Range<usize>,
-        [parameters, target]: [&[f32]; 2],
+        [parameters, target_parameters]: [&[f32]; 2],
     ) {
         piece.clear_gradient(self.size);
         piece.loss = 0.0;
         let (inputs, outputs) = (self.net.inputs(), self.net.outputs());
         let of_rows = rows.start * inputs..rows.end * inputs;
         let next = &batch.next_observations[of_rows.clone()];
-        let next_values = self.net.forward(target, next, &mut piece.target_tape);
+        let next_values = self
+            .net
+            .forward(target_parameters, next, &mut piece.target_tape);
         let observations = &batch.observations[of_rows];
         let values = self.net.forward(parameters, observations, &mut piece.tape);
         piece.by_outputs.clear();
         piece.by_outputs.resize(values.len(), 0.0);
         for (index, row) in rows.enumerate() {
             let of_row = index * outputs..(index + 1) * outputs;
-            let goal = batch.goal(row, largest(&next_values[of_row.clone()]));
+            let target = batch.target(row, largest(&next_values[of_row.clone()]));
             let action = batch.actions[row] as usize;
-            let error = values[of_row.start + action] - goal;
+            let error = values[of_row.start + action] - target;
             let (loss, slope) = huber(error);
             piece.loss += f64::from(loss);
             piece.by_outputs[of_row.start + action] = slope / batch.rows() as f32;

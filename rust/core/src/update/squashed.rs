@@ -35,7 +35,7 @@ pub(super) fn squash(
 
 /// The gradient of the outputs, from that of the actions and `weight` times the log-likelihood. The
 /// slices are those of [`squash`], the actions it gave, and the gradient of the actions.
-pub(super) fn through_squash(
+pub(super) fn squash_backward(
     [outputs, noise, actions, by_actions]: [&[f32]; 4],
     dim: usize,
     weight: f32,
@@ -101,7 +101,7 @@ mod tests {
             let (mut actions, mut log_probs, mut gradient) = (Vec::new(), Vec::new(), Vec::new());
             let outputs = [mean, -20.0];
             squash(&outputs, &[0.0], 1, (&mut actions, &mut log_probs));
-            through_squash([&outputs, &[0.0], &actions, &[0.0]], 1, 1.0, &mut gradient);
+            squash_backward([&outputs, &[0.0], &actions, &[0.0]], 1, 1.0, &mut gradient);
             // As float32 sees it: beyond 9.02 tanh is 1.
             let action = f64::from(f64::from(mean).tanh() as f32);
             let slope = 1.0 - action * action;
@@ -123,7 +123,7 @@ mod tests {
         let (actions, _) = draw(&OUTPUTS);
         let mut gradient = Vec::new();
         let slices = [&OUTPUTS[..], &NOISE, &actions, &BY_ACTIONS];
-        through_squash(slices, 2, weight, &mut gradient);
+        squash_backward(slices, 2, weight, &mut gradient);
         assert_eq!(gradient[7], 0.0);
         for i in 0..8 {
             let moved = |by: f32| {

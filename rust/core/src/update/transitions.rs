@@ -40,7 +40,7 @@ impl Transitions<'_> {
     }
 
     /// The reward of a row and, unless its episode ended, the discounted value of what comes next.
-    pub(super) fn goal(&self, row: usize, next_value: f32) -> f32 {
+    pub(super) fn target(&self, row: usize, next_value: f32) -> f32 {
         let discount = one_or_each(self.discounts, row);
         self.rewards[row] + (1.0 - self.dones[row]) * discount * next_value
     }

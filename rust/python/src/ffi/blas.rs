@@ -14,7 +14,7 @@ static GET_THREADS: AtomicUsize = AtomicUsize::new(0);
 static SET_THREADS: AtomicUsize = AtomicUsize::new(0);
 
 /// Products of fewer multiplications are computed by one thread. MLX runs its graph on a thread of
-/// its own beside Python's; OpenBLAS's further threads wait for each other by spinning, and on busy
+/// its own next to Python's; OpenBLAS's further threads wait for each other by spinning, and on busy
 /// cores the products of a batch of 256 in layers of 256 then take three times as long.
 const WORTH_THREADS: i64 = 1 << 26;
 

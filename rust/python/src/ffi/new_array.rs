@@ -8,7 +8,7 @@ use numpy::{
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 
-/// A NumPy array under construction: nothing else can reach its memory until it is handed over,
+/// A NumPy array under construction: nothing else can reach its memory until `finish`,
 /// so Rust may fill it even while the GIL is released.
 pub(crate) struct NewArray<'py, T, D>(Bound<'py, PyArray<T, D>>);
 

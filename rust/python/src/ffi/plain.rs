@@ -290,7 +290,7 @@ unsafe impl Number for i64 {
     }
 }
 
-/// Copies the numbers of an array of `shape` to `to`. Says whether it is such an array.
+/// Copies the numbers of an array of `shape` to `to`. Returns whether it is such an array.
 pub(crate) fn copy_numbers<T: Number>(
     array: &Bound<'_, PyAny>,
     shape: &[usize],

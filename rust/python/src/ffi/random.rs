@@ -86,15 +86,15 @@ pub(crate) fn with_numbers<T>(
     }
 }
 
-/// `np.random.randint(low, high, size=count)`: the same numbers, and the generator goes on from the
-/// same state. `None` where that is not to be had here: Python is to ask NumPy then.
+/// `np.random.randint(low, high, size=count)`: the same numbers, and the generator is in the same
+/// state afterwards. `None` where that is not possible here: Python calls NumPy then.
 pub(crate) fn randint(
     py: Python<'_>,
     (low, high): (i64, i64),
     count: usize,
 ) -> PyResult<Option<Vec<i64>>> {
     match Bounds::new(low, high) {
-        // NumPy can be interrupted, and says by itself that there is no memory.
+        // NumPy can be interrupted, and raises a MemoryError by itself.
         Some(bounds) if count <= MANY => with_numbers(py, |numbers| {
             (0..count).map(|_| numbers.draw(bounds)).collect()
         }),

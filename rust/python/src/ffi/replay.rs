@@ -1,7 +1,7 @@
 //! One step into the columns of a replay buffer and a batch out of them, arrays as they come.
 //!
-//! Both look at all that they were given before they write anything, and say `false` of whatever is
-//! not ready to be copied. They hold the GIL and run no Python code while they use arrays.
+//! Both check all arguments before they write anything, and return `false` for whatever is not ready to
+//! be copied. They hold the GIL and run no Python code while they use arrays.
 
 use mlx_baselines3_core::buffer::ring::Ring;
 use mlx_baselines3_core::buffer::rows::gather;
@@ -13,7 +13,7 @@ use pyo3::types::{PyDict, PyList};
 use super::plain::Plain;
 use crate::error::py_err;
 use crate::vec_env::infos::Infos;
-use crate::vec_env::news::cut_of;
+use crate::vec_env::news::truncation_of;
 
 /// Above this many bytes other threads may rather run than wait for a batch.
 pub(super) const LARGE: usize = 1 << 20;
@@ -64,35 +64,34 @@ fn flattened<'py>(
     Some((pairs, after))
 }
 
-/// 1 for each info that says that its episode was cut, 0 for the others. `None` if one does not say
-/// so in plain words.
-fn cuts_of(infos: &Bound<'_, PyAny>) -> Option<Vec<f32>> {
+/// 1 for each info of a truncated episode, 0 for the others. `None` if one has no plain bool there.
+fn truncations_of(infos: &Bound<'_, PyAny>) -> Option<Vec<f32>> {
     if let Ok(infos) = infos.cast_exact::<Infos>() {
-        return infos.try_borrow().ok()?.cuts(infos.py());
+        return infos.try_borrow().ok()?.truncations(infos.py());
     }
     let infos = infos.cast_exact::<PyList>().ok()?;
-    let mut cuts = Vec::with_capacity(infos.len());
+    let mut truncations = Vec::with_capacity(infos.len());
     // Asked each time: keys of a user's own class can run code when they are compared.
-    while cuts.len() < infos.len() {
-        let at = cuts.len();
+    while truncations.len() < infos.len() {
+        let at = truncations.len();
         // SAFETY: the list has that item, and nothing runs before a reference of our own is taken.
         let info = unsafe {
             let info = ffi::PyList_GetItem(infos.as_ptr(), at.cast_signed());
             if ffi::PyDict_CheckExact(info) != 0 && ffi::PyDict_Size(info) == 0 {
-                cuts.push(0.0);
+                truncations.push(0.0);
                 continue;
             }
             Bound::from_borrowed_ptr(infos.py(), info)
         };
-        cuts.push(cut_of(&info)?);
+        truncations.push(truncation_of(&info)?);
     }
-    Some(cuts)
+    Some(truncations)
 }
 
 /// Stores a step at the cursor of `ring`. With `terminal`, the last column holds the next
 /// observations one row later.
 ///
-/// Says whether all of it was stored; nothing was if not.
+/// Returns whether all of it was stored; nothing was if not.
 pub(crate) fn store(
     columns: &Columns<'_>,
     rows: [&Bound<'_, PyAny>; 5],
@@ -100,10 +99,10 @@ pub(crate) fn store(
     ring: &Ring,
     terminal: Option<&mut TerminalObs>,
 ) -> PyResult<bool> {
-    let cuts = match columns.timeouts {
+    let truncations = match columns.timeouts {
         None => Vec::new(),
-        Some(_) => match cuts_of(infos) {
-            Some(cuts) => cuts,
+        Some(_) => match truncations_of(infos) {
+            Some(truncations) => truncations,
             None => return Ok(false),
         },
     };
@@ -128,7 +127,9 @@ pub(crate) fn store(
     };
     let timeouts = columns.timeouts.as_ref().map(|column| {
         let column = column_of(column, ring)?;
-        column.takes_f32(cuts.len()).then_some((column, cuts))
+        column
+            .takes_f32(truncations.len())
+            .then_some((column, truncations))
     });
     match (ready, timeouts) {
         (None, _) | (_, Some(None)) => Ok(false),
@@ -140,7 +141,7 @@ pub(crate) fn store(
 fn write(
     ready: &[Pair<'_>],
     after: usize,
-    cuts: Option<(Plain<'_>, Vec<f32>)>,
+    truncations: Option<(Plain<'_>, Vec<f32>)>,
     ring: &Ring,
     terminal: Option<&mut TerminalObs>,
 ) -> PyResult<bool> {
@@ -155,8 +156,8 @@ fn write(
     }
     let (seen, after) = ready.split_at(after);
     seen.iter().for_each(|(column, row)| column.store(now, row));
-    if let Some((column, cuts)) = cuts {
-        column.store_f32(now, &cuts);
+    if let Some((column, truncations)) = truncations {
+        column.store_f32(now, &truncations);
     }
     after
         .iter()
@@ -183,7 +184,7 @@ fn places(rows: &Plain<'_>, envs: &Plain<'_>, shape: (i64, i64)) -> Option<Vec<u
 /// Copies what each of `columns` holds of the transitions at `rows` and `envs` into the target at
 /// the same place of `targets`.
 ///
-/// Says whether all of it was copied. If not, anything may be in the targets.
+/// Returns whether all of it was copied. If not, anything may be in the targets.
 pub(crate) fn take(
     columns: &[Bound<'_, PyAny>],
     targets: &[Bound<'_, PyAny>],

@@ -62,7 +62,7 @@ impl<'py> Sampling<'py> {
         let places = self.draw(&self.bag()?, numbers);
         let take = || {
             // SAFETY: nobody writes to them while the GIL is held.
-            let cut = unsafe { timeouts.bytes() };
+            let truncated = unsafe { timeouts.bytes() };
             Ok(Taken {
                 now: self.entries(&now, &places)?,
                 next: match &terminal {
@@ -70,7 +70,7 @@ impl<'py> Sampling<'py> {
                     Some(kept) => self.following(&next, &places, &kept.core)?,
                 },
                 ended: self.made(&dones, &[1], |from, to| {
-                    gather_ended(from, cut, to, &places)
+                    gather_ended(from, truncated, to, &places)
                 })?,
                 rewards: self.taken(&rewards, &[1], &places)?,
             })

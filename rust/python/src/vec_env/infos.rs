@@ -1,4 +1,4 @@
-//! The infos of a step: a list of dicts that nearly always say nothing, made when somebody looks.
+//! The infos of a step: a list of dicts that are nearly always the same, made when they are read.
 
 use mlx_baselines3_core::vec_env::VectorEnv;
 use mlx_baselines3_macros::guarded;
@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyIterator, PyList, PySlice, PyTuple, PyType};
 
-use super::news::{News, cut_of};
+use super::news::{News, truncation_of};
 
 /// What of the list there is.
 enum Items {
@@ -18,13 +18,13 @@ enum Items {
     All(Py<PyList>),
 }
 
-/// What each environment has to say about a step: a list of dicts, but each dict is made when it is
+/// The infos of each environment after a step: a list of dicts, but each dict is made when it is
 /// first read, and all of them when the list is used as a whole.
 ///
 /// 1024 dicts take three times as long to make as 1024 `CartPole`s to step.
 ///
 /// It is a `list` to `isinstance` and in all it does, yet no subclass: C code that reads the memory
-/// of a list would find none there, so it had better be told that this is something else.
+/// of a list would find none there, so the type has to be another one.
 #[pyclass(module = "mlx_baselines3._native")]
 pub(crate) struct Infos {
     len: usize,
@@ -33,7 +33,7 @@ pub(crate) struct Infos {
 }
 
 impl Infos {
-    /// Those of the last step. `elapsed` says how many seconds after the start that was.
+    /// Those of the last step. `elapsed` is the time since the start, in seconds.
     pub(crate) fn of(envs: &dyn VectorEnv, elapsed: impl FnOnce() -> f64) -> Self {
         Self {
             len: envs.num_envs(),
@@ -107,24 +107,28 @@ impl Infos {
         Ok(list)
     }
 
-    /// 1 for each episode that the time limit ended, 0 for the others. `None` if an info does not
-    /// say so in plain words.
-    pub(crate) fn cuts(&self, py: Python<'_>) -> Option<Vec<f32>> {
+    /// 1 for each episode that the time limit ended, 0 for the others. `None` if an info has
+    /// no plain bool there.
+    pub(crate) fn truncations(&self, py: Python<'_>) -> Option<Vec<f32>> {
         if let Items::All(list) = &self.items {
-            return list.bind(py).iter().map(|info| cut_of(&info)).collect();
+            return list
+                .bind(py)
+                .iter()
+                .map(|info| truncation_of(&info))
+                .collect();
         }
-        let mut cuts = vec![0.0; self.len];
+        let mut truncations = vec![0.0; self.len];
         if let Some(news) = &self.news {
-            news.mark_cuts(&mut cuts);
+            news.mark_truncations(&mut truncations);
         }
         if let Items::Some(items) = &self.items {
-            for (cut, info) in cuts.iter_mut().zip(items) {
+            for (truncated, info) in truncations.iter_mut().zip(items) {
                 if let Some(info) = info {
-                    *cut = cut_of(info.bind(py))?;
+                    *truncated = truncation_of(info.bind(py))?;
                 }
             }
         }
-        Some(cuts)
+        Some(truncations)
     }
 }
 

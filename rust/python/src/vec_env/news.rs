@@ -41,7 +41,7 @@ fn is_timeout(episode: &Episode) -> bool {
 }
 
 impl News {
-    /// Those of the last step. `elapsed` says how many seconds after the start that was.
+    /// Those of the last step. `elapsed` is the time since the start, in seconds.
     pub(super) fn of(envs: &dyn VectorEnv, elapsed: impl FnOnce() -> f64) -> Option<Box<Self>> {
         let episodes = envs.episodes();
         (!episodes.is_empty()).then(|| {
@@ -73,15 +73,15 @@ impl News {
     }
 
     /// Writes 1 for each environment whose episode was ended by the time limit alone.
-    pub(super) fn mark_cuts(&self, cuts: &mut [f32]) {
+    pub(super) fn mark_truncations(&self, truncations: &mut [f32]) {
         for episode in self.episodes.iter().filter(|episode| is_timeout(episode)) {
-            cuts[episode.env] = 1.0;
+            truncations[episode.env] = 1.0;
         }
     }
 }
 
-/// What `info` says of the time limit, 1 or 0.
-pub(crate) fn cut_of(info: &Bound<'_, PyAny>) -> Option<f32> {
+/// The `TimeLimit.truncated` of an info, as 1 or 0.
+pub(crate) fn truncation_of(info: &Bound<'_, PyAny>) -> Option<f32> {
     let info = info.cast_exact::<PyDict>().ok()?;
     if info.is_empty() {
         return Some(0.0);
@@ -89,8 +89,8 @@ pub(crate) fn cut_of(info: &Bound<'_, PyAny>) -> Option<f32> {
     let key = intern!(info.py(), "TimeLimit.truncated");
     match info.get_item(key).ok()? {
         None => Some(0.0),
-        Some(cut) => Some(f32::from(u8::from(
-            cut.cast_exact::<PyBool>().ok()?.is_true(),
+        Some(truncated) => Some(f32::from(u8::from(
+            truncated.cast_exact::<PyBool>().ok()?.is_true(),
         ))),
     }
 }

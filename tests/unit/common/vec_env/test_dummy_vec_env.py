@@ -4,13 +4,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from vec_env_doubles import CountingEnv, DictEnv, ModelessEnv, NestedEnv, ReusingEnv, TupleEnv
 
 from mlx_baselines3.common.monitor import Monitor
 from mlx_baselines3.common.vec_env import CloudpickleWrapper, DummyVecEnv, VecCheckNan, VecNormalize
 from mlx_baselines3.common.vec_env.base_vec_env import tile_images
 from mlx_baselines3.common.vec_env.patch_gym import _convert_space, _patch_env
 from mlx_baselines3.common.vec_env.util import copy_value, dict_to_obs, obs_space_info
+from support.vec_env_doubles import CountingEnv, DictEnv, ModelessEnv, NestedEnv, ReusingEnv, TupleEnv
 
 ACTIONS = np.zeros(2, dtype=np.int64)
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
-from vec_env_doubles import CountingEnv
 
 from mlx_baselines3 import DQN, PPO
 from mlx_baselines3.common.callbacks import EvalCallback
@@ -24,6 +23,7 @@ from mlx_baselines3.common.vec_env import (
     is_vecenv_wrapped,
     is_vector_env,
 )
+from support.vec_env_doubles import CountingEnv
 
 AutoresetMode = getattr(gym.vector, "AutoresetMode", None)
 MODES = [None] if AutoresetMode is None else list(AutoresetMode)

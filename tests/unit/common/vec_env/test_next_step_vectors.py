@@ -7,7 +7,7 @@ import pytest
 from mlx_baselines3 import DQN, PPO
 from mlx_baselines3.common.training.dead_steps import without_dead_steps
 from mlx_baselines3.common.vec_env import DummyVecEnv, GymVecEnv
-from next_step_env import Counting, NextStep
+from support.next_step_env import Counting, NextStep
 
 
 def dummy(lengths, truncate):

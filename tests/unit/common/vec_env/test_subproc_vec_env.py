@@ -1,6 +1,5 @@
 import multiprocessing
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -8,11 +7,12 @@ import time
 
 import numpy as np
 import pytest
-from vec_env_doubles import CountingEnv, DictEnv, EndingEnv, ImageEnv, NestedEnv, ReusingEnv, TupleEnv
 
 from mlx_baselines3.common.env_util import make_vec_env
 from mlx_baselines3.common.monitor import Monitor
 from mlx_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+from support import TESTS
+from support.vec_env_doubles import CountingEnv, DictEnv, EndingEnv, ImageEnv, NestedEnv, ReusingEnv, TupleEnv
 
 ACTIONS = np.zeros(2, dtype=np.int64)
 
@@ -233,7 +233,7 @@ import signal, sys
 # A shell's background job ignores Ctrl-C, and so would this program in the test run of one.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, {folder!r})
-from vec_env_doubles import CountingEnv
+from support.vec_env_doubles import CountingEnv
 from mlx_baselines3.common.vec_env import SubprocVecEnv
 
 if __name__ == "__main__":
@@ -249,7 +249,7 @@ if __name__ == "__main__":
 
 def test_ctrl_c_ends_the_program_and_its_workers(tmp_path):
     script = tmp_path / "program.py"
-    script.write_text(CTRL_C.format(folder=str(pathlib.Path(__file__).parent)))
+    script.write_text(CTRL_C.format(folder=str(TESTS)))
     program = subprocess.Popen(
         [sys.executable, str(script)],
         stdout=subprocess.PIPE,

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 from gymnasium import spaces
-from vec_env_doubles import CountingEnv, DictEnv, ImageEnv, TupleEnv
 
 from mlx_baselines3.common.running_mean_std import RunningMeanStd
 from mlx_baselines3.common.vec_env import (
@@ -12,6 +11,7 @@ from mlx_baselines3.common.vec_env import (
     sync_envs_normalization,
     unwrap_vec_normalize,
 )
+from support.vec_env_doubles import CountingEnv, DictEnv, ImageEnv, TupleEnv
 
 ACTIONS = np.zeros(2, dtype=np.int64)
 # The statistics start as 0.0001 samples of mean 0 and variance 1.

@@ -12,12 +12,12 @@ import zipfile
 import numpy as np
 import pytest
 from gymnasium import spaces
-from vec_env_doubles import CountingEnv, DictEnv
 
 from mlx_baselines3 import PPO
 from mlx_baselines3.common.export import NotInSB3
 from mlx_baselines3.common.formats.archive import ModelFileError
 from mlx_baselines3.common.vec_env import DummyVecEnv, NativeVecEnv, VecNormalize
+from support.vec_env_doubles import CountingEnv, DictEnv
 
 OLD = pathlib.Path(__file__).parents[3] / "data" / "archives" / "0.1.0" / "pickles"
 SAMPLE = np.array([[3.0, 4.0]])

@@ -8,7 +8,6 @@ import numpy as np
 import pandas
 import pytest
 from gymnasium import error, spaces
-from vec_env_doubles import CountingEnv, DictEnv, ImageEnv, TupleEnv
 
 from mlx_baselines3.common.monitor import Monitor
 from mlx_baselines3.common.vec_env import (
@@ -21,6 +20,7 @@ from mlx_baselines3.common.vec_env import (
     VecTransposeImage,
     VecVideoRecorder,
 )
+from support.vec_env_doubles import CountingEnv, DictEnv, ImageEnv, TupleEnv
 
 ACTIONS = np.zeros(1, dtype=np.int64)
 

@@ -1,0 +1,307 @@
+"""
+Rollouts of on-policy algorithms whose actions come from a native actor.
+
+Values, log-probabilities and the values of truncated episodes are computed after the rollout, all at once.
+Native environments take as many steps at a time as the algorithm lets pass unseen, any others single steps.
+"""
+
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+from gymnasium import spaces
+
+from mlx_baselines3 import _native
+from mlx_baselines3.common.buffers import RolloutBuffer
+from mlx_baselines3.common.native.actor import NativeActor, native_actor
+from mlx_baselines3.common.native.blueprint import Observations, side_by_side
+from mlx_baselines3.common.native.eligibility import NotNative, check_rollout_buffer, mlx_infers, python_steps
+from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
+from mlx_baselines3.common.nn.threads import tracing
+from mlx_baselines3.common.vec_env import VecEnv
+from mlx_baselines3.common.vec_env.native_vec_env import stepped_in_rust, why_stepped_in_python
+
+__all__ = ["Estimates", "NativeRollout", "Steps", "actions_for_env", "choose_actor"]
+
+
+def choose_actor(policy: Any, buffer: Any) -> NativeActor | str:
+    """
+    Decide who acts in the rollouts of an on-policy algorithm.
+
+    :param policy: its policy
+    :param buffer: its rollout buffer
+    :return: the native actor, with the present weights; or a sentence that says why MLX has to act
+    """
+    try:
+        check_rollout_buffer(buffer)
+        return native_actor(policy)
+    except NotNative as reason:
+        return mlx_infers(reason)
+
+
+def actions_for_env(policy: Any, action_space: spaces.Space[Any], actions: np.ndarray) -> np.ndarray:
+    """
+    :param policy: the policy
+    :param action_space: the action space of the environments
+    :param actions: (n_envs, ...) what the policy gave, and the buffer keeps
+    :return: (n_envs, ...) the same as the environments take them
+    """
+    if not isinstance(action_space, spaces.Box):
+        return actions
+    if policy.squash_output:
+        unscaled: np.ndarray = policy.unscale_action(actions)
+        return unscaled
+    return np.clip(actions, action_space.low, action_space.high)
+
+
+class _Truncation(NamedTuple):
+    """An episode that the time limit ended: where its last reward is, and what was seen last."""
+
+    step: int
+    env: int
+    obs: Observations
+
+
+class Steps(NamedTuple):
+    """
+    What one or more steps gave.
+
+    :param n_steps: number of steps
+    :param error: why there was no next one, if there should have been one
+    :param seen: observations before the last step, and whether they begin an episode
+    :param last: its actions, clipped actions, new observations, rewards, dones and infos; of no use after an
+        error, like ``seen``
+    :param earlier_episodes: Monitor's entries of the episodes that ended before the last step; after an
+        error, of all
+    :param truncations: the episodes that the time limit ended before the last step
+    """
+
+    n_steps: int
+    error: BaseException | None
+    seen: tuple[Observations, np.ndarray]
+    last: tuple[np.ndarray, np.ndarray, Observations, np.ndarray, np.ndarray, list[dict[str, Any]]]
+    earlier_episodes: list[dict[str, Any]]
+    truncations: list[_Truncation]
+
+
+class Estimates(NamedTuple):
+    """
+    What the networks say of a step that somebody looks at.
+
+    :param values: (n_envs, 1) values of the observations
+    :param log_probs: (n_envs,) log-probabilities of the actions
+    :param before: copies of both, the observations and the actions
+    """
+
+    values: mx.array
+    log_probs: mx.array
+    before: list[np.ndarray]
+
+
+class NativeRollout:
+    """
+    One rollout of an on-policy algorithm, from its first step to the buffer that is complete.
+
+    :param actor: the native actor, with the present weights
+    :param policy: its policy
+    :param env: the environments
+    :param buffer: the buffer to fill, which is empty
+    :param gamma: discount factor
+    :param sde_sample_freq: steps after which gSDE draws other noise, never if 0 or less
+    """
+
+    def __init__(
+        self,
+        actor: NativeActor,
+        policy: Any,
+        env: VecEnv,
+        buffer: RolloutBuffer,
+        gamma: float,
+        sde_sample_freq: int,
+    ):
+        self._actor, self._policy, self._env, self._buffer = actor, policy, env, buffer
+        self._gamma = gamma
+        self._space = buffer.action_space
+        # Rust clips actions; it does not stretch squashed ones to the bounds.
+        self._core: Any = None if policy.squash_output else stepped_in_rust(env)
+        self._n_steps = 0
+        self._truncations: list[_Truncation] = []
+        # Step, and the values and likelihoods that a callback has put in place of the networks' own.
+        self._given: list[tuple[int, np.ndarray, np.ndarray]] = []
+        # Step and environment of the steps that only reset.
+        self.dead: list[tuple[int, int]] = []
+        actor.reseed()
+        actor.explore(env.num_envs, sde_sample_freq)
+
+    @property
+    def is_fused(self) -> bool:
+        """:return: whether Rust takes the steps, too, and not only chooses the actions"""
+        return self._core is not None
+
+    def why_not_fused(self) -> str:
+        """:return: a sentence that says why Python takes the steps of native environments, if it does"""
+        reason = why_stepped_in_python(self._env)
+        if reason is None and self._policy.squash_output and stepped_in_rust(self._env) is not None:
+            reason = "the policy squashes its actions"
+        return "" if reason is None else python_steps(reason)
+
+    def take_steps(self, last: tuple[Any, np.ndarray], count: int) -> Steps:
+        """
+        Take ``count`` steps if the rollout is fused, otherwise one.
+
+        :param last: (n_envs, ...) observations, and whether they begin an episode; where the rollout is
+            fused, arrays that follow the environments
+        :param count: most steps
+        :return: what they gave; the rows of the buffer are written by :meth:`record` and :meth:`complete`
+        :raises FloatingPointError: the environments gave observations that are not finite
+        :raises ValueError: an action is not finite
+        """
+        if not self._actor.is_current():
+            self._actor.refresh()
+        steps = self._step(last) if self._core is None else self._fused_steps(last, count)
+        if steps.error is None:
+            self._actor.share_noise()
+        return steps
+
+    def _step(self, last: tuple[Any, np.ndarray]) -> Steps:
+        """One step of environments of any kind."""
+        obs = last[0]
+        try:
+            actions = self._actor.act(obs).reshape(-1, *(self._space.shape or ()))
+        except ValueError as error:
+            if np.isfinite(side_by_side(obs, self._actor.keys)).all():
+                raise
+            raise FloatingPointError(
+                f"The environments gave an observation that is nan or infinite: {obs}. Wrap "
+                "them in VecCheckNan(env, raise_exception=True) to see at which step."
+            ) from error
+        clipped_actions = actions_for_env(self._policy, self._space, actions)
+        new_obs, rewards, dones, infos = self._env.step(clipped_actions)
+        # No policy has observations that are tuples.
+        assert not isinstance(new_obs, tuple)
+        return Steps(1, None, last, (actions, clipped_actions, new_obs, rewards, dones, infos), [], [])
+
+    def _fused_steps(self, last: tuple[np.ndarray, np.ndarray], count: int) -> Steps:
+        """Steps of native environments, written into the buffer."""
+        buffer, start = self._buffer, self._n_steps
+        low = high = np.empty(0, np.float32)
+        if isinstance(self._space, spaces.Box):
+            low, high = self._space.low, self._space.high
+        rows, (obs, starts) = slice(start, start + count), last
+        columns: _native.RolloutColumns = {
+            "observations": buffer.observations[rows],
+            "actions": buffer.actions[rows],
+            "rewards": buffer.rewards[rows],
+            "episode_starts": buffer.episode_starts[rows],
+        }
+        done = self._actor.collect(
+            self._core, {"low": low, "high": high}, {"obs": obs, "episode_starts": starts}, columns
+        )
+        newest = start + done.n_steps - 1
+        # Copies: what callbacks hold of these steps stays as it is.
+        actions = buffer.actions[newest].reshape(-1, *(self._space.shape or ())).copy()
+        env_actions = actions_for_env(self._policy, self._space, actions)
+        ends = (actions, env_actions, obs, buffer.rewards[newest].copy(), starts, done.infos)
+        seen = buffer.observations[newest].copy(), buffer.episode_starts[newest].astype(bool)
+        n_earlier = done.n_steps - (done.error is None)
+        return Steps(
+            done.n_steps,
+            done.error,
+            seen,
+            ends,
+            [end.monitor_entry for end in done.episodes if end.step < n_earlier],
+            [
+                _Truncation(start + end.step, end.env, end.last_obs)
+                for end in done.timeouts
+                if end.step < n_earlier
+            ],
+        )
+
+    def estimate(self, steps: Steps) -> Estimates:
+        """
+        :param steps: what :meth:`take_steps` gave
+        :return: values and log-probabilities of the last one, as the buffer gets them after the rollout
+        """
+        obs, actions = steps.seen[0], steps.last[0]
+        values, log_probs = self._evaluate(self._actor.critic(), obs, actions)
+        before = [values, log_probs, side_by_side(obs, self._actor.keys).copy(), actions.copy()]
+        return Estimates(to_mlx(values), to_mlx(log_probs), before)
+
+    def record(self, steps: Steps, seen: tuple[Any, Any], estimates: Estimates | None) -> None:
+        """
+        Store the last step as a callback has left it, the observations before it included.
+
+        :param steps: what :meth:`take_steps` gave
+        :param seen: observations before the last step, and whether they begin an episode
+        :param estimates: those that the callback was shown, if any
+        """
+        actions, _, _, rewards, dones, infos = steps.last
+        row = self._n_steps + steps.n_steps - 1
+        self._truncations += steps.truncations
+        for i in np.flatnonzero(dones).tolist():
+            if "autoreset_step" in infos[i]:
+                self.dead.append((row, i))
+            last_obs = infos[i].get("terminal_observation")
+            if last_obs is not None and infos[i].get("TimeLimit.truncated", False):
+                self._truncations.append(_Truncation(row, i, last_obs))
+        if estimates is not None:
+            self._keep_changes(row, estimates, seen[0], actions)
+        if isinstance(self._space, spaces.Discrete):
+            actions = actions.reshape(-1, 1)
+        if self._core is not None:  # the rows are written already
+            self._buffer.pos += steps.n_steps - 1
+        later = np.zeros(1, np.float32)
+        self._buffer.add(seen[0], actions, rewards, seen[1], later, later)
+        self._n_steps += steps.n_steps
+
+    def _keep_changes(self, row: int, estimates: Estimates, obs: Any, actions: np.ndarray) -> None:
+        """
+        Keep the estimates of a step at which a callback has changed something in place: those of the buffer's
+        rows would be others.
+        """
+        now: list[Any] = [estimates.values, estimates.log_probs, side_by_side(obs, self._actor.keys), actions]
+        if not all(map(np.array_equal, estimates.before, now)):
+            values, log_probs = map(to_numpy, estimates[:2])
+            self._given.append((row, values.reshape(-1), log_probs.reshape(-1)))
+
+    def _evaluate(
+        self, critic: NativeActor, observations: Observations, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(batch, 1) values and (batch,) log-probabilities."""
+        values = critic.outputs(observations)
+        log_probs = self._actor.log_probs(observations, actions)
+        if log_probs is not None:
+            return values, log_probs
+        # gSDE's likelihood goes by its features, too.
+        outputs = to_mlx(self._actor.outputs(observations))
+        features = to_mlx(self._actor.features(observations))
+        # Distributions are over vectors, whatever the shape of the action space.
+        taken = to_mlx(actions.reshape(len(actions), -1))
+        with tracing:
+            dist = self._policy.action_dist.proba_distribution(outputs, self._policy.log_std, features)
+            log_probs_of_mlx = dist.log_prob(taken)
+        return values, to_numpy(log_probs_of_mlx)
+
+    def complete(self, new_obs: Observations) -> mx.array:
+        """
+        Fill in values and log-probabilities; the value of what followed a time limit is added to the rewards.
+
+        :param new_obs: (n_envs, ...) observations after the last step
+        :return: (n_envs, 1) their values
+        """
+        buffer, keys = self._buffer, self._actor.keys
+        observations = side_by_side(buffer.observations, keys, batch_axes=2)
+        observations = observations.reshape(-1, observations[0, 0].size)
+        actions = buffer.actions.reshape(-1, *(self._space.shape or ()))
+        critic = self._actor.critic()
+        values, log_probs = self._evaluate(critic, observations, actions)
+        buffer.values[...] = values.reshape(buffer.values.shape)
+        buffer.log_probs[...] = log_probs.reshape(buffer.log_probs.shape)
+        for step, given_values, given_log_probs in self._given:
+            buffer.values[step], buffer.log_probs[step] = given_values, given_log_probs
+        if self._truncations:
+            rows, envs, ends = zip(*self._truncations, strict=True)
+            rows_at_ends = [side_by_side(end, keys, batch_axes=0).reshape(-1) for end in ends]
+            end_values = critic.outputs(np.stack(rows_at_ends))[:, 0]
+            buffer.rewards[list(rows), list(envs)] += self._gamma * end_values
+        return to_mlx(critic.outputs(new_obs))

@@ -1,0 +1,142 @@
+//! A chunk of a fused rollout.
+
+use std::ops::Range;
+
+use mlx_baselines3_core::collect::{
+    CollectedRollout as CoreCollected, CurrentObs, RolloutColumns,
+    collect_rollout as core_collect_rollout,
+};
+use mlx_baselines3_macros::guarded;
+use numpy::{PyReadwriteArray1, PyReadwriteArrayDyn};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use super::{ActionArray, BoundArrays, TimedOutEpisode, exception, report_episodes};
+use crate::actor::Actor;
+use crate::args::{apart, place};
+use crate::error::py_err;
+use crate::signals::watched;
+use crate::vec_env::EnvBatch;
+use crate::vec_env::infos::Infos;
+
+/// The present observations, and whether they are the first of an episode.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct CurrentArrays<'py> {
+    obs: PyReadwriteArrayDyn<'py, f32>,
+    episode_starts: PyReadwriteArray1<'py, bool>,
+}
+
+/// The rows of a rollout buffer that a chunk fills.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct ColumnArrays<'py> {
+    observations: PyReadwriteArrayDyn<'py, f32>,
+    actions: ActionArray<'py>,
+    rewards: PyReadwriteArrayDyn<'py, f32>,
+    episode_starts: PyReadwriteArrayDyn<'py, f32>,
+}
+
+impl ColumnArrays<'_> {
+    fn places(&self) -> [Range<usize>; 4] {
+        [
+            place(&self.observations),
+            self.actions.place(),
+            place(&self.rewards),
+            place(&self.episode_starts),
+        ]
+    }
+
+    fn columns(&mut self) -> PyResult<RolloutColumns<'_>> {
+        Ok(RolloutColumns {
+            observations: self.observations.as_slice_mut()?,
+            actions: self.actions.column()?,
+            rewards: self.rewards.as_slice_mut()?,
+            episode_starts: self.episode_starts.as_slice_mut()?,
+        })
+    }
+}
+
+/// What a chunk of a rollout gave.
+#[pyclass(frozen, get_all, module = "mlx_baselines3._native")]
+pub(crate) struct CollectedRollout {
+    n_steps: usize,
+    error: Option<Py<PyAny>>,
+    episodes: Py<PyList>,
+    timeouts: Py<PyList>,
+    infos: Py<Infos>,
+}
+
+#[guarded]
+#[pymethods]
+impl CollectedRollout {
+    // The error's traceback leads to whoever holds this.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.error)?;
+        visit.call(&self.episodes)?;
+        visit.call(&self.timeouts)?;
+        visit.call(&self.infos)
+    }
+}
+
+/// Steps the environments with samples of the actor until the columns are full.
+#[guarded]
+#[pyfunction]
+fn collect_rollout<'py>(
+    py: Python<'py>,
+    mut envs: PyRefMut<'py, EnvBatch>,
+    mut actor: PyRefMut<'py, Actor>,
+    bounds: BoundArrays<'py>,
+    mut current: CurrentArrays<'py>,
+    mut columns: ColumnArrays<'py>,
+) -> PyResult<CollectedRollout> {
+    envs.check_open()?;
+    let [obs, starts] = [place(&current.obs), place(&current.episode_starts)];
+    let [observations, actions, rewards, firsts] = columns.places();
+    apart(
+        &[obs, starts, observations, actions, rewards, firsts],
+        &bounds.places(),
+    )?;
+    let current = CurrentObs {
+        obs: current.obs.as_slice_mut()?,
+        starts: current.episode_starts.as_slice_mut()?,
+    };
+    let (bounds, columns) = (bounds.bounds()?, columns.columns()?);
+    let (core, batch) = (&mut actor.core, &mut *envs.envs);
+    let (collected, raised) = watched(py, |watch| {
+        core_collect_rollout(batch, core, bounds, current, columns, watch)
+    });
+    // A signal that came since is seen to here: raised after this call, it would lose the steps.
+    let raised = raised.or_else(|| py.check_signals().err());
+    report(py, &envs, &collected.map_err(py_err)?, raised)
+}
+
+fn report(
+    py: Python<'_>,
+    envs: &EnvBatch,
+    collected: &CoreCollected,
+    mut raised: Option<PyErr>,
+) -> PyResult<CollectedRollout> {
+    let finished = &collected.finished;
+    let episodes = finished.iter().map(|end| (end.step, &end.episode));
+    let episodes = report_episodes(py, envs, episodes, &mut raised)?;
+    let mut timeouts = Vec::new();
+    for end in finished.iter().filter(|_| raised.is_none()) {
+        if let Some(obs) = &end.timeout_obs {
+            timeouts.push(TimedOutEpisode::new(py, end.step, end.episode.env, obs)?);
+        }
+    }
+    Ok(CollectedRollout {
+        n_steps: collected.steps,
+        error: exception(py, raised),
+        episodes: PyList::new(py, episodes)?.unbind(),
+        timeouts: PyList::new(py, timeouts)?.unbind(),
+        infos: envs.infos(py)?.unbind(),
+    })
+}
+
+pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<CollectedRollout>()?;
+    m.add_function(wrap_pyfunction!(collect_rollout, m)?)
+}
