@@ -16,7 +16,7 @@ from mlx_baselines3.common.native.actor import NativeActor, blueprint
 from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.native.rollouts import NativeRollout, Steps, actions_for_env, choose_actor
 from mlx_baselines3.common.nn.integer_observations import check_integers
-from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
+from mlx_baselines3.common.nn.interop import all_to_mlx, to_numpy
 from mlx_baselines3.common.nn.packed_optimizer import Arrays
 from mlx_baselines3.common.nn.threads import tracing
 from mlx_baselines3.common.policies import ActorCriticPolicy
@@ -32,6 +32,8 @@ from mlx_baselines3.common.utils import safe_mean as safe_mean
 from mlx_baselines3.common.vec_env import VecEnv as VecEnv
 
 SelfOnPolicyAlgorithm = TypeVar("SelfOnPolicyAlgorithm", bound="OnPolicyAlgorithm")
+# What there is one number of for each row of a minibatch.
+_SCALARS = ("values", "log_probs", "advantages", "returns")
 
 
 class OnPolicyAlgorithm(BaseAlgorithm):
@@ -349,12 +351,21 @@ class OnPolicyAlgorithm(BaseAlgorithm):
             actions = actions.reshape(-1).astype(np.int32)
         observations: Any = flattened.pop("observations")
         check_integers(observations, self.observation_space)
-        if isinstance(observations, dict):
-            observations = {key: to_mlx(value) for key, value in observations.items()}
-        else:
-            observations = to_mlx(observations)
-        rest = {name: to_mlx(value.reshape(-1)) for name, value in flattened.items()}
-        return {"observations": observations, "actions": to_mlx(actions), **rest}
+        rest = {name: value.reshape(-1) for name, value in flattened.items()}
+        if self.device.type == mx.gpu:
+            # A gather is a kernel: one brings all of them.
+            rest = {"scalars": np.stack([rest[name] for name in _SCALARS], axis=1)}
+        seen = [*observations.values()] if isinstance(observations, dict) else [observations]
+        arrays = all_to_mlx([actions, *rest.values(), *seen])
+        seen = arrays[1 + len(rest) :]
+        observations = (
+            dict(zip(observations, seen, strict=True)) if isinstance(observations, dict) else seen[0]
+        )
+        return {
+            "observations": observations,
+            "actions": arrays[0],
+            **dict(zip(rest, arrays[1 : 1 + len(rest)], strict=True)),
+        }
 
     def _epochs(self, batch_size: int | None, n_epochs: int) -> Iterator[Iterable[Minibatch]]:
         """
@@ -370,7 +381,7 @@ class OnPolicyAlgorithm(BaseAlgorithm):
         data = self._rollout_arrays()
         for _ in range(n_epochs):
             # NumPy's global generator, as SB3 shuffles: one seed gives both the same minibatches.
-            order = mx.array(self.rollout_buffer.shuffled_rows().astype(np.uint32))
+            (order,) = all_to_mlx([self.rollout_buffer.shuffled_rows().astype(np.uint32)])
             size = batch_size or order.size
             yield [(data, order[start : start + size]) for start in range(0, order.size, size)]
 
@@ -412,6 +423,12 @@ class OnPolicyAlgorithm(BaseAlgorithm):
 
     def _gradient_step(self, step: GradientStep, batch: Arrays, settings: Arrays, variant: None) -> Arrays:
         """Descend on the loss of one minibatch; see :class:`CompiledUpdate`."""
+        if "scalars" in batch:
+            # One gather has brought all of them; a column is one view.
+            batch = dict(batch)
+            rows, width = (scalars := batch.pop("scalars")).shape
+            for i, name in enumerate(_SCALARS):
+                batch[name] = mx.as_strided(scalars, (rows,), (width,), i)
         loss, metrics = step.descend("policy", lambda: self._loss(batch, settings), settings["max_grad_norm"])
         return {"loss": loss, **metrics}
 

@@ -122,8 +122,8 @@ class Adam(optim.Adam):
         b1, b2 = self.betas
         numbers = [self.learning_rate / (1 - b1**self.step), mx.rsqrt(1 - b2**self.step)]
         # The detour through one array keeps the compiler from merging the powers into the big kernel.
-        both = mx.stack(numbers)
-        return both[0], both[1]
+        step_size, root_scale = mx.split(mx.stack(numbers), 2)
+        return step_size.squeeze(), root_scale.squeeze()
 
 
 # Optimizers whose update of one number depends on no other number: many parameters may then be

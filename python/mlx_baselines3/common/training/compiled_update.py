@@ -31,7 +31,6 @@ from mlx_baselines3.common.native.interrupts import interrupts_allowed, interrup
 from mlx_baselines3.common.nn.integer_observations import not_readable
 from mlx_baselines3.common.nn.interop import to_numpy
 from mlx_baselines3.common.nn.layers import bound, named_parameters, set_named_parameters
-from mlx_baselines3.common.nn.optimizers import clip_by_global_norm
 from mlx_baselines3.common.nn.packed_optimizer import Arrays, ParameterOptimizer
 from mlx_baselines3.common.nn.threads import CompiledFunctions, random_state_kept, tracing
 from mlx_baselines3.common.training.not_finite import check_finite, is_finite, sum_of_arrays
@@ -111,10 +110,7 @@ class GradientStep:
         (value, extras, statistics), gradients = mx.value_and_grad(of)(optimizer.unpack(packed))
         for owner, arrays in statistics.items():
             set_named_parameters(self._networks[owner], arrays)
-        gradients = optimizer.pack(gradients)
-        if max_grad_norm is not None:
-            gradients = clip_by_global_norm(gradients, max_grad_norm)
-        packed, state = optimizer.apply(gradients, packed, self._optimizer_states[name])
+        packed, state = optimizer.descend(gradients, packed, self._optimizer_states[name], max_grad_norm)
         self._packed[name], self._optimizer_states[name] = packed, state
         set_named_parameters(network, optimizer.unpack(packed))
         return value, extras
@@ -206,6 +202,9 @@ class CompiledUpdate:
         self._compiled = CompiledFunctions()
         self._metric_names: dict[Hashable, list[str]] = {}
         self._pace = Pace()
+        # Numbers as arrays, for the next call: a GPU fetches each new one from the host.
+        self._scalars: dict[str, tuple[float, mx.array]] = {}
+        self._goes_on = mx.array(True)
         for target, source in self.targets.items():
             sources(networks[source], networks[target])
 
@@ -227,7 +226,7 @@ class CompiledUpdate:
         """
         pairs = zip(batches, repeat(None) if variants is None else variants, strict=False)
         with interrupts_allowed(), random_state_kept():
-            state, rows = self._take(self.begin(), pairs, _scalars(settings))
+            state, rows = self._take(self.begin(), pairs, self._arrays_of(settings))
         (metrics,) = self._finish(state, [rows])
         return metrics
 
@@ -243,17 +242,20 @@ class CompiledUpdate:
         :raises FloatingPointError: if a parameter or the metric ``loss`` is nan or infinite; nothing has
             changed then
         """
-        state, scalars = self.begin(), _scalars(settings)
+        state, scalars = self.begin(), self._arrays_of(settings)
         passes: list[_Rows] = []
         with interrupts_allowed(), random_state_kept():
             for minibatches in epochs:
                 state, rows = self._take(state, zip(minibatches, repeat(None), strict=False), scalars)
                 passes.append(rows)
-                mx.eval(state, [row for _, row in rows])
-                # Only steps that may stop give a reason to ask before the end.
-                may_stop = any(_ACTIVE in self._metric_names[kind] for kind, _ in rows[-1:])
-                if may_stop and not state[_ACTIVE].item():
-                    break
+                # Only steps that may stop give a reason to ask, and to wait, before the end.
+                if any(_ACTIVE in self._metric_names[kind] for kind, _ in rows[-1:]):
+                    mx.eval(state, [row for _, row in rows])
+                    if not state[_ACTIVE].item():
+                        break
+                else:
+                    # Meanwhile the host draws the next order.
+                    mx.async_eval(state, [row for _, row in rows])  # type: ignore[no-untyped-call]
         return self._finish(state, passes, ("loss",))
 
     def begin(self) -> dict[str, Any]:
@@ -269,7 +271,7 @@ class CompiledUpdate:
             names = layout.names if layout is not None else []
             rest[name] = {key: arrays[key] for key in arrays.keys() - set(names)}
         states = {name: optimizer.state for name, optimizer in self.optimizers.items()}
-        return {"packed": packed, "rest": rest, "optimizers": states, _ACTIVE: mx.array(True)}
+        return {"packed": packed, "rest": rest, "optimizers": states, _ACTIVE: self._goes_on}
 
     def _take(
         self, state: dict[str, Any], batches: Iterable[tuple[Minibatch, Hashable]], settings: Arrays
@@ -336,6 +338,13 @@ class CompiledUpdate:
     def _layout(self, name: str) -> ParameterOptimizer:
         return self.optimizers[self.targets.get(name, name)]
 
+    def _arrays_of(self, settings: Mapping[str, float]) -> Arrays:
+        for name, value in settings.items():
+            known = self._scalars.get(name)
+            if known is None or known[0] != value:
+                self._scalars[name] = value, mx.array(value, dtype=mx.float32)
+        return {name: self._scalars[name][1] for name in settings}
+
     def _function(self, kind: tuple[Any, ...], batch: Minibatch) -> Callable[..., Any]:
         if not self.compiles or not self._is_usual(batch):
             return partial(self._pure, kind)
@@ -373,10 +382,6 @@ class CompiledUpdate:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pace": Pace()}
-
-
-def _scalars(settings: Mapping[str, float]) -> Arrays:
-    return {name: mx.array(value, dtype=mx.float32) for name, value in settings.items()}
 
 
 def _rows_of(batch: Minibatch) -> Arrays:
