@@ -158,8 +158,8 @@ def ring_of(buffer: Any) -> ImageRing | None:
         needed, there = sum(getattr(buffer, name).nbytes for name in _COLUMNS), _memory()
         if needed > there:
             warnings.warn(
-                f"The replay buffer's images take {needed / 1e9:.1f} GB, and the GPU has {there / 1e9:.1f} GB "
-                "for them: batches are gathered on the host, which takes longer. Choose a smaller buffer_size.",
+                f"The replay buffer's images take {needed / 1e9:.1f} GB, and the GPU has {there / 1e9:.1f} "
+                "for them: batches are gathered on the host, which takes longer. Try a smaller buffer_size.",
                 stacklevel=2,
             )
         _rings[buffer] = None if needed > there else ImageRing(buffer)

@@ -104,6 +104,7 @@ def _compile(compiler: _Compiler, source: str) -> bytes:
         library.nvrtcDestroyProgram(ctypes.byref(program))
 
 
+@functools.lru_cache(maxsize=64)
 def _compiled(source: str) -> bytes:
     """The machine code, from the disk if this user has compiled the same before."""
     compiler = _compiler()

@@ -186,9 +186,9 @@ class ParameterOptimizer:
         """Merge the arrays as it suits the device."""
         if self._on_gpu == on_gpu:
             return
+        slots = self._slots() if self.is_elementwise else {}
         self._on_gpu = on_gpu
         if self.is_elementwise:
-            slots = self._slots()
             self._forget_slots()
             single = self._single
             self._lay_out(

@@ -1,6 +1,5 @@
 """Evaluating the arrays of a model: MLX computes a pending array only in the thread that made it."""
 
-import weakref
 from collections.abc import Mapping
 from types import ModuleType, TracebackType
 from typing import Any, NamedTuple
@@ -29,7 +28,7 @@ class _Kind(NamedTuple):
 
 
 # Asked for each object at the end of each call, and slow to tell.
-_kinds: "weakref.WeakKeyDictionary[type, _Kind]" = weakref.WeakKeyDictionary()
+_kinds: dict[type, _Kind] = {}
 
 
 def _kind(kind: type) -> _Kind:

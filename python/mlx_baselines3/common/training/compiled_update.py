@@ -388,8 +388,16 @@ def _rows_of(batch: Minibatch) -> Arrays:
     if not isinstance(batch, tuple):
         return batch
     data, indices = batch
-    picked: Arrays = tree_map(lambda rows: rows[indices], data)
+    picked: Arrays = tree_map(lambda rows: _taken(rows, indices), data)
     return picked
+
+
+def _taken(rows: mx.array, indices: mx.array) -> mx.array:
+    if rows.dtype == mx.uint8 and rows[:1].size % 4 == 0 and mx.default_device().type == mx.gpu:
+        # A GPU gathers words faster than bytes.
+        words = rows.reshape(len(rows), -1).view(mx.uint32)[indices]
+        return words.view(mx.uint8).reshape(-1, *rows.shape[1:])
+    return rows[indices]
 
 
 def _not_finite(arrays: Arrays) -> tuple[list[str], int]:
