@@ -435,7 +435,7 @@ class OnPolicyAlgorithm(BaseAlgorithm):
         if "scalars" in batch:
             # One gather has brought all of them; a column is one view.
             batch = dict(batch)
-            rows, width = (scalars := batch.pop("scalars")).shape
+            rows, width = (scalars := batch["scalars"]).shape
             for i, name in enumerate(_SCALARS):
                 batch[name] = mx.as_strided(scalars, (rows,), (width,), i)
         if "images" in batch:

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,7 +147,7 @@ class Kernel:
         blocks: tuple[int, int],
         threads: int,
         scalars: tuple[int, ...] = (),
-        dtype: mx.Dtype = mx.float32,
+        dtypes: Sequence[mx.Dtype] | None = None,
     ) -> list[mx.array]:
         """
         :param inputs: arrays of any layout; those with gaps are copied first
@@ -154,7 +155,7 @@ class Kernel:
         :param blocks: of the grid
         :param threads: of a block
         :param scalars: 32-bit integers
-        :param dtype: of all outputs
+        :param dtypes: of the outputs; float32 by default
         :return: the outputs
         """
         if self._code is None:
@@ -164,7 +165,7 @@ class Kernel:
             compiled_source=self._code,
             inputs=inputs,
             output_shapes=outputs,
-            output_dtypes=[dtype] * len(outputs),
+            output_dtypes=[*dtypes] if dtypes else [mx.float32] * len(outputs),
             scalars=list(scalars),
             grid=(blocks[0] * threads, blocks[1], 1),
             threadgroup=(threads, 1, 1),

@@ -140,7 +140,7 @@ class Staging:
         halves = (place & 0xFFFFFFFF, place >> 32)
         low, high = (half - (1 << 32) if half >= 1 << 31 else half for half in halves)
         blocks = (min(-(-count // 256), 256), 1)
-        return self._kernel([self._unused], [(size,)], blocks, 256, (low, high, count), mx.uint8)[0]
+        return self._kernel([self._unused], [(size,)], blocks, 256, (low, high, count), [mx.uint8])[0]
 
 
 class _Local(threading.local):

@@ -119,9 +119,11 @@ def _adam_kernel(
         "adam",
         f"""{_head(layout)}{_SUM}
 extern "C" __global__ void adam({_arguments(layout)}, const float* p, const float* m, const float* v,
-    const float* rate, const unsigned long long* step, {clipped}float* p2, float* m2, float* v2) {{
+    const float* rate, const unsigned long long* step, {clipped}float* p2, float* m2, float* v2,
+    unsigned long long* next) {{
   {scale}
-  const float t = (float)step[0], size_ = {size}, root = {root};
+  if (blockIdx.x == 0 && threadIdx.x == 0) next[0] = step[0] + 1;
+  const float t = (float)(step[0] + 1), size_ = {size}, root = {root};
   EACH(const float g = x * scale; const float a = {b1} * m[at] + (1.f - {b1}) * g;
     const float b = {b2} * v[at] + (1.f - {b2}) * (g * g);
     m2[at] = a; v2[at] = b; p2[at] = p[at] - size_ * a / (sqrtf(b) * root + {eps});)
@@ -173,12 +175,14 @@ def adam(
     :param numbers: both betas and epsilon
     :param corrects: whether the bias is corrected
     :param rate: learning rate, scalar
-    :param step: which step it is, from 1, uint64
+    :param step: how many there were, uint64
     :param clip: what :func:`squares` gave of all gradients, and the largest norm; None does not clip
-    :return: the new vectors
+    :return: the new vectors, and the number of steps
     """
     layout = _layout(gradients, alignment)
     n_squares = clip[0].size if clip else 0
     kernel = _adam_kernel(layout, n_squares, clip is not None, corrects, numbers)
     inputs = [*gradients, *vectors, rate, step, *(clip or ())]
-    return kernel(inputs, [(layout.size,)] * 3, (len(layout.blocks()), 1), _THREADS)
+    shapes: list[tuple[int, ...]] = [(layout.size,)] * 3 + [()]
+    dtypes = [mx.float32] * 3 + [mx.uint64]
+    return kernel(inputs, shapes, (len(layout.blocks()), 1), _THREADS, dtypes=dtypes)

@@ -408,7 +408,7 @@ class ParameterOptimizer:
         clip = None if max_norm is None else (vectors.squares([*stored.values()]), max_norm)
         b1, b2 = self.bare.betas
         numbers = float(b1), float(b2), float(self.bare.eps)
-        after = {**state, "step": state["step"] + 1}
+        after = dict(state)
         new: Arrays = {}
         for part, _, _ in self.parts:
             names = self._vectors.get(part)
@@ -420,9 +420,10 @@ class ParameterOptimizer:
                 numbers,
                 self.bare.bias_correction,
                 state["learning_rate"],
-                after["step"],
+                state["step"],
                 clip,
             )
+            *outcome, after["step"] = outcome
             new[part], m, v = (array.reshape(packed[part].shape) for array in outcome)
             after[part] = {"m": m, "v": v}
         return new, after

@@ -27,13 +27,14 @@ from mlx.nn.layers.base import Module
 from mlx.utils import tree_map
 
 from mlx_baselines3.common.buffers.batches import FLUSH_BYTES
+from mlx_baselines3.common.cuda import nvrtc, vectors
 from mlx_baselines3.common.native.interrupts import interrupts_allowed, interrupts_deferred
 from mlx_baselines3.common.nn.integer_observations import not_readable
 from mlx_baselines3.common.nn.interop import to_numpy
 from mlx_baselines3.common.nn.layers import bound, named_parameters, set_named_parameters
 from mlx_baselines3.common.nn.packed_optimizer import Arrays, ParameterOptimizer
 from mlx_baselines3.common.nn.threads import CompiledFunctions, random_state_kept, tracing
-from mlx_baselines3.common.training.not_finite import check_finite, is_finite, sum_of_arrays
+from mlx_baselines3.common.training.not_finite import check_finite, sum_of_arrays
 from mlx_baselines3.common.training.pace import Pace
 from mlx_baselines3.common.training.target_networks import averaged, sources
 from mlx_baselines3.common.utils import polyak_average
@@ -309,14 +310,16 @@ class CompiledUpdate:
         unpacked = {name: self._layout(name).unpack(packed) for name, packed in state["packed"].items()}
         arrays = {name: rest | unpacked.get(name, {}) for name, rest in state["rest"].items()}
         sums = {name: sum_of_arrays(packed) for name, packed in state["packed"].items()}
+        numbers = [row for some in passes for _, row in some] + [*sums.values()]
+        together = _together(numbers)
         with interrupts_allowed():
-            rows = [row for some in passes for _, row in some]
-            mx.eval(arrays, state["optimizers"], sums, rows, mx.random.state)
-        metrics = [self._metrics(some) for some in passes]
+            mx.eval(arrays, state["optimizers"], together, mx.random.state)
+        read = iter(_read(together, numbers))
+        metrics = [self._metrics([(kind, next(read)) for kind, _ in some]) for some in passes]
         names = {name for each in metrics for name in each if checked is None or name in checked}
         check_finite(
             {name: np.concatenate([each[name] for each in metrics]) for name in sorted(names)},
-            {name: _not_finite(unpacked[name]) for name, value in sums.items() if not is_finite(value)},
+            {name: _not_finite(unpacked[name]) for name in sums if not np.isfinite(next(read)).all()},
         )
         with interrupts_deferred():
             for name, values in arrays.items():
@@ -325,11 +328,11 @@ class CompiledUpdate:
                 optimizer.state = state["optimizers"][name]
         return metrics
 
-    def _metrics(self, rows: _Rows) -> Metrics:
+    def _metrics(self, rows: list[tuple[Hashable, np.ndarray]]) -> Metrics:
         """The metrics by name, without the steps after the one that stopped the update."""
         columns: dict[str, list[float]] = {}
         for kind, row in rows:
-            values = dict(zip(self._metric_names[kind], to_numpy(row).tolist(), strict=True))
+            values = dict(zip(self._metric_names[kind], row.tolist(), strict=True))
             if values.pop(_ACTIVE, True):
                 for name, value in values.items():
                     columns.setdefault(name, []).append(value)
@@ -378,7 +381,9 @@ class CompiledUpdate:
             new_state = tree_map(lambda new, old: mx.where(active, new, old), new_state, state)
             new_state[_ACTIVE] = active
         self._metric_names[kind] = list(metrics)
-        return new_state, mx.stack([value.astype(mx.float32) for value in metrics.values()])
+        numbers = [value.astype(mx.float32) for value in metrics.values()]
+        # Stacking is a kernel for each number.
+        return new_state, vectors.pack(numbers, 1) if nvrtc.usable() else mx.stack(numbers)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pace": Pace()}
@@ -398,6 +403,22 @@ def _taken(rows: mx.array, indices: mx.array) -> mx.array:
         words = rows.reshape(len(rows), -1).view(mx.uint32)[indices]
         return words.view(mx.uint8).reshape(-1, *rows.shape[1:])
     return rows[indices]
+
+
+def _together(arrays: list[mx.array]) -> list[mx.array]:
+    """Numbers in fewer arrays: the host waits for each page that it fetches from an NVIDIA GPU."""
+    if not nvrtc.usable() or any(array.dtype != mx.float32 for array in arrays):
+        return arrays
+    most = vectors.MOST_ARRAYS
+    return [vectors.pack(arrays[i : i + most], 1) for i in range(0, len(arrays), most)]
+
+
+def _read(together: list[mx.array], arrays: list[mx.array]) -> list[np.ndarray]:
+    """The numbers of each of the arrays that :func:`_together` was given."""
+    numbers = [to_numpy(array) for array in together]
+    if together is arrays:
+        return numbers
+    return np.split(np.concatenate(numbers), np.cumsum([array.size for array in arrays])[:-1])
 
 
 def _not_finite(arrays: Arrays) -> tuple[list[str], int]:

@@ -12,6 +12,8 @@ from mlx_baselines3.common.cuda import nvrtc, upload, vectors
 from mlx_baselines3.common.nn import fused_mlp as mlp
 from mlx_baselines3.common.nn.layers import Linear
 from mlx_baselines3.common.nn.optimizers import Adam
+from mlx_baselines3.ppo import losses
+from mlx_baselines3.ppo.fused_losses import NAMES, surrogate
 
 
 def _has_kernels() -> bool:
@@ -63,9 +65,10 @@ def test_adam(clips, corrects):
     if clips:
         whole = whole * mx.minimum(most / (mx.sqrt((whole * whole).sum()) + 1e-6), 1.0)
     adam = Adam(1e-2, eps=1e-5, bias_correction=corrects)
-    adam.state["step"] = step
+    adam.state["step"] = step + 1
     state = {"m": given[1], "v": given[2]}
     parameters = adam.apply_single(whole, given[0], state)
+    assert found.pop().item() == 4
     for one, other in zip(found, (parameters, state["m"], state["v"]), strict=True):
         np.testing.assert_allclose(np.array(one), np.array(other), rtol=2e-5, atol=1e-7)
 
@@ -124,3 +127,32 @@ def test_mlps_and_their_gradients(dims, heads, activation, rows):
     ]:
         scale = float(np.abs(np.array(other)).max()) + 1e-6
         np.testing.assert_allclose(np.array(one), np.array(other), atol=2e-3 * scale, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 300])
+@pytest.mark.parametrize("normalizes", [False, True])
+def test_losses_of_ppo(rows, normalizes):
+    log_prob, entropy, values = (mx.random.normal((rows,)) for _ in range(3))
+    columns = mx.random.normal((rows, 4))
+    clip, entropy_weight, value_weight = mx.array(0.2), mx.array(0.01), mx.array(0.5)
+
+    def by_kernel(log_prob: mx.array, entropy: mx.array, values: mx.array) -> tuple[mx.array, list[mx.array]]:
+        weights = (clip, entropy_weight, value_weight)
+        found = surrogate((log_prob, entropy, values), columns, weights, normalizes)
+        return found["loss"], [found[name] for name in NAMES]
+
+    def by_mlx(log_prob: mx.array, entropy: mx.array, values: mx.array) -> tuple[mx.array, list[mx.array]]:
+        advantages = losses.normalize(columns[:, 2]) if normalizes else columns[:, 2]
+        ratio = mx.exp(log_prob - columns[:, 1])
+        policy = losses.policy_loss(ratio, advantages, clip)
+        value = losses.value_loss(values, columns[:, 3])
+        entropies = losses.entropy_loss(entropy, log_prob)
+        loss = policy + entropy_weight * entropies + value_weight * value
+        kl = losses.approximate_kl(ratio, log_prob - columns[:, 1])
+        return loss, [policy, value, entropies, kl, losses.clip_fraction(ratio, clip), loss]
+
+    arguments = log_prob, entropy, values
+    (_, found), gradients = mx.value_and_grad(by_kernel, argnums=(0, 1, 2))(*arguments)
+    (_, expected), expected_gradients = mx.value_and_grad(by_mlx, argnums=(0, 1, 2))(*arguments)
+    for one, other in zip([*found, *gradients], [*expected, *expected_gradients], strict=True):
+        np.testing.assert_allclose(np.array(one), np.array(other), rtol=2e-5, atol=2e-6)
