@@ -21,7 +21,7 @@ BENCH_ARGS ?=
 export PEER_SB3 PEER_SBX PEER_RLOX PEER_ENVPOOL PEER_PYTHON
 
 .PHONY: help install dev train test test-rust test-python test-fast test-bounds test-peers coverage fuzz lint format \
-        bench bench-peers clean
+        bench bench-peers bench-gpu clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -106,6 +106,11 @@ bench-peers: install ## the same against SB3, SBX, rlox and EnvPool, installed a
 	$(BIN)/python benchmarks/peers.py
 	cargo bench --bench '*' -- --warm-up-time 1 --measurement-time 2
 	$(BIN)/python benchmarks/run.py --peers --out $(RUNS)/benchmarks $(BENCH_ARGS)
+
+# A Python of a machine with a GPU that has this package, and torch and JAX if they are to be compared.
+GPU_PYTHON ?= $(PYTHON)
+bench-gpu: ## gradient steps on a GPU beside a bare MLX script, torch and JAX (GPU_PYTHON has them)
+	$(GPU_PYTHON) benchmarks/gpu.py --out $(RUNS)/benchmarks $(BENCH_ARGS)
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .venv-peers target $(RUNS) .pytest_cache .mypy_cache .ruff_cache

@@ -10,17 +10,43 @@ import report
 from timing import Effort, Figure, Pool, Runner, Side, measure
 from worker import Job
 
-# On a CPU Rust computes the gradient steps of MLPs, and MLX all others.
+IMAGES = "images"
+
+# On a CPU Rust computes the gradient steps of MLPs and CNNs, and MLX all others.
 MLX_STEPS = (("MLX_BASELINES3_UPDATES", "mlx"),)
 
 _LIBRARIES = {"ours": ("mlx_baselines3", "mlx_baselines3"), "sb3": ("SB3", "stable_baselines3")}
 
 
+def _frames() -> Any:
+    """An environment of random images as Atari's wrappers give them."""
+    gym, np = importlib.import_module("gymnasium"), importlib.import_module("numpy")
+    images = np.random.default_rng(0).integers(0, 256, (16, 4, 84, 84), dtype=np.uint8)
+
+    class Frames(gym.Env):  # type: ignore[misc, name-defined]
+        observation_space = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
+        action_space = gym.spaces.Discrete(6)
+        steps = 0
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            super().reset(seed=seed)
+            return images[0], {}
+
+        def step(self, action: Any) -> Any:
+            self.steps += 1
+            return images[self.steps % 16], float(action), self.steps % 100 == 0, False, {}
+
+    return Frames
+
+
 def _model(library: str, algorithm: str, env_id: str, n_envs: int, steps: int, settings: Any) -> Any:
     """A model with that many steps in its buffer."""
     package = importlib.import_module(library)
-    env = importlib.import_module(f"{library}.common.env_util").make_vec_env(env_id, n_envs, seed=0)
-    model = getattr(package, algorithm)("MlpPolicy", env, seed=0, **settings)
+    images = env_id == IMAGES
+    env: Any = _frames() if images else env_id
+    env = importlib.import_module(f"{library}.common.env_util").make_vec_env(env, n_envs, seed=0)
+    policy = "CnnPolicy" if images else "MlpPolicy"
+    model = getattr(package, algorithm)(policy, env, seed=0, **settings)
     logger = importlib.import_module(f"{library}.common.logger")
     model.set_logger(logger.Logger(None, []))
     return model.learn(steps)
@@ -41,8 +67,18 @@ def on_policy(library: str, algorithm: str, env_id: str, n_envs: int, n_steps: i
 
 def off_policy(library: str, algorithm: str, env_id: str, batch_size: int, steps: int) -> Job:
     """``train(1, batch_size)``, as the default settings call it after each step or every few."""
-    model = _model(library, algorithm, env_id, 1, steps, {"learning_starts": steps})
+    settings: dict[str, Any] = {"learning_starts": steps}
+    if env_id == IMAGES:
+        settings["buffer_size"] = steps
+    model = _model(library, algorithm, env_id, 1, steps, settings)
     return Job(lambda: model.train(1, batch_size), finish=_finish(library))
+
+
+def predict(library: str, algorithm: str, env_id: str) -> Job:
+    """``predict`` of one observation."""
+    model = _model(library, algorithm, env_id, 1, 100, {"buffer_size": 100, "learning_starts": 100})
+    observation = model.env.reset()[0]
+    return Job(lambda: model.predict(observation, deterministic=True))
 
 
 def products(size: int) -> Job:
@@ -107,6 +143,29 @@ def figures(quick: bool) -> list[Figure]:
     return found
 
 
+def image_figures(quick: bool) -> list[Figure]:
+    """
+    :param quick: shorter rollouts
+    :return: NatureCNN on images of 84 x 84 x 4
+    """
+    steps = 64 if quick else 256
+    args = {
+        "env_id": IMAGES,
+        "algorithm": "PPO",
+        "n_envs": 1,
+        "n_steps": steps,
+        "batch_size": 64,
+        "n_epochs": 1,
+    }
+    found = [Figure("PPO, NatureCNN, batch 64", "gradient step", *_sides("on_policy", args, 2))]
+    args = {"env_id": IMAGES, "algorithm": "DQN", "batch_size": 32, "steps": 200 if quick else 1000}
+    found.append(Figure("DQN, NatureCNN, batch 32", "gradient step", *_sides("off_policy", args, 2)))
+    args = {"env_id": IMAGES, "algorithm": "DQN"}
+    ours, (sb3, _) = _sides("predict", args, 2)
+    found.append(Figure("DQN, NatureCNN, one predict", "call", ours, (sb3,)))
+    return found
+
+
 def product_figures() -> list[Figure]:
     """
     :return: MLX's matrix product with the bridge to NumPy's OpenBLAS and without
@@ -153,8 +212,11 @@ def measure_all(pool: Pool, effort: Effort, quick: bool) -> tuple[str, Any]:
         rows += measure(pool, figure, effort)
     sac = next(row for row in rows if row["what"].startswith("SAC"))
     sentence, share = gemm_share(pool, sac, effort)
+    image_rows: list[dict[str, Any]] = []
+    for figure in image_figures(quick):
+        image_rows += measure(pool, figure, effort)
     products_rows: list[dict[str, Any]] = []
     for figure in product_figures():
         products_rows += measure(pool, figure, effort)
-    text = f"{report.comparisons(rows)}\n\n{sentence}\n\n{report.comparisons(products_rows)}"
-    return text, {"rows": rows, "sac": share, "products": products_rows}
+    tables = [report.comparisons(rows), sentence, *map(report.comparisons, (image_rows, products_rows))]
+    return "\n\n".join(tables), {"rows": rows, "sac": share, "images": image_rows, "products": products_rows}

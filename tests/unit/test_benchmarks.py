@@ -103,3 +103,30 @@ def test_sac_has_half_a_gigaflop(scripts):
 )
 def test_durations_have_three_digits(scripts, seconds, text):
     assert scripts["report"].duration(seconds) == text
+
+
+def test_gpu_steps_run_and_a_missing_peer_is_named(tmp_path):
+    # Tiny sizes on the CPU, uncompiled; a peer that is there would ask for a GPU.
+    command = [sys.executable, FOLDER / "gpu.py", "--quick", "--tf32", "off", "--out", tmp_path]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "BENCHMARK_DEVICE": "cpu"}
+    env |= {"MLX_BASELINES3_UPDATES": "mlx", "MLX_DISABLE_COMPILE": "1"}
+    subprocess.run([*command, "--sides", "ours", "bare", "torch"], check=True, capture_output=True, env=env)
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    table = results["tf32_off"]
+    names = {"PPO 32", "SAC 8, 2 steps in a call", "NatureCNN DQN 2", "NatureCNN PPO 16"}
+    assert table["ours"].keys() == table["bare"].keys() == names
+    assert all(
+        0 < seconds < 10 for side in ("ours", "bare") for times in table[side].values() for seconds in times
+    )
+    assert all(isinstance(reason, str) for reason in table["torch"].values())
+    assert results["learn"]["cpu"][0] > 0
+    assert results["first"]["full"] > 0
+    assert "| PPO 32 | " in (tmp_path / "gpu.md").read_text()
+
+
+def test_a_column_has_medians_and_ranges_in_microseconds(scripts):
+    import gpu
+
+    assert gpu.cell([2e-6, 1e-6, 1.5e-3]) == "2 (1 to 1,500)"
+    assert gpu.cell("no torch") == "no torch"
+    assert gpu.cell(None) == ""

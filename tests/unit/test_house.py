@@ -128,7 +128,8 @@ ARROWS = {
 FLOORS = [
     "common _atomic _kernel_cache _lazy_names _native _tf32",
     "_backend _version",
-    "_system_info common._types common.logger common.monitor common.noise common.running_mean_std",
+    "_system_info common._types common.cuda common.logger common.monitor common.noise",
+    "common.running_mean_std",
     "common.atari_wrappers common.envs common.nn common.results_plotter",
     "common.formats common.layers common.preprocessing common.sb2_compat",
     "common.distributions common.save_util common.vec_env",

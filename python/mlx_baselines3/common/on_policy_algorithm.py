@@ -16,11 +16,12 @@ from mlx_baselines3.common.native.actor import NativeActor, blueprint
 from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.native.rollouts import NativeRollout, Steps, actions_for_env, choose_actor
 from mlx_baselines3.common.nn.integer_observations import check_integers
-from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
+from mlx_baselines3.common.nn.interop import all_to_mlx, to_numpy
 from mlx_baselines3.common.nn.packed_optimizer import Arrays
 from mlx_baselines3.common.nn.threads import tracing
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.policies.evaluated import ModelCall
+from mlx_baselines3.common.preprocessing import is_image_space
 from mlx_baselines3.common.training.compiled_update import GradientStep, Minibatch
 from mlx_baselines3.common.training.dead_steps import dead_mask, warn_of_own_minibatches
 from mlx_baselines3.common.training.native_on_policy import NativeOnPolicyUpdate
@@ -32,6 +33,8 @@ from mlx_baselines3.common.utils import safe_mean as safe_mean
 from mlx_baselines3.common.vec_env import VecEnv as VecEnv
 
 SelfOnPolicyAlgorithm = TypeVar("SelfOnPolicyAlgorithm", bound="OnPolicyAlgorithm")
+# What there is one number of for each row of a minibatch.
+_SCALARS = ("values", "log_probs", "advantages", "returns")
 
 
 class OnPolicyAlgorithm(BaseAlgorithm):
@@ -343,18 +346,31 @@ class OnPolicyAlgorithm(BaseAlgorithm):
 
     def _rollout_arrays(self) -> Arrays:
         """The whole rollout as MLX arrays, environment after environment; copied once per update."""
-        flattened = self.rollout_buffer.flattened()
-        actions = flattened.pop("actions")
+        return self._arrays_of(self.rollout_buffer.flattened())
+
+    def _arrays_of(self, columns: dict[str, Any]) -> Arrays:
+        """Columns of a rollout as MLX has them; on a GPU in few arrays, since each costs a gather."""
+        actions, observations = columns.pop("actions"), columns.pop("observations")
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.reshape(-1).astype(np.int32)
-        observations: Any = flattened.pop("observations")
         check_integers(observations, self.observation_space)
-        if isinstance(observations, dict):
-            observations = {key: to_mlx(value) for key, value in observations.items()}
+        rest = {name: value.reshape(-1) for name, value in columns.items()}
+        on_gpu = self.device.type == mx.gpu
+        if on_gpu:
+            rest = {"scalars": np.stack([rest[name] for name in _SCALARS], axis=1)}
+        keys = [*observations] if isinstance(observations, dict) else []
+        seen = [*observations.values()] if keys else [observations]
+        arrays = all_to_mlx([actions, *rest.values(), *seen])
+        seen, found = arrays[1 + len(rest) :], dict(zip(rest, arrays[1:], strict=False))
+        found["actions"] = arrays[0]
+        if keys:
+            found["observations"] = dict(zip(keys, seen, strict=True))  # type: ignore[assignment]
+        elif on_gpu and is_image_space(self.observation_space) and seen[0].ndim == 4:
+            # Turned once, as MLX convolves.
+            found["images"] = mx.contiguous(seen[0].transpose(0, 2, 3, 1))
         else:
-            observations = to_mlx(observations)
-        rest = {name: to_mlx(value.reshape(-1)) for name, value in flattened.items()}
-        return {"observations": observations, "actions": to_mlx(actions), **rest}
+            found["observations"] = seen[0]
+        return found
 
     def _epochs(self, batch_size: int | None, n_epochs: int) -> Iterator[Iterable[Minibatch]]:
         """
@@ -364,13 +380,17 @@ class OnPolicyAlgorithm(BaseAlgorithm):
         :param n_epochs: number of passes
         :return: for each pass, pairs of a data set and the rows to take from it
         """
-        if type(self.rollout_buffer).get not in (RolloutBuffer.get, DictRolloutBuffer.get):
+        buffer = self.rollout_buffer
+        if type(buffer).get not in (RolloutBuffer.get, DictRolloutBuffer.get):
             yield from (self._custom_minibatches(batch_size) for _ in range(n_epochs))
             return
-        data = self._rollout_arrays()
+        # A GPU takes the rows as they lie; to bring the environments together is a copy.
+        as_stored = self.device.type == mx.gpu and type(buffer) in (RolloutBuffer, DictRolloutBuffer)
+        data = self._arrays_of(buffer.as_stored()) if as_stored else self._rollout_arrays()
         for _ in range(n_epochs):
             # NumPy's global generator, as SB3 shuffles: one seed gives both the same minibatches.
-            order = mx.array(self.rollout_buffer.shuffled_rows().astype(np.uint32))
+            (order,) = all_to_mlx([buffer.shuffled_rows().astype(np.uint32)])
+            order = buffer.places(order) if as_stored else order
             size = batch_size or order.size
             yield [(data, order[start : start + size]) for start in range(0, order.size, size)]
 
@@ -412,6 +432,15 @@ class OnPolicyAlgorithm(BaseAlgorithm):
 
     def _gradient_step(self, step: GradientStep, batch: Arrays, settings: Arrays, variant: None) -> Arrays:
         """Descend on the loss of one minibatch; see :class:`CompiledUpdate`."""
+        if "scalars" in batch:
+            # One gather has brought all of them; a column is one view.
+            batch = dict(batch)
+            rows, width = (scalars := batch["scalars"]).shape
+            for i, name in enumerate(_SCALARS):
+                batch[name] = mx.as_strided(scalars, (rows,), (width,), i)
+        if "images" in batch:
+            batch = dict(batch)
+            batch["observations"] = batch.pop("images").transpose(0, 3, 1, 2)
         loss, metrics = step.descend("policy", lambda: self._loss(batch, settings), settings["max_grad_norm"])
         return {"loss": loss, **metrics}
 

@@ -106,8 +106,12 @@ def preprocess_obs(
 
     assert isinstance(obs, mx.array), f"Expected an mx.array, got {type(obs)}"
     if isinstance(observation_space, spaces.Box):
-        scaled = normalize_images and is_image_space(observation_space)
-        return obs.astype(mx.float32) / 255.0 if scaled else obs.astype(mx.float32)
+        if not (normalize_images and is_image_space(observation_space)):
+            return obs.astype(mx.float32)
+        if obs.ndim != 4 or not is_image_space_channels_first(observation_space):
+            return obs.astype(mx.float32) / 255.0
+        # Turned while it is scaled: MLX convolves with the channels last, and its layers turn it back.
+        return (obs.transpose(0, 2, 3, 1).astype(mx.float32) / 255.0).transpose(0, 3, 1, 2)
     if isinstance(observation_space, spaces.Discrete | spaces.MultiDiscrete):
         return _one_hot(obs, observation_space)
     if isinstance(observation_space, spaces.MultiBinary):

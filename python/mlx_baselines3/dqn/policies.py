@@ -9,6 +9,7 @@ from mlx import nn
 
 from mlx_baselines3.common.native.actor import Blueprint, blueprint, observed, perceptron
 from mlx_baselines3.common.native.eligibility import check_unchanged
+from mlx_baselines3.common.nn.fused_mlp import Net, fused
 from mlx_baselines3.common.nn.layers import Sequential, named_parameters
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer, nothing_to_train
 from mlx_baselines3.common.policies.base import BasePolicy
@@ -81,7 +82,10 @@ class QNetwork(GivenExtractorPolicy):
         :param obs: (batch, ...) observations
         :return: (batch, actions) values Q(s, .)
         """
-        return self.q_net(self.extract_features(obs, self.features_extractor))
+        features = self.extract_features(obs, self.features_extractor)
+        if type(self.q_net) is Sequential and (found := fused([Net([*self.q_net.layers()], ())], features)):
+            return found[0][0]
+        return self.q_net(features)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> mx.array:
         return self(observation).argmax(axis=1).astype(mx.int64)

@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common.buffers import RolloutBuffer
+from mlx_baselines3.common.cuda.nvrtc import usable
 from mlx_baselines3.common.nn.packed_optimizer import Arrays
 from mlx_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from mlx_baselines3.common.policies import (
@@ -22,6 +23,7 @@ from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.common.utils import FloatSchedule
 from mlx_baselines3.common.utils import explained_variance as explained_variance
 from mlx_baselines3.ppo import losses
+from mlx_baselines3.ppo.fused_losses import surrogate
 
 SelfPPO = TypeVar("SelfPPO", bound="PPO")
 
@@ -174,6 +176,12 @@ class PPO(OnPolicyAlgorithm):
         """The PPO objective on one minibatch, with SB3's metrics."""
         values, log_prob, entropy = self.policy.evaluate_actions(batch["observations"], batch["actions"])
         values = values.flatten()
+        if usable() and "scalars" in batch and "clip_range_vf" not in settings and entropy is not None:
+            weights = (settings["clip_range"], settings["ent_coef"], settings["vf_coef"])
+            metrics = surrogate(
+                (log_prob, entropy, values), batch["scalars"], weights, self.normalize_advantage
+            )
+            return self._with_stop(metrics, settings)
         advantages = batch["advantages"]
         if self.normalize_advantage:
             advantages = losses.normalize(advantages)
@@ -188,14 +196,18 @@ class PPO(OnPolicyAlgorithm):
             "approx_kl": losses.approximate_kl(ratio, log_ratio),
             "clip_fraction": losses.clip_fraction(ratio, settings["clip_range"]),
         }
-        if "target_kl" in settings:
-            metrics["stop"] = metrics["approx_kl"] > 1.5 * settings["target_kl"]
-        loss = (
+        metrics["loss"] = (
             metrics["policy_gradient_loss"]
             + settings["ent_coef"] * metrics["entropy_loss"]
             + settings["vf_coef"] * metrics["value_loss"]
         )
-        return loss, metrics
+        return self._with_stop(metrics, settings)
+
+    @staticmethod
+    def _with_stop(metrics: Arrays, settings: Arrays) -> tuple[mx.array, Arrays]:
+        if "target_kl" in settings:
+            metrics["stop"] = metrics["approx_kl"] > 1.5 * settings["target_kl"]
+        return metrics.pop("loss"), metrics
 
     def _settings(self) -> dict[str, float]:
         """Scalars that may change between updates; they enter the compiled step as arrays."""

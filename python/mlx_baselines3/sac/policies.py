@@ -15,6 +15,7 @@ from mlx_baselines3.common.distributions import (
 from mlx_baselines3.common.distributions.base import takes_noise
 from mlx_baselines3.common.native.actor import DRAWING, Blueprint, Layer, blueprint, observed, perceptron
 from mlx_baselines3.common.native.eligibility import NotNative, check_parts, check_unchanged
+from mlx_baselines3.common.nn.fused_mlp import Net, fused
 from mlx_baselines3.common.nn.layers import Linear, Module, Sequential
 from mlx_baselines3.common.policies import BasePolicy, ContinuousCritic
 from mlx_baselines3.common.policies.critics import ContinuousActor, ContinuousPolicy
@@ -195,6 +196,11 @@ class Actor(ContinuousActor):
         """
         if features is None:
             features = self.extract_features(obs, self.features_extractor)
+        if not self.use_sde and type(self.latent_pi) is Sequential:
+            net = Net([*self.latent_pi.layers()], (self.mu, self.log_std))
+            if (heads := fused([net], features)) is not None:
+                ((mean_actions, log_std),) = heads
+                return mean_actions, mx.clip(log_std, LOG_STD_MIN, LOG_STD_MAX), {}
         latent_pi = self.latent_pi(features)
         mean_actions = self.mu(latent_pi)
         if self.use_sde:

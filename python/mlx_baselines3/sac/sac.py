@@ -219,7 +219,7 @@ class SAC(OffPolicyAlgorithm):
         :return: SB3's metrics
         """
         coefficient = self._entropy_coefficient
-        ent_coef = settings["ent_coef"] if coefficient is None else mx.exp(coefficient.log_ent_coef)[0]
+        ent_coef = settings["ent_coef"] if coefficient is None else mx.exp(coefficient.log_ent_coef).squeeze()
         obs = batch["observations"]
         target = self._target(batch, settings, ent_coef)
         shared = self.policy.shared_features(obs, self.actor)
@@ -246,7 +246,7 @@ class SAC(OffPolicyAlgorithm):
         """:return: the actor's loss, and (batch, 1) log likelihoods of the current policy's actions"""
         obs = batch["observations"]
         features = self.policy.shared_features(obs, self.actor)
-        actions, log_prob = self.actor.action_log_prob(obs, batch["noise"][0], **features)
+        actions, log_prob = self.actor.action_log_prob(obs, batch["noise"][:1].squeeze(0), **features)
         log_prob = log_prob.reshape(-1, 1)
         q_values = losses.smallest(self.critic(obs, actions, **features))
         return losses.actor_loss(log_prob, q_values, ent_coef), log_prob
@@ -254,7 +254,7 @@ class SAC(OffPolicyAlgorithm):
     def _target(self, batch: Arrays, settings: Arrays, ent_coef: mx.array) -> mx.array:
         """:return: (batch, 1) targets of the critics"""
         next_obs = batch["next_observations"]
-        next_actions, next_log_prob = self.actor.action_log_prob(next_obs, batch["noise"][1])
+        next_actions, next_log_prob = self.actor.action_log_prob(next_obs, batch["noise"][1:].squeeze(0))
         return losses.soft_target(
             batch["rewards"],
             batch["dones"],

@@ -6,7 +6,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
+from mlx_baselines3.common.cuda import nvrtc
+from mlx_baselines3.common.nn.interop import all_to_mlx, to_mlx, to_numpy
 
 __all__ = ["arrays_of", "columns_of", "each", "new_to_mlx", "not_cut", "split", "stack"]
 
@@ -77,6 +78,8 @@ def new_to_mlx(arrays: Iterable[np.ndarray]) -> list[mx.array]:
     :param arrays: writable C-contiguous numeric arrays in native byte order
     :return: the result of ``to_mlx``, in half of the time
     """
+    if nvrtc.usable():
+        return all_to_mlx([*arrays])
     if _from_dlpack is None:
         return list(map(to_mlx, arrays))
     return [_from_dlpack(array, copy=True) for array in arrays]

@@ -3,16 +3,18 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common.buffers._fields import arrays_of, stack
 from mlx_baselines3.common.buffers._rows import check_batch_size
+from mlx_baselines3.common.buffers.image_ring import ring_of
 from mlx_baselines3.common.nn.integer_observations import check_integers, holds_integers
 from mlx_baselines3.common.nn.packed_optimizer import Arrays
 from mlx_baselines3.common.preprocessing import get_obs_shape
 
-__all__ = ["FLUSH_BYTES", "replay_arrays", "replay_batches"]
+__all__ = ["FLUSH_BYTES", "replay_arrays", "replay_batches", "rows_of"]
 
 # Bytes of batches that are gathered at once and passed to the device before the next ones. Enough for
 # hundreds of gradient steps on vectors; images must not fill the memory.
@@ -29,14 +31,19 @@ def replay_batches(buffer: Any, count: int, batch_size: int, env: Any = None) ->
     :param env: a VecNormalize whose statistics normalise observations and rewards, or None
     :return: dictionaries of the fields of :class:`ReplayBufferSamples`; ``discounts`` only if present
     """
+    if env is None and (ring := ring_of(buffer)) is not None:
+        check_batch_size(batch_size)
+        yield from ring.batches(buffer, count, batch_size)
+        return
     if not hasattr(buffer, "sample_many"):
         for _ in range(count):
             yield _fields(buffer, buffer.sample(batch_size, env=env))
         return
     for at_once in _portions(buffer, count, batch_size):
         samples = _fields(buffer, buffer.sample_many(at_once, batch_size, env=env))
+        rows = {name: rows_of(value, at_once) for name, value in samples.items()}
         for i in range(at_once):
-            yield {name: _row(value, i) for name, value in samples.items()}
+            yield {name: value[i] for name, value in rows.items()}
 
 
 def replay_arrays(buffer: Any, count: int, batch_size: int, env: Any = None) -> Iterator[dict[str, Any]]:
@@ -84,8 +91,13 @@ def _fields(buffer: Any, samples: Any) -> dict[str, Any]:
     return {name: value for name, value in samples._asdict().items() if value is not None}
 
 
-def _row(values: Any, i: int) -> Any:
+def rows_of(values: Any, count: int) -> list[Any]:
+    """
+    :param values: (count, ...) array, or a dictionary of them
+    :param count: how many
+    :return: the rows; parts of the same memory, where an index would copy each
+    """
     if isinstance(values, Mapping):
-        return {key: value[i] for key, value in values.items()}
-    # Indexing is two operations, this is one.
-    return values.squeeze(0) if values.shape[0] == 1 else values[i]
+        columns = {key: rows_of(value, count) for key, value in values.items()}
+        return [{key: column[i] for key, column in columns.items()} for i in range(count)]
+    return [row.squeeze(0) for row in (mx.split(values, count) if count > 1 else [values])]

@@ -45,6 +45,8 @@ class ReplayBuffer(SampledBuffer):
 
     # Whether a sample also depends on later rows.
     _reads_on = False
+    # Calls of `add`: what a copy on a GPU has not seen yet.
+    _added = 0
 
     def __init__(
         self,
@@ -113,11 +115,11 @@ class ReplayBuffer(SampledBuffer):
         :raises ValueError: a shape does not fit
         """
         # Environments almost always return arrays that need no conversion.
-        if _native.store_step(self.__dict__, obs, next_obs, action, reward, done, infos):
-            return
-        self._add_checked(obs, next_obs, action, reward, done, infos)
-        self.pos = (self.pos + 1) % self.buffer_size
-        self.full = self.full or self.pos == 0
+        if not _native.store_step(self.__dict__, obs, next_obs, action, reward, done, infos):
+            self._add_checked(obs, next_obs, action, reward, done, infos)
+            self.pos = (self.pos + 1) % self.buffer_size
+            self.full = self.full or self.pos == 0
+        self._added += 1
 
     def _add_checked(
         self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]

@@ -175,6 +175,24 @@ class RolloutBuffer(BaseBuffer):
         flat = self._flat_columns()
         return {**flat, **{name: flat[name].reshape(-1) for name in _SAMPLED_SCALARS}}
 
+    def as_stored(self) -> dict[str, Any]:
+        """
+        :return: the columns of :meth:`flattened` without a copy, step after step: :meth:`places` says where
+        :raises AssertionError: the buffer is not full
+        """
+        self._assert_full()
+        names = ("observations", "actions", *_SAMPLED_SCALARS)
+        return {name: _merge_axes(self.__dict__[name], self.generator_ready) for name in names}
+
+    def places(self, rows: mx.array) -> mx.array:
+        """
+        :param rows: rows of :meth:`flattened`
+        :return: the same rows of :meth:`as_stored`
+        """
+        if self.generator_ready:
+            return rows
+        return rows % self.buffer_size * self.n_envs + rows // self.buffer_size
+
     def shuffled_rows(self) -> np.ndarray:
         """
         Draw the order of one pass over the rollout.
@@ -231,6 +249,12 @@ class RolloutBuffer(BaseBuffer):
         actions = self.actions[batch_inds].astype(np.float32, copy=False)
         scalars = (self.__dict__[name][batch_inds].reshape(-1) for name in _SAMPLED_SCALARS)
         return [self.to_torch(array) for array in (actions, *scalars)]
+
+
+def _merge_axes(column: Any, are_merged: bool) -> Any:
+    if isinstance(column, dict):
+        return {key: _merge_axes(array, are_merged) for key, array in column.items()}
+    return column if are_merged else column.reshape(-1, *(column.shape[2:] or (1,)))
 
 
 def _flatten(buffer: BaseBuffer, column: Any) -> Any:

@@ -68,8 +68,9 @@ class NativeActor:
         self._shape = shape
         self.plan = plan
         self._arrays: list[mx.array] = []
-        # Their memory, where there is a features extractor.
+        # Their memory and where it is, if there is a features extractor.
         self._views: list[np.ndarray] = []
+        self._places: list[Any] = []
         self._mlx_state: bytes | None = None
         # Of Dict observations, in the order of the network's inputs.
         self.keys = plan.keys
@@ -113,8 +114,8 @@ class NativeActor:
             if plan.features:
                 # Comparing millions of numbers would take longer than acting. While the last views hold the
                 # memory, other numbers lie elsewhere.
-                same = [view.ctypes.data for view in views] == [view.ctypes.data for view in self._views]
-                self._views = views
+                places = [view.__array_interface__["data"] for view in views]
+                same, self._places, self._views = places == self._places, places, views
                 if same:
                     return
             if self._core.changed(views):

@@ -149,6 +149,8 @@ class Blueprint:
 
 
 def _same_modules(features: Features, others: Features) -> bool:
+    if features is others:
+        return True
     if len(features) != len(others):
         return False
     return all(

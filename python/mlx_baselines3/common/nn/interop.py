@@ -5,15 +5,17 @@ float32, so 64-bit floats become float32, as in SB3 when the observation is cast
 """
 
 import copyreg
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mlx_baselines3.common.cuda import nvrtc, upload
 from mlx_baselines3.common.nn.devices import get_device
 
-__all__ = ["to_mlx", "to_numpy"]
+__all__ = ["all_to_mlx", "to_mlx", "to_numpy"]
 
 
 def to_mlx(array: ArrayLike | mx.array) -> mx.array:
@@ -32,6 +34,22 @@ def to_mlx(array: ArrayLike | mx.array) -> mx.array:
     if values.dtype == np.float64:
         values = values.astype(np.float32)
     return mx.array(values)
+
+
+def all_to_mlx(arrays: Sequence[np.ndarray]) -> list[mx.array]:
+    """
+    Copy NumPy arrays into new MLX arrays, to an NVIDIA GPU all in one.
+
+    :param arrays: any shapes
+    :return: for each what :func:`to_mlx` gives
+    """
+    if nvrtc.usable():
+        try:
+            return upload.staging().upload(arrays)
+        except MemoryError:
+            # Out of memory that may be locked: MLX's own way needs none.
+            pass
+    return list(map(to_mlx, arrays))
 
 
 def to_numpy(array: Any) -> np.ndarray:

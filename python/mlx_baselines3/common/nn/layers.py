@@ -9,12 +9,13 @@ transposed to MLX's where they are used.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_baselines3.common.nn.activations import Tanh
 from mlx_baselines3.common.nn.layer_hints import refuse_torch
 from mlx_baselines3.common.nn.memory import check_widths
 from mlx_baselines3.common.nn.named_arrays import bound, named_parameters, set_named_parameters
@@ -162,9 +163,17 @@ class Sequential(Module):
         :param x: input of the first layer
         :return: output of the last layer (``x`` itself if there are no layers)
         """
+        channels_last = False
         for layer in self.layers():
-            x = call(layer, x)
-        return x
+            if _convolves(layer):
+                x = layer.convolve(x if channels_last else x.transpose(0, 2, 3, 1))
+                channels_last = True
+            elif channels_last and type(layer) in _NUMBER_BY_NUMBER:
+                x = layer(x)
+            else:
+                x = call(layer, x.transpose(0, 3, 1, 2) if channels_last else x)
+                channels_last = False
+        return x.transpose(0, 3, 1, 2) if channels_last else x
 
     def layers(self) -> Iterator[Callable[[mx.array], mx.array]]:
         """:return: the layers in order"""
@@ -306,10 +315,39 @@ class Conv2d(Module):
         :param x: (batch, in_channels, height, width)
         :return: (batch, out_channels, height', width')
         """
-        out = mx.conv2d(x.transpose(0, 2, 3, 1), self.weight.transpose(0, 2, 3, 1), self.stride, self.padding)
+        return self.convolve(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+    def convolve(self, x: mx.array) -> mx.array:
+        """
+        As :meth:`forward`, in MLX's layout.
+
+        :param x: (batch, height, width, in_channels)
+        :return: (batch, height', width', out_channels)
+        """
+        out = mx.conv2d(x, self.weight.transpose(0, 2, 3, 1), self.stride, self.padding)
         # The bias is added to every pixel of every image, so its gradient is a long sum.
         pixels = out.reshape(-1, out.shape[-1])
-        return (pixels + repeated(self.bias, pixels)).reshape(out.shape).transpose(0, 3, 1, 2)
+        return (pixels + repeated(self.bias, pixels)).reshape(out.shape)
+
+
+def _convolves(layer: Any) -> TypeGuard[Conv2d]:
+    """Whether a layer computes as :class:`Conv2d` does, and not in a way of its own."""
+    kind = type(layer)
+    return (
+        isinstance(layer, Conv2d)
+        and kind.forward is Conv2d.forward
+        and kind.__call__ is Conv2d.__call__
+        and "forward" not in vars(layer)
+    )
+
+
+# Activations that do not care which axis is which. Layers between channel-last images.
+_NUMBER_BY_NUMBER = {
+    getattr(nn, name)
+    for name in ("ELU", "GELU", "Hardswish", "LeakyReLU", "Mish", "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid",
+                 "Softplus", "Tanh")
+    if hasattr(nn, name)
+} | {Tanh}  # fmt: skip
 
 
 class ChannelsLast(Module):

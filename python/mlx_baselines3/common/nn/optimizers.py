@@ -122,8 +122,8 @@ class Adam(optim.Adam):
         b1, b2 = self.betas
         numbers = [self.learning_rate / (1 - b1**self.step), mx.rsqrt(1 - b2**self.step)]
         # Going through one array keeps the compiler from fusing the powers into the big kernel.
-        both = mx.stack(numbers)
-        return both[0], both[1]
+        step_size, root_scale = mx.split(mx.stack(numbers), 2)
+        return step_size.squeeze(), root_scale.squeeze()
 
 
 # Elementwise optimizers: many parameters can be updated as one long vector.

@@ -13,9 +13,12 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
+from mlx_baselines3.common.cuda import nvrtc, vectors
 from mlx_baselines3.common.nn.interop import to_mlx
 from mlx_baselines3.common.nn.optimizers import (
+    Adam,
     ParameterGroup,
+    clip_by_global_norm,
     corrects_bias,
     from_torch_state,
     is_elementwise,
@@ -95,6 +98,9 @@ class ParameterOptimizer:
         self._deferred: Callable[[], dict[str, Any]] | None = None
         self._handed_out = False
         self._only = None if names is None else set(names)
+        # A GPU merges large arrays, too, and has the weights of convolutions as MLX convolves with them.
+        self._on_gpu = False
+        self._rate: tuple[float, mx.array] | None = None
         # The network as of the last look; unknown in a copy.
         self.structure: Structure | None = Structure(module)
         arrays, self._owners = self._followed(self.structure)
@@ -130,7 +136,7 @@ class ParameterOptimizer:
         self._merged = {
             name: array.shape
             for name, array in arrays.items()
-            if self.is_elementwise and name in self._single and array.size < _LARGE
+            if self.is_elementwise and name in self._single and (self._on_gpu or array.size < _LARGE)
         }
         # Merged arrays have missed the same steps.
         self._vectors: dict[str, list[str]] = {}
@@ -150,17 +156,18 @@ class ParameterOptimizer:
             if some:
                 fresh = {slot: self._split(vector, array) for slot, array in state[vector].items()}
                 state[vector] = {
-                    slot: _merge([some[name][slot] if name in some else each[name] for name in names])
+                    slot: self._merge([some[name][slot] if name in some else each[name] for name in names])
                     for slot, each in fresh.items()
                 }
 
     def follow(self, module: nn.Module) -> None:
         """
-        Take notice of what was frozen, thawed or replaced since. Frozen arrays keep their state until they
-        are thawed; those of modules that are new begin without one.
+        Take notice of what was frozen, thawed or replaced since, and of the device that is to compute. Frozen
+        arrays keep their state until they are thawed; those of modules that are new begin without one.
 
         :param module: the network
         """
+        self._settle(mx.default_device().type == mx.gpu)
         known = self.structure
         if known is not None and known.network is module and known.is_current():
             return
@@ -174,6 +181,24 @@ class ParameterOptimizer:
         else:
             self._rearrange(arrays, owners, structure)
         self.structure = structure
+
+    def _settle(self, on_gpu: bool) -> None:
+        """Merge the arrays as it suits the device."""
+        if self._on_gpu == on_gpu:
+            return
+        slots = self._slots() if self.is_elementwise else {}
+        self._on_gpu = on_gpu
+        if self.is_elementwise:
+            self._forget_slots()
+            single = self._single
+            self._lay_out(
+                {
+                    name: mx.zeros(shape, mx.float32 if name in single else mx.float16)
+                    for name, shape in self.shapes.items()
+                },
+                slots,
+            )
+            mx.eval(self.state)
 
     def _rearrange(self, arrays: Arrays, owners: dict[str, nn.Module], structure: Structure) -> None:
         """Work on other arrays than before."""
@@ -255,8 +280,12 @@ class ParameterOptimizer:
     @learning_rate.setter
     def learning_rate(self, value: float | mx.array) -> None:
         # Not through MLX's setter: it makes a copy, which has to be computed before it can be read.
-        rate = value if isinstance(value, mx.array) else mx.array(value, dtype=mx.float32)
-        self.bare.state["learning_rate"] = rate
+        if isinstance(value, mx.array):
+            self.bare.state["learning_rate"] = value
+            return
+        if self._rate is None or self._rate[0] != value:
+            self._rate = value, mx.array(value, dtype=mx.float32)
+        self.bare.state["learning_rate"] = self._rate[1]
 
     @property
     def state(self) -> dict[str, Any]:
@@ -281,15 +310,29 @@ class ParameterOptimizer:
         """
         packed = {name: arrays[name] for name in self.names if name not in self._merged}
         return packed | {
-            vector: _merge([arrays[name] for name in names]) for vector, names in self._vectors.items()
+            vector: self._merge([arrays[name] for name in names]) for vector, names in self._vectors.items()
         }
+
+    def _as_stored(self, array: mx.array) -> mx.array:
+        return array.transpose(0, 2, 3, 1) if self._on_gpu and array.ndim == 4 else array
+
+    def _merge(self, arrays: list[mx.array]) -> mx.array:
+        arrays = [self._as_stored(array) for array in arrays]
+        if nvrtc.usable() and len(arrays) <= vectors.MOST_ARRAYS:
+            return vectors.pack(arrays, _ALIGNMENT)
+        return _merge(arrays)
 
     def _split(self, vector: str, array: mx.array) -> Arrays:
         start, arrays = 0, {}
         for name in self._vectors[vector]:
             shape = self._merged[name]
-            # One view where a slice and a reshape are two.
-            arrays[name] = mx.as_strided(array, shape, offset=start)
+            if self._on_gpu and len(shape) == 4:
+                out, channels, height, width = shape
+                stored = mx.as_strided(array, (out, height, width, channels), offset=start)
+                arrays[name] = stored.transpose(0, 3, 1, 2)
+            else:
+                # One view where a slice and a reshape are two.
+                arrays[name] = mx.as_strided(array, shape, offset=start)
             start += _padded(_size(shape))
         return arrays
 
@@ -329,6 +372,61 @@ class ParameterOptimizer:
                 known[name] = start
                 start += _padded(_size(self.shapes[name]))
         return {name: known[name] for name in self.names}
+
+    def descend(
+        self, gradients: Arrays, packed: Arrays, state: dict[str, Any], max_norm: mx.array | None = None
+    ) -> tuple[Arrays, dict[str, Any]]:
+        """
+        One step of the optimizer, as a pure function.
+
+        :param gradients: name -> gradient of each array
+        :param packed: packed parameters
+        :param state: the optimizer's state
+        :param max_norm: clip the gradients to this 2-norm together
+        :return: the new parameters and the new state
+        """
+        if self._has_kernels():
+            return self._descend_by_kernels(gradients, packed, state, max_norm)
+        merged = self.pack(gradients)
+        if max_norm is not None:
+            merged = clip_by_global_norm(merged, max_norm)
+        return self.apply(merged, packed, state)
+
+    def _has_kernels(self) -> bool:
+        return (
+            type(self.bare) is Adam
+            and not self.bare._schedulers
+            and not self.missed
+            and len(self._single) == len(self.names) <= vectors.MOST_ARRAYS
+            and nvrtc.usable()
+        )
+
+    def _descend_by_kernels(
+        self, gradients: Arrays, packed: Arrays, state: dict[str, Any], max_norm: mx.array | None
+    ) -> tuple[Arrays, dict[str, Any]]:
+        stored = {name: self._as_stored(gradients[name]) for name in self.names}
+        clip = None if max_norm is None else (vectors.squares([*stored.values()]), max_norm)
+        b1, b2 = self.bare.betas
+        numbers = float(b1), float(b2), float(self.bare.eps)
+        after = dict(state)
+        new: Arrays = {}
+        for part, _, _ in self.parts:
+            names = self._vectors.get(part)
+            given = packed[part], state[part]["m"], state[part]["v"]
+            outcome = vectors.adam(
+                [stored[name] for name in names or [part]],
+                _ALIGNMENT if names else 1,
+                given,
+                numbers,
+                self.bare.bias_correction,
+                state["learning_rate"],
+                state["step"],
+                clip,
+            )
+            *outcome, after["step"] = outcome
+            new[part], m, v = (array.reshape(packed[part].shape) for array in outcome)
+            after[part] = {"m": m, "v": v}
+        return new, after
 
     def apply(
         self, gradients: Arrays, packed: Arrays, state: dict[str, Any]

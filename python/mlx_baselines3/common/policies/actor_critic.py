@@ -10,6 +10,7 @@ import mlx.optimizers as optim
 from gymnasium import spaces
 
 from mlx_baselines3.common._types import PyTorchObs, Schedule
+from mlx_baselines3.common.cuda.nvrtc import usable
 from mlx_baselines3.common.distributions import (
     BernoulliDistribution,
     CategoricalDistribution,
@@ -21,6 +22,7 @@ from mlx_baselines3.common.distributions import (
 )
 from mlx_baselines3.common.native.actor import DRAWING, Blueprint, Layer, blueprint, observed, perceptron
 from mlx_baselines3.common.native.eligibility import NotNative, check_parts, check_unchanged
+from mlx_baselines3.common.nn.fused_mlp import Net, fused
 from mlx_baselines3.common.nn.layers import Linear, call, named_parameters
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
 from mlx_baselines3.common.policies.base import BasePolicy
@@ -295,9 +297,36 @@ class ActorCriticPolicy(BasePolicy):
         :return: (batch, 1) values, (batch,) log likelihood of the actions, and (batch,) entropy of the
             distribution or None if there is no closed form
         """
-        latent_pi, latent_vf = self._latents(obs)
-        distribution = self._get_action_dist_from_latent(latent_pi)
-        return self.value_net(latent_vf), distribution.log_prob(actions), distribution.entropy()
+        if (found := self._evaluate_fused(obs)) is not None:
+            distribution, values = found
+        else:
+            latent_pi, latent_vf = self._latents(obs)
+            distribution = self._get_action_dist_from_latent(latent_pi)
+            values = self.value_net(latent_vf)
+        return values, distribution.log_prob(actions), distribution.entropy()
+
+    def _evaluate_fused(self, obs: PyTorchObs) -> tuple[Distribution, mx.array] | None:
+        """Distribution and values by this package's kernels for NVIDIA GPUs; None where MLX computes."""
+        mlp, kind = self.mlp_extractor, type(self)
+        own = ("_latents", "_get_action_dist_from_latent", "extract_features")
+        if (
+            not usable()
+            or type(mlp) is not MlpExtractor
+            or not self.share_features_extractor
+            or isinstance(self.action_dist, StateDependentNoiseDistribution)
+            or any(getattr(kind, name) is not getattr(ActorCriticPolicy, name) for name in own)
+        ):
+            return None
+        features = self.extract_features(obs)
+        assert isinstance(features, mx.array)
+        heads = (mlp.policy_net, self.action_net), (mlp.value_net, self.value_net)
+        together = fused([Net([*net.layers()], (head,)) for net, head in heads], features)
+        if together is None:
+            return None
+        (parameters,), (values,) = together
+        gaussian = isinstance(self.action_dist, DiagGaussianDistribution)
+        rest = (self.log_std,) if gaussian else ()
+        return self.action_dist.proba_distribution(parameters, *rest), values
 
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
         """

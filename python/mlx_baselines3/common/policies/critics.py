@@ -9,6 +9,7 @@ import mlx.optimizers as optim
 from gymnasium import spaces
 
 from mlx_baselines3.common._types import PyTorchObs, Schedule
+from mlx_baselines3.common.nn.fused_mlp import Net, fused
 from mlx_baselines3.common.nn.layers import Sequential, named_parameters, set_named_parameters
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer, nothing_to_train
 from mlx_baselines3.common.nn.streams import parallel_stream
@@ -93,6 +94,10 @@ class ContinuousCritic(BaseModel):
         if self.share_features_extractor:
             features = mx.stop_gradient(features)
         qvalue_input = mx.concatenate([features, actions], axis=1)
+        if (
+            together := fused([Net([*net.layers()], ()) for net in self.q_networks], qvalue_input)
+        ) is not None:
+            return tuple(value for (value,) in together)
         values = []
         for index, q_net in enumerate(self.q_networks):
             with parallel_stream(index):

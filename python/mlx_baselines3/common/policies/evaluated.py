@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import ModuleType, TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 from gymnasium import spaces
@@ -15,7 +15,32 @@ from mlx_baselines3.common.nn.threads import GeneratorPlace, computing, inside_c
 __all__ = ["ModelCall", "evaluate"]
 
 # Objects without MLX arrays, or without those of the model.
-_LEAVES = (str, bytes, int, float, type, ModuleType, spaces.Space)
+_LEAVES = (str, bytes, int, float, type, ModuleType, spaces.Space, type(None))
+
+
+class _Kind(NamedTuple):
+    """How to look into the objects of a class."""
+
+    is_leaf: bool
+    is_distribution: bool
+    is_mapping: bool
+    is_sequence: bool
+
+
+# Asked for each object at the end of each call, and slow to tell.
+_kinds: dict[type, _Kind] = {}
+
+
+def _kind(kind: type) -> _Kind:
+    known = _kinds.get(kind)
+    if known is None:
+        known = _kinds[kind] = _Kind(
+            issubclass(kind, _LEAVES),
+            issubclass(kind, Distribution),
+            issubclass(kind, Mapping),
+            issubclass(kind, list | tuple | set | frozenset),
+        )
+    return known
 
 
 def evaluate(*roots: Any) -> None:
@@ -33,7 +58,7 @@ def evaluate(*roots: Any) -> None:
         if isinstance(found, mx.array):
             arrays.append(found)
             continue
-        if found is None or id(found) in seen or isinstance(found, _LEAVES):
+        if id(found) in seen or _kind(type(found)).is_leaf:
             continue
         seen.add(id(found))
         waiting += _inside(found)
@@ -46,13 +71,14 @@ def evaluate(*roots: Any) -> None:
 
 
 def _inside(found: Any) -> list[Any]:
-    if isinstance(found, Distribution):
+    kind = _kind(type(found))
+    if kind.is_distribution:
         # The rest belongs to the last forward pass, possibly of another thread.
         return [vars(found).get(name) for name in ("exploration_mat", "exploration_matrices")]
     inside: list[Any] = []
-    if isinstance(found, Mapping):
+    if kind.is_mapping:
         inside += found.values()
-    elif isinstance(found, (list, tuple, set, frozenset)):
+    elif kind.is_sequence:
         inside += found
     # Attributes of functions do not belong to the model.
     if hasattr(found, "__dict__") and not hasattr(found, "__code__"):

@@ -27,14 +27,14 @@ from mlx.nn.layers.base import Module
 from mlx.utils import tree_map
 
 from mlx_baselines3.common.buffers.batches import FLUSH_BYTES
+from mlx_baselines3.common.cuda import nvrtc, vectors
 from mlx_baselines3.common.native.interrupts import interrupts_allowed, interrupts_deferred
 from mlx_baselines3.common.nn.integer_observations import not_readable
 from mlx_baselines3.common.nn.interop import to_numpy
 from mlx_baselines3.common.nn.layers import bound, named_parameters, set_named_parameters
-from mlx_baselines3.common.nn.optimizers import clip_by_global_norm
 from mlx_baselines3.common.nn.packed_optimizer import Arrays, ParameterOptimizer
 from mlx_baselines3.common.nn.threads import CompiledFunctions, random_state_kept, tracing
-from mlx_baselines3.common.training.not_finite import check_finite, is_finite, sum_of_arrays
+from mlx_baselines3.common.training.not_finite import check_finite, sum_of_arrays
 from mlx_baselines3.common.training.pace import Pace
 from mlx_baselines3.common.training.target_networks import averaged, sources
 from mlx_baselines3.common.utils import polyak_average
@@ -111,10 +111,7 @@ class GradientStep:
         (value, extras, statistics), gradients = mx.value_and_grad(of)(optimizer.unpack(packed))
         for owner, arrays in statistics.items():
             set_named_parameters(self._networks[owner], arrays)
-        gradients = optimizer.pack(gradients)
-        if max_grad_norm is not None:
-            gradients = clip_by_global_norm(gradients, max_grad_norm)
-        packed, state = optimizer.apply(gradients, packed, self._optimizer_states[name])
+        packed, state = optimizer.descend(gradients, packed, self._optimizer_states[name], max_grad_norm)
         self._packed[name], self._optimizer_states[name] = packed, state
         set_named_parameters(network, optimizer.unpack(packed))
         return value, extras
@@ -206,6 +203,9 @@ class CompiledUpdate:
         self._compiled = CompiledFunctions()
         self._metric_names: dict[Hashable, list[str]] = {}
         self._pace = Pace()
+        # Numbers as arrays, for the next call: a GPU fetches each new one from the host.
+        self._scalars: dict[str, tuple[float, mx.array]] = {}
+        self._goes_on = mx.array(True)
         for target, source in self.targets.items():
             sources(networks[source], networks[target])
 
@@ -227,7 +227,7 @@ class CompiledUpdate:
         """
         pairs = zip(batches, repeat(None) if variants is None else variants, strict=False)
         with interrupts_allowed(), random_state_kept():
-            state, rows = self._take(self.begin(), pairs, _scalars(settings))
+            state, rows = self._take(self.begin(), pairs, self._arrays_of(settings))
         (metrics,) = self._finish(state, [rows])
         return metrics
 
@@ -243,17 +243,20 @@ class CompiledUpdate:
         :raises FloatingPointError: if a parameter or the metric ``loss`` is nan or infinite; nothing has
             changed then
         """
-        state, scalars = self.begin(), _scalars(settings)
+        state, scalars = self.begin(), self._arrays_of(settings)
         passes: list[_Rows] = []
         with interrupts_allowed(), random_state_kept():
             for minibatches in epochs:
                 state, rows = self._take(state, zip(minibatches, repeat(None), strict=False), scalars)
                 passes.append(rows)
-                mx.eval(state, [row for _, row in rows])
-                # Only steps that may stop give a reason to ask before the end.
-                may_stop = any(_ACTIVE in self._metric_names[kind] for kind, _ in rows[-1:])
-                if may_stop and not state[_ACTIVE].item():
-                    break
+                # Only steps that may stop give a reason to ask, and to wait, before the end.
+                if any(_ACTIVE in self._metric_names[kind] for kind, _ in rows[-1:]):
+                    mx.eval(state, [row for _, row in rows])
+                    if not state[_ACTIVE].item():
+                        break
+                else:
+                    # Meanwhile the host draws the next order.
+                    mx.async_eval(state, [row for _, row in rows])  # type: ignore[no-untyped-call]
         return self._finish(state, passes, ("loss",))
 
     def begin(self) -> dict[str, Any]:
@@ -269,7 +272,7 @@ class CompiledUpdate:
             names = layout.names if layout is not None else []
             rest[name] = {key: arrays[key] for key in arrays.keys() - set(names)}
         states = {name: optimizer.state for name, optimizer in self.optimizers.items()}
-        return {"packed": packed, "rest": rest, "optimizers": states, _ACTIVE: mx.array(True)}
+        return {"packed": packed, "rest": rest, "optimizers": states, _ACTIVE: self._goes_on}
 
     def _take(
         self, state: dict[str, Any], batches: Iterable[tuple[Minibatch, Hashable]], settings: Arrays
@@ -307,14 +310,16 @@ class CompiledUpdate:
         unpacked = {name: self._layout(name).unpack(packed) for name, packed in state["packed"].items()}
         arrays = {name: rest | unpacked.get(name, {}) for name, rest in state["rest"].items()}
         sums = {name: sum_of_arrays(packed) for name, packed in state["packed"].items()}
+        numbers = [row for some in passes for _, row in some] + [*sums.values()]
+        together = _together(numbers)
         with interrupts_allowed():
-            rows = [row for some in passes for _, row in some]
-            mx.eval(arrays, state["optimizers"], sums, rows, mx.random.state)
-        metrics = [self._metrics(some) for some in passes]
+            mx.eval(arrays, state["optimizers"], together, mx.random.state)
+        read = iter(_read(together, numbers))
+        metrics = [self._metrics([(kind, next(read)) for kind, _ in some]) for some in passes]
         names = {name for each in metrics for name in each if checked is None or name in checked}
         check_finite(
             {name: np.concatenate([each[name] for each in metrics]) for name in sorted(names)},
-            {name: _not_finite(unpacked[name]) for name, value in sums.items() if not is_finite(value)},
+            {name: _not_finite(unpacked[name]) for name in sums if not np.isfinite(next(read)).all()},
         )
         with interrupts_deferred():
             for name, values in arrays.items():
@@ -323,11 +328,11 @@ class CompiledUpdate:
                 optimizer.state = state["optimizers"][name]
         return metrics
 
-    def _metrics(self, rows: _Rows) -> Metrics:
+    def _metrics(self, rows: list[tuple[Hashable, np.ndarray]]) -> Metrics:
         """The metrics by name, without the steps after the one that stopped the update."""
         columns: dict[str, list[float]] = {}
         for kind, row in rows:
-            values = dict(zip(self._metric_names[kind], to_numpy(row).tolist(), strict=True))
+            values = dict(zip(self._metric_names[kind], row.tolist(), strict=True))
             if values.pop(_ACTIVE, True):
                 for name, value in values.items():
                     columns.setdefault(name, []).append(value)
@@ -335,6 +340,13 @@ class CompiledUpdate:
 
     def _layout(self, name: str) -> ParameterOptimizer:
         return self.optimizers[self.targets.get(name, name)]
+
+    def _arrays_of(self, settings: Mapping[str, float]) -> Arrays:
+        for name, value in settings.items():
+            known = self._scalars.get(name)
+            if known is None or known[0] != value:
+                self._scalars[name] = value, mx.array(value, dtype=mx.float32)
+        return {name: self._scalars[name][1] for name in settings}
 
     def _function(self, kind: tuple[Any, ...], batch: Minibatch) -> Callable[..., Any]:
         if not self.compiles or not self._is_usual(batch):
@@ -369,22 +381,44 @@ class CompiledUpdate:
             new_state = tree_map(lambda new, old: mx.where(active, new, old), new_state, state)
             new_state[_ACTIVE] = active
         self._metric_names[kind] = list(metrics)
-        return new_state, mx.stack([value.astype(mx.float32) for value in metrics.values()])
+        numbers = [value.astype(mx.float32) for value in metrics.values()]
+        # Stacking is a kernel for each number.
+        return new_state, vectors.pack(numbers, 1) if nvrtc.usable() else mx.stack(numbers)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pace": Pace()}
-
-
-def _scalars(settings: Mapping[str, float]) -> Arrays:
-    return {name: mx.array(value, dtype=mx.float32) for name, value in settings.items()}
 
 
 def _rows_of(batch: Minibatch) -> Arrays:
     if not isinstance(batch, tuple):
         return batch
     data, indices = batch
-    picked: Arrays = tree_map(lambda rows: rows[indices], data)
+    picked: Arrays = tree_map(lambda rows: _taken(rows, indices), data)
     return picked
+
+
+def _taken(rows: mx.array, indices: mx.array) -> mx.array:
+    if rows.dtype == mx.uint8 and rows[:1].size % 4 == 0 and mx.default_device().type == mx.gpu:
+        # A GPU gathers words faster than bytes.
+        words = rows.reshape(len(rows), -1).view(mx.uint32)[indices]
+        return words.view(mx.uint8).reshape(-1, *rows.shape[1:])
+    return rows[indices]
+
+
+def _together(arrays: list[mx.array]) -> list[mx.array]:
+    """Numbers in fewer arrays: the host waits for each page that it fetches from an NVIDIA GPU."""
+    if not nvrtc.usable() or any(array.dtype != mx.float32 for array in arrays):
+        return arrays
+    most = vectors.MOST_ARRAYS
+    return [vectors.pack(arrays[i : i + most], 1) for i in range(0, len(arrays), most)]
+
+
+def _read(together: list[mx.array], arrays: list[mx.array]) -> list[np.ndarray]:
+    """The numbers of each of the arrays that :func:`_together` was given."""
+    numbers = [to_numpy(array) for array in together]
+    if together is arrays:
+        return numbers
+    return np.split(np.concatenate(numbers), np.cumsum([array.size for array in arrays])[:-1])
 
 
 def _not_finite(arrays: Arrays) -> tuple[list[str], int]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from mlx_baselines3.common.nn.packed_optimizer import Arrays
 
-__all__ = ["check_finite", "is_finite", "sum_of_arrays"]
+__all__ = ["check_finite", "sum_of_arrays"]
 
 
 def sum_of_arrays(arrays: Arrays) -> mx.array:
@@ -17,14 +17,6 @@ def sum_of_arrays(arrays: Arrays) -> mx.array:
     """
     sums = [array.sum() for array in arrays.values()]
     return sum(sums[1:], sums[0]) if sums else mx.array(0.0)
-
-
-def is_finite(scalar: mx.array) -> bool:
-    """
-    :param scalar: an evaluated number
-    :return: whether it is neither nan nor infinite
-    """
-    return bool(np.isfinite(scalar.item()))
 
 
 def check_finite(metrics: Mapping[str, np.ndarray], wrong: Mapping[str, tuple[list[str], int]]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 
-from mlx_baselines3.common.buffers.batches import replay_arrays
+from mlx_baselines3.common.buffers.batches import replay_arrays, rows_of
 from mlx_baselines3.common.distributions.base import is_users_own
 from mlx_baselines3.common.native.eligibility import NotNative
 from mlx_baselines3.common.native.vectors import rule_name
@@ -114,7 +114,7 @@ class Updater:
             return native.run(arrays, settings, *drawn)
         batches = model._batches(gradient_steps, batch_size)
         if noise is not None:
-            pairs = zip(batches, noise, strict=True)
+            pairs = zip(batches, rows_of(noise, gradient_steps), strict=True)
             batches = ({**batch, "noise": part} for batch, part in pairs)
         follows = None if flags is None else [follows for _, follows in flags]
         return self._compiled(model, trained).run(batches, settings, follows)

@@ -278,3 +278,21 @@ def test_a_subclass_may_keep_its_own_columns():
         buffer.add(np.zeros((1, 2)), np.zeros(1), reward, 0, 0.0, 0.0)
     buffer.compute_returns_and_advantage(mx.array([4.0]), np.array([0.0]))
     assert buffer.advantages.tolist() == [[7], [6]]
+
+
+def test_rows_as_stored_are_those_of_flattened():
+    buffer = RolloutBuffer(5, spaces.Box(-1, 1, (3,), np.float32), spaces.Discrete(2), n_envs=4)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        numbers = rng.random((4, 4), np.float32)
+        buffer.add(rng.random((4, 3)), rng.integers(0, 2, 4), *numbers)
+    rows = mx.array(rng.permutation(20).astype(np.uint32))
+    for merged in (False, True):
+        flat, stored = buffer.flattened(), buffer.as_stored()
+        places = np.array(buffer.places(rows))
+        for name, column in stored.items():
+            assert np.shares_memory(column, getattr(buffer, name))
+            expected = flat[name][np.array(rows)]
+            np.testing.assert_array_equal(column[places].reshape(expected.shape), expected)
+        # `get` leaves the columns merged, environment after environment.
+        assert merged or len([*buffer.get(20)]) == 1
