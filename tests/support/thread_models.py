@@ -70,7 +70,20 @@ MODELS: dict[str, Callable[[], Any]] = {
     "td3": _off(TD3, "MlpPolicy", VECTORS),
     "ddpg": _off(DDPG, "MlpPolicy", VECTORS),
 }
-IN_RUST = ("ppo", "ppo_box", "ppo_multi_discrete", "ppo_multi_binary", "a2c", "dqn", "sac", "td3", "ddpg")
+IN_RUST = (
+    *(
+        "ppo",
+        "ppo_box",
+        "ppo_multi_discrete",
+        "ppo_multi_binary",
+        "ppo_cnn",
+        "a2c",
+        "a2c_dict",
+        "dqn",
+        "dqn_cnn",
+    ),
+    *("sac", "td3", "ddpg"),
+)
 
 
 def in_thread(work: Callable[[], Any]) -> Any:

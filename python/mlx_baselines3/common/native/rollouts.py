@@ -124,7 +124,7 @@ class NativeRollout:
         self._space = buffer.action_space
         low = high = np.empty(0, np.float32)
         if isinstance(self._space, spaces.Box):
-            low, high = self._space.low, self._space.high
+            low, high = self._space.low.ravel(), self._space.high.ravel()
         self._bounds = _native.ActionBounds(low=low, high=high)
         # Rust clips actions; it does not stretch squashed ones to the bounds.
         self._core: Any = None if policy.squash_output else stepped_in_rust(env)

@@ -44,7 +44,8 @@ def _rule(optimizer: ParameterOptimizer) -> "_native.OptimizerRule":
         "name": "adam",
         "betas": (0.0, 0.0),
         "alpha": 0.0,
-        "eps": bare.eps,
+        # An optimizer of another kind may have none.
+        "eps": getattr(bare, "eps", 0.0),
         "bias_correction": False,
     }
     if kind in (Adam, optim.Adam):

@@ -23,7 +23,7 @@ from mlx_baselines3.common.distributions import (
 from mlx_baselines3.common.native.actor import DRAWING, Blueprint, Layer, blueprint, observed, perceptron
 from mlx_baselines3.common.native.eligibility import NotNative, check_parts, check_unchanged
 from mlx_baselines3.common.nn.fused_mlp import Net, fused
-from mlx_baselines3.common.nn.layers import Linear, call, named_parameters
+from mlx_baselines3.common.nn.layers import Linear, Sequential, call, named_parameters
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
 from mlx_baselines3.common.policies.base import BasePolicy
 from mlx_baselines3.common.policies.evaluated import evaluate
@@ -313,6 +313,7 @@ class ActorCriticPolicy(BasePolicy):
             not usable()
             or type(mlp) is not MlpExtractor
             or not self.share_features_extractor
+            or {type(mlp.policy_net), type(mlp.value_net)} != {Sequential}
             or isinstance(self.action_dist, StateDependentNoiseDistribution)
             or any(getattr(kind, name) is not getattr(ActorCriticPolicy, name) for name in own)
         ):

@@ -94,10 +94,11 @@ class ContinuousCritic(BaseModel):
         if self.share_features_extractor:
             features = mx.stop_gradient(features)
         qvalue_input = mx.concatenate([features, actions], axis=1)
-        if (
-            together := fused([Net([*net.layers()], ()) for net in self.q_networks], qvalue_input)
-        ) is not None:
-            return tuple(value for (value,) in together)
+        nets = self.q_networks
+        if all(type(net) is Sequential for net in nets):
+            together = fused([Net([*net.layers()], ()) for net in nets], qvalue_input)
+            if together is not None:
+                return tuple(value for (value,) in together)
         values = []
         for index, q_net in enumerate(self.q_networks):
             with parallel_stream(index):

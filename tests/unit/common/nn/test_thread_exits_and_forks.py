@@ -111,7 +111,7 @@ def saved(model):
     return file
 """
     lines = output(FORK + saved + code).splitlines()
-    assert len(lines) == 9
+    assert len(lines) == 12
     assert all(line.endswith(" 0") for line in lines), lines
 
 
@@ -143,7 +143,7 @@ for name in ("ppo", "sac", "ppo_cnn"):
 def test_a_child_forked_while_another_thread_learns_says_why_it_cannot_learn() -> None:
     code = """
 model, other = MODELS["ppo"](), MODELS["sac_sde"]()
-images = MODELS["ppo_cnn"]()
+noisy = MODELS["sac_sde"]()
 learning = threading.Event()
 done = threading.Event()
 callback = lambda *_: learning.set() or not done.is_set()
@@ -152,7 +152,7 @@ thread.start()
 learning.wait()
 obs = observation(model)
 print(forked(lambda: model.learn(8)))
-print(forked(lambda: images.predict(observation(images))))
+print(forked(lambda: noisy.predict(observation(noisy))))
 print(forked(lambda: MODELS["ppo"]()))
 print(forked(lambda: model.train()))
 print(forked(lambda: model.predict(obs)))
