@@ -45,8 +45,6 @@ class ReplayBuffer(SampledBuffer):
 
     # Whether a sample also depends on later rows.
     _reads_on = False
-    # Calls of `add`: what a copy on a GPU has not seen yet.
-    _added = 0
 
     def __init__(
         self,
@@ -78,6 +76,8 @@ class ReplayBuffer(SampledBuffer):
         self._allocate(columns)
         self._terminal = _native.TerminalObs() if optimize_memory_usage else None
         self._scratch = ScratchPool()
+        # Calls of `add`, which tell a copy on a GPU what it has not seen yet.
+        self._added = 0
 
     @staticmethod
     def _warn_if_large(needed: int) -> None:
