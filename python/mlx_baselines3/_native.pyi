@@ -25,6 +25,7 @@ __all__ = [
     "FinishedEpisode",
     "Infos",
     "LastStep",
+    "LearnedChunk",
     "OnPolicyResult",
     "OnPolicyUpdate",
     "QResult",

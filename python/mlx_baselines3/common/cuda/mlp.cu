@@ -108,7 +108,7 @@ extern "C" __global__ void __launch_bounds__(TH) mlp_forward(
 }
 
 extern "C" __global__ void __launch_bounds__(TH) mlp_backward(
-    const float* __restrict__ kept, const float* __restrict__ dout, PARAMETERS, float* __restrict__ dz,
+    const float* __restrict__ kept, const float* __restrict__ grad_out, PARAMETERS, float* __restrict__ dz,
     float* __restrict__ dx, int rows) {
   POINTERS
   __shared__ __align__(16) float zs[2][TR][LD];
@@ -116,7 +116,7 @@ extern "C" __global__ void __launch_bounds__(TH) mlp_backward(
   const int shown = DIM[net][DEPTH];
   for (int i = t; i < TR * shown; i += TH) {
     const int r = i / shown;
-    zs[0][r][i % shown] = r < nr ? dout[(long)(r0 + r) * OUT + SHOWN[net] + i % shown] : 0.f;
+    zs[0][r][i % shown] = r < nr ? grad_out[(long)(r0 + r) * OUT + SHOWN[net] + i % shown] : 0.f;
   }
   int cur = 0;
   for (int l = DEPTH - 1; l >= 0; l--) {
@@ -163,7 +163,7 @@ extern "C" __global__ void __launch_bounds__(TH) mlp_backward(
 
 extern "C" __global__ void __launch_bounds__(256) mlp_weights(
     const float* __restrict__ x, const float* __restrict__ kept, const float* __restrict__ dz,
-    const float* __restrict__ dout, float* __restrict__ part, int rows, int each) {
+    const float* __restrict__ grad_out, float* __restrict__ part, int rows, int each) {
   __shared__ __align__(16) float zs[16][64];
   __shared__ __align__(16) float hs[16][64];
   const int net = TILE[blockIdx.x][0], l = TILE[blockIdx.x][1], n0 = TILE[blockIdx.x][2], k0 = TILE[blockIdx.x][3];
@@ -174,7 +174,7 @@ extern "C" __global__ void __launch_bounds__(256) mlp_weights(
     for (int i = t; i < 1024; i += 256) {
       const int r = r0 + i / 64, c = i % 64, n = n0 + c, k = k0 + c;
       zs[i / 64][c] = r >= to || n >= N ? 0.f
-        : l + 1 == DEPTH ? dout[(long)r * OUT + SHOWN[net] + n] : dz[(long)KEPT[net][l] * rows + (long)r * N + n];
+        : l + 1 == DEPTH ? grad_out[(long)r * OUT + SHOWN[net] + n] : dz[(long)KEPT[net][l] * rows + (long)r * N + n];
       hs[i / 64][c] = r >= to || k >= K ? 0.f
         : l > 0 ? kept[(long)KEPT[net][l - 1] * rows + (long)r * K + k] : x[(long)r * K + k];
     }

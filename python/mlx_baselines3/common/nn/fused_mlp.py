@@ -200,15 +200,15 @@ def _function(shape: _Shape) -> Callable[..., Any]:
         primals: tuple[mx.array, ...], cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]
     ) -> tuple[mx.array, ...]:
         x, *parameters = primals
-        rows, kept, dout = x.shape[0], outputs[0], cotangents[1]
+        rows, kept, grad_out = x.shape[0], outputs[0], cotangents[1]
         blocks = _ceil(rows, shape.rows), nets
         shapes: list[tuple[int, ...]] = [(kept.size,), (nets, rows, shape.inputs)]
-        dz, dx = backward([kept, dout, *parameters], shapes, blocks, tables.threads, (rows,))
+        dz, dx = backward([kept, grad_out, *parameters], shapes, blocks, tables.threads, (rows,))
         portions = max(min(_BLOCKS // len(tables.tiles), rows // 64, 64), 1)
         each = _ceil(_ceil(rows, portions), 16) * 16
         portions = _ceil(rows, each)
         blocks, scalars = (len(tables.tiles), portions), (rows, each)
-        (vector,) = weights([x, kept, dz, dout], [(portions * tables.size,)], blocks, 256, scalars)
+        (vector,) = weights([x, kept, dz, grad_out], [(portions * tables.size,)], blocks, 256, scalars)
         if portions > 1:
             blocks, scalars = (min(_BLOCKS, _ceil(tables.size, 256)), 1), (tables.size, portions)
             (vector,) = sums([vector], [(tables.size,)], blocks, 256, scalars)
