@@ -15,6 +15,7 @@ import numpy as np
 
 from mlx_baselines3 import DQN
 from mlx_baselines3.common.callbacks import EvalCallback
+from mlx_baselines3.common.cuda import nvrtc
 from mlx_baselines3.common.export import export_onnx, export_sb3, export_vec_normalize
 from mlx_baselines3.common.logger import CSVOutputFormat
 from mlx_baselines3.common.save_util import save_to_pkl, save_to_zip_file
@@ -85,6 +86,7 @@ CASES = {
     "normalize.pkl": lambda path, seed: normalized(seed).save(path),
     "normalize_sb3.pkl": lambda path, seed: normalized(seed).save(path, format="sb3"),
     "normalize_exported.pkl": lambda path, seed: export_vec_normalize(normalized(seed), path),
+    "kernel.cubin": lambda path, seed: nvrtc._store(path, bytes([seed]) * 2000),
     "object.pkl": lambda path, seed: save_to_pkl(path, list(range(seed, 1000))),
     "evaluations.npz": evaluations,
     "progress.csv": table,

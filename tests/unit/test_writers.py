@@ -50,6 +50,7 @@ REPLACERS = {
     "export/onnx.py:export_onnx": {"model.onnx"},
     "common/saving/replay.py:save_replay_buffer": {"buffer.pkl"},
     "common/formats/vec_normalize.py:save_vec_normalize": {"normalize.pkl"},
+    "common/cuda/nvrtc.py:_store": {"kernel.cubin"},
     "common/callbacks/evaluation.py:EvalCallback._save_log": {"evaluations.npz"},
     "common/logger/formats.py:CSVOutputFormat._add_columns": {"progress.csv"},
     "common/vec_env/vec_video_recorder.py:VecVideoRecorder._stop_recording": {"video.mp4"},

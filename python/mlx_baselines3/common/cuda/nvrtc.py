@@ -3,6 +3,7 @@ Kernels in CUDA C++, compiled by NVIDIA's NVRTC, which MLX brings along. MLX's o
 with the headers of its whole library: two seconds a kernel, where NVRTC alone takes 0.03 to 0.3 s.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -117,14 +118,16 @@ def _compiled(source: str) -> bytes:
         return path.read_bytes()
     except OSError:
         code = _compile(compiler, source)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_open(path) as file:
-            file.write(code)
-    except OSError:
-        # A folder that cannot be written to costs the next process the time once more.
-        pass
+    # A folder that cannot be written to costs the next process the time once more.
+    with contextlib.suppress(OSError):
+        _store(path, code)
     return code
+
+
+def _store(path: Path, code: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_open(path) as file:
+        file.write(code)
 
 
 class Kernel:
