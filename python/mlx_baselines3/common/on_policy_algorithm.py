@@ -11,7 +11,7 @@ from gymnasium import spaces
 from mlx_baselines3.common.base_class import BaseAlgorithm as BaseAlgorithm
 from mlx_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from mlx_baselines3.common.callbacks import BaseCallback as BaseCallback
-from mlx_baselines3.common.callbacks.base import released_on_error, steps_until_needed
+from mlx_baselines3.common.callbacks.base import is_noop, released_on_error, steps_until_needed
 from mlx_baselines3.common.native.actor import NativeActor, blueprint
 from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.native.rollouts import NativeRollout, Steps, actions_for_env, choose_actor
@@ -252,7 +252,7 @@ class OnPolicyAlgorithm(BaseAlgorithm):
             steps = self._take_native_steps(rollout, env, callback, until_seen)
             actions, clipped_actions, new_obs, rewards, dones, infos = steps.last
             estimates = None
-            if steps.n_steps == until_seen:
+            if steps.n_steps == until_seen and not is_noop(callback):
                 obs_tensor = obs_as_tensor(steps.seen[0], self.device)
                 estimates = rollout.estimate(steps)
                 values, log_probs = estimates.values, estimates.log_probs

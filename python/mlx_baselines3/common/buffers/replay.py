@@ -45,6 +45,8 @@ class ReplayBuffer(SampledBuffer):
 
     # Whether a sample also depends on later rows.
     _reads_on = False
+    # Calls of `add`, which tell a copy on a GPU what it has not seen yet; not part of the state in files.
+    _added = 0
 
     def __init__(
         self,
@@ -76,8 +78,6 @@ class ReplayBuffer(SampledBuffer):
         self._allocate(columns)
         self._terminal = _native.TerminalObs() if optimize_memory_usage else None
         self._scratch = ScratchPool()
-        # Calls of `add`, which tell a copy on a GPU what it has not seen yet.
-        self._added = 0
 
     @staticmethod
     def _warn_if_large(needed: int) -> None:

@@ -81,6 +81,8 @@ class NativeActor:
         self._critic: NativeActor | None = None
         # The same without the features extractor.
         self._behind: NativeActor | None = None
+        # Which of the two have been refreshed since this one was.
+        self._refreshed: list[NativeActor] = []
         # One generator and one workspace: threads take turns.
         self._lock = threading.RLock()
         self.refresh(plan)
@@ -108,6 +110,7 @@ class NativeActor:
         """
         with self._lock:
             self.plan = plan = plan or self.plan
+            self._refreshed.clear()
             self._arrays = plan.arrays()
             mx.eval(self._arrays)
             views = [np.ascontiguousarray(array) for array in self._arrays]
@@ -135,11 +138,16 @@ class NativeActor:
         if plan.log_std is not None:
             self._core.set_numbers(plan.standard_deviations().tolist())
 
-    def _part(self, known: "NativeActor | None", plan: Blueprint) -> "NativeActor":
+    def _part(self, known: "NativeActor | None", plan_of: Callable[[], Blueprint]) -> "NativeActor":
         """Another network of the same policy, with its present weights."""
+        if known is not None and known in self._refreshed and known.is_current():
+            return known
+        plan = plan_of()
         if known is None or not known.fits(plan):
-            return NativeActor(plan)
-        known.refresh(plan)
+            known = NativeActor(plan)
+        else:
+            known.refresh(plan)
+        self._refreshed.append(known)
         return known
 
     def critic(self) -> "NativeActor":
@@ -149,7 +157,7 @@ class NativeActor:
         :return: its :meth:`outputs` are (batch, 1) values. What it takes is what :meth:`valued` gives
         :raises ValueError: the policy has none
         """
-        self._critic = self._part(self._critic, self.plan.of_critic())
+        self._critic = self._part(self._critic, self.plan.of_critic)
         return self._critic
 
     def valued(self, obs: Observations) -> Observations:
@@ -182,7 +190,7 @@ class NativeActor:
         values = self.critic().outputs(seen)
         if seen is obs:
             return values, self, obs
-        self._behind = self._part(self._behind, self.plan.without_features())
+        self._behind = self._part(self._behind, self.plan.without_features)
         return values, self._behind, seen
 
     def _rows(self, obs: Observations) -> "np.ndarray | list[np.ndarray]":

@@ -124,7 +124,8 @@ class NativeRollout:
         self._space = buffer.action_space
         low = high = np.empty(0, np.float32)
         if isinstance(self._space, spaces.Box):
-            low, high = self._space.low.ravel(), self._space.high.ravel()
+            # Those of integers are no float32; environments with such actions are stepped in Python.
+            low, high = (bound.ravel().astype(np.float32) for bound in (self._space.low, self._space.high))
         self._bounds = _native.ActionBounds(low=low, high=high)
         # Rust clips actions; it does not stretch squashed ones to the bounds.
         self._core: Any = None if policy.squash_output else stepped_in_rust(env)

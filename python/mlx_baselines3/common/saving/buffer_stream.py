@@ -18,7 +18,7 @@ __all__ = ["read_buffer", "write_buffer"]
 _DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, MemoryError)
 
 # Set by the constructor, or not stored.
-_SKIPPED = ("env", "_columns", "_valid", "_scratch", "_terminal")
+_SKIPPED = ("env", "_columns", "_valid", "_scratch", "_terminal", "_added")
 # Tags of `encode_attributes` for values that are not objects with attributes.
 _VALUES = {"value", "objects"}
 # Prefix of the names of a replay buffer's terminal observations.

@@ -42,7 +42,7 @@ _KNOWN = {
     *("obs_shape", "action_dim", "pos", "full", "device", "_device", "_columns", "_terminal", "_scratch"),
     *("observations", "next_observations", "actions", "rewards", "dones", "timeouts", "env", "_valid"),
     *("n_steps", "gamma", "n_sampled_goal", "her_ratio", "goal_selection_strategy", "copy_info_dict"),
-    *("infos", "ep_start", "ep_length", "_current_ep_start"),
+    *("infos", "ep_start", "ep_length", "_current_ep_start", "_added"),
 }
 _CLASSES: dict[str, type[ReplayBuffer]] = {
     "ReplayBuffer": ReplayBuffer,
