@@ -46,7 +46,7 @@ def test_matches_sb3(case):
 
 
 def test_every_case_is_there():
-    assert len(ON_POLICY) == 10
+    assert len(ON_POLICY) == 15
 
 
 def test_rounds_as_float32_numpy_does():
