@@ -4,6 +4,7 @@ import json
 import signal
 import tempfile
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -284,6 +285,15 @@ def test_what_a_callback_does_to_the_weights_counts(monkeypatch: pytest.MonkeyPa
     assert_same(trained(True), trained(False))
 
 
+@pytest.fixture
+def heard_signals() -> Iterator[None]:
+    """Ctrl-C as at a terminal: a shell's background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard_signals")
 def test_ctrl_c_ends_a_call_and_all_before_it_counts() -> None:
     model = make(buffer_size=1_000_000, learning_starts=0)
     timer = threading.Timer(0.5, lambda: signal.raise_signal(signal.SIGINT))
