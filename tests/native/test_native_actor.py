@@ -13,7 +13,7 @@ import pytest
 from gymnasium import spaces
 
 from mlx_baselines3 import DDPG, DQN, PPO, SAC, TD3, _native
-from mlx_baselines3.common.native.actor import NativeActor, native_actor, perceptron
+from mlx_baselines3.common.native.actor import NativeActor, mlp_layers, native_actor
 from mlx_baselines3.common.native.eligibility import NotNative
 from mlx_baselines3.common.nn.interop import to_numpy
 from mlx_baselines3.common.nn.layers import Sequential
@@ -259,14 +259,14 @@ def test_what_is_not_mirrored_is_inferred_by_mlx() -> None:
 
 def test_layers_are_read_in_order() -> None:
     first, second = nn.Linear(2, 3), nn.Linear(3, 1)
-    layers = perceptron(Sequential(first, nn.Identity(), nn.ELU(0.5), second, nn.LeakyReLU(0.2)))
+    layers = mlp_layers(Sequential(first, nn.Identity(), nn.ELU(0.5), second, nn.LeakyReLU(0.2)))
     assert [layer[1:] for layer in layers] == [("elu", 0.5), ("leaky_relu", 0.2)]
     with pytest.raises(NotNative, match="a ReLU does not follow a linear layer"):
-        perceptron(Sequential(nn.ReLU(), first))
+        mlp_layers(Sequential(nn.ReLU(), first))
     with pytest.raises(NotNative, match="a ReLU does not follow"):
-        perceptron(Sequential(first, nn.Tanh(), nn.ReLU()))
+        mlp_layers(Sequential(first, nn.Tanh(), nn.ReLU()))
     with pytest.raises(NotNative, match="no native GELU"):
-        perceptron(Sequential(first, nn.GELU("fast")))
+        mlp_layers(Sequential(first, nn.GELU("fast")))
 
 
 def test_bad_input_is_named() -> None:

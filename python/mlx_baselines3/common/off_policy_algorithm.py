@@ -25,7 +25,12 @@ from mlx_baselines3.common.callbacks.base import (
 )
 from mlx_baselines3.common.native.actor import blueprint
 from mlx_baselines3.common.native.eligibility import check_unchanged
-from mlx_baselines3.common.native.exploration import ChunkResult, CollectorChoice, choose_collector
+from mlx_baselines3.common.native.exploration import (
+    ChunkResult,
+    CollectorChoice,
+    choose_collector,
+    ends_by_step,
+)
 from mlx_baselines3.common.native.interrupts import interrupts_deferred
 from mlx_baselines3.common.nn.integer_observations import check_integers
 from mlx_baselines3.common.nn.packed_optimizer import Arrays
@@ -533,19 +538,14 @@ class OffPolicyAlgorithm(BaseAlgorithm):
         """
         n_steps = chunk.n_steps - (chunk.error is None)
         n_envs, n_episodes = len(chunk.last.rewards), 0
-        entries: dict[int, list[tuple[int, dict[str, Any]]]] = {}
-        for end in chunk.episodes:
-            entries.setdefault(end.step, []).append((end.env, end.monitor_entry))
+        ends = {end.step: end for end in ends_by_step(chunk.episodes, n_envs)}
         for step in range(n_steps):
             self.num_timesteps += n_envs
-            ended = entries.get(step, [])
-            self._update_info_buffer([{"episode": entry} for _, entry in ended])
+            self._update_info_buffer(ended.infos if (ended := ends.get(step)) else [])
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             self._on_step()
-            if ended:
-                dones = np.zeros(n_envs, bool)
-                dones[[env for env, _ in ended]] = True
-                n_episodes += self._end_episodes(dones, action_noise, log_interval)
+            if ended is not None:
+                n_episodes += self._end_episodes(ended.dones, action_noise, log_interval)
         if n_steps:
             callback._pass_steps(n_steps)
         if chunk.error is not None:

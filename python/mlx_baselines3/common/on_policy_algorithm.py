@@ -13,7 +13,7 @@ from mlx_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from mlx_baselines3.common.callbacks import BaseCallback as BaseCallback
 from mlx_baselines3.common.callbacks.base import is_noop, released_on_error, steps_until_needed
 from mlx_baselines3.common.native.actor import NativeActor, blueprint
-from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
+from mlx_baselines3.common.native.eligibility import check_rollout_buffer, check_unchanged
 from mlx_baselines3.common.native.rollouts import NativeRollout, Steps, actions_for_env, choose_actor
 from mlx_baselines3.common.nn.integer_observations import check_integers
 from mlx_baselines3.common.nn.interop import all_to_mlx, to_numpy
@@ -426,8 +426,7 @@ class OnPolicyAlgorithm(BaseAlgorithm):
         :raises NotNative: the loss, the minibatches or the policy are not those that Rust knows
         """
         check_unchanged(self, base, ("_loss", "_gradient_step", "_epochs"))
-        if type(self.rollout_buffer) not in (RolloutBuffer, DictRolloutBuffer):
-            raise NotNative(f"the rollout buffer is a {type(self.rollout_buffer).__name__}")
+        check_rollout_buffer(self.rollout_buffer)
         return NativeOnPolicyUpdate(self.policy, self.policy.optimizer, blueprint(self.policy))
 
     def _gradient_step(self, step: GradientStep, batch: Arrays, settings: Arrays, variant: None) -> Arrays:

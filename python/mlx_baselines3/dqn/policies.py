@@ -7,7 +7,7 @@ import mlx.optimizers as optim
 from gymnasium import spaces
 from mlx import nn
 
-from mlx_baselines3.common.native.actor import Blueprint, blueprint, observed, perceptron
+from mlx_baselines3.common.native.actor import Blueprint, blueprint, mlp_layers, observed
 from mlx_baselines3.common.native.eligibility import check_unchanged
 from mlx_baselines3.common.nn.fused_mlp import Net, fused
 from mlx_baselines3.common.nn.layers import Sequential, named_parameters
@@ -242,4 +242,4 @@ def _dqn_blueprint(policy: DQNPolicy) -> Blueprint:
     check_unchanged(q_net, QNetwork, ("__call__", "forward", "_predict", "extract_features"))
     keys, (features,) = observed(q_net, q_net.features_extractor)
     # DQN draws random actions before it calls the policy.
-    return Blueprint(tuple(perceptron(q_net.q_net)), "epsilon_greedy", keys=keys, features=features)
+    return Blueprint(tuple(mlp_layers(q_net.q_net)), "epsilon_greedy", keys=keys, features=features)

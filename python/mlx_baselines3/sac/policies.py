@@ -13,7 +13,7 @@ from mlx_baselines3.common.distributions import (
     StateDependentNoiseDistribution,
 )
 from mlx_baselines3.common.distributions.base import takes_noise
-from mlx_baselines3.common.native.actor import DRAWING, Blueprint, Layer, blueprint, observed, perceptron
+from mlx_baselines3.common.native.actor import DRAWING, Blueprint, Layer, blueprint, mlp_layers, observed
 from mlx_baselines3.common.native.eligibility import NotNative, check_parts, check_unchanged
 from mlx_baselines3.common.nn.fused_mlp import Net, fused
 from mlx_baselines3.common.nn.layers import Linear, Module, Sequential
@@ -393,5 +393,5 @@ def _sac_blueprint(policy: SACPolicy) -> Blueprint:
     )
     check_unchanged(actor.action_dist, SquashedDiagGaussianDistribution, DRAWING)
     keys, (features,) = observed(actor, actor.features_extractor)
-    layers = (*perceptron(actor.latent_pi), Layer((actor.mu, actor.log_std)))
+    layers = (*mlp_layers(actor.latent_pi), Layer((actor.mu, actor.log_std)))
     return Blueprint(layers, "squashed_gaussian", keys=keys, features=features)

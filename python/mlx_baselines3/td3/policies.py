@@ -7,7 +7,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from gymnasium import spaces
 
-from mlx_baselines3.common.native.actor import Blueprint, blueprint, observed, perceptron
+from mlx_baselines3.common.native.actor import Blueprint, blueprint, mlp_layers, observed
 from mlx_baselines3.common.native.eligibility import check_unchanged
 from mlx_baselines3.common.nn.layers import Sequential
 from mlx_baselines3.common.policies import BasePolicy, ContinuousCritic
@@ -211,4 +211,4 @@ def _td3_blueprint(policy: TD3Policy) -> Blueprint:
     check_unchanged(policy, TD3Policy, ("__call__", "forward", "_predict", "obs_to_tensor"))
     check_unchanged(actor, Actor, ("__call__", "forward", "_predict", "extract_features"))
     keys, (features,) = observed(actor, actor.features_extractor)
-    return Blueprint(tuple(perceptron(actor.mu)), "deterministic", keys=keys, features=features)
+    return Blueprint(tuple(mlp_layers(actor.mu)), "deterministic", keys=keys, features=features)

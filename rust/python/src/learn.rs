@@ -18,7 +18,8 @@ use crate::collect::{NewStep, ReplayColumns, exception, report_episodes};
 use crate::error::{bad, py_err};
 use crate::ffi::random::{Bounds, GlobalNumbers};
 use crate::signals::watched;
-use crate::update::{QUpdate, RuleSpec};
+use crate::trained::RuleSpec;
+use crate::update::QUpdate;
 use crate::vec_env::EnvBatch;
 
 /// Returns of several steps.

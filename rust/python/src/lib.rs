@@ -14,6 +14,7 @@ mod replay;
 mod signals;
 mod terminal;
 mod threads;
+mod trained;
 mod update;
 mod vec_env;
 

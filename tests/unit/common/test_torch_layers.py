@@ -1,4 +1,4 @@
-"""Extractors and perceptrons: shapes, forms of net_arch, NatureCNN against NumPy, users' own modules."""
+"""Extractors and MLPs: shapes, forms of net_arch, NatureCNN against NumPy, users' own modules."""
 
 import mlx.core as mx
 import mlx.nn as nn

@@ -37,9 +37,9 @@ class ImageRing:
 
     def __init__(self, buffer: ReplayBuffer):
         space = buffer.observation_space
-        self._turned = is_image_space_channels_first(space)  # type: ignore[arg-type]
+        self._transposed = is_image_space_channels_first(space)  # type: ignore[arg-type]
         channels, height, width = buffer.observations.shape[2:]
-        self._image = (height, width, channels) if self._turned else (channels, height, width)
+        self._image = (height, width, channels) if self._transposed else (channels, height, width)
         size = channels * height * width
         # Words are gathered faster than bytes.
         self._dtype = mx.uint8 if size % 4 else mx.uint32
@@ -79,7 +79,7 @@ class ImageRing:
             parts = all_to_mlx([column[first:last] for column in columns])
             for name, part in zip(_COLUMNS, parts, strict=True):
                 images = part.reshape(-1, *part.shape[2:])
-                if self._turned:
+                if self._transposed:
                     images = images.transpose(0, 2, 3, 1)
                 rows = images.reshape(len(images), -1).view(self._dtype)
                 self._rings[name][first * n_envs : last * n_envs] = rows
@@ -92,7 +92,7 @@ class ImageRing:
         :return: (batch, ...) images as the observation space has them
         """
         images = self._rings[name][rows].view(mx.uint8).reshape(-1, *self._image)
-        return images.transpose(0, 3, 1, 2) if self._turned else images
+        return images.transpose(0, 3, 1, 2) if self._transposed else images
 
     def batches(self, buffer: ReplayBuffer, count: int, batch_size: int) -> Iterator[dict[str, mx.array]]:
         """

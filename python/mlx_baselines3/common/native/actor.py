@@ -20,7 +20,7 @@ from mlx_baselines3 import _native
 from mlx_baselines3.common.native.blueprint import DRAWING, Blueprint, Observations, blueprint, side_by_side
 from mlx_baselines3.common.native.eligibility import NotNative
 from mlx_baselines3.common.native.extractors import arrays_of, branch_specs, observed
-from mlx_baselines3.common.native.layers import Layer, perceptron
+from mlx_baselines3.common.native.layers import Layer, mlp_layers
 from mlx_baselines3.common.nn.interop import to_mlx
 from mlx_baselines3.common.nn.threads import random_key, tracing, use_generator, with_fork
 from mlx_baselines3.common.preprocessing import maybe_transpose
@@ -32,10 +32,10 @@ __all__ = [
     "Layer",
     "NativeActor",
     "blueprint",
+    "mlp_layers",
     "native_actor",
     "native_actor_or_none",
     "observed",
-    "perceptron",
     "predict_natively",
 ]
 

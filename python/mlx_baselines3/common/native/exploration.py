@@ -6,8 +6,9 @@ epsilon-greedy policy explores, random actions from the action space, the user's
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +29,14 @@ from mlx_baselines3.common.noise import ActionNoise, OrnsteinUhlenbeckActionNois
 from mlx_baselines3.common.vec_env import VecEnv
 from mlx_baselines3.common.vec_env.native_vec_env import stepped_in_rust, why_stepped_in_python
 
-__all__ = ["ChunkResult", "CollectorChoice", "NativeCollector", "choose_collector"]
+__all__ = [
+    "ChunkResult",
+    "CollectorChoice",
+    "EndsOfStep",
+    "NativeCollector",
+    "choose_collector",
+    "ends_by_step",
+]
 
 # Steps drawn ahead where an episode's end may make some of them useless.
 _MOST_IN_VAIN = 32
@@ -50,6 +58,33 @@ class ChunkResult(NamedTuple):
     episodes: list[_native.FinishedEpisode]
     last: _native.LastStep
     seen: np.ndarray
+
+
+class EndsOfStep(NamedTuple):
+    """
+    The episodes that ended in a step.
+
+    :param step: number of the step
+    :param dones: (n_envs,) bool, where they ended
+    :param infos: what Monitor reports of each
+    """
+
+    step: int
+    dones: np.ndarray
+    infos: list[dict[str, Any]]
+
+
+def ends_by_step(episodes: Iterable[_native.FinishedEpisode], n_envs: int) -> Iterator[EndsOfStep]:
+    """
+    :param episodes: episodes in the order of their ends
+    :param n_envs: number of environments
+    :return: the same, step by step
+    """
+    for step, group in groupby(episodes, operator.attrgetter("step")):
+        ended = list(group)
+        dones = np.zeros(n_envs, bool)
+        dones[[end.env for end in ended]] = True
+        yield EndsOfStep(step, dones, [{"episode": end.monitor_entry} for end in ended])
 
 
 class _Generators:

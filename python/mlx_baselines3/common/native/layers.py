@@ -8,7 +8,7 @@ from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.nn.activations import Tanh
 from mlx_baselines3.common.nn.layers import Sequential, is_exactly
 
-__all__ = ["Layer", "activation_of", "perceptron", "sequence"]
+__all__ = ["Layer", "activation_of", "mlp_layers", "sequence"]
 
 _PLAIN = {nn.Identity: "identity", Tanh: "tanh", nn.Tanh: "tanh", nn.ReLU: "relu", nn.SiLU: "silu"}
 
@@ -57,7 +57,7 @@ def sequence(network: Any) -> list[Any]:
     return list(network.layers())
 
 
-def perceptron(network: Any) -> list[Layer]:
+def mlp_layers(network: Any) -> list[Layer]:
     """
     Read a sequence of linear layers and activations.
 

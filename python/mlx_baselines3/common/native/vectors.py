@@ -225,7 +225,7 @@ class TrainedVector(ParameterVector):
     def finish_update(self) -> None:
         """Begin another update, from what this one has given."""
         # Without a step (a delayed actor, a policy that had moved too far) the new moments were not computed.
-        if self._steps != self._steps_before:
+        if self.has_stepped:
             self._moments, self._new_moments = self._new_moments, self._moments
             self._steps_before = self._steps
 

@@ -20,7 +20,7 @@ from mlx_baselines3.common.distributions import (
     StateDependentNoiseDistribution,
     make_proba_distribution,
 )
-from mlx_baselines3.common.native.actor import DRAWING, Blueprint, Layer, blueprint, observed, perceptron
+from mlx_baselines3.common.native.actor import DRAWING, Blueprint, Layer, blueprint, mlp_layers, observed
 from mlx_baselines3.common.native.eligibility import NotNative, check_parts, check_unchanged
 from mlx_baselines3.common.nn.fused_mlp import Net, fused
 from mlx_baselines3.common.nn.layers import Linear, Sequential, call, named_parameters
@@ -379,11 +379,11 @@ def _actor_critic_blueprint(policy: ActorCriticPolicy) -> Blueprint:
     check_unchanged(mlp, MlpExtractor, ("__call__", "forward", "forward_actor", "forward_critic"))
     keys, (features, critic_features) = observed(policy, *extractors)
     return Blueprint(
-        layers=(*perceptron(mlp.policy_net), Layer((policy.action_net,))),
+        layers=(*mlp_layers(mlp.policy_net), Layer((policy.action_net,))),
         head=head,
         options=tuple(dist.action_dims) if isinstance(dist, MultiCategoricalDistribution) else (),
         log_std=policy.log_std if noise or head == "gaussian" else None,
-        critic=(*perceptron(mlp.value_net), Layer((policy.value_net,))),
+        critic=(*mlp_layers(mlp.value_net), Layer((policy.value_net,))),
         noise=noise,
         keys=keys,
         features=features,

@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_baselines3.common.buffers.batches import replay_arrays
-from mlx_baselines3.common.native.exploration import ChunkResult, NativeCollector
+from mlx_baselines3.common.native.exploration import ChunkResult, NativeCollector, ends_by_step
 from mlx_baselines3.common.native.interrupts import interrupts_deferred
 from mlx_baselines3.common.training.dead_steps import ended_episodes
 from mlx_baselines3.common.training.native_learning import NativeLearning
@@ -88,15 +88,12 @@ class NativeActorCriticLearning(NativeLearning):
         """Account for steps in the order in which they were taken."""
         model = self._model
         whole = chunk.n_steps if chunk.error is not None else chunk.n_steps - 1
-        at = 0
+        ends = {end.step: end for end in ends_by_step(chunk.episodes, model.n_envs)}
         for step in range(whole):
-            ended = []
-            while at < len(chunk.episodes) and chunk.episodes[at].step == step:
-                ended.append(chunk.episodes[at])
-                at += 1
-            dones = np.zeros(model.n_envs, bool)
-            dones[[end.env for end in ended]] = True
-            self._count_step([{"episode": end.monitor_entry} for end in ended], dones)
+            if (ended := ends.get(step)) is None:
+                self._count_step([], None)
+            else:
+                self._count_step(ended.infos, ended.dones)
         if chunk.error is not None:
             count_steps(chunk.n_steps)
             raise chunk.error
@@ -109,7 +106,7 @@ class NativeActorCriticLearning(NativeLearning):
         model.num_timesteps += model.n_envs
         model._update_info_buffer(infos, dones)
         model._update_current_progress_remaining(model.num_timesteps, model._total_timesteps)
-        if np.any(dones):
+        if dones is not None and np.any(dones):
             self._record()
             model._end_episodes(dones, model.action_noise, self._log_interval)
 

@@ -18,7 +18,7 @@ from mlx_baselines3 import _native
 from mlx_baselines3.common._types import TrainFrequencyUnit
 from mlx_baselines3.common.buffers import NStepReplayBuffer
 from mlx_baselines3.common.native.eligibility import is_shipped
-from mlx_baselines3.common.native.exploration import NativeCollector, choose_collector
+from mlx_baselines3.common.native.exploration import NativeCollector, choose_collector, ends_by_step
 from mlx_baselines3.common.native.interrupts import interrupts_deferred
 from mlx_baselines3.common.nn.optimizers import check_learning_rate
 from mlx_baselines3.common.training.native_off_policy import NativeQUpdate
@@ -373,14 +373,9 @@ class NativeQLearning(NativeLearning):
         :param first: number of the first one among those of the call
         :param ended: the episodes
         """
-        model, counted, at = self._model, 0, 0
-        while at < len(ended):
-            step = ended[at].step
-            dones = np.zeros(model.n_envs, bool)
-            while at < len(ended) and ended[at].step == step:
-                dones[ended[at].env] = True
-                model._update_info_buffer([{"episode": ended[at].monitor_entry}])
-                at += 1
+        model, counted = self._model, 0
+        for step, dones, infos in ends_by_step(ended, model.n_envs):
+            model._update_info_buffer(infos)
             self._count_steps(step + 1 - first - counted)
             counted = step + 1 - first
             if self._shows_users(int(dones.sum())):

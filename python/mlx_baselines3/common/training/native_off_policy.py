@@ -14,7 +14,7 @@ from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.native.exploration import NativeCollector
 from mlx_baselines3.common.native.extractors import Features, observed
 from mlx_baselines3.common.native.interrupts import interrupts_allowed, interrupts_deferred
-from mlx_baselines3.common.native.layers import perceptron
+from mlx_baselines3.common.native.layers import mlp_layers
 from mlx_baselines3.common.native.vectors import ParameterVector, TrainedVector, flat
 from mlx_baselines3.common.nn.interop import to_numpy
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
@@ -191,7 +191,7 @@ def _critic_plans(critic: Any, vector: TrainedVector) -> "list[list[_native.Trai
     check_unchanged(critic, ContinuousCritic, methods)
     if any(observed(critic, critic.features_extractor).features):
         raise NotNative("SAC and TD3 have no native gradient of a features extractor")
-    return [vector.layer_plans(perceptron(net)) for net in critic.q_networks]
+    return [vector.layer_plans(mlp_layers(net)) for net in critic.q_networks]
 
 
 class NativeActorCriticUpdate:

@@ -1,4 +1,4 @@
-"""Who computes a model's gradient steps: the one place that decides, and says why not Rust."""
+"""Decides whether Rust or MLX computes a model's gradient steps, and says why Rust cannot."""
 
 import operator
 import os
