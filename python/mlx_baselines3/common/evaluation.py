@@ -132,11 +132,12 @@ def evaluate_policy(
     episode_rewards, episode_lengths = _run_episodes(
         model, env, n_eval_episodes, options, callback, is_monitor_wrapped
     )
-    mean_reward, std_reward = np.mean(episode_rewards), np.std(episode_rewards)
+    mean_reward: Any = np.mean(episode_rewards)
+    std_reward: Any = np.std(episode_rewards)
     if reward_threshold is not None:
         assert mean_reward > reward_threshold, (
             f"Mean reward below threshold: {mean_reward:.2f} < {reward_threshold:.2f}"
         )
     if return_episode_rewards:
         return episode_rewards, episode_lengths
-    return mean_reward, std_reward  # type: ignore[return-value]
+    return mean_reward, std_reward

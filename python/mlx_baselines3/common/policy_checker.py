@@ -256,7 +256,7 @@ def _copied_inputs(policy: BasePolicy) -> list[str]:
 
 def _is_contiguous(array: mx.array) -> bool:
     try:
-        view = memoryview(array)  # type: ignore[arg-type]
+        view = memoryview(cast(Any, array))
     except (RuntimeError, ValueError):
         # Inside mx.vmap a layer gets a placeholder, which has no memory.
         return True

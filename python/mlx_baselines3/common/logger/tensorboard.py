@@ -86,8 +86,8 @@ class SummaryWriter:
         # An empty first bucket gives the first full one its lower limit.
         front = max(int(first) - 1, 0)
         histogram = summary_pb2.HistogramProto(
-            min=flat.min(),
-            max=flat.max(),
+            min=np.min(flat),
+            max=np.max(flat),
             num=flat.size,
             sum=flat.sum(),
             sum_squares=flat.dot(flat),
