@@ -15,12 +15,14 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx.nn.layers.base import Module
 
 from mlx_baselines3 import _native
 from mlx_baselines3.common.native.blueprint import DRAWING, Blueprint, Observations, blueprint, side_by_side
 from mlx_baselines3.common.native.eligibility import NotNative
 from mlx_baselines3.common.native.extractors import arrays_of, branch_specs, observed
 from mlx_baselines3.common.native.layers import Layer, mlp_layers
+from mlx_baselines3.common.native.snapshot import Remembered, Snapshot
 from mlx_baselines3.common.nn.interop import to_mlx
 from mlx_baselines3.common.nn.threads import random_key, tracing, use_generator, with_fork
 from mlx_baselines3.common.preprocessing import maybe_transpose
@@ -85,6 +87,7 @@ class NativeActor:
         self._refreshed: list[NativeActor] = []
         # One generator and one workspace: threads take turns.
         self._lock = threading.RLock()
+        _actors.add(self)
         self.refresh(plan)
 
     def fits(self, plan: Blueprint) -> bool:
@@ -92,26 +95,27 @@ class NativeActor:
         :param plan: a blueprint
         :return: whether its weights can be taken over
         """
-        return self.plan.has_modules_of(plan) or self._shape == plan.shape()
+        return self.plan is plan or self.plan.has_modules_of(plan) or self._shape == plan.shape()
 
-    def is_current(self, plan: Blueprint | None = None) -> bool:
+    def is_current(self, arrays: list[mx.array] | None = None) -> bool:
         """
-        :param plan: a blueprint of the policy; the last one if not given
-        :return: whether the policy still has the arrays of the last :meth:`refresh`
+        :param arrays: the present ones of the policy; asked for if not given
+        :return: whether these are the arrays of the last :meth:`refresh`
         """
-        arrays = (plan or self.plan).arrays()
+        arrays = arrays or self.plan.arrays()
         return len(arrays) == len(self._arrays) and all(map(operator.is_, arrays, self._arrays))
 
-    def refresh(self, plan: Blueprint | None = None) -> None:
+    def refresh(self, plan: Blueprint | None = None, arrays: list[mx.array] | None = None) -> None:
         """
         Take over the weights that have changed. NumPy looks into MLX's memory where the device allows it.
 
         :param plan: a blueprint that :meth:`fits`; the last one if not given
+        :param arrays: those of the blueprint, where they are known
         """
         with self._lock:
             self.plan = plan = plan or self.plan
             self._refreshed.clear()
-            self._arrays = plan.arrays()
+            self._arrays = arrays or plan.arrays()
             mx.eval(self._arrays)
             views = [np.ascontiguousarray(array) for array in self._arrays]
             if plan.features:
@@ -377,14 +381,12 @@ def _mlx_random_state() -> bytes:
     return random_key()
 
 
-_actors: "weakref.WeakKeyDictionary[Any, NativeActor]" = weakref.WeakKeyDictionary()
+_actors: "weakref.WeakSet[NativeActor]" = weakref.WeakSet()
 
 
 def _locks() -> Iterator[Any]:
-    for actor in list(_actors.values()):
-        for part in (actor, actor._critic, actor._behind):
-            if part is not None:
-                yield part._lock
+    for actor in list(_actors):
+        yield actor._lock
 
 
 # Else a child could wait for a thread that it does not have.
@@ -401,16 +403,38 @@ def native_actor(policy: Any) -> NativeActor:
     """
     # Another thread may be tracing an update of the same networks.
     with tracing:
-        plan = blueprint(policy)
-        actor = _actors.get(policy)
-        known = actor is not None and actor.is_current(plan)
-        if not known and any(array.dtype != mx.float32 for array in plan.arrays()):
+        known = _remembered(policy)
+        if isinstance(known.blueprint, str):
+            raise NotNative(known.blueprint)
+        plan: Blueprint = known.blueprint
+        actor: NativeActor | None = known.actor
+        arrays = plan.arrays()
+        is_known = actor is not None and actor.is_current(arrays)
+        if not is_known and any(array.dtype != mx.float32 for array in arrays):
             raise NotNative("its weights are not float32")
         if actor is None or not actor.fits(plan):
-            actor = _actors[policy] = NativeActor(plan)
-        else:
-            actor.refresh(plan)
+            actor = known.actor = NativeActor(plan)
+        actor.refresh(plan, arrays)
         return actor
+
+
+def _remembered(policy: Any) -> Remembered:
+    """:return: the present blueprint of a policy, or why there is none, and its last native actor"""
+    if not isinstance(policy, Module):
+        raise NotNative(f"{type(policy).__name__} is no module of MLX")
+    last: Remembered | None = vars(policy).get("_remembered")
+    if last is not None and last.is_current(policy):
+        return last
+    # There before the snapshot is taken, which counts attributes.
+    known = vars(policy)["_remembered"] = Remembered()
+    if last is not None and last.snapshot is not None and last.snapshot.policy is policy:
+        known.actor = last.actor
+    try:
+        known.blueprint = blueprint(policy)
+    except NotNative as reason:
+        known.blueprint = str(reason)
+    known.snapshot = Snapshot(policy)
+    return known
 
 
 def native_actor_or_none(policy: Any) -> NativeActor | None:

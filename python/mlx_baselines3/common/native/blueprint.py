@@ -9,6 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx.nn.layers.base import Module
 
 from mlx_baselines3.common.distributions.state_dependent_noise import StateDependentNoiseDistribution
 from mlx_baselines3.common.native.eligibility import NotNative
@@ -32,7 +33,8 @@ class Blueprint:
         ``state_dependent``, ``squashed_state_dependent``, ``deterministic`` or ``epsilon_greedy`` (the best
         choice: the caller explores)
     :param options: options of each choice (``multi_categorical``)
-    :param log_std: logarithms of the standard deviations (``gaussian`` and ``state_dependent``)
+    :param log_std_owner: whose ``log_std`` are the logarithms of the standard deviations (``gaussian`` and
+        ``state_dependent``)
     :param critic: the network of the values of the observations, if there is one
     :param noise: whose ``get_std`` turns ``log_std`` into standard deviations (``state_dependent``)
     :param keys: those of Dict observations, which the network sees side by side in this order unless
@@ -45,12 +47,17 @@ class Blueprint:
     layers: tuple[Layer, ...]
     head: str
     options: tuple[int, ...] = ()
-    log_std: mx.array | None = None
+    log_std_owner: Module | None = None
     critic: tuple[Layer, ...] = ()
     noise: StateDependentNoiseDistribution | None = None
     keys: tuple[str, ...] = ()
     features: Features = ()
     critic_features: Features = ()
+
+    @property
+    def log_std(self) -> mx.array | None:
+        """:return: logarithms of the standard deviations as they are now, if there are any"""
+        return None if self.log_std_owner is None else self.log_std_owner.log_std
 
     def shares_features(self) -> bool:
         """:return: whether actor and critic have one features extractor"""

@@ -2,8 +2,6 @@
 
 import dis
 import math
-import operator
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from types import CodeType, FunctionType
@@ -110,7 +108,9 @@ def observed(network: Any, *extractors: Any) -> Observed:
     """
     space = network.observation_space
     keys = tuple(space.spaces) if isinstance(space, spaces.Dict) else ()
-    features = tuple(_features(extractor, space, network.normalize_images) for extractor in extractors)
+    read = {id(extractor): _read(extractor, space, network.normalize_images) for extractor in extractors}
+    # The very same object if two networks share an extractor.
+    features = tuple(read[id(extractor)] for extractor in extractors)
     columns = list(range(len(keys) or 1))
     plain = all(branch.is_plain() for branches in features for branch in branches)
     if plain and all([branch.column for branch in branches] == columns for branches in features):
@@ -118,63 +118,9 @@ def observed(network: Any, *extractors: Any) -> Observed:
     return Observed(keys, features)
 
 
-class _Reading:
-    """
-    What was read of an extractor, and everything that it depends on, as it was: every prediction asks.
-
-    :param extractor: a module
-    :param space: what it observes
-    :param normalizes: images are divided by 255
-    :raises NotNative: there is no native form of it
-    """
-
-    def __init__(self, extractor: Any, space: spaces.Space[Any], normalizes: bool):
-        self.features = _read(extractor, space, normalizes)
-        self._space, self._normalizes = space, normalizes
-        modules = extractor.modules()
-        # Children and attributes of the modules, except for the mode; of arrays only the shape matters.
-        holders: list[dict[str, Any]] = [*modules, *(module.__dict__ for module in modules)]
-        places = [(holder, key) for holder in holders for key in holder if key != "_training"]
-        fixed = [(holder, key) for holder, key in places if not isinstance(holder[key], mx.array)]
-        self._holders, self._sizes = holders, [*map(len, holders)]
-        self._fixed = [holder for holder, _ in fixed], [key for _, key in fixed]
-        self._values = [*map(dict.__getitem__, *self._fixed)]
-        arrays = [(holder, key) for holder, key in places if isinstance(holder[key], mx.array)]
-        self._arrays = [holder for holder, _ in arrays], [key for _, key in arrays]
-        self._shapes = [array.shape for array in map(dict.__getitem__, *self._arrays)]
-        kinds = {type(module) for module in modules}
-        methods = [(kind, name) for kind in kinds for name in ("__call__", "forward") if hasattr(kind, name)]
-        self._methods = [kind for kind, _ in methods], [name for _, name in methods]
-        self._functions = [*map(getattr, *self._methods)]
-
-    def is_current(self, space: spaces.Space[Any], normalizes: bool) -> bool:
-        """:return: whether it can be used for these arguments, because nothing has changed since"""
-        try:
-            return (
-                self._space is space
-                and self._normalizes is normalizes
-                and all(map(operator.is_, map(dict.__getitem__, *self._fixed), self._values))
-                and [*map(len, self._holders)] == self._sizes
-                and [array.shape for array in map(dict.__getitem__, *self._arrays)] == self._shapes
-                and all(map(operator.is_, map(getattr, *self._methods), self._functions))
-            )
-        except (AttributeError, KeyError):
-            return False
-
-
-_readings: "weakref.WeakKeyDictionary[Any, _Reading]" = weakref.WeakKeyDictionary()
-
-
-def _features(extractor: Any, space: spaces.Space[Any], normalizes: bool) -> Features:
+def _read(extractor: Any, space: spaces.Space[Any], normalizes: bool) -> Features:
     if not isinstance(extractor, Module):
         raise NotNative(f"the policy has a {type(extractor).__name__}")
-    reading = _readings.get(extractor)
-    if reading is None or not reading.is_current(space, normalizes):
-        reading = _readings[extractor] = _Reading(extractor, space, normalizes)
-    return reading.features
-
-
-def _read(extractor: Any, space: spaces.Space[Any], normalizes: bool) -> Features:
     if not isinstance(space, spaces.Dict):
         _check_box(space, "the observation space is")
         return (_branch(_called(extractor), space, 0, normalizes),)

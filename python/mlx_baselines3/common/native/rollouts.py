@@ -90,12 +90,12 @@ class Estimates(NamedTuple):
 
     :param values: (n_envs, 1) values of the observations
     :param log_probs: (n_envs,) log-probabilities of the actions
-    :param before: copies of both, the observations and the actions
+    :param shown: the bytes of both, of the observations and actions, and of rewards and episode starts
     """
 
     values: mx.array
     log_probs: mx.array
-    before: list[np.ndarray]
+    shown: list[bytes]
 
 
 class NativeRollout:
@@ -223,10 +223,15 @@ class NativeRollout:
         :param steps: what :meth:`take_steps` gave
         :return: values and log-probabilities of the last one, as the buffer gets them after the rollout
         """
-        obs, actions = steps.seen[0], steps.last[0]
-        values, log_probs = self._evaluate(obs, actions)
-        before = [values, log_probs, side_by_side(obs, self._actor.keys).copy(), actions.copy()]
-        return Estimates(to_mlx(values), to_mlx(log_probs), before)
+        values, log_probs = map(to_mlx, self._evaluate(steps.seen[0], steps.last[0]))
+        return Estimates(values, log_probs, self._bytes(values, log_probs, steps, steps.seen))
+
+    def _bytes(
+        self, values: mx.array, log_probs: mx.array, steps: Steps, seen: tuple[Observations, Any]
+    ) -> list[bytes]:
+        obs, starts = seen
+        columns = (side_by_side(obs, self._actor.keys), steps.last[0], steps.last[3], starts)
+        return [np.asarray(array).tobytes() for array in (values, log_probs, *columns)]
 
     def record(self, steps: Steps, seen: tuple[Any, Any], estimates: Estimates | None) -> None:
         """
@@ -245,25 +250,28 @@ class NativeRollout:
             last_obs = infos[i].get("terminal_observation")
             if last_obs is not None and infos[i].get("TimeLimit.truncated", False):
                 self._truncations.append(_Truncation(row, i, last_obs))
-        if estimates is not None:
-            self._keep_changes(row, estimates, seen[0], actions)
+        self._n_steps += steps.n_steps
+        changed = estimates is not None and self._keep_changes(row, estimates, steps, seen)
+        if self._core is not None and not changed:  # the rows are written already
+            self._buffer.pos = self._n_steps
+            self._buffer.full = self._n_steps == self._buffer.buffer_size
+            return
         if isinstance(self._space, spaces.Discrete):
             actions = actions.reshape(-1, 1)
-        if self._core is not None:  # the rows are written already
-            self._buffer.pos += steps.n_steps - 1
+        self._buffer.pos = row
         later = np.zeros(1, np.float32)
         self._buffer.add(seen[0], actions, rewards, seen[1], later, later)
-        self._n_steps += steps.n_steps
 
-    def _keep_changes(self, row: int, estimates: Estimates, obs: Any, actions: np.ndarray) -> None:
-        """
-        Keep the estimates of a step at which a callback has changed something in place: those of the buffer's
-        rows would be others.
-        """
-        now: list[Any] = [estimates.values, estimates.log_probs, side_by_side(obs, self._actor.keys), actions]
-        if not all(map(np.array_equal, estimates.before, now)):
+    def _keep_changes(
+        self, row: int, estimates: Estimates, steps: Steps, seen: tuple[Observations, Any]
+    ) -> bool:
+        """:return: whether a callback has changed the step in place"""
+        now = self._bytes(estimates.values, estimates.log_probs, steps, seen)
+        if now[:4] != estimates.shown[:4]:
+            # From the rows of the buffer others would be computed.
             values, log_probs = map(to_numpy, estimates[:2])
             self._given.append((row, values.reshape(-1), log_probs.reshape(-1)))
+        return now != estimates.shown
 
     def _evaluate(self, observations: Observations, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(batch, 1) values and (batch,) log-probabilities."""

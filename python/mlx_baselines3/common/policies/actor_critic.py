@@ -382,7 +382,7 @@ def _actor_critic_blueprint(policy: ActorCriticPolicy) -> Blueprint:
         layers=(*mlp_layers(mlp.policy_net), Layer((policy.action_net,))),
         head=head,
         options=tuple(dist.action_dims) if isinstance(dist, MultiCategoricalDistribution) else (),
-        log_std=policy.log_std if noise or head == "gaussian" else None,
+        log_std_owner=policy if noise or head == "gaussian" else None,
         critic=(*mlp_layers(mlp.value_net), Layer((policy.value_net,))),
         noise=noise,
         keys=keys,
