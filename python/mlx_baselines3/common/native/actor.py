@@ -421,7 +421,7 @@ def native_actor(policy: Any) -> NativeActor:
 def _remembered(policy: Any) -> Remembered:
     """:return: the present blueprint of a policy, or why there is none, and its last native actor"""
     if not isinstance(policy, Module):
-        raise NotNative(f"{type(policy).__name__} is no module of MLX")
+        raise NotNative(f"{type(policy).__name__} has no native form")
     last: Remembered | None = vars(policy).get("_remembered")
     if last is not None and last.is_current(policy):
         return last
