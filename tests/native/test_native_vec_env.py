@@ -356,7 +356,8 @@ def no_forced_switches() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_forced_switches")
 def test_stepping_lets_other_threads_run() -> None:
-    env = made("Acrobot-v1", 200_000)
+    # A step takes several times as long as the thread sleeps, on a fast machine too.
+    env = made("Acrobot-v1", 800_000)
     actions = actions_for(env)
 
     def runs_meanwhile() -> bool:
