@@ -161,6 +161,15 @@ def gather(sources: Sequence[_U8], targets: Sequence[_U8], indices: _I64) -> Non
     :raises ValueError: there are not as many targets as sources
     """
 
+def permutation(count: int) -> NDArray[np.uint32] | None:
+    """
+    Draw what ``np.random.permutation(count)`` would draw, and leave NumPy's global generator in the state that
+    this would leave it in.
+
+    :param count: how many numbers
+    :return: the numbers, ``(count,)``, or None if only NumPy can draw them; nothing was drawn then
+    """
+
 def randint(low: int, high: int, count: int) -> _I64 | None:
     """
     Draw what ``np.random.randint(low, high, size=count)`` would draw, and leave NumPy's global generator in

@@ -45,6 +45,7 @@ from mlx_baselines3.common.training.compiled_update import StepFunction
 from mlx_baselines3.common.training.dead_steps import Transition, ended_episodes, without_dead_steps
 from mlx_baselines3.common.training.native_learning import NativeLearning
 from mlx_baselines3.common.training.native_off_policy import NativeActorCriticUpdate
+from mlx_baselines3.common.training.program_actor_critic import ProgramActorCriticUpdate
 from mlx_baselines3.common.training.updater import Trained, Updater
 from mlx_baselines3.common.type_aliases import (
     GymEnv,
@@ -660,12 +661,13 @@ class OffPolicyAlgorithm(BaseAlgorithm):
     def _native_update(self, base: type["OffPolicyAlgorithm"]) -> Any:
         """
         :param base: the algorithm whose gradient step Rust knows
-        :return: the gradient steps in Rust; here of an actor and critics
+        :return: the gradient steps in Rust, or on a GPU in a kernel of their own; here of an actor and critics
         :raises NotNative: the step, the batches or the networks are not those that Rust knows
         """
         check_unchanged(self, base, ("_gradient_step", "_target", "_batches"))
         networks, optimizers, _, _ = self._trained()
-        return NativeActorCriticUpdate(networks, optimizers, blueprint(self.policy))
+        update = ProgramActorCriticUpdate if self.device.type == mx.gpu else NativeActorCriticUpdate
+        return update(networks, optimizers, blueprint(self.policy))
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """

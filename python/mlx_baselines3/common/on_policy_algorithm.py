@@ -25,6 +25,7 @@ from mlx_baselines3.common.preprocessing import is_image_space
 from mlx_baselines3.common.training.compiled_update import GradientStep, Minibatch
 from mlx_baselines3.common.training.dead_steps import dead_mask, warn_of_own_minibatches
 from mlx_baselines3.common.training.native_on_policy import NativeOnPolicyUpdate
+from mlx_baselines3.common.training.program_on_policy import ProgramOnPolicyUpdate
 from mlx_baselines3.common.training.updater import Trained, Updater
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.common.utils import explained_variance
@@ -419,15 +420,16 @@ class OnPolicyAlgorithm(BaseAlgorithm):
             {"policy": self.policy}, {"policy": self.policy.optimizer}, {}, (type(self.rollout_buffer),)
         )
 
-    def _native_update(self, base: type["OnPolicyAlgorithm"]) -> NativeOnPolicyUpdate:
+    def _native_update(self, base: type["OnPolicyAlgorithm"]) -> NativeOnPolicyUpdate | ProgramOnPolicyUpdate:
         """
         :param base: the algorithm whose gradient step Rust knows
-        :return: the gradient steps in Rust
+        :return: the gradient steps in Rust, or on a GPU in a kernel of their own
         :raises NotNative: the loss, the minibatches or the policy are not those that Rust knows
         """
         check_unchanged(self, base, ("_loss", "_gradient_step", "_epochs"))
         check_rollout_buffer(self.rollout_buffer)
-        return NativeOnPolicyUpdate(self.policy, self.policy.optimizer, blueprint(self.policy))
+        update = ProgramOnPolicyUpdate if self.device.type == mx.gpu else NativeOnPolicyUpdate
+        return update(self.policy, self.policy.optimizer, blueprint(self.policy))
 
     def _gradient_step(self, step: GradientStep, batch: Arrays, settings: Arrays, variant: None) -> Arrays:
         """Descend on the loss of one minibatch; see :class:`CompiledUpdate`."""

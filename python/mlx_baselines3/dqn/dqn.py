@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.native.actor import blueprint
-from mlx_baselines3.common.native.eligibility import check_unchanged
+from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.nn.packed_optimizer import Arrays
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mlx_baselines3.common.policies import BasePolicy
@@ -209,6 +209,8 @@ class DQN(OffPolicyAlgorithm):
 
     def _native_update(self, base: type[OffPolicyAlgorithm]) -> NativeQUpdate:
         check_unchanged(self, base, ("_gradient_step", "_batches"))
+        if self.device.type == mx.gpu:
+            raise NotNative("there is no CUDA kernel for whole gradient steps of DQN")
         return NativeQUpdate(self.q_net, self.q_net_target, self.policy.optimizer, blueprint(self.policy))
 
     def _native_learning(self, log_interval: int | None) -> NativeQLearning:

@@ -19,6 +19,7 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(store_step, m)?)?;
     m.add_function(wrap_pyfunction!(sample_batches, m)?)?;
     m.add_function(wrap_pyfunction!(take_batch, m)?)?;
+    m.add_function(wrap_pyfunction!(permutation, m)?)?;
     m.add_function(wrap_pyfunction!(randint, m)?)
 }
 
@@ -216,6 +217,14 @@ fn take_batch(
 ) -> PyResult<bool> {
     let shape = (capacity, n_envs);
     Ok(take(&columns.0, &targets.0, (rows, envs), shape))
+}
+
+/// What `np.random.permutation` would draw, or None if only NumPy can.
+#[guarded]
+#[pyfunction]
+fn permutation(py: Python<'_>, count: usize) -> PyResult<Option<Bound<'_, PyArray1<u32>>>> {
+    let drawn = random::permutation(py, count)?;
+    Ok(drawn.map(|drawn| PyArray1::from_vec(py, drawn)))
 }
 
 /// What `np.random.randint` would draw, or None if only NumPy can.

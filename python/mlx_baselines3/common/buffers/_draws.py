@@ -4,7 +4,16 @@ import numpy as np
 
 from mlx_baselines3 import _native
 
-__all__ = ["randint"]
+__all__ = ["permutation", "randint"]
+
+
+def permutation(count: int) -> np.ndarray:
+    """
+    :param count: how many numbers
+    :return: the numbers of ``np.random.permutation(count)``, in a fraction of its time
+    """
+    drawn = _native.permutation(count)
+    return np.random.permutation(count) if drawn is None else drawn  # noqa: NPY002
 
 
 def randint(low: int, high: int, count: int) -> np.ndarray:

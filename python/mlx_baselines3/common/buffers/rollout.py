@@ -11,6 +11,7 @@ from gymnasium import spaces
 
 from mlx_baselines3 import _native
 from mlx_baselines3.common._types import DictRolloutBufferSamples, RolloutBufferSamples
+from mlx_baselines3.common.buffers._draws import permutation
 from mlx_baselines3.common.buffers._rows import check_batch_size, fit_action, fit_scalar
 from mlx_baselines3.common.buffers.base import BaseBuffer, action_dtype
 
@@ -199,7 +200,8 @@ class RolloutBuffer(BaseBuffer):
 
         :return: rows of :meth:`flattened`, each once, without ``dead_steps``
         """
-        order = np.random.permutation(self.buffer_size * self.n_envs)  # noqa: NPY002 - SB3's generator, SB3's order
+        # SB3's generator, SB3's order.
+        order = permutation(self.buffer_size * self.n_envs)
         if self.dead_steps is None:
             return order
         return order[~self.dead_steps.T.reshape(-1)[order]]
@@ -233,7 +235,7 @@ class RolloutBuffer(BaseBuffer):
         return self._minibatches(batch_size)
 
     def _minibatches(self, batch_size: int) -> Generator[Any, None, None]:
-        indices = self.shuffled_rows()
+        indices = self.shuffled_rows().astype(np.intp)
         self.__dict__.update(self._flat_columns())
         self.generator_ready = True
         for start in range(0, len(indices), batch_size):

@@ -18,10 +18,12 @@ import mlx.core as mx
 from mlx_baselines3._atomic import atomic_open
 from mlx_baselines3._kernel_cache import kernel_folder
 
-__all__ = ["Kernel", "usable"]
+__all__ = ["Kernel", "blocks_at_once", "usable"]
 
 # cuda.h's CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
 _MAJOR, _MINOR = 75, 76
+# ..._MULTIPROCESSOR_COUNT and ..._MAX_SHARED_MEMORY_PER_MULTIPROCESSOR.
+_MULTIPROCESSORS, _SHARED_MEMORY = 16, 81
 _LIBRARIES = ("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so")
 
 
@@ -42,14 +44,28 @@ def _load(*names: str) -> Any:
     raise reason
 
 
+def _attribute(attribute: int) -> int:
+    number = ctypes.c_int()
+    if _load("libcuda.so.1").cuDeviceGetAttribute(ctypes.byref(number), attribute, 0) != 0:
+        raise OSError(f"the driver does not tell attribute {attribute} of the GPU")
+    return number.value
+
+
+@functools.cache
+def blocks_at_once(shared_memory: int) -> int:
+    """
+    :param shared_memory: bytes that a block takes
+    :return: blocks of 256 threads, with 128 registers each, that are on the GPU at the same time; at most two
+        for each multiprocessor
+    :raises OSError: the driver does not tell
+    """
+    room = _attribute(_SHARED_MEMORY) // (shared_memory + 1024)
+    return _attribute(_MULTIPROCESSORS) * max(min(room, 2), 1)
+
+
 def _find_compiler() -> _Compiler:
-    library, driver = _load(*_LIBRARIES), _load("libcuda.so.1")
-    numbers = []
-    for attribute in (_MAJOR, _MINOR):
-        number = ctypes.c_int()
-        if driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, 0) != 0:
-            raise OSError("the driver does not tell the GPU's architecture")
-        numbers.append(number.value)
+    library = _load(*_LIBRARIES)
+    numbers = [_attribute(attribute) for attribute in (_MAJOR, _MINOR)]
     version = [ctypes.c_int(), ctypes.c_int()]
     library.nvrtcVersion(*map(ctypes.byref, version))
     return _Compiler(library, "sm_{}{}".format(*numbers), ".".join(str(part.value) for part in version))

@@ -10,14 +10,14 @@ import functools
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_baselines3.common.cuda.nvrtc import Kernel
 
-__all__ = ["Staging", "staging"]
+__all__ = ["PageLocked", "Staging", "Together", "halves", "staging"]
 
 _SOURCE = """
 extern "C" __global__ void upload(const float* unused, uint4* out, unsigned low, unsigned high, int count) {
@@ -67,13 +67,42 @@ def _copy(room: np.ndarray, array: np.ndarray) -> None:
         copy.result()
 
 
-class _Slot:
-    """Page-locked memory, and what the GPU is making of it."""
+class PageLocked:
+    """Memory of the host that the GPU reads and writes by itself."""
 
     def __init__(self) -> None:
         self._driver = ctypes.CDLL("libcuda.so.1")
         self.place = 0
         self.bytes: Any = np.empty(0, np.uint8)
+
+    def reserve(self, needed: int) -> None:
+        """
+        See that there are so many bytes. Those that were there may move.
+
+        :param needed: bytes
+        :raises MemoryError: no more memory can be locked
+        """
+        if needed <= self.bytes.size:
+            return
+        size = max(_LEAST, 1 << (needed - 1).bit_length())
+        place = ctypes.c_void_p()
+        if self._driver.cuMemHostAlloc(ctypes.byref(place), ctypes.c_size_t(size), 0) != 0 or not place.value:
+            raise MemoryError(f"{size} bytes cannot be locked in memory")
+        self._free()
+        self.place = place.value
+        self.bytes = np.ctypeslib.as_array(ctypes.cast(place, ctypes.POINTER(ctypes.c_ubyte)), (size,))
+
+    def _free(self) -> None:
+        if self.place:
+            self._driver.cuMemFreeHost(ctypes.c_void_p(self.place))
+            self.place = 0
+
+
+class _Slot:
+    """Page-locked memory, and what the GPU is making of it."""
+
+    def __init__(self) -> None:
+        self.memory = PageLocked()
         self.fetched: mx.array | None = None
 
     def reserve(self, needed: int) -> None:
@@ -85,16 +114,19 @@ class _Slot:
         if self.fetched is not None:
             mx.eval(self.fetched)
             self.fetched = None
-        if needed <= self.bytes.size:
-            return
-        size = max(_LEAST, 1 << (needed - 1).bit_length())
-        place = ctypes.c_void_p()
-        if self._driver.cuMemHostAlloc(ctypes.byref(place), ctypes.c_size_t(size), 0) != 0 or not place.value:
-            raise MemoryError(f"{size} bytes cannot be locked in memory")
-        if self.place:
-            self._driver.cuMemFreeHost(ctypes.c_void_p(self.place))
-        self.place = place.value
-        self.bytes = np.ctypeslib.as_array(ctypes.cast(place, ctypes.POINTER(ctypes.c_ubyte)), (size,))
+        self.memory.reserve(needed)
+
+
+class Together(NamedTuple):
+    """
+    Arrays one after the other, each at a multiple of 16 bytes.
+
+    :param vector: uint8
+    :param places: where each begins, in bytes
+    """
+
+    vector: mx.array
+    places: list[int]
 
 
 class Staging:
@@ -112,35 +144,61 @@ class Staging:
         :param arrays: any shapes and layouts
         :return: arrays of MLX on the GPU; float64 becomes float32
         """
-        places, total = [], 0
-        for array in arrays:
-            kind = np.dtype(np.float32) if array.dtype == np.float64 else array.dtype
-            places.append((total, kind))
-            total += -(-array.size * kind.itemsize // _WORD) * _WORD
-        if total == 0 or total > _MOST or any(kind not in _MLX for _, kind in places):
+        kinds = [np.dtype(np.float32) if array.dtype == np.float64 else array.dtype for array in arrays]
+        if not any(array.size for array in arrays) or any(kind not in _MLX for kind in kinds):
             return [
-                mx.array(array.astype(kind, copy=False))
-                for array, (_, kind) in zip(arrays, places, strict=True)
+                mx.array(array.astype(kind, copy=False)) for array, kind in zip(arrays, kinds, strict=True)
             ]
+        vector, places = self.upload_together(arrays)
+        return [
+            vector[start : start + array.size * kind.itemsize].view(_MLX[kind]).reshape(array.shape)
+            for array, kind, start in zip(arrays, kinds, places, strict=True)
+        ]
+
+    def upload_together(self, arrays: Sequence[np.ndarray]) -> Together:
+        """
+        :param arrays: any shapes and layouts, not all of them empty
+        :return: their bytes on the GPU; float64 becomes float32
+        """
+        kinds = [np.dtype(np.float32) if array.dtype == np.float64 else array.dtype for array in arrays]
+        sizes = [
+            -(-array.size * kind.itemsize // _WORD) * _WORD for array, kind in zip(arrays, kinds, strict=True)
+        ]
+        places = [sum(sizes[:i]) for i in range(len(sizes))]
+        total = sum(sizes)
+        if total > _MOST:
+            room = np.zeros(total, np.uint8)
+            self._fill(room, arrays, kinds, places)
+            return Together(mx.array(room), places)
         self._turn = (self._turn + 1) % _SLOTS
         slot = self._slots[self._turn]
         slot.reserve(total)
-        for array, (start, kind) in zip(arrays, places, strict=True):
-            room = slot.bytes[start : start + array.size * kind.itemsize].view(kind)
-            _copy(room.reshape(array.shape), array)
-        vector = slot.fetched = self._fetch(slot.place, total)
+        self._fill(slot.memory.bytes, arrays, kinds, places)
+        vector = slot.fetched = self._fetch(slot.memory.place, total)
         mx.async_eval(vector)  # type: ignore[no-untyped-call]
-        return [
-            vector[start : start + array.size * kind.itemsize].view(_MLX[kind]).reshape(array.shape)
-            for array, (start, kind) in zip(arrays, places, strict=True)
-        ]
+        return Together(vector, places)
+
+    @staticmethod
+    def _fill(
+        room: np.ndarray, arrays: Sequence[np.ndarray], kinds: Sequence[np.dtype[Any]], places: Sequence[int]
+    ) -> None:
+        for array, kind, start in zip(arrays, kinds, places, strict=True):
+            part = room[start : start + array.size * kind.itemsize].view(kind)
+            _copy(part.reshape(array.shape), array)
 
     def _fetch(self, place: int, size: int) -> mx.array:
         count = size // _WORD
-        halves = (place & 0xFFFFFFFF, place >> 32)
-        low, high = (half - (1 << 32) if half >= 1 << 31 else half for half in halves)
         blocks = (min(-(-count // 256), 256), 1)
-        return self._kernel([self._unused], [(size,)], blocks, 256, (low, high, count), [mx.uint8])[0]
+        return self._kernel([self._unused], [(size,)], blocks, 256, (*halves(place), count), [mx.uint8])[0]
+
+
+def halves(place: int) -> tuple[int, int]:
+    """
+    :param place: an address
+    :return: its lower and its upper 32 bits as signed numbers
+    """
+    low, high = (half - (1 << 32) if half >= 1 << 31 else half for half in (place & 0xFFFFFFFF, place >> 32))
+    return low, high
 
 
 class _Local(threading.local):

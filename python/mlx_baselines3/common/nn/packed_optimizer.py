@@ -288,6 +288,12 @@ class ParameterOptimizer:
         self.bare.state["learning_rate"] = self._rate[1]
 
     @property
+    def rate(self) -> float:
+        """:return: the learning rate as a number; a GPU is not asked for one that was given as a number"""
+        array = self.bare.learning_rate
+        return self._rate[0] if self._rate is not None and self._rate[1] is array else float(array)
+
+    @property
     def state(self) -> dict[str, Any]:
         """:return: the optimizer's state, a tree of arrays"""
         self._catch_up()

@@ -21,7 +21,7 @@ from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
 from mlx_baselines3.common.policies.critics import ContinuousCritic
 from mlx_baselines3.common.training.not_finite import check_finite
 
-__all__ = ["NativeActorCriticUpdate", "NativeQUpdate"]
+__all__ = ["NativeActorCriticUpdate", "NativeQUpdate", "check_critic", "check_follows"]
 
 ArrayBatches = Mapping[str, np.ndarray]
 Metrics = dict[str, np.ndarray]
@@ -56,17 +56,26 @@ def _store(vectors: Mapping[str, ParameterVector], metrics: Metrics) -> None:
             vector.store()
 
 
+def check_follows(network: Module, original: Module) -> None:
+    """
+    :param network: a target network
+    :param original: the network that it follows
+    :raises NotNative: it computes in another way than the original
+    """
+    if type(network) is not type(original):
+        raise NotNative(f"a {type(network).__name__} follows a {type(original).__name__}")
+    check_unchanged(network, type(original), ("__call__", "forward", "extract_features"))
+
+
 def _target_vector(network: Module, original: Module, optimizer: ParameterOptimizer) -> ParameterVector:
     """
     :param network: a target network
     :param original: the network that it follows
     :param optimizer: that of the original
     :return: its parameters
-    :raises NotNative: it computes in another way than the original
+    :raises NotNative: as :func:`check_follows`
     """
-    if type(network) is not type(original):
-        raise NotNative(f"a {type(network).__name__} follows a {type(original).__name__}")
-    check_unchanged(network, type(original), ("__call__", "forward", "extract_features"))
+    check_follows(network, original)
     return ParameterVector(network, optimizer)
 
 
@@ -80,7 +89,19 @@ def _check_same(features: Features, others: Features) -> None:
         raise NotNative("the target network has another features extractor")
 
 
-class NativeQUpdate:
+class _Always:
+    """Rust's updates are the faster way for any batch."""
+
+    @staticmethod
+    def suits(batch_size: int) -> bool:
+        """
+        :param batch_size: rows of a gradient step
+        :return: whether this is the faster way: always
+        """
+        return True
+
+
+class NativeQUpdate(_Always):
     """
     The gradient steps of DQN.
 
@@ -184,17 +205,25 @@ def _nonfinite(vector: TrainedVector, losses: np.ndarray) -> FloatingPointError 
     return None
 
 
-def _critic_plans(critic: Any, vector: TrainedVector) -> "list[list[_native.TrainableLayer]]":
+def check_critic(critic: Any) -> None:
+    """
+    :param critic: the critics of SAC or TD3
+    :raises NotNative: they compute in another way than this package's on plain observations
+    """
     if not isinstance(critic, ContinuousCritic):
         raise NotNative(f"the critic is a {type(critic).__name__}")
     methods = ("__call__", "forward", "q1_forward", "q_networks", "extract_features")
     check_unchanged(critic, ContinuousCritic, methods)
     if any(observed(critic, critic.features_extractor).features):
         raise NotNative("SAC and TD3 have no native gradient of a features extractor")
+
+
+def _critic_plans(critic: Any, vector: TrainedVector) -> "list[list[_native.TrainableLayer]]":
+    check_critic(critic)
     return [vector.layer_plans(mlp_layers(net)) for net in critic.q_networks]
 
 
-class NativeActorCriticUpdate:
+class NativeActorCriticUpdate(_Always):
     """
     The gradient steps of TD3, DDPG and SAC.
 

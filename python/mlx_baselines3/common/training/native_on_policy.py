@@ -8,6 +8,7 @@ about a step.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from mlx.nn.layers.base import Module
@@ -62,6 +63,23 @@ class NativeOnPolicyUpdate:
             optimizer.size,
             [self._vector.branch_plans(features) for features in extractors] if extractors else None,
         )
+
+    @staticmethod
+    def suits(batch_size: int) -> bool:
+        """
+        :param batch_size: rows of a gradient step
+        :return: whether this is the faster way: always
+        """
+        return True
+
+    @staticmethod
+    def columns(buffer: Any) -> dict[str, Any]:
+        """
+        :param buffer: a rollout buffer
+        :return: its columns, as :meth:`run` takes them
+        """
+        columns: dict[str, Any] = buffer.flattened()
+        return columns
 
     def run(
         self,

@@ -1,4 +1,4 @@
-"""Decides whether Rust or MLX computes a model's gradient steps, and says why Rust cannot."""
+"""Decides whether Rust, a CUDA kernel or MLX computes a model's gradient steps, and says why only MLX can."""
 
 import operator
 import os
@@ -9,6 +9,7 @@ import mlx.core as mx
 from mlx.nn.layers.base import Module
 
 from mlx_baselines3.common.buffers.batches import replay_arrays, rows_of
+from mlx_baselines3.common.cuda import nvrtc
 from mlx_baselines3.common.distributions.base import is_users_own
 from mlx_baselines3.common.native.eligibility import NotNative
 from mlx_baselines3.common.native.vectors import rule_name
@@ -37,8 +38,8 @@ class Trained(NamedTuple):
 
 class Updater:
     """
-    Takes the gradient steps of a model: in Rust where that computes what the model means, else as MLX
-    compiles them. Found out once for the same networks and optimizers.
+    Takes the gradient steps of a model: in Rust, or on an NVIDIA GPU in one kernel, where that computes what
+    the model means, else as MLX compiles them. Found out once for the same networks and optimizers.
 
     A model has ``_trained()``, which says what these are, ``_native_update(base)``, which makes the native
     update or raises NotNative, and ``_gradient_step``, which MLX compiles.
@@ -75,9 +76,10 @@ class Updater:
         """
         buffer, normalize = model.rollout_buffer, model.normalize_advantage
         trained = self._look_at(model)
-        if (native := self._native(model, base)) is not None:
-            orders = (buffer.shuffled_rows().astype("uint32") for _ in range(n_epochs))
-            return native.run(buffer.flattened(), orders, batch_size, settings, normalize)
+        native = self._native(model, base)
+        if native is not None and native.suits(batch_size or buffer.buffer_size * buffer.n_envs):
+            orders = (buffer.shuffled_rows().astype("uint32", copy=False) for _ in range(n_epochs))
+            return native.run(native.columns(buffer), orders, batch_size, settings, normalize)
         update = self._compiled(model, trained, normalize)
         # Dead steps leave the last minibatch another size in every rollout.
         dead = getattr(buffer, "dead_steps", None)
@@ -107,7 +109,7 @@ class Updater:
         :return: the metrics
         """
         trained = self._look_at(model)
-        if (native := self._native(model, base)) is not None:
+        if (native := self._native(model, base)) is not None and native.suits(batch_size):
             drawn = () if noise is None else (noise, flags)
             buffer, normalizer = model.replay_buffer, model._vec_normalize_env
             arrays = replay_arrays(buffer, gradient_steps, batch_size, normalizer)
@@ -157,10 +159,10 @@ class Updater:
 
     def _native(self, model: Any, base: type) -> Any:
         """
-        :return: the native update; None if MLX is to compute, and then a line once that says why
+        :return: the update in Rust or, on an NVIDIA GPU, in a kernel of its own; None if MLX is to compute, and then a line once that says why
         :raises ValueError: ``MLX_BASELINES3_UPDATES`` is neither ``native`` nor ``mlx``
         """
-        if model.device.type != mx.cpu or _are_mlx():
+        if _are_mlx() or (model.device.type != mx.cpu and not nvrtc.usable()):
             return None
         if not self._has_asked:
             try:

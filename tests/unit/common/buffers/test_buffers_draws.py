@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_baselines3 import _native
-from mlx_baselines3.common.buffers._draws import randint
+from mlx_baselines3.common.buffers._draws import permutation, randint
 
 BOUNDS = [
     (0, 1), (0, 2), (0, 3), (0, 8), (1, 7), (-5, 5), (0, 125_000), (0, 2**16), (0, 2**16 + 1), (0, 2**31),
@@ -53,6 +53,17 @@ def test_any_draws_are_numpys(low, width, count, seed):
         lambda: np.random.randint(low, low + width, size=count),  # noqa: NPY002
         seed,
     )
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 1023, 1024, 1025, 70_000])
+def test_permutations_are_numpys(count):
+    assert _native.permutation(count) is not None
+    assert_same(lambda: permutation(count), lambda: np.random.permutation(count), seed=count)  # noqa: NPY002
+
+
+def test_a_replaced_permutation_is_asked(monkeypatch):
+    monkeypatch.setattr(np.random, "permutation", lambda count: np.arange(count)[::-1])
+    assert permutation(4).tolist() == [3, 2, 1, 0]
 
 
 def test_nearly_all_draws_take_the_short_cut():
