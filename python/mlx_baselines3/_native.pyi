@@ -45,6 +45,7 @@ __all__ = [
     "learn_q",
     "n_step_spans",
     "polyak_average",
+    "permutation",
     "randint",
     "sample_batches",
     "set_threads",
@@ -163,8 +164,8 @@ def gather(sources: Sequence[_U8], targets: Sequence[_U8], indices: _I64) -> Non
 
 def permutation(count: int) -> NDArray[np.uint32] | None:
     """
-    Draw what ``np.random.permutation(count)`` would draw, and leave NumPy's global generator in the state that
-    this would leave it in.
+    Draw what ``np.random.permutation(count)`` would draw, and leave NumPy's global generator in the state
+    that this would leave it in.
 
     :param count: how many numbers
     :return: the numbers, ``(count,)``, or None if only NumPy can draw them; nothing was drawn then

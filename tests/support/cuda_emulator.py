@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from mlx_baselines3.common.cuda import program_launch
-from mlx_baselines3.common.cuda.program_layout import THREADS, kernel_source
+from mlx_baselines3.common.cuda.program_layout import kernel_source
 from mlx_baselines3.common.cuda.upload import Together
 from mlx_baselines3.common.training import program_actor_critic, program_on_policy
 
@@ -28,7 +28,8 @@ extern "C" void emulate(const int* program, const float* before, const float* co
     const float* extra, float* state, float* scratch, const int* n) {
   unsigned long long counter = 0;
   emulator::run(%d, THREADS, [&] {
-    run_program(program, &counter, before, control, data, extra, state, scratch, n[0], n[1], n[2], n[3], n[4], n[5], n[6]);
+    run_program(program, &counter, before, control, data, extra, state, scratch, n[0], n[1], n[2], n[3], n[4],
+                n[5], n[6]);
   });
 }
 """

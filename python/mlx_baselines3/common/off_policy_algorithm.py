@@ -661,7 +661,7 @@ class OffPolicyAlgorithm(BaseAlgorithm):
     def _native_update(self, base: type["OffPolicyAlgorithm"]) -> Any:
         """
         :param base: the algorithm whose gradient step Rust knows
-        :return: the gradient steps in Rust, or on a GPU in a kernel of their own; here of an actor and critics
+        :return: the gradient steps in Rust, or in one kernel on a GPU; here of an actor and critics
         :raises NotNative: the step, the batches or the networks are not those that Rust knows
         """
         check_unchanged(self, base, ("_gradient_step", "_target", "_batches"))

@@ -13,7 +13,7 @@ from mlx_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from mlx_baselines3.common.callbacks import BaseCallback as BaseCallback
 from mlx_baselines3.common.callbacks.base import is_noop, released_on_error, steps_until_needed
 from mlx_baselines3.common.native.actor import NativeActor, blueprint
-from mlx_baselines3.common.native.eligibility import check_rollout_buffer, check_unchanged
+from mlx_baselines3.common.native.eligibility import check_rollout_buffer, check_unchanged, is_shipped
 from mlx_baselines3.common.native.rollouts import NativeRollout, Steps, actions_for_env, choose_actor
 from mlx_baselines3.common.nn.integer_observations import check_integers
 from mlx_baselines3.common.nn.interop import all_to_mlx, to_numpy
@@ -300,7 +300,11 @@ class OnPolicyAlgorithm(BaseAlgorithm):
         assert self._last_episode_starts is not None
         steps = rollout.take_steps((self._last_obs, self._last_episode_starts), count)
         unseen = steps.n_steps - (steps.error is None)
-        self._update_info_buffer([{"episode": entry} for entry in steps.earlier_episodes])
+        assert self.ep_info_buffer is not None
+        # Only the latest are kept; a large rollout has tens of thousands.
+        kept = self.ep_info_buffer.maxlen if is_shipped(type(self)._update_info_buffer) else None
+        latest = steps.earlier_episodes if kept is None else steps.earlier_episodes[-kept:]
+        self._update_info_buffer([{"episode": entry} for entry in latest])
         self.num_timesteps += env.num_envs * unseen
         if unseen:
             callback._pass_steps(unseen)

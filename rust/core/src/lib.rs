@@ -15,6 +15,7 @@ pub mod learn;
 pub mod memory;
 pub mod nn;
 pub mod rng;
+pub mod shuffle;
 pub mod threads;
 pub mod update;
 pub mod vec_env;

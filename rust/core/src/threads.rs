@@ -13,12 +13,19 @@ use thiserror::Error;
 /// The environment variable that says how many threads to use.
 pub const VARIABLE: &str = "MLX_BASELINES3_THREADS";
 
-/// A thread is given no less work than this.
+/// A thread is given no less work than this on a machine with few cores.
 ///
 /// Measured on two cores that other work kept busy, the worst case: cutting 512 `CartPole`s
 /// (14 us) in two cost 12 to 35 us more than stepping them on one thread, 2048 (55 us) 12 to 50,
 /// 4096 (110 us) 14 to 16, 16384 (440 us) 13. Parts of this length lose little even then.
 pub const WORTH_NS: usize = 100_000;
+
+/// The same on a machine with more than [`FEW`] cores: that all of them are busy with other work is rare,
+/// and a helper that sleeps is awake after some 10 us.
+pub const WORTH_NS_OF_MANY: usize = 25_000;
+
+/// Cores that are few.
+pub const FEW: usize = 4;
 
 /// More threads than this are a mistake: systems refuse them, some by ending the process.
 pub const MOST: usize = 1024;
@@ -71,12 +78,17 @@ pub fn set(count: Option<usize>) {
 #[must_use]
 pub fn parts(items: usize, item_ns: usize) -> usize {
     let total_ns = items.saturating_mul(item_ns);
-    if total_ns < 2 * WORTH_NS {
+    if total_ns < 2 * WORTH_NS_OF_MANY {
         return 1;
     }
-    let worth = total_ns / WORTH_NS;
     // A wrong variable is an error where environments and policies are made.
-    worth.min(items).min(count().unwrap_or(1)).max(1)
+    let threads = count().unwrap_or(1);
+    let least = if threads > FEW {
+        WORTH_NS_OF_MANY
+    } else {
+        WORTH_NS
+    };
+    (total_ns / least).min(items).min(threads).max(1)
 }
 
 /// Runs `work` on every part, the first on this thread.

@@ -122,14 +122,18 @@ def _compile(compiler: _Compiler, source: str) -> bytes:
         library.nvrtcDestroyProgram(ctypes.byref(program))
 
 
+def _place(compiler: _Compiler, source: str) -> Path:
+    key = hashlib.sha256("\n".join((source, compiler.architecture, compiler.version)).encode()).hexdigest()
+    folder = os.environ.get("MLX_PTX_CACHE_DIR")
+    return Path(folder or kernel_folder(), f"mlx_baselines3-{key[:32]}.cubin")
+
+
 @functools.lru_cache(maxsize=64)
 def _compiled(source: str) -> bytes:
     """The machine code, from the disk if this user has compiled the same before."""
     compiler = _compiler()
     assert compiler is not None, "asked only where `usable()`"
-    key = hashlib.sha256("\n".join((source, compiler.architecture, compiler.version)).encode()).hexdigest()
-    folder = os.environ.get("MLX_PTX_CACHE_DIR")
-    path = Path(folder or kernel_folder(), f"mlx_baselines3-{key[:32]}.cubin")
+    path = _place(compiler, source)
     try:
         return path.read_bytes()
     except OSError:
@@ -158,6 +162,11 @@ class Kernel:
         self.name = name
         self._source = source
         self._code: bytes | None = None
+
+    def is_compiled(self) -> bool:
+        """:return: whether the first call will find the machine code"""
+        compiler = _compiler()
+        return self._code is not None or (compiler is not None and _place(compiler, self._source).exists())
 
     def __call__(
         self,

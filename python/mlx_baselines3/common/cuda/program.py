@@ -1,9 +1,9 @@
 """
 Gradient steps of MLPs as a program for one kernel on an NVIDIA GPU, see program.cu.
 
-MLX starts a kernel for each operation, 6 to 10 us of the host's time apiece, and a gradient step has a hundred.
-Here all steps of a ``train()`` are one kernel, whose blocks wait for each other between the phases of a step
-(about 2 us). It reads what to compute from a list of tasks, so that it is compiled once for all networks,
+MLX starts a kernel for each operation, 6 to 10 us of the host's time apiece, and a gradient step has a
+hundred. Here all steps of a ``train()`` are one kernel, whose blocks wait for each other between the phases
+of a step. It reads what to compute from a list of tasks, so that it is compiled once for all networks,
 algorithms and sizes.
 """
 
@@ -64,8 +64,8 @@ class Network(NamedTuple):
     """
     An MLP whose parameters are in the state.
 
-    :param layers: each a dict with ``inputs``, ``parts`` (``outputs``, ``weights``, ``bias``: places, the last
-        may be None) and ``activation``
+    :param layers: each a dict with ``inputs``, ``parts`` (``outputs``, ``weights``, ``bias``: places, the
+        last may be None) and ``activation``
     :param place: where its parameters begin
     """
 
@@ -282,7 +282,9 @@ class Program:
             "BACKWARD_PART": numbers,
         }
 
-    def gradients(self, size: int, passes: Sequence[tuple[Pass, list[Operand]]], rows: Sequence[Any] = ()) -> "Sums":
+    def gradients(
+        self, size: int, passes: Sequence[tuple[Pass, list[Operand]]], rows: Sequence[Any] = ()
+    ) -> "Sums":
         """
         The gradients of parameters, in parts that :class:`Sums` knows.
 
@@ -335,7 +337,9 @@ class Program:
         self.wait()
         return whole
 
-    def adam(self, sums: "Sums", vectors: Sequence[int], network: int, target: int = -1, stops: bool = False) -> None:
+    def adam(
+        self, sums: "Sums", vectors: Sequence[int], network: int, target: int = -1, stops: bool = False
+    ) -> None:
         """
         :param sums: gradients; those of :meth:`clipped` are clipped
         :param vectors: where parameters and both moments begin

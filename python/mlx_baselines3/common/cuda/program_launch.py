@@ -1,4 +1,4 @@
-"""Programs on an NVIDIA GPU: the kernel, what it needs besides the program, and where the host reads the outcome."""
+"""Programs on an NVIDIA GPU: the kernel, what it needs besides, and where the host reads the outcome."""
 
 import functools
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from mlx_baselines3.common.cuda.program import Program
 from mlx_baselines3.common.cuda.program_layout import THREADS, Outcome, kernel_source
 from mlx_baselines3.common.cuda.upload import PageLocked, halves
 
-__all__ = ["Launcher", "Sent"]
+__all__ = ["Launcher", "Sent", "is_compiled"]
 
 # Bytes that the kernel's blocks share.
 _SHARED_MEMORY = 36 << 10
@@ -22,6 +22,11 @@ _HEAD = "#define SHARED __shared__\n#define PAUSE()\n"
 @functools.cache
 def _kernel() -> Kernel:
     return Kernel("run_program", kernel_source(_HEAD))
+
+
+def is_compiled() -> bool:
+    """:return: whether this machine has the kernel of all programs already"""
+    return _kernel().is_compiled()
 
 
 class Sent(NamedTuple):
@@ -56,8 +61,9 @@ class Launcher:
 
     def __init__(self) -> None:
         self._loaded: dict[int, tuple[Program, _Loaded]] = {}
-        # Counts the blocks that have arrived at a wait, in all launches.
-        self._counter = mx.zeros((1,), mx.uint64)
+        # The first of these counts the blocks that have arrived at a wait, in all launches. One number by
+        # itself would be in memory that MLX shares with the host: a wait takes a millisecond there.
+        self._counter = mx.zeros((64,), mx.uint64)
         self._pages: list[PageLocked] = []
         self._page = self._used = 0
         mx.eval(self._counter)

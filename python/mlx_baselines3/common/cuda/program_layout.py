@@ -65,21 +65,21 @@ _SQUASH = {
 }  # fmt: skip
 _CRITIC = {
     "CRITICS": 1, "CRITIC_Q": 1, "CRITIC_STRIDE": 1, "CRITIC_TARGET_Q": 1, "CRITIC_TARGET_STRIDE": 1,
-    "CRITIC_BY_Q": 1, "CRITIC_BY_STRIDE": 1, "CRITIC_LOG_PROB": 1, "CRITIC_ENTROPY": 1, "CRITIC_PARTS": 1, "CRITIC_REWARDS": _MATRIX, "CRITIC_DONES": _MATRIX,
-    "CRITIC_DISCOUNTS": _MATRIX,
+    "CRITIC_BY_Q": 1, "CRITIC_BY_STRIDE": 1, "CRITIC_LOG_PROB": 1, "CRITIC_ENTROPY": 1, "CRITIC_PARTS": 1,
+    "CRITIC_REWARDS": _MATRIX, "CRITIC_DONES": _MATRIX, "CRITIC_DISCOUNTS": _MATRIX,
 }  # fmt: skip
 _FIELDS: dict[str, dict[str, int]] = {
     "FORWARD": {
-        "FORWARD_X": _MATRIX, "FORWARD_Y": _MATRIX, "FORWARD_WEIGHTS": 1, "FORWARD_BIAS": 1, "FORWARD_UNITS": 1,
-        "FORWARD_INPUTS": 1, "FORWARD_ACTIVATION": 1,
+        "FORWARD_X": _MATRIX, "FORWARD_Y": _MATRIX, "FORWARD_WEIGHTS": 1, "FORWARD_BIAS": 1,
+        "FORWARD_UNITS": 1, "FORWARD_INPUTS": 1, "FORWARD_ACTIVATION": 1,
     },
     "BACKWARD": {
         "BACKWARD_DX": _MATRIX, "BACKWARD_DY": _MATRIX, "BACKWARD_H": _MATRIX, "BACKWARD_INPUTS": 1,
         "BACKWARD_ACTIVATION": 1, "BACKWARD_WEIGHTS_STRIDE": 1, "BACKWARD_PARTS": 1, "BACKWARD_PART": 18,
     },
     "WEIGHTS": {
-        "WEIGHTS_DY": _MATRIX, "WEIGHTS_X": _MATRIX, "WEIGHTS_UNITS": 1, "WEIGHTS_INPUTS": 1, "WEIGHTS_OUT": 1,
-        "WEIGHTS_BIAS": 1, "WEIGHTS_SPLITS": 1, "WEIGHTS_SPLIT_STRIDE": 1,
+        "WEIGHTS_DY": _MATRIX, "WEIGHTS_X": _MATRIX, "WEIGHTS_UNITS": 1, "WEIGHTS_INPUTS": 1,
+        "WEIGHTS_OUT": 1, "WEIGHTS_BIAS": 1, "WEIGHTS_SPLITS": 1, "WEIGHTS_SPLIT_STRIDE": 1,
     },
     "REDUCE": _SUM, "ADAM": _SUM,
     "ZERO": {"ZERO_AT": 1, "ZERO_SIZE": 1},
@@ -100,8 +100,8 @@ _KINDS = {kind: number for number, kind in enumerate(_FIELDS)}
 
 class Space(IntEnum):
     """
-    Memory of the kernel: parameters with their moments, what it computes in between, what the host sent for the
-    whole call, what it drew, and settings.
+    Memory of the kernel: parameters with their moments, what it computes in between, what the host sent for
+    the whole call, what it drew, and settings.
     """
 
     STATE = 0

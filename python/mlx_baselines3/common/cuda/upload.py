@@ -7,6 +7,7 @@ for 7 MB on an H200. Out of page-locked memory a kernel fetches them in 0.03 and
 
 import ctypes
 import functools
+import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,7 +49,7 @@ _MLX = {
 
 
 # From so many bytes on, several threads copy: one alone reaches 6 GB/s.
-_LARGE, _THREADS = 1 << 22, 4
+_LARGE, _THREADS = 1 << 22, min(os.cpu_count() or 4, 16)
 
 
 @functools.cache

@@ -9,12 +9,15 @@ transposed to MLX's where they are used.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
+from itertools import zip_longest
 from typing import Any, TypeGuard
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_baselines3.common.cuda import nvrtc
+from mlx_baselines3.common.cuda.bias_relu import bias_relu, suits
 from mlx_baselines3.common.nn.activations import Tanh
 from mlx_baselines3.common.nn.layer_hints import refuse_torch
 from mlx_baselines3.common.nn.memory import check_widths
@@ -163,11 +166,17 @@ class Sequential(Module):
         :param x: input of the first layer
         :return: output of the last layer (``x`` itself if there are no layers)
         """
-        channels_last = False
-        for layer in self.layers():
+        channels_last = rectifies = False
+        layers = list(self.layers())
+        for layer, after in zip_longest(layers, layers[1:]):
             if _convolves(layer):
-                x = layer.convolve(x if channels_last else x.transpose(0, 2, 3, 1))
+                rectifies = type(after) is nn.ReLU and _has_kernel(layer, x)
+                images = x if channels_last else x.transpose(0, 2, 3, 1)
+                x = layer.convolve(images, True) if rectifies else layer.convolve(images)
                 channels_last = True
+            elif channels_last and rectifies:
+                # The convolution has done it.
+                rectifies = False
             elif channels_last and type(layer) in _NUMBER_BY_NUMBER:
                 x = layer(x)
             else:
@@ -317,14 +326,17 @@ class Conv2d(Module):
         """
         return self.convolve(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
-    def convolve(self, x: mx.array) -> mx.array:
+    def convolve(self, x: mx.array, rectifies: bool = False) -> mx.array:
         """
         As :meth:`forward`, in MLX's layout.
 
         :param x: (batch, height, width, in_channels)
+        :param rectifies: whether a ReLU follows, in one kernel with the bias
         :return: (batch, height', width', out_channels)
         """
         out = mx.conv2d(x, self.weight.transpose(0, 2, 3, 1), self.stride, self.padding)
+        if rectifies:
+            return bias_relu(out, self.bias)
         # The bias is added to every pixel of every image, so its gradient is a long sum.
         pixels = out.reshape(-1, out.shape[-1])
         return (pixels + repeated(self.bias, pixels)).reshape(out.shape)
@@ -339,6 +351,12 @@ def _convolves(layer: Any) -> TypeGuard[Conv2d]:
         and kind.__call__ is Conv2d.__call__
         and "forward" not in vars(layer)
     )
+
+
+def _has_kernel(layer: Conv2d, x: mx.array) -> bool:
+    """Whether bias and ReLU after a convolution are one kernel."""
+    own = type(layer).convolve is Conv2d.convolve
+    return own and nvrtc.usable() and suits(layer.bias.size) and x.dtype == layer.bias.dtype == mx.float32
 
 
 # Activations that do not care which axis is which. Layers between channel-last images.

@@ -10,12 +10,13 @@ from mlx.nn.layers.base import Module
 
 from mlx_baselines3.common.distributions.base import Distribution
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
+from mlx_baselines3.common.nn.structure import Structure
 from mlx_baselines3.common.nn.threads import GeneratorPlace, computing, inside_call, use_mlx
 
 __all__ = ["ModelCall", "evaluate"]
 
-# Objects without MLX arrays, or without those of the model.
-_LEAVES = (str, bytes, int, float, type, ModuleType, spaces.Space, type(None))
+# Objects without MLX arrays, or without those of the model. A structure lists what the network holds anyway.
+_LEAVES = (str, bytes, int, float, type, ModuleType, spaces.Space, type(None), Structure)
 
 
 class _Kind(NamedTuple):

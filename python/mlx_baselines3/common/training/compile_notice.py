@@ -46,6 +46,14 @@ class CompileNotice:
             )
         self._before = None
 
+    def announce_program(self) -> None:
+        """Say, with ``verbose``, that the one CUDA kernel of all gradient steps is about to be compiled."""
+        if self.verbose >= 1:
+            print(
+                "Compiling the CUDA kernel of the gradient steps: about 3 seconds, once on a machine. It is "
+                f"kept in {kernel_folder()}."
+            )
+
     def __enter__(self) -> "CompileNotice":
         if self._left == 0:
             return self

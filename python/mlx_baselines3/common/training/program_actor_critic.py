@@ -60,7 +60,9 @@ class ProgramActorCriticUpdate:
         plan: Blueprint,
     ):
         if plan.head != "squashed_gaussian" or plan.features:
-            raise NotNative(f"there is no CUDA kernel for whole gradient steps of a {plan.head} policy or its features")
+            raise NotNative(
+                f"there is no CUDA kernel for whole gradient steps of a {plan.head} policy or its features"
+            )
         critic, target = networks["critic"], networks["critic_target"]
         check_critic(critic)
         check_follows(target, critic)
@@ -86,7 +88,9 @@ class ProgramActorCriticUpdate:
         :param batch_size: rows of a gradient step
         :return: whether a program is the faster way
         """
-        return 6 * batch_size * (self._state.size("actor") + 2 * self._state.size("critic")) <= MOST_OPERATIONS
+        return (
+            6 * batch_size * (self._state.size("actor") + 2 * self._state.size("critic")) <= MOST_OPERATIONS
+        )
 
     def run(
         self,
@@ -142,7 +146,10 @@ class ProgramActorCriticUpdate:
         """The batches of the steps from ``start`` on, with what they need."""
         steps, size = batch["rewards"].shape[:2]
         discounts = batch.get("discounts", np.full((steps, size), settings["gamma"], np.float32))
-        numbers = {"TARGET_ENTROPY": settings["target_entropy"], "ENTROPY_COEFFICIENT": settings.get("ent_coef", 0.0)}
+        numbers = {
+            "TARGET_ENTROPY": settings["target_entropy"],
+            "ENTROPY_COEFFICIENT": settings.get("ent_coef", 0.0),
+        }
         optimizers = self._state.optimizer_numbers({"TAU": settings["tau"]}, start)
         flags = np.array(follows[start : start + steps], np.float32)
         columns = [
@@ -213,9 +220,7 @@ class ProgramActorCriticUpdate:
         """Where the logarithm of the entropy coefficient is, -1 if it is a setting."""
         return self._state.place("ent_coef") if "ent_coef" in self._state.names else -1
 
-    def _learn_critics(
-        self, program: Program, critics: Sequence[Pass], rows: "_Rows", log_prob: int
-    ) -> int:
+    def _learn_critics(self, program: Program, critics: Sequence[Pass], rows: "_Rows", log_prob: int) -> int:
         """:return: where the sums of the losses are"""
         targets = program.passes(*((network, rows.later) for network in self._targets))
         program.forward(*targets)
@@ -283,8 +288,8 @@ class ProgramActorCriticUpdate:
         across = {"SQUASH_CRITICS": len(critics), "SQUASH_BY_ACTIONS": place, "SQUASH_CRITIC_STRIDE": stride}
         self._squash(program, "SQUASH_BACK", now, rows.now, rows.noise, SQUASH_BY_OUT=by_output, **across)
         program.wait()
-        found = program.backward((now, by_output))
-        sums = program.gradients(self._state.size("actor"), [(now, found[0])])
+        (of_actor,) = program.backward((now, by_output))
+        sums = program.gradients(self._state.size("actor"), [(now, of_actor)])
         program.adam(sums, self._state.vectors("actor"), self._state.number("actor"))
         if self._entropy >= 0:
             name = "ent_coef"

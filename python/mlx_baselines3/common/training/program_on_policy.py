@@ -65,7 +65,9 @@ class ProgramOnPolicyUpdate:
     def __init__(self, policy: Module, optimizer: ParameterOptimizer, plan: Blueprint):
         head = "categorical" if plan.head == "multi_categorical" else plan.head
         if head not in HEADS or plan.features or plan.critic_features:
-            raise NotNative(f"there is no CUDA kernel for whole gradient steps of a {plan.head} policy or its features")
+            raise NotNative(
+                f"there is no CUDA kernel for whole gradient steps of a {plan.head} policy or its features"
+            )
         check_unchanged(policy.action_dist, type(policy.action_dist), ("entropy",))
         self._state = ProgramState({"policy": policy}, {"policy": optimizer}, {})
         self._head, self._plan = head, plan
@@ -106,10 +108,17 @@ class ProgramOnPolicyUpdate:
         :return: its columns on the GPU
         """
         stored = buffer.as_stored()
-        arrays = [*self._plan.columns(stored["observations"]), stored["actions"], *(stored[n] for n in _SCALARS)]
+        arrays = [
+            *self._plan.columns(stored["observations"]),
+            stored["actions"],
+            *(stored[n] for n in _SCALARS),
+        ]
         sent = staging().upload_together(flat_columns(arrays))
         return _Columns(
-            sent.vector.view(mx.float32), [place // 4 for place in sent.places], buffer.buffer_size, buffer.n_envs
+            sent.vector.view(mx.float32),
+            [place // 4 for place in sent.places],
+            buffer.buffer_size,
+            buffer.n_envs,
         )
 
     def run(
@@ -168,7 +177,9 @@ class ProgramOnPolicyUpdate:
                 control = control_of(losses, self._state.optimizer_numbers(others, steps))
                 both = np.concatenate([control.view(np.int32), part.astype(np.int32, copy=False)])
                 sent = staging().upload_together([both]).vector.view(mx.float32)
-                vector, outcome = self._launcher.run(program, len(part), vector, Sent(sent, rollout.data, sent))
+                vector, outcome = self._launcher.run(
+                    program, len(part), vector, Sent(sent, rollout.data, sent)
+                )
                 # Meanwhile the host draws the next order.
                 mx.async_eval(vector)  # type: ignore[no-untyped-call]
                 epochs[-1].append(outcome)
@@ -193,7 +204,9 @@ class ProgramOnPolicyUpdate:
     def _build(self, rollout: _Columns, batch_size: int, rows: int, has_ratio: bool) -> Program:
         program = Program(batch_size, rows)
         tables = self._gather(program, rollout)
-        actor, critic = program.passes((self._actor, tables.observations), (self._critic, tables.observations))
+        actor, critic = program.passes(
+            (self._actor, tables.observations), (self._critic, tables.observations)
+        )
         program.forward(actor, critic)
         gradients = self._losses(program, tables, (actor, critic), has_ratio)
         found = program.backward((actor, gradients.by_output), (critic, gradients.by_values))

@@ -1,4 +1,4 @@
-"""What a program on a GPU trains: parameters and moments of several networks in one vector that stays there."""
+"""What a program on a GPU trains: parameters and moments of several networks in one vector there."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,7 +15,7 @@ from mlx_baselines3.common.native.vectors import TrainedVector, rule_name
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
 from mlx_baselines3.common.nn.structure import Structure
 
-__all__ = ["ProgramState"]
+__all__ = ["ProgramState", "flat_columns"]
 
 
 class _Trained:
@@ -74,9 +74,7 @@ class _Trained:
         """
         starts = [self.places[0], *self.places[3:]]
         return [
-            array
-            for start in starts
-            for array in self.optimizer.unpack(self._part(state, start)).values()
+            array for start in starts for array in self.optimizer.unpack(self._part(state, start)).values()
         ]
 
     def _part(self, state: mx.array, start: int) -> dict[str, mx.array]:
@@ -115,9 +113,7 @@ class _Trained:
         """
         names = self._structures[0].names
         wrong = [
-            name
-            for name, array in zip(names, arrays, strict=False)
-            if not mx.isfinite(array).all().item()
+            name for name, array in zip(names, arrays, strict=False) if not mx.isfinite(array).all().item()
         ]
         return wrong, len(names)
 

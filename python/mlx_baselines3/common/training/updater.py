@@ -10,6 +10,7 @@ from mlx.nn.layers.base import Module
 
 from mlx_baselines3.common.buffers.batches import replay_arrays, rows_of
 from mlx_baselines3.common.cuda import nvrtc
+from mlx_baselines3.common.cuda.program_launch import is_compiled
 from mlx_baselines3.common.distributions.base import is_users_own
 from mlx_baselines3.common.native.eligibility import NotNative
 from mlx_baselines3.common.native.vectors import rule_name
@@ -159,7 +160,8 @@ class Updater:
 
     def _native(self, model: Any, base: type) -> Any:
         """
-        :return: the update in Rust or, on an NVIDIA GPU, in a kernel of its own; None if MLX is to compute, and then a line once that says why
+        :return: the update in Rust or, on an NVIDIA GPU, in a kernel of its own; None if MLX is to compute,
+            and then a line once that says why
         :raises ValueError: ``MLX_BASELINES3_UPDATES`` is neither ``native`` nor ``mlx``
         """
         if _are_mlx() or (model.device.type != mx.cpu and not nvrtc.usable()):
@@ -167,6 +169,8 @@ class Updater:
         if not self._has_asked:
             try:
                 self.native = model._native_update(base)
+                if model.device.type == mx.gpu and not is_compiled():
+                    model._compile_notice.announce_program()
             except NotNative as reason:
                 if model.verbose >= 1:
                     print(f"MLX computes the gradient steps, because {reason}.")

@@ -4,6 +4,8 @@
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use mlx_baselines3_core::shuffle::{self, MersenneTwister};
+use numpy::{PyArray1, PyReadonlyArray1};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -11,9 +13,6 @@ use pyo3::types::{PyCapsule, PyModule, PyString, PyType};
 
 /// More numbers than this are NumPy's to draw.
 const MANY: usize = 1 << 17;
-
-/// Places of a permutation that are drawn before numbers move there.
-const AT_ONCE: usize = 1024;
 
 /// The start of `bitgen_t` of `numpy/random/bitgen.h`, in a capsule called `BitGenerator`.
 #[repr(C)]
@@ -88,38 +87,43 @@ pub(crate) fn with_numbers<T>(
 
 /// `np.random.permutation(count)`: the same numbers, and the generator is in the same state afterwards.
 /// `None` where that is not possible here: Python calls NumPy then.
-///
-/// NumPy takes 27 ns a number, in this order: a random place, and then a move of as many bytes as a
-/// variable says. Here moves follow draws, a thousand at a time, and the next ones do not wait for them.
 pub(crate) fn permutation(py: Python<'_>, count: usize) -> PyResult<Option<Vec<u32>>> {
-    let (Ok(total), Some((capsule, lock))) = (
-        u32::try_from(count),
-        global_generator(py, intern!(py, "permutation"))?,
-    ) else {
+    let name = intern!(py, "permutation");
+    let (Ok(count), Some((_, lock, bits))) = (u32::try_from(count), global_generator(py, name)?)
+    else {
         return Ok(None);
     };
-    let global = GlobalNumbers {
-        capsule: capsule.unbind(),
-        lock: lock.unbind(),
+    lock.call_method0(intern!(py, "acquire"))?;
+    let outcome = shuffled(py, &bits, count);
+    lock.call_method0(intern!(py, "release"))?;
+    outcome
+}
+
+/// The permutation, if the bits are the Mersenne Twister's.
+fn shuffled(py: Python<'_>, bits: &Bound<'_, PyAny>, count: u32) -> PyResult<Option<Vec<u32>>> {
+    let state = bits.getattr(intern!(py, "state"))?;
+    let name: String = state
+        .get_item(intern!(py, "bit_generator"))?
+        .extract()
+        .unwrap_or_default();
+    if name != "MT19937" {
+        return Ok(None);
+    }
+    let inside = state.get_item(intern!(py, "state"))?;
+    let key: PyReadonlyArray1<'_, u32> = inside.get_item(intern!(py, "key"))?.extract()?;
+    let pos: usize = inside.get_item(intern!(py, "pos"))?.extract()?;
+    let Ok(key) = <[u32; shuffle::WORDS]>::try_from(key.as_slice()?) else {
+        return Ok(None);
     };
-    let shuffle = |numbers: &mut Numbers<'_>| {
-        let mut order: Vec<u32> = (0..total).collect();
-        let mut places = [0_usize; AT_ONCE];
-        let mut end = count;
-        while end > 1 {
-            let start = end.saturating_sub(AT_ONCE).max(1);
-            for (largest, place) in (start..end).rev().zip(&mut places) {
-                let largest = u32::try_from(largest).unwrap_or(u32::MAX);
-                *place = numbers.draw(Bounds { low: 0, largest }) as usize;
-            }
-            for (from, &place) in (start..end).rev().zip(&places) {
-                order.swap(from, place);
-            }
-            end = start;
-        }
-        order
-    };
-    global.visit(py, shuffle).map(Some)
+    let (order, generator) = py.detach(|| {
+        let mut generator = MersenneTwister::new(key, pos);
+        (shuffle::permutation(&mut generator, count), generator)
+    });
+    let (key, pos) = generator.state();
+    inside.set_item(intern!(py, "key"), PyArray1::from_slice(py, key))?;
+    inside.set_item(intern!(py, "pos"), pos)?;
+    bits.setattr(intern!(py, "state"), state)?;
+    Ok(Some(order))
 }
 
 /// NumPy's global generator, to draw from it several times.
@@ -132,10 +136,12 @@ impl GlobalNumbers {
     /// The one that `np.random.randint` draws from at this moment, if it does that the way that is known
     /// here.
     pub(crate) fn find(py: Python<'_>) -> PyResult<Option<Self>> {
-        Ok(global_generator(py, intern!(py, "randint"))?.map(|(capsule, lock)| Self {
-            capsule: capsule.unbind(),
-            lock: lock.unbind(),
-        }))
+        Ok(
+            global_generator(py, intern!(py, "randint"))?.map(|(capsule, lock, _)| Self {
+                capsule: capsule.unbind(),
+                lock: lock.unbind(),
+            }),
+        )
     }
 
     /// What `work` makes of the generator, which others wait for meanwhile. They may run before.
@@ -179,9 +185,9 @@ pub(crate) fn randint(
     }
 }
 
-type Source<'py> = (Bound<'py, PyCapsule>, Bound<'py, PyAny>);
+type Source<'py> = (Bound<'py, PyCapsule>, Bound<'py, PyAny>, Bound<'py, PyAny>);
 
-/// Capsule and lock of the bits that this function of `np.random` draws from at this moment, if it is
+/// Capsule, lock and object of the bits that this function of `np.random` draws from at this moment, if it is
 /// the method of NumPy's legacy generator.
 fn global_generator<'py>(
     py: Python<'py>,
@@ -203,5 +209,8 @@ fn global_generator<'py>(
     let bits = state.getattr(intern!(py, "_bit_generator"))?;
     let capsule = bits.getattr(intern!(py, "capsule"))?;
     let lock = bits.getattr(intern!(py, "lock"))?;
-    Ok(capsule.cast_into().ok().map(|capsule| (capsule, lock)))
+    Ok(capsule
+        .cast_into()
+        .ok()
+        .map(|capsule| (capsule, lock, bits)))
 }

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mlx_baselines3.common.cuda import nvrtc, upload, vectors
+from mlx_baselines3.common.cuda.bias_relu import bias_relu
 from mlx_baselines3.common.nn import fused_mlp as mlp
 from mlx_baselines3.common.nn.layers import Linear
 from mlx_baselines3.common.nn.optimizers import Adam
@@ -156,3 +157,18 @@ def test_losses_of_ppo(rows, normalizes):
     (_, expected), expected_gradients = mx.value_and_grad(by_mlx, argnums=(0, 1, 2))(*arguments)
     for one, other in zip([*found, *gradients], [*expected, *expected_gradients], strict=True):
         np.testing.assert_allclose(np.array(one), np.array(other), rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 4), (2, 9, 7, 32), (40, 81, 64), (1, 1024)])
+def test_bias_and_relu(shape):
+    x, weights = (mx.random.normal(shape) for _ in range(2))
+    bias = mx.random.normal(shape[-1:])
+    outcomes = [
+        mx.value_and_grad(lambda x, b, function=function: (function(x, b) * weights).sum(), argnums=(0, 1))(
+            x, bias
+        )
+        for function in (bias_relu, lambda x, b: mx.maximum(x + b, 0))
+    ]
+    (value, found), (expected_value, expected) = outcomes
+    for one, other in [(value, expected_value), *zip(found, expected, strict=True)]:
+        np.testing.assert_allclose(np.array(one), np.array(other), rtol=1e-4, atol=1e-3)
