@@ -52,12 +52,20 @@ fn temper(word: u32) -> u32 {
     y ^ (y >> 18)
 }
 
+fn twisted(word: u32, next: u32, far: u32) -> u32 {
+    let y = (word & 0x8000_0000) | (next & 0x7fff_ffff);
+    far ^ (y >> 1) ^ (0x9908_b0df * (y & 1))
+}
+
 fn twist(key: &mut [u32; WORDS]) {
-    for i in 0..WORDS {
-        let y = (key[i] & 0x8000_0000) | (key[(i + 1) % WORDS] & 0x7fff_ffff);
-        let odd = if y & 1 == 1 { 0x9908_b0df } else { 0 };
-        key[i] = key[(i + MIDDLE) % WORDS] ^ (y >> 1) ^ odd;
+    // In two halves, so that no index needs a remainder.
+    for i in 0..WORDS - MIDDLE {
+        key[i] = twisted(key[i], key[i + 1], key[i + MIDDLE]);
     }
+    for i in WORDS - MIDDLE..WORDS - 1 {
+        key[i] = twisted(key[i], key[i + 1], key[i + MIDDLE - WORDS]);
+    }
+    key[WORDS - 1] = twisted(key[WORDS - 1], key[0], key[MIDDLE - 1]);
 }
 
 /// Places that are drawn before numbers move there: a move waits for memory, and for no other move.

@@ -26,7 +26,7 @@ __all__ = ["Network", "NoProgram", "Operand", "Pass", "Program", "Sums"]
 
 # Rows from which on products are made of larger tiles.
 _MANY_ROWS = 4096
-# Portions that a step's work is cut into at least, where that is possible: enough for a large GPU.
+# Portions that the gradients of weights are cut into at most: the blocks of a large GPU.
 _PORTIONS = 264
 # Rows of a part of a weight's gradient, at least.
 _LEAST_ROWS = 64
@@ -304,7 +304,8 @@ class Program:
             _ceil(part["outputs"], side) * _ceil(layer["inputs"], side)
             for (part, layer, _, _), side in zip(layers, sides, strict=True)
         )
-        parts = max(min(_ceil(_PORTIONS, tiles), _ceil(self.batch, _LEAST_ROWS)), 1)
+        # One portion for each block: with a few more, all would wait for those that take two.
+        parts = max(min(_PORTIONS // tiles, _ceil(self.batch, _LEAST_ROWS)), 1)
         sums = Sums(self.room(parts * size), parts, size)
         self.zero(sums.place, parts * size)
         fields: dict[str, Any] = {"WEIGHTS_SPLITS": parts, "WEIGHTS_SPLIT_STRIDE": size}

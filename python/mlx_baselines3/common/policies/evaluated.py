@@ -1,6 +1,7 @@
 """Evaluation of a model's arrays: MLX can compute a pending array only in the thread that created it."""
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType, TracebackType
 from typing import Any, NamedTuple
 
@@ -51,6 +52,11 @@ def evaluate(*roots: Any) -> None:
 
     :param roots: the objects
     """
+    _evaluate_all(_reachable(roots))
+
+
+def _reachable(roots: Iterable[Any]) -> list[mx.array]:
+    """The MLX arrays that can be reached from some objects."""
     arrays: list[mx.array] = []
     seen: set[int] = set()
     waiting = list(roots)
@@ -63,6 +69,10 @@ def evaluate(*roots: Any) -> None:
             continue
         seen.add(id(found))
         waiting += _inside(found)
+    return arrays
+
+
+def _evaluate_all(arrays: list[mx.array]) -> None:
     try:
         mx.eval(arrays)
     except (RuntimeError, ValueError) as error:
@@ -105,12 +115,132 @@ def _evaluate_each(arrays: list[mx.array]) -> None:
                 raise
 
 
-def _parts(model: Any) -> list[Any]:
-    """The attributes of an algorithm that can contain arrays: not its environments, buffers, callbacks."""
-    kinds = (mx.array, Module, ParameterOptimizer, dict, list, tuple)
-    parts = [value for value in vars(model).values() if isinstance(value, kinds)]
-    logger = vars(model).get("_logger")
-    return [*parts, getattr(logger, "name_to_value", None)]
+# Attributes of an algorithm that can contain arrays: not its environments, buffers, callbacks.
+_PARTS = (mx.array, Module, ParameterOptimizer, dict, list, tuple)
+
+
+class _Places:
+    """Where dictionaries, or sequences, hold children of one sort, and what was there."""
+
+    def __init__(self, get: Callable[[Any, Any], Any]):
+        self._get = get
+        self._holders: list[Any] = []
+        self._keys: list[Any] = []
+        self.known: list[Any] = []
+
+    def add(self, holder: Any, key: Any, known: Any) -> None:
+        """
+        :param holder: a dictionary or a sequence
+        :param key: where in it
+        :param known: the child, or its type
+        """
+        self._holders.append(holder)
+        self._keys.append(key)
+        self.known.append(known)
+
+    def now(self) -> Iterable[Any]:
+        """:return: the children that are there at this moment"""
+        return map(self._get, self._holders, self._keys)
+
+
+class _Walk:
+    """
+    The way to all arrays of a model, kept from one call to the next: to look through hundreds of objects
+    takes a millisecond, and to see that they are the same a fifth. Containers are compared by identity,
+    everything else by type, so that a number may become another number but not an array.
+
+    :param model: the algorithm
+    """
+
+    def __init__(self, model: Any):
+        self._sizes: list[int] = []
+        self._holders: list[Any] = []
+        self._places = {
+            sort: (_Places(dict.__getitem__), _Places(operator.getitem))
+            for sort in ("object", "type", "array")
+        }
+        # What may contain anything at any time.
+        self._others: list[Any] = []
+        self._waiting: list[Any] = []
+        own = vars(model)
+        self._hold(own, own.items(), 0, _PARTS)
+        seen: set[int] = set()
+        while self._waiting:
+            found = self._waiting.pop()
+            if id(found) not in seen:
+                seen.add(id(found))
+                self._look_into(found)
+
+    def _look_into(self, found: Any) -> None:
+        kind = _kind(type(found))
+        if kind.is_distribution or (kind.is_mapping and not isinstance(found, dict)):
+            self._others.append(found)
+            return
+        if kind.is_mapping:
+            self._hold(found, dict.items(found), 0)
+        elif isinstance(found, list | tuple):
+            self._hold(found, enumerate(found), 1)
+        elif kind.is_sequence:
+            self._others.append(found)
+            return
+        # Attributes of functions do not belong to the model.
+        if hasattr(found, "__dict__") and not hasattr(found, "__code__"):
+            self._hold(vars(found), vars(found).items(), 0)
+
+    def _hold(
+        self,
+        holder: Any,
+        children: Iterable[tuple[Any, Any]],
+        group: int,
+        parts: tuple[type, ...] | None = None,
+    ) -> None:
+        self._holders.append(holder)
+        self._sizes.append(len(holder))
+        for key, child in children:
+            if isinstance(child, mx.array):
+                self._places["array"][group].add(holder, key, type(child))
+            elif _kind(type(child)).is_leaf or (parts is not None and not isinstance(child, parts)):
+                self._places["type"][group].add(holder, key, type(child))
+            else:
+                self._places["object"][group].add(holder, key, child)
+                self._waiting.append(child)
+
+    def arrays(self) -> list[mx.array] | None:
+        """:return: all arrays; None if it has become another way"""
+        try:
+            if [*map(len, self._holders)] != self._sizes:
+                return None
+            for places in self._places["object"]:
+                if not all(map(operator.is_, places.now(), places.known)):
+                    return None
+            for places in self._places["type"]:
+                if not all(map(operator.is_, map(type, places.now()), places.known)):
+                    return None
+            found: list[mx.array] = []
+            for places in self._places["array"]:
+                some = [*places.now()]
+                if not all(map(operator.is_, map(type, some), places.known)):
+                    return None
+                found += some
+        except (IndexError, KeyError):
+            return None
+        return found + _reachable(self._others)
+
+
+def _arrays_of(model: Any) -> list[mx.array]:
+    """All arrays of a model, on the way of the last time if that is still the same."""
+    keeper = vars(model).get("_updater")
+    walk = getattr(keeper, "walk", None)
+    arrays = None if walk is None else walk.arrays()
+    if arrays is None:
+        walk = _Walk(model)
+        arrays = walk.arrays()
+        assert arrays is not None, "nothing has changed since"
+        if keeper is not None:
+            keeper.walk = walk
+    # Its entries come and go.
+    logged = getattr(vars(model).get("_logger"), "name_to_value", None)
+    return arrays if logged is None else arrays + _reachable([logged])
 
 
 class ModelCall:
@@ -145,7 +275,7 @@ class ModelCall:
     ) -> None:
         try:
             if self._outermost:
-                evaluate(*_parts(self._model))
+                _evaluate_all(_arrays_of(self._model))
         finally:
             self._computing.__exit__(kind, error, traceback)
         # The call may have created the policy.

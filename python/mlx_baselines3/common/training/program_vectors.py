@@ -1,7 +1,6 @@
 """What a program on a GPU trains: parameters and moments of several networks in one vector there."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -40,8 +39,9 @@ class _Trained:
         self.steps = 0
         self._structures = [Structure(one) for one in (network, target) if one is not None]
         self._stored: list[mx.array] = []
-        # Compared by identity.
-        self._source: Callable[[], dict[str, Any]] | None = None
+        # The vector that holds what the optimizer will be asked for, and the very method that it asks.
+        self._state: mx.array | None = None
+        self._source = self._optimizer_state
 
     @property
     def end(self) -> int:
@@ -54,7 +54,6 @@ class _Trained:
         return (
             len(found) == len(self._stored)
             and all(a is b for a, b in zip(found, self._stored, strict=True))
-            and self._source is not None
             and self.optimizer.defers_to(self._source)
         )
 
@@ -95,16 +94,18 @@ class _Trained:
             names = structure.names
             structure.set_arrays(dict(zip(names, left, strict=False)))
             left = left[len(names) :]
-        self._source = partial(self._optimizer_state, state, self.steps)
+        self._state = state
         self.optimizer.defer_state(self._source)
 
-    def _optimizer_state(self, state: mx.array, steps: int) -> dict[str, Any]:
+    def _optimizer_state(self) -> dict[str, Any]:
+        state = self._state
+        assert state is not None, "deferred by `store`"
         (part, _, _) = self.optimizer.parts[0]
         moments = {
             slot: self._part(state, start)[part]
             for slot, start in zip(("m", "v"), self.places[1:3], strict=True)
         }
-        return {**self.optimizer.bare.state, "step": mx.array(steps, mx.uint64), part: moments}
+        return {**self.optimizer.bare.state, "step": mx.array(self.steps, mx.uint64), part: moments}
 
     def not_finite(self, arrays: Sequence[mx.array]) -> tuple[list[str], int]:
         """

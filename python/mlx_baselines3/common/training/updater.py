@@ -2,10 +2,12 @@
 
 import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import mlx.core as mx
+import numpy as np
 from mlx.nn.layers.base import Module
 
 from mlx_baselines3.common.buffers.batches import replay_arrays, rows_of
@@ -19,6 +21,9 @@ from mlx_baselines3.common.nn.structure import Structure
 from mlx_baselines3.common.training.compiled_update import CompiledUpdate, Metrics
 
 __all__ = ["Trained", "Updater"]
+
+# Rows from which on it takes milliseconds to draw their order.
+_LONG_ORDER = 1 << 16
 
 
 class Trained(NamedTuple):
@@ -57,6 +62,8 @@ class Updater:
         self._names: list[str] = []
         # Of networks without an optimizer.
         self._structures: dict[str, Structure] = {}
+        # The way to the model's arrays, see `policies/evaluated.py`.
+        self.walk: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Native updates share the model's memory, and compiled ones its networks: a copy makes its own.
@@ -79,7 +86,9 @@ class Updater:
         trained = self._look_at(model)
         native = self._native(model, base)
         if native is not None and native.suits(batch_size or buffer.buffer_size * buffer.n_envs):
-            orders = (buffer.shuffled_rows().astype("uint32", copy=False) for _ in range(n_epochs))
+            # What a step may end early must not draw more than SB3 would.
+            ahead = model.device.type == mx.gpu and "target_kl" not in settings
+            orders = _orders(buffer, n_epochs, ahead)
             return native.run(native.columns(buffer), orders, batch_size, settings, normalize)
         update = self._compiled(model, trained, normalize)
         # Dead steps leave the last minibatch another size in every rollout.
@@ -189,6 +198,27 @@ class Updater:
             self.compiled = CompiledUpdate(networks, optimizers, model._gradient_step, targets, compiles)
             self._static = static
         return self.compiled
+
+
+def _orders(buffer: Any, n_epochs: int, ahead: bool) -> Iterator[np.ndarray]:
+    """
+    :param buffer: a rollout buffer
+    :param n_epochs: number of passes over it
+    :param ahead: whether another thread may draw them while this one uploads and the GPU computes
+    :return: for each pass (rows,) uint32, the rows in their order
+    """
+
+    def draw() -> np.ndarray:
+        order: np.ndarray = buffer.shuffled_rows()
+        return order.astype("uint32", copy=False)
+
+    if not ahead or buffer.buffer_size * buffer.n_envs < _LONG_ORDER:
+        return (draw() for _ in range(n_epochs))
+    # One thread, which takes one after the other.
+    pool = ThreadPoolExecutor(1, "orders")
+    drawn = [pool.submit(draw) for _ in range(n_epochs)]
+    pool.shutdown(wait=False)
+    return (order.result() for order in drawn)
 
 
 def _are_mlx() -> bool:
