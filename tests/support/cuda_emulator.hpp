@@ -18,6 +18,9 @@
 #define __align__(n) alignas(n)
 #define SHARED static thread_local
 #define PAUSE() sched_yield()
+#define COPY_LATER(to, from, inside) *(to) = (inside) ? *(from) : 0.f
+#define CLOSE_COPIES()
+#define AWAIT_COPIES()
 
 using std::max;
 using std::min;

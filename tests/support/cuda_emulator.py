@@ -29,7 +29,7 @@ extern "C" void emulate(const int* program, const float* before, const float* co
   unsigned long long counter = 0;
   emulator::run(%d, THREADS, [&] {
     run_program(program, &counter, before, control, data, extra, state, scratch, n[0], n[1], n[2], n[3], n[4],
-                n[5], n[6]);
+                n[5], n[6], n[7]);
   });
 }
 """
@@ -55,10 +55,11 @@ def _address(array: np.ndarray) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
 
 
-def _start(inputs: list[mx.array], shapes: Sequence[Any], scalars: tuple[int, ...]) -> mx.array:
+def _start(inputs: list[mx.array], shapes: Sequence[Any], scalars: tuple[int, ...], wanted: int) -> mx.array:
     tasks, _, *given = [np.ascontiguousarray(np.array(array)) for array in inputs]
     state, scratch = (np.full(shape, np.nan, np.float32) for shape in shapes)
-    numbers = np.array(scalars, np.int32)
+    # All launches have a counter of their own, and one number of blocks.
+    numbers = np.array([*scalars[:5], 0, *scalars[6:]], np.int32)
     _library().emulate(*map(_address, (tasks, *given, state, scratch, numbers)))
     return mx.array(state)
 

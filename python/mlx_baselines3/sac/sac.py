@@ -12,6 +12,7 @@ from mlx_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.nn.layers import Module
 from mlx_baselines3.common.nn.packed_optimizer import Arrays, ParameterOptimizer
+from mlx_baselines3.common.nn.random_numbers import standard_normal
 from mlx_baselines3.common.noise import ActionNoise
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mlx_baselines3.common.policies import BasePolicy
@@ -271,8 +272,8 @@ class SAC(OffPolicyAlgorithm):
         """
         shape = self.actor.noise_shape(batch_size)
         if not self.use_sde:
-            return mx.random.normal((gradient_steps, 2, *shape))
-        matrices = mx.random.normal((gradient_steps, 1, *shape))
+            return standard_normal((gradient_steps, 2, *shape))
+        matrices = standard_normal((gradient_steps, 1, *shape))
         return mx.broadcast_to(matrices, (gradient_steps, 2, *shape))
 
     def _trained(self) -> Trained:

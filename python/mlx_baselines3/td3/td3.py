@@ -9,6 +9,7 @@ from mlx_baselines3._lazy_names import lazy_names
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.native.eligibility import check_unchanged
 from mlx_baselines3.common.nn.packed_optimizer import Arrays, ParameterOptimizer
+from mlx_baselines3.common.nn.random_numbers import standard_normal
 from mlx_baselines3.common.noise import ActionNoise
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mlx_baselines3.common.policies import BasePolicy
@@ -199,7 +200,7 @@ class TD3(OffPolicyAlgorithm):
 
     def _noise(self, gradient_steps: int, batch_size: int) -> mx.array:
         """:return: (gradient_steps, batch_size, action_dim) standard normals"""
-        return mx.random.normal((gradient_steps, batch_size, get_action_dim(self.action_space)))
+        return standard_normal((gradient_steps, batch_size, get_action_dim(self.action_space)))
 
     def _native_update(self, base: type[OffPolicyAlgorithm]) -> Any:
         check_unchanged(self.policy, TD3Policy, ("update_networks",))

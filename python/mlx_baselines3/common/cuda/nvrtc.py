@@ -52,15 +52,15 @@ def _attribute(attribute: int) -> int:
 
 
 @functools.cache
-def blocks_at_once(shared_memory: int) -> int:
+def blocks_at_once(shared_memory: int, most: int) -> int:
     """
     :param shared_memory: bytes that a block takes
-    :return: blocks of 256 threads, with 128 registers each, that are on the GPU at the same time; at most two
-        for each multiprocessor
+    :param most: blocks of each multiprocessor, as many as the kernel was compiled for
+    :return: blocks that are on the GPU at the same time
     :raises OSError: the driver does not tell
     """
     room = _attribute(_SHARED_MEMORY) // (shared_memory + 1024)
-    return _attribute(_MULTIPROCESSORS) * max(min(room, 2), 1)
+    return _attribute(_MULTIPROCESSORS) * max(min(room, most), 1)
 
 
 def _find_compiler() -> _Compiler:

@@ -5,7 +5,9 @@
 //
 // Memory that the kernel itself writes is never read through __ldg or const __restrict__ pointers.
 
-#define MOST_FLOATS 4608
+#define STAGES 3
+// Of a stage: two tiles, 32 by 32 with 4 numbers between the rows.
+#define STAGE_FLOATS 2304
 
 struct Memory {
   const float* spaces[5];  // state, scratch, data, extra, control
@@ -19,7 +21,7 @@ struct Memory {
 struct Shared {
   Memory memory;
   int tasks[MOST_TASKS * WIDTH];
-  __align__(16) float tiles[MOST_FLOATS];
+  __align__(16) float tiles[STAGES * STAGE_FLOATS];
   double parts[32];
   float sums[32];
   int places[THREADS];
@@ -98,23 +100,15 @@ struct Product {
     if (deep) { k = e % DEPTH; i = e / DEPTH; } else { i = e % SIDE; k = e / SIDE; }
   }
 
-  static __device__ void fetch(float (&held)[4], const Matrix& x, int i0, int k0, int rows, int end) {
+  // Begins to copy: the numbers arrive later.
+  static __device__ void fetch(float* tile, const Matrix& x, int i0, int k0, int rows, int end) {
     const bool deep = x.column == 1;
 #pragma unroll
     for (int j = 0; j < 4; j++) {
       int i, k;
       place(deep, threadIdx.x + j * THREADS, i, k);
-      i += i0; k += k0;
-      held[j] = i < rows && k < end ? x.at[i * x.row + k * x.column] : 0.f;
-    }
-  }
-
-  static __device__ void put(const float (&held)[4], float* tile, bool deep) {
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-      int i, k;
-      place(deep, threadIdx.x + j * THREADS, i, k);
-      tile[k * LD + i] = held[j];
+      const bool inside = i0 + i < rows && k0 + k < end;
+      COPY_LATER(tile + k * LD + i, inside ? x.at + (i0 + i) * x.row + (k0 + k) * x.column : x.at, inside);
     }
   }
 
@@ -132,20 +126,25 @@ struct Product {
   __device__ void add(const Matrix& left, const Matrix& right, int i0, int j0, int rows, int columns,
                       int from, int to, bool sums_rows) {
     const int ti = threadIdx.x / 16 * EACH, tj = threadIdx.x % 16 * EACH;
-    float a[4], b[4];
-    fetch(a, left, i0, from, rows, to);
-    fetch(b, right, j0, from, columns, to);
-    int turn = 0;
-    for (int k0 = from; k0 < to; k0 += DEPTH, turn ^= 1) {
-      float* x = s.tiles + turn * 2 * DEPTH * LD;
-      float* y = x + DEPTH * LD;
-      put(a, x, left.column == 1);
-      put(b, y, right.column == 1);
-      __syncthreads();
-      if (k0 + DEPTH < to) {
-        fetch(a, left, i0, k0 + DEPTH, rows, to);
-        fetch(b, right, j0, k0 + DEPTH, columns, to);
+    int coming = from, stage = 0;
+    auto begin = [&](int into) {
+      float* x = s.tiles + into * STAGE_FLOATS;
+      if (coming < to) {
+        fetch(x, left, i0, coming, rows, to);
+        fetch(x + DEPTH * LD, right, j0, coming, columns, to);
       }
+      coming += DEPTH;
+      CLOSE_COPIES();
+    };
+    for (int i = 0; i < STAGES - 1; i++) begin(i);
+    for (int k0 = from; k0 < to; k0 += DEPTH) {
+      AWAIT_COPIES();
+      __syncthreads();
+      // Into what all threads have done with.
+      begin((stage + STAGES - 1) % STAGES);
+      const float* x = s.tiles + stage * STAGE_FLOATS;
+      const float* y = x + DEPTH * LD;
+      stage = (stage + 1) % STAGES;
 #pragma unroll 8
       for (int k = 0; k < DEPTH; k++) {
         float p[EACH], q[EACH];
@@ -229,6 +228,33 @@ __device__ __noinline__ void product(const int* t, int tile) {
     if (f.bias) sum += f.bias[j];
     f.at[i * f.stride + j] = f.kept ? sum * slope(f.kept[i * f.kept_stride + j], f.activation) : weights || !forward ? sum : activated(sum, f.activation);
   });
+}
+
+// A forward pass to few units: a row for each thread.
+__device__ __noinline__ void narrow(const int* t, int tile) {
+  const int row = tile * THREADS + threadIdx.x, units = t[FORWARD_UNITS], inputs = t[FORWARD_INPUTS];
+  if (row >= m.rows) return;
+  const Operand x = operand(t + FORWARD_X), y = operand(t + FORWARD_Y);
+  const float4* from = (const float4*)(x.at + row * x.stride);
+  const float* w = m.state + t[FORWARD_WEIGHTS];
+  float sums[MOST_NARROW];
+#pragma unroll
+  for (int u = 0; u < MOST_NARROW; u++) sums[u] = 0.f;
+#pragma unroll 4
+  for (int k = 0; k < inputs / 4; k++) {
+    const float4 a = from[k];
+#pragma unroll
+    for (int u = 0; u < MOST_NARROW; u++)
+      if (u < units) {
+        const float4 b = ((const float4*)(w + u * inputs))[k];
+        sums[u] += a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w;
+      }
+  }
+#pragma unroll
+  for (int u = 0; u < MOST_NARROW; u++)
+    if (u < units)
+      y.at[row * y.stride + u] =
+          activated(t[FORWARD_BIAS] < 0 ? sums[u] : sums[u] + m.state[t[FORWARD_BIAS] + u], t[FORWARD_ACTIVATION]);
 }
 
 // The gradient at `i`, summed over the parts that it was computed in.
@@ -567,6 +593,7 @@ __device__ __noinline__ int tiles(const int* t) {
 __device__ void work_on(const int* t, int tile) {
   switch (t[KIND]) {
     case FORWARD: case BACKWARD: case WEIGHTS: t[TILE] == 64 ? product<64>(t, tile) : product<32>(t, tile); break;
+    case NARROW: narrow(t, tile); break;
     case REDUCE: reduce(t, tile); break;
     case ADAM: optimize(t, tile); break;
     case ZERO: zero(t, tile); break;
@@ -595,10 +622,11 @@ __device__ __noinline__ void go_over(unsigned long long* counter, int from, int 
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2) run_program(
-    const int* program, unsigned long long* counter, const float* before, const float* control, const float* data,
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE) run_program(
+    const int* program, unsigned long long* counters, const float* before, const float* control, const float* data,
     const float* extra, float* state, float* scratch, int first_tasks, int all_tasks, int size, int batch, int total,
-    int metrics_low, int metrics_high) {
+    int counter_at, int metrics_low, int metrics_high) {
+  unsigned long long* counter = counters + counter_at;
   for (int i = threadIdx.x; i < all_tasks * WIDTH; i += THREADS) s.tasks[i] = program[i];
   for (int i = blockIdx.x * THREADS + threadIdx.x; i < size; i += gridDim.x * THREADS) state[i] = before[i];
   if (threadIdx.x == 0) {

@@ -14,6 +14,7 @@ import numpy as np
 
 from mlx_baselines3.common.cuda.program_layout import (
     ACTIVATIONS,
+    MOST_NARROW,
     MOST_TASKS,
     PORTION,
     Space,
@@ -27,7 +28,9 @@ __all__ = ["Network", "NoProgram", "Operand", "Pass", "Program", "Sums"]
 # Rows from which on products are made of larger tiles.
 _MANY_ROWS = 4096
 # Portions that the gradients of weights are cut into at most: the blocks of a large GPU.
-_PORTIONS = 264
+_PORTIONS, _PORTIONS_OF_MANY = 264, 396
+# Side of a tile -> how long it takes for a row.
+_WEIGHTS = {32: 1, 64: 2}
 # Rows of a part of a weight's gradient, at least.
 _LEAST_ROWS = 64
 _ALIGNMENT = 4
@@ -211,13 +214,19 @@ class Program:
                     self._forward_layer(one, depth)
             self.wait()
 
+    def _is_narrow(self, x: Operand, layer: Any, part: Any) -> bool:
+        """Whether a thread takes a row: few units, whose weights are read four at a time."""
+        aligned = x.space == Space.SCRATCH and x.stride % 4 == 0 and layer["inputs"] % 4 == 0
+        return aligned and part["outputs"] <= MOST_NARROW and self.batch >= _MANY_ROWS
+
     def _forward_layer(self, one: Pass, depth: int) -> None:
         layer, column = one.network.layers[depth], 0
         x = one.outputs[depth - 1] if depth else one.x
         for part in layer["parts"]:
             bias = part["bias"]
+            is_narrow = self._is_narrow(x, layer, part)
             self.do(
-                "FORWARD",
+                "NARROW" if is_narrow else "FORWARD",
                 self._side(part["outputs"]),
                 FORWARD_X=x,
                 FORWARD_Y=one.outputs[depth].columns(column),
@@ -301,14 +310,17 @@ class Program:
         ]
         sides = [self._side(part["outputs"], layer["inputs"]) for part, layer, _, _ in layers]
         tiles = sum(
-            _ceil(part["outputs"], side) * _ceil(layer["inputs"], side)
+            _WEIGHTS[side] * _ceil(part["outputs"], side) * _ceil(layer["inputs"], side)
             for (part, layer, _, _), side in zip(layers, sides, strict=True)
         )
         # One portion for each block: with a few more, all would wait for those that take two.
-        parts = max(min(_PORTIONS // tiles, _ceil(self.batch, _LEAST_ROWS)), 1)
-        sums = Sums(self.room(parts * size), parts, size)
-        self.zero(sums.place, parts * size)
-        fields: dict[str, Any] = {"WEIGHTS_SPLITS": parts, "WEIGHTS_SPLIT_STRIDE": size}
+        most = _ceil(self.batch, _LEAST_ROWS)
+        portions = _PORTIONS_OF_MANY if self.batch >= _MANY_ROWS else _PORTIONS
+        parts = {side: max(min(weight * portions // tiles, most), 1) for side, weight in _WEIGHTS.items()}
+        sums = Sums(self.room(max(parts.values()) * size), max(parts.values()), size)
+        # What none of the tasks writes to, gaps and the last parts of small tiles, stays 0.
+        self.zero(sums.place, sums.parts * size)
+        fields: dict[str, Any] = {"WEIGHTS_SPLIT_STRIDE": size}
         for (part, layer, dy, x), side in zip(layers, sides, strict=True):
             self.do(
                 "WEIGHTS",
@@ -319,10 +331,11 @@ class Program:
                 WEIGHTS_INPUTS=layer["inputs"],
                 WEIGHTS_OUT=sums.place + part["weights"],
                 WEIGHTS_BIAS=-1 if part["bias"] is None else sums.place + part["bias"],
+                WEIGHTS_SPLITS=parts[side],
                 **fields,
             )
         for place, units, dy in rows:
-            at = {"WEIGHTS_UNITS": units, "WEIGHTS_BIAS": sums.place + place}
+            at = {"WEIGHTS_UNITS": units, "WEIGHTS_BIAS": sums.place + place, "WEIGHTS_SPLITS": parts[32]}
             self.do("WEIGHTS", 32, WEIGHTS_DY=dy, WEIGHTS_X=dy, **at, **fields)
         self.wait()
         return sums

@@ -9,14 +9,36 @@ import numpy as np
 
 from mlx_baselines3.common.cuda.nvrtc import Kernel, blocks_at_once
 from mlx_baselines3.common.cuda.program import Program
-from mlx_baselines3.common.cuda.program_layout import THREADS, Outcome, kernel_source
+from mlx_baselines3.common.cuda.program_layout import BLOCKS_AT_ONCE, THREADS, Outcome, kernel_source
 from mlx_baselines3.common.cuda.upload import PageLocked, halves
 
 __all__ = ["Launcher", "Sent", "is_compiled"]
 
-# Bytes that the kernel's blocks share.
-_SHARED_MEMORY = 36 << 10
-_HEAD = "#define SHARED __shared__\n#define PAUSE()\n"
+# Bytes that the threads of a block share.
+_SHARED_MEMORY = 46 << 10
+# Rows of a step from which on, and below which, there are as many blocks for each multiprocessor: more of them
+# hide each other's waiting for memory, and take longer to wait for each other.
+_MANY_ROWS, _FEW_ROWS = 4096, 128
+# Numbers from one count to the next, so that they do not share a line of the cache.
+_COUNTER_SIZE = 32
+_HEAD = """
+#define SHARED __shared__
+#define PAUSE()
+#if __CUDA_ARCH__ >= 800
+// Four bytes from the GPU's memory to the block's, zeros if not inside; this thread goes on meanwhile.
+__device__ void copy_later(float* to, const float* from, bool inside) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"((unsigned)__cvta_generic_to_shared(to)),
+               "l"(from), "r"(inside ? 4 : 0));
+}
+#define COPY_LATER copy_later
+#define CLOSE_COPIES() asm volatile("cp.async.commit_group;")
+#define AWAIT_COPIES() asm volatile("cp.async.wait_group 1;")
+#else
+#define COPY_LATER(to, from, inside) *(to) = (inside) ? *(from) : 0.f
+#define CLOSE_COPIES()
+#define AWAIT_COPIES()
+#endif
+"""
 
 
 @functools.cache
@@ -55,18 +77,18 @@ class Launcher:
     """
     Runs the programs of one model, one after the other.
 
-    Its blocks wait for each other, so that they must be on the GPU at once. Two of them fit on each
-    multiprocessor, and there are not more of them than that.
+    Its blocks wait for each other, so that they must be on the GPU at once: there are no more of them than fit
+    there.
     """
 
     def __init__(self) -> None:
         self._loaded: dict[int, tuple[Program, _Loaded]] = {}
-        # The first of these counts the blocks that have arrived at a wait, in all launches. One number by
-        # itself would be in memory that MLX shares with the host: a wait takes a millisecond there.
-        self._counter = mx.zeros((64,), mx.uint64)
+        # Count the blocks that have arrived at a wait, in all launches. One number by itself would be in
+        # memory that MLX shares with the host: a wait takes a millisecond there.
+        self._counters = mx.zeros(((BLOCKS_AT_ONCE + 1) * _COUNTER_SIZE,), mx.uint64)
         self._pages: list[PageLocked] = []
         self._page = self._used = 0
-        mx.eval(self._counter)
+        mx.eval(self._counters)
 
     def begin(self) -> None:
         """Forget the outcomes that there were. All of their launches have to have been evaluated."""
@@ -101,18 +123,24 @@ class Launcher:
         """
         loaded = self._load(program)
         numbers, place = self._room(Outcome.size(-(-rows // program.batch)))
-        inputs = [loaded.tasks, self._counter, before, *sent]
-        scalars = (loaded.first, len(loaded.tasks), before.size, program.batch, rows, *halves(place))
+        inputs = [loaded.tasks, self._counters, before, *sent]
+        wanted = 3 if program.batch >= _MANY_ROWS else 1 if program.batch < _FEW_ROWS else 2
+        # A count for each number of blocks.
+        sizes = (before.size, program.batch, rows, wanted * _COUNTER_SIZE)
+        scalars = (loaded.first, len(loaded.tasks), *sizes, *halves(place))
         shapes = [before.shape, (loaded.scratch,)]
-        return self._start(inputs, shapes, scalars), Outcome(numbers)
+        return self._start(inputs, shapes, scalars, wanted), Outcome(numbers)
 
     @staticmethod
     def _new_page() -> PageLocked:
         return PageLocked()
 
     @staticmethod
-    def _start(inputs: list[mx.array], shapes: Sequence[Any], scalars: tuple[int, ...]) -> mx.array:
-        return _kernel()(inputs, [*shapes], (blocks_at_once(_SHARED_MEMORY), 1), THREADS, scalars)[0]
+    def _start(
+        inputs: list[mx.array], shapes: Sequence[Any], scalars: tuple[int, ...], wanted: int
+    ) -> mx.array:
+        blocks = blocks_at_once(_SHARED_MEMORY, wanted)
+        return _kernel()(inputs, [*shapes], (blocks, 1), THREADS, scalars)[0]
 
     def _load(self, program: Program) -> _Loaded:
         known = self._loaded.get(id(program))

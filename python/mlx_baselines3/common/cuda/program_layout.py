@@ -8,10 +8,12 @@ import numpy as np
 
 __all__ = [
     "ACTIVATIONS",
+    "BLOCKS_AT_ONCE",
     "CONTROL_SIZE",
     "HEADS",
     "METRIC_COLUMNS",
     "MOST_CHOICES",
+    "MOST_NARROW",
     "MOST_TASKS",
     "PORTION",
     "STOP",
@@ -40,6 +42,10 @@ _CONTROL = {
 }  # fmt: skip
 # Numbers and rows that a block takes at a time.
 PORTION, THREADS = 1024, 256
+# Units of a layer that a thread computes for a row by itself.
+MOST_NARROW = 4
+# Blocks that have to be on a multiprocessor at the same time, at most.
+BLOCKS_AT_ONCE = 3
 # Place in the scratch memory where a step says that it was the last.
 STOP = 0
 ACTIVATIONS = {"identity": 0, "tanh": 1, "relu": 2}
@@ -68,11 +74,12 @@ _CRITIC = {
     "CRITIC_BY_Q": 1, "CRITIC_BY_STRIDE": 1, "CRITIC_LOG_PROB": 1, "CRITIC_ENTROPY": 1, "CRITIC_PARTS": 1,
     "CRITIC_REWARDS": _MATRIX, "CRITIC_DONES": _MATRIX, "CRITIC_DISCOUNTS": _MATRIX,
 }  # fmt: skip
+_FORWARD = {
+    "FORWARD_X": _MATRIX, "FORWARD_Y": _MATRIX, "FORWARD_WEIGHTS": 1, "FORWARD_BIAS": 1, "FORWARD_UNITS": 1,
+    "FORWARD_INPUTS": 1, "FORWARD_ACTIVATION": 1,
+}  # fmt: skip
 _FIELDS: dict[str, dict[str, int]] = {
-    "FORWARD": {
-        "FORWARD_X": _MATRIX, "FORWARD_Y": _MATRIX, "FORWARD_WEIGHTS": 1, "FORWARD_BIAS": 1,
-        "FORWARD_UNITS": 1, "FORWARD_INPUTS": 1, "FORWARD_ACTIVATION": 1,
-    },
+    "FORWARD": _FORWARD, "NARROW": _FORWARD,
     "BACKWARD": {
         "BACKWARD_DX": _MATRIX, "BACKWARD_DY": _MATRIX, "BACKWARD_H": _MATRIX, "BACKWARD_INPUTS": 1,
         "BACKWARD_ACTIVATION": 1, "BACKWARD_WEIGHTS_STRIDE": 1, "BACKWARD_PARTS": 1, "BACKWARD_PART": 18,
@@ -219,6 +226,7 @@ def kernel_source(head: str) -> str:
     numbers: dict[str, int] = {name: i for i, name in enumerate(_COMMON)}
     numbers |= {"WIDTH": _WIDTH, "MOST_TASKS": MOST_TASKS, "METRIC_COLUMNS": METRIC_COLUMNS, "STOP": STOP}
     numbers |= {"FLAGS": CONTROL_SIZE, "PORTION": PORTION, "THREADS": THREADS}
+    numbers |= {"MOST_NARROW": MOST_NARROW, "BLOCKS_AT_ONCE": BLOCKS_AT_ONCE}
     numbers |= _OUTCOME | _CONTROL | _KINDS
     numbers |= {f"OPT_{name}": i for i, name in enumerate(_OPTIMIZER)}
     numbers |= {space.name: space.value for space in Space}

@@ -199,7 +199,12 @@ class _Walk:
         for key, child in children:
             if isinstance(child, mx.array):
                 self._places["array"][group].add(holder, key, type(child))
-            elif _kind(type(child)).is_leaf or (parts is not None and not isinstance(child, parts)):
+            elif (
+                _kind(type(child)).is_leaf
+                # Names of a module's frozen arrays.
+                or key == "_no_grad"
+                or (parts is not None and not isinstance(child, parts))
+            ):
                 self._places["type"][group].add(holder, key, type(child))
             else:
                 self._places["object"][group].add(holder, key, child)
