@@ -14,6 +14,7 @@
 #define __device__
 #define __global__
 #define __noinline__
+#define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
 #define SHARED static thread_local

@@ -81,10 +81,48 @@ struct Matrix {
   long row, column;
 };
 
-// A side of SIDE rows, and DEPTH columns at a time: always 1024 numbers, four for each thread.
+// One side of a product on its way to the shared memory: SIDE rows, and DEPTH columns at a time, are 1024
+// numbers, four for each thread. Neighbouring threads take neighbouring numbers of the memory.
+template <int SIDE>
+struct Feed {
+  static const int DEPTH = 1024 / SIDE, LD = SIDE + 4;
+  const float* at;    // of this thread's first number
+  long next, onwards; // to its next number, and to the same one of the next columns
+  int place, step;    // where it goes, and to the next
+  int valid;          // how many of the four are in rows that there are
+  int left;           // columns that there are from the first number on
+  bool deep;          // whether columns are neighbours in memory, not rows
+
+  __device__ void begin(const Matrix& x, int i0, int from, int rows, int to) {
+    deep = x.column == 1;
+    const int i = deep ? threadIdx.x / DEPTH : threadIdx.x % SIDE, k = deep ? threadIdx.x % DEPTH : threadIdx.x / SIDE;
+    at = x.at + (i0 + i) * x.row + (from + k) * x.column;
+    next = deep ? THREADS / DEPTH * x.row : THREADS / SIDE * x.column;
+    onwards = DEPTH * x.column;
+    place = k * LD + i;
+    step = deep ? THREADS / DEPTH : THREADS / SIDE * LD;
+    const int beyond = rows - i0 - i;
+    valid = beyond <= 0 ? 0 : deep ? (beyond - 1) / (THREADS / DEPTH) + 1 : 4;
+    left = to - from - k;
+  }
+
+  // Begins to copy: the numbers arrive later.
+  __device__ void fetch(float* tile) {
+    const int there = min(valid, left <= 0 ? 0 : deep ? 4 : (left - 1) / (THREADS / SIDE) + 1);
+    const float* from = at;
+    float* to = tile + place;
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      COPY_LATER(to, j < there ? from : at, j < there);
+      from += next; to += step;
+    }
+    at += onwards; left -= DEPTH;
+  }
+};
+
 template <int SIDE>
 struct Product {
-  static const int DEPTH = 1024 / SIDE, EACH = SIDE / 16, LD = SIDE + 4;
+  static const int DEPTH = 1024 / SIDE, EACH = SIDE / 16, LD = SIDE + 4, AT_ONCE = 16 / EACH;
   float sums[EACH][EACH];
   float row_sum;  // of the left matrix's row `threadIdx.x`, for biases
 
@@ -94,22 +132,6 @@ struct Product {
 #pragma unroll
       for (int b = 0; b < EACH; b++) sums[a][b] = 0.f;
     row_sum = 0.f;
-  }
-
-  static __device__ void place(bool deep, int e, int& i, int& k) {
-    if (deep) { k = e % DEPTH; i = e / DEPTH; } else { i = e % SIDE; k = e / SIDE; }
-  }
-
-  // Begins to copy: the numbers arrive later.
-  static __device__ void fetch(float* tile, const Matrix& x, int i0, int k0, int rows, int end) {
-    const bool deep = x.column == 1;
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-      int i, k;
-      place(deep, threadIdx.x + j * THREADS, i, k);
-      const bool inside = i0 + i < rows && k0 + k < end;
-      COPY_LATER(tile + k * LD + i, inside ? x.at + (i0 + i) * x.row + (k0 + k) * x.column : x.at, inside);
-    }
   }
 
   static __device__ void take(float (&held)[EACH], const float* from) {
@@ -123,37 +145,43 @@ struct Product {
   }
 
   // Adds left * right^T over k in [from, to) to the sums of the tile at (i0, j0).
-  __device__ void add(const Matrix& left, const Matrix& right, int i0, int j0, int rows, int columns,
-                      int from, int to, bool sums_rows) {
-    const int ti = threadIdx.x / 16 * EACH, tj = threadIdx.x % 16 * EACH;
-    int coming = from, stage = 0;
-    auto begin = [&](int into) {
-      float* x = s.tiles + into * STAGE_FLOATS;
-      if (coming < to) {
-        fetch(x, left, i0, coming, rows, to);
-        fetch(x + DEPTH * LD, right, j0, coming, columns, to);
-      }
-      coming += DEPTH;
+  __device__ void add(const Matrix& left, const Matrix& right, int i0, int j0, int rows, int columns, int from, int to,
+                      bool sums_rows) {
+    Feed<SIDE> a, b;
+    a.begin(left, i0, from, rows, to);
+    b.begin(right, j0, from, columns, to);
+    const int steps = ceil_div(to - from, DEPTH);
+    for (int i = 0; i < STAGES - 1; i++) {
+      if (i < steps) { a.fetch(s.tiles + i * STAGE_FLOATS); b.fetch(s.tiles + i * STAGE_FLOATS + DEPTH * LD); }
       CLOSE_COPIES();
-    };
-    for (int i = 0; i < STAGES - 1; i++) begin(i);
-    for (int k0 = from; k0 < to; k0 += DEPTH) {
+    }
+    const int ti = threadIdx.x / 16 * EACH, tj = threadIdx.x % 16 * EACH;
+    int stage = 0;
+    for (int i = 0; i < steps; i++) {
       AWAIT_COPIES();
       __syncthreads();
       // Into what all threads have done with.
-      begin((stage + STAGES - 1) % STAGES);
+      const int free = stage == 0 ? STAGES - 1 : stage - 1;
+      if (i + STAGES - 1 < steps) {
+        a.fetch(s.tiles + free * STAGE_FLOATS);
+        b.fetch(s.tiles + free * STAGE_FLOATS + DEPTH * LD);
+      }
+      CLOSE_COPIES();
       const float* x = s.tiles + stage * STAGE_FLOATS;
       const float* y = x + DEPTH * LD;
-      stage = (stage + 1) % STAGES;
-#pragma unroll 8
-      for (int k = 0; k < DEPTH; k++) {
-        float p[EACH], q[EACH];
-        take(p, x + k * LD + ti);
-        take(q, y + k * LD + tj);
+      stage = stage == STAGES - 1 ? 0 : stage + 1;
+#pragma unroll 1
+      for (int k0 = 0; k0 < DEPTH; k0 += AT_ONCE) {
+        // Several at a time: each takes its time to arrive.
+        float p[AT_ONCE][EACH], q[AT_ONCE][EACH];
 #pragma unroll
-        for (int e = 0; e < EACH; e++)
+        for (int k = 0; k < AT_ONCE; k++) { take(p[k], x + (k0 + k) * LD + ti); take(q[k], y + (k0 + k) * LD + tj); }
 #pragma unroll
-          for (int f = 0; f < EACH; f++) sums[e][f] += p[e] * q[f];
+        for (int k = 0; k < AT_ONCE; k++)
+#pragma unroll
+          for (int e = 0; e < EACH; e++)
+#pragma unroll
+            for (int f = 0; f < EACH; f++) sums[e][f] += p[k][e] * q[k][f];
       }
       if (sums_rows && threadIdx.x < SIDE)
         for (int k = 0; k < DEPTH; k++) row_sum += x[k * LD + threadIdx.x];
@@ -184,7 +212,7 @@ struct Finish {
 };
 
 template <int SIDE>
-__device__ __noinline__ void product(const int* t, int tile) {
+__device__ __forceinline__ void product(const int* t, int tile) {
   Product<SIDE> p;
   p.clear();
   const bool forward = t[KIND] == FORWARD, weights = t[KIND] == WEIGHTS;
@@ -590,7 +618,8 @@ __device__ __noinline__ int tiles(const int* t) {
   }
 }
 
-__device__ void work_on(const int* t, int tile) {
+// Products are part of the kernel itself: a function that is called may use few registers.
+__device__ __forceinline__ void work_on(const int* t, int tile) {
   switch (t[KIND]) {
     case FORWARD: case BACKWARD: case WEIGHTS: t[TILE] == 64 ? product<64>(t, tile) : product<32>(t, tile); break;
     case NARROW: narrow(t, tile); break;
@@ -611,7 +640,7 @@ __device__ void work_on(const int* t, int tile) {
 }
 
 // The tasks of [from, to), phase by phase.
-__device__ __noinline__ void go_over(unsigned long long* counter, int from, int to) {
+__device__ __forceinline__ void go_over(unsigned long long* counter, int from, int to) {
   int before = 0;  // portions of this phase's tasks so far: the next task's begin with another block
   for (int i = from; i < to; i++) {
     const int* t = s.tasks + i * WIDTH;
@@ -634,12 +663,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE) run_progra
     m = {{state, scratch, data, extra, control}, state, scratch, metrics, batch, total, min(batch, total), 0};
   }
   __syncthreads();
-  // The first tasks do not read the state; their last phase ends with a wait.
-  go_over(counter, 0, first_tasks);
-  for (int step = 0; step * batch < total; step++) {
-    if (threadIdx.x == 0) { m.step = step; m.rows = min(batch, total - step * batch); }
-    __syncthreads();
-    go_over(counter, first_tasks, all_tasks);
-    if (*(volatile float*)(scratch + STOP) != 0.f) break;
+  // The first tasks, in front of all steps, do not read the state; their last phase ends with a wait.
+  for (int step = -1; step * batch < total; step++) {
+    if (step >= 0) {
+      if (threadIdx.x == 0) { m.step = step; m.rows = min(batch, total - step * batch); }
+      __syncthreads();
+    }
+    go_over(counter, step < 0 ? 0 : first_tasks, step < 0 ? first_tasks : all_tasks);
+    if (step >= 0 && *(volatile float*)(scratch + STOP) != 0.f) break;
   }
 }

@@ -16,9 +16,9 @@ __all__ = ["Launcher", "Sent", "is_compiled"]
 
 # Bytes that the threads of a block share.
 _SHARED_MEMORY = 46 << 10
-# Rows of a step from which on, and below which, there are as many blocks for each multiprocessor: more of them
-# hide each other's waiting for memory, and take longer to wait for each other.
-_MANY_ROWS, _FEW_ROWS = 4096, 128
+# Rows of a step from which on there are as many blocks for each multiprocessor as possible, and not two: more
+# of them hide each other's waiting for memory, and take longer to wait for each other.
+_MANY_ROWS = 4096
 # Numbers from one count to the next, so that they do not share a line of the cache.
 _COUNTER_SIZE = 32
 _HEAD = """
@@ -77,8 +77,8 @@ class Launcher:
     """
     Runs the programs of one model, one after the other.
 
-    Its blocks wait for each other, so that they must be on the GPU at once: there are no more of them than fit
-    there.
+    Its blocks wait for each other, so that they must be on the GPU at once: there are no more of them than
+    fit there.
     """
 
     def __init__(self) -> None:
@@ -124,7 +124,7 @@ class Launcher:
         loaded = self._load(program)
         numbers, place = self._room(Outcome.size(-(-rows // program.batch)))
         inputs = [loaded.tasks, self._counters, before, *sent]
-        wanted = 3 if program.batch >= _MANY_ROWS else 1 if program.batch < _FEW_ROWS else 2
+        wanted = BLOCKS_AT_ONCE if program.batch >= _MANY_ROWS else 2
         # A count for each number of blocks.
         sizes = (before.size, program.batch, rows, wanted * _COUNTER_SIZE)
         scalars = (loaded.first, len(loaded.tasks), *sizes, *halves(place))

@@ -13,8 +13,8 @@ def standard_normal(shape: tuple[int, ...]) -> mx.array:
     """
     ``mx.random.normal(shape)``: the same key, and the generator continues in the same way.
 
-    On an NVIDIA GPU the generator's key would be computed there. A model reads it at the end of each call, and
-    its page moves to the host and back: a millisecond.
+    On an NVIDIA GPU the generator's key would be computed there. A model reads it at the end of each call,
+    and its page moves to the host and back.
 
     :param shape: any
     :return: float32 array on the default device
