@@ -1190,7 +1190,7 @@ class ActorCriticUpdate:
     :param squashed: the actor gives means and logarithms of deviations (SAC) and not actions (TD3)
     :param actor_size: number of the actor's parameters
     :param critic_size: number of all critics' parameters
-    :param branches: those of the actor's features extractor and of the critics', if the networks see features;
+    :param branches: of the features extractors of actor and critics, if the networks see features;
         None for the critics' if they share the actor's
     :raises ValueError: the networks do not fit each other
     """
