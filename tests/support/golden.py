@@ -83,5 +83,5 @@ def assert_log_equal(logged: dict[str, Any], expected: dict[str, np.ndarray]) ->
 
 def check_who_computed(model: Any, name: str, updates: str) -> None:
     """The steps are Rust's, unless they are to be MLX's or there is no native form of them."""
-    by_mlx = updates == "mlx" or name.endswith("_sde") or name == "sac_multiinput"
+    by_mlx = updates == "mlx" or name.endswith("_sde")
     assert (model._updater.compiled is not None) == by_mlx
