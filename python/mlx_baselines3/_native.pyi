@@ -1151,7 +1151,10 @@ class ActorCriticSettings(TypedDict):
 
 @type_check_only
 class TargetParameters(TypedDict):
-    """Parameters of the target networks, written: the actor's (empty if squashed) and the critics'."""
+    """
+    Parameters of the target networks, written: the actor's and the critics'. A squashed actor has none; what
+    critics share of it is in the actor's, in the same places as in the actor.
+    """
 
     actor: _F32
     critic: _F32
@@ -1187,6 +1190,8 @@ class ActorCriticUpdate:
     :param squashed: the actor gives means and logarithms of deviations (SAC) and not actions (TD3)
     :param actor_size: number of the actor's parameters
     :param critic_size: number of all critics' parameters
+    :param branches: of the features extractors of actor and critics, if the networks see features;
+        None for the critics' if they share the actor's
     :raises ValueError: the networks do not fit each other
     """
 
@@ -1198,6 +1203,7 @@ class ActorCriticUpdate:
         *,
         actor_size: int,
         critic_size: int,
+        branches: tuple[Sequence[FeatureBranch], Sequence[FeatureBranch] | None] | None = None,
     ) -> ActorCriticUpdate: ...
     def load_actor(self, parameters: _F32, actor: Actor) -> None:
         """

@@ -458,13 +458,14 @@ pub(crate) struct ActorCriticUpdate(CoreActorCritic);
 #[pymethods]
 impl ActorCriticUpdate {
     #[new]
-    #[pyo3(signature = (actor, critics, squashed, *, actor_size, critic_size))]
+    #[pyo3(signature = (actor, critics, squashed, *, actor_size, critic_size, branches=None))]
     fn new(
         actor: Many<LayerSpec>,
         critics: Many<Many<LayerSpec>>,
         squashed: bool,
         actor_size: usize,
         critic_size: usize,
+        branches: Option<(Many<BranchSpec>, Option<Many<BranchSpec>>)>,
     ) -> PyResult<Self> {
         crate::threads::check()?;
         let critics: PyResult<Vec<TrainableMlp>> = critics.0.into_iter().map(net).collect();
@@ -477,9 +478,14 @@ impl ActorCriticUpdate {
             actor: actor_size,
             critic: critic_size,
         };
-        CoreActorCritic::new(net(actor)?, critics?, kind, sizes)
-            .map(Self)
-            .map_err(py_err)
+        let core = CoreActorCritic::new(net(actor)?, critics?, kind, sizes);
+        let mut core = core.map_err(py_err)?;
+        if let Some((actor, critics)) = branches {
+            let critics = critics.as_ref().map(extractor).transpose()?;
+            let with_them = core.with_extractors(extractor(&actor)?, critics);
+            core = with_them.map_err(py_err)?;
+        }
+        Ok(Self(core))
     }
 
     /// Gives the native actor of the same policy the parameters of the actor.

@@ -200,6 +200,8 @@ class NativeActor:
     def _rows(self, obs: Observations) -> "np.ndarray | list[np.ndarray]":
         if self.plan.features:
             return self.plan.columns(obs)
+        if self.plan.codes:
+            return self.plan.columns(obs)[0]
         array = side_by_side(obs, self.keys) if isinstance(obs, dict) else obs
         return np.ascontiguousarray(array, np.float32).reshape(len(array), -1)
 

@@ -20,6 +20,7 @@ mod pieces;
 mod q_learning;
 mod squashed;
 mod transitions;
+mod views;
 
 use thiserror::Error;
 
