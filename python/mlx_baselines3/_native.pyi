@@ -502,7 +502,8 @@ class Actor:
 
     :param layers: the layers of the MLP
     :param head_name: what the outputs mean
-    :param options: categories of each distribution of a ``multi_categorical`` head
+    :param options: categories of each distribution of a ``multi_categorical`` head, the number of actions of
+        a ``greedy_quantiles`` head
     :param numbers: standard deviations (``gaussian``; ``state_dependent``: one row for each feature),
         probability to explore (``epsilon_greedy``)
     :param branches: a features extractor before the layers
@@ -983,16 +984,22 @@ class QResult:
 @final
 class QUpdate:
     """
-    The gradient steps of DQN.
+    The gradient steps of DQN and QR-DQN.
 
     :param layers: layers of the Q network
     :param size: number of all parameters
     :param branches: a features extractor before the layers
+    :param quantiles: quantiles of the return for each action, (quantiles, actions) in a row of outputs; 0:
+        the outputs are the values of the actions
     :raises ValueError: the layers do not fit each other
     """
 
     def __new__(
-        cls, layers: Sequence[TrainableLayer], size: int, branches: Sequence[FeatureBranch] | None = None
+        cls,
+        layers: Sequence[TrainableLayer],
+        size: int,
+        branches: Sequence[FeatureBranch] | None = None,
+        quantiles: int = 0,
     ) -> QUpdate: ...
     def run(
         self, batches: TransitionArrays, count: int, max_grad_norm: float, target: _F32, trained: Trained

@@ -360,7 +360,7 @@ pub(crate) struct QResult {
     optimizer_steps: u64,
 }
 
-/// DQN.
+/// DQN and QR-DQN.
 #[pyclass(module = "mlx_baselines3._native")]
 pub(crate) struct QUpdate(pub(crate) CoreQ);
 
@@ -368,14 +368,17 @@ pub(crate) struct QUpdate(pub(crate) CoreQ);
 #[pymethods]
 impl QUpdate {
     #[new]
-    #[pyo3(signature = (layers, size, branches=None))]
+    #[pyo3(signature = (layers, size, branches=None, quantiles=0))]
     fn new(
         layers: Many<LayerSpec>,
         size: usize,
         branches: Option<Many<BranchSpec>>,
+        quantiles: usize,
     ) -> PyResult<Self> {
         crate::threads::check()?;
-        let mut core = CoreQ::new(net(layers)?, size).map_err(py_err)?;
+        let mut core = CoreQ::new(net(layers)?, size)
+            .and_then(|core| core.with_quantiles(quantiles))
+            .map_err(py_err)?;
         if let Some(branches) = branches {
             core = core.with_extractor(extractor(&branches)?).map_err(py_err)?;
         }

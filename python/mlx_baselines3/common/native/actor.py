@@ -76,9 +76,10 @@ class NativeActor:
         self._mlx_state: bytes | None = None
         # Of Dict observations, in the order of the network's inputs.
         self.keys = plan.keys
-        self._discrete = head in ("categorical", "multi_categorical", "epsilon_greedy")
+        greedy = ("epsilon_greedy", "greedy_quantiles")
+        self._discrete = head in ("categorical", "multi_categorical", *greedy)
         self.has_matrices = plan.noise is not None
-        self._draws = head not in ("deterministic", "epsilon_greedy")
+        self._draws = head not in ("deterministic", *greedy)
         self._shared_draws = 0
         self._critic: NativeActor | None = None
         # The same without the features extractor.

@@ -30,9 +30,9 @@ class Blueprint:
 
     :param layers: the network
     :param head: ``categorical``, ``multi_categorical``, ``bernoulli``, ``gaussian``, ``squashed_gaussian``,
-        ``state_dependent``, ``squashed_state_dependent``, ``deterministic`` or ``epsilon_greedy`` (the best
-        choice: the caller explores)
-    :param options: options of each choice (``multi_categorical``)
+        ``state_dependent``, ``squashed_state_dependent``, ``deterministic``, ``epsilon_greedy`` or
+        ``greedy_quantiles`` (the best choice: the caller explores)
+    :param options: options of each choice (``multi_categorical``), or of the one (``greedy_quantiles``)
     :param log_std_owner: whose ``log_std`` are the logarithms of the standard deviations (``gaussian`` and
         ``state_dependent``)
     :param critic: the network of the values of the observations, if there is one

@@ -1,5 +1,6 @@
 """The gradient steps of DQN, TD3, DDPG and SAC in Rust; see ``native_on_policy``."""
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -86,23 +87,35 @@ def _check_same(features: Features, others: Features) -> None:
 
 class NativeQUpdate:
     """
-    The gradient steps of DQN.
+    The gradient steps of DQN and QR-DQN.
 
     :param q_net: the Q network
     :param q_net_target: its target network
     :param optimizer: its optimizer
     :param plan: how the Q network computes
+    :param name: what the network is called in messages and metrics
+    :param n_quantiles: quantiles of the return that the network gives for each action; 0: its mean
     :raises NotNative: there is no native form of them
     """
 
-    def __init__(self, q_net: Module, q_net_target: Module, optimizer: ParameterOptimizer, plan: Blueprint):
+    def __init__(
+        self,
+        q_net: Module,
+        q_net_target: Module,
+        optimizer: ParameterOptimizer,
+        plan: Blueprint,
+        name: str = "q_net",
+        n_quantiles: int = 0,
+    ):
+        self._name = name
         self._vector = TrainedVector(q_net, optimizer)
         self._target = _target_vector(q_net_target, q_net, optimizer)
         self._plan = plan
         _check_same(plan.features, *observed(q_net_target, q_net_target.features_extractor).features)
         branches = self._vector.branch_plans(plan.features) if plan.features else None
         self._is_target_moved = False
-        self._core = _native.QUpdate(self._vector.layer_plans(plan.layers), optimizer.size, branches)
+        layers = self._vector.layer_plans(plan.layers)
+        self._core = _native.QUpdate(layers, optimizer.size, branches, n_quantiles)
 
     def run(self, batches: Iterable[ArrayBatches], settings: Mapping[str, float]) -> Metrics:
         """
@@ -120,13 +133,13 @@ class NativeQUpdate:
             self._target.load()
             for batch in batches:
                 transitions = _transitions(batch, settings["gamma"], self._plan)
-                count, max_grad_norm = len(batch["rewards"]), settings["max_grad_norm"]
+                count, max_grad_norm = len(batch["rewards"]), settings.get("max_grad_norm", math.inf)
                 trained, target = self._vector.as_native(), self._target.values
                 done = self._core.run(transitions, count, max_grad_norm, target, trained)
                 self._vector.record_steps(done.optimizer_steps)
                 losses.append(done.loss)
         metrics = {"loss": np.concatenate(losses)}
-        _store({"q_net": self._vector}, metrics)
+        _store({self._name: self._vector}, metrics)
         return metrics
 
     @property
@@ -163,7 +176,7 @@ class NativeQUpdate:
         if done is None:
             return None, None
         if len(done.nonfinite_losses):
-            wrong = _nonfinite(vector, done.nonfinite_losses)
+            wrong = self._nonfinite(done.nonfinite_losses)
         vector.record_updates(done.n_updates, done.optimizer_steps)
         before, interval = plan["steps_before"], plan["target_interval"]
         self._is_target_moved |= (before + done.n_steps) // interval > before // interval
@@ -175,17 +188,18 @@ class NativeQUpdate:
         if self._is_target_moved:
             self._target.store()
 
-
-def _nonfinite(vector: TrainedVector, losses: np.ndarray) -> FloatingPointError | None:
-    """What to raise after an update of the Q network; its parameters are those before it again."""
-    try:
-        names = vector.nonfinite_names()
-        check_finite({"loss": losses}, {} if names is None else {"q_net": (names, len(vector.places))})
-    except FloatingPointError as error:
-        return error
-    finally:
-        vector.take_back()
-    return None
+    def _nonfinite(self, losses: np.ndarray) -> FloatingPointError | None:
+        """What to raise after an update; the parameters are those before it again."""
+        vector = self._vector
+        try:
+            names = vector.nonfinite_names()
+            wrong = {} if names is None else {self._name: (names, len(vector.places))}
+            check_finite({"loss": losses}, wrong)
+        except FloatingPointError as error:
+            return error
+        finally:
+            vector.take_back()
+        return None
 
 
 def _check_critic(critic: Any) -> None:

@@ -18,6 +18,7 @@ mod on_policy;
 mod optimizer;
 mod pieces;
 mod q_learning;
+mod quantiles;
 mod squashed;
 mod transitions;
 mod views;
