@@ -99,7 +99,9 @@ MODELS = {
     "PPO, own extractor": lambda: model_of(PPO, policy_kwargs={"features_extractor_class": Chain}),
     "A2C, own call": lambda: model_of(A2C, policy_kwargs={"features_extractor_class": Called}),
     "PPO, gSDE": lambda: model_of(PPO, policy_kwargs=SMALL, use_sde=True),
-    "PPO, flattened": lambda: PPO("MlpPolicy", Frames(IMAGE, BOX), n_steps=12, batch_size=12, device="cpu"),
+    "PPO, flattened": lambda: PPO(
+        "MlpPolicy", Frames(IMAGE, BOX), n_steps=12, batch_size=12, seed=1, device="cpu"
+    ),
     "PPO, floats": lambda: model_of(
         PPO,
         spaces.Box(0, 1, (1, 36, 36), np.float32),
@@ -316,6 +318,30 @@ class Branches(Chain):
         return self.last(self.end(self.head(self.flat(maps))))
 
 
+class Asks(Chain):
+    """An attribute decides, which only the instance knows."""
+
+    doubles = False
+
+    def forward(self, observations: mx.array) -> mx.array:
+        maps = self.body(observations)
+        if self.doubles:
+            maps = self.body(maps)
+        return self.last(self.end(self.head(self.flat(maps))))
+
+
+class Chooses(Chain):
+    def forward(self, observations: mx.array) -> mx.array:
+        features = self.head(self.flat(self.body(observations)))
+        return self.last(features if self.training else self.end(features))
+
+
+class Keeps(Chain):
+    def forward(self, observations: mx.array) -> mx.array:
+        self.maps = self.body(observations)
+        return self.last(self.end(self.head(self.flat(self.maps))))
+
+
 class Shadows(Chain):
     @property
     def flat(self) -> Any:
@@ -351,6 +377,9 @@ class Unflattened(Chain):
         (Catches, "the policy has a Catches"),
         (Looks, "the policy has a Looks"),
         (Branches, "the policy has a Branches"),
+        (Asks, "the policy has a Asks"),
+        (Chooses, "the policy has a Chooses"),
+        (Keeps, "the policy has a Keeps"),
         (Shadows, "the policy has a Shadows"),
         (Pools, "the policy has a ChannelsLast"),
         (Unflattened, "a linear layer takes observations of the shape"),
