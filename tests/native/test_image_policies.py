@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
 from mlx_baselines3.common.layers import ChannelsLast, Conv2d, Flatten, Linear, Sequential
-from mlx_baselines3.common.native.actor import blueprint, native_actor
+from mlx_baselines3.common.native.actor import blueprint, native_actor, native_actor_or_none
 from mlx_baselines3.common.native.eligibility import NotNative
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.policies import base as base_policy
@@ -401,6 +401,26 @@ def test_a_changed_layer_stays_with_mlx():
     object.__setattr__(policy.features_extractor.body[0], "forward", lambda x: x)
     with pytest.raises(NotNative, match="Conv2d has its own forward"):
         native_actor(policy)
+
+
+def test_a_convolution_with_a_method_of_its_own_stays_with_mlx():
+    policy = ActorCriticPolicy(IMAGE, BOX, lambda _: 1e-3, features_extractor_class=Chain)
+    object.__setattr__(policy.features_extractor.body[0], "convolve", lambda x: x)
+    with pytest.raises(NotNative, match="Conv2d has its own convolve"):
+        native_actor(policy)
+
+
+@pytest.mark.parametrize(
+    ("stride", "is_native"), [(np.int64(3), True), ((3, 3), True), ([3, 3], False), (np.array([3, 3]), False)]
+)
+def test_strides_of_all_types_that_mlx_takes(stride, is_native):
+    model = MODELS["PPO, own extractor"]()
+    obs = batch_for(model)
+    before = model.predict(obs, deterministic=True)[0]
+    model.policy.features_extractor.body[0].stride = stride
+    # What can change in place could change unnoticed.
+    assert (native_actor_or_none(model.policy) is not None) == is_native
+    np.testing.assert_allclose(model.predict(obs, deterministic=True)[0], before, atol=1e-5)
 
 
 def test_a_target_network_of_another_shape_is_mlx_s():

@@ -177,7 +177,7 @@ def _branch(modules: list[Any], space: Any, column: int, normalizes: bool) -> Br
 
 
 def _convolution(module: Conv2d, shape: tuple[int, ...], branch: Branch) -> Convolution:
-    check_unchanged(module, Conv2d, ("forward",))
+    check_unchanged(module, Conv2d, ("__call__", "forward", "convolve"))
     if len(shape) != 3 or branch.linears or shape[0] != module.weight.shape[1] or "bias" not in module:
         raise NotNative(f"a convolution takes observations of the shape {shape}")
     image = (shape[0], shape[1], shape[2])
@@ -188,10 +188,13 @@ def _convolution(module: Conv2d, shape: tuple[int, ...], branch: Branch) -> Conv
 
 
 def _pair(number: Any) -> tuple[int, int]:
-    pair = (number, number) if isinstance(number, int) else tuple(number)
-    if len(pair) != 2:
+    """Two numbers from what MLX takes for them: one, also of NumPy's, or two."""
+    if hasattr(number, "__index__") and not getattr(number, "shape", ()):
+        number = (number, number)
+    # A list could be changed without anybody noticing.
+    if not isinstance(number, tuple) or len(number) != 2:
         raise NotNative(f"a convolution has a stride or padding of {number}")
-    return int(pair[0]), int(pair[1])
+    return int(number[0]), int(number[1])
 
 
 def _activated(branch: Branch, module: Any) -> Branch:
