@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from mlx_baselines3.common.layers import ChannelsLast, Conv2d, Flatten, Linear, Sequential
-from mlx_baselines3.common.native.actor import blueprint, native_actor
+from mlx_baselines3.common.native.actor import blueprint, native_actor, native_actor_or_none
 from mlx_baselines3.common.native.eligibility import NotNative
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.policies import base as base_policy
@@ -102,7 +102,9 @@ MODELS = {
     "PPO, own extractor": lambda: model_of(PPO, policy_kwargs={"features_extractor_class": Chain}),
     "A2C, own call": lambda: model_of(A2C, policy_kwargs={"features_extractor_class": Called}),
     "PPO, gSDE": lambda: model_of(PPO, policy_kwargs=SMALL, use_sde=True),
-    "PPO, flattened": lambda: PPO("MlpPolicy", Frames(IMAGE, BOX), n_steps=12, batch_size=12, device="cpu"),
+    "PPO, flattened": lambda: PPO(
+        "MlpPolicy", Frames(IMAGE, BOX), n_steps=12, batch_size=12, seed=1, device="cpu"
+    ),
     "PPO, floats": lambda: model_of(
         PPO,
         spaces.Box(0, 1, (1, 36, 36), np.float32),
@@ -356,6 +358,30 @@ class Branches(Chain):
         return self.last(self.end(self.head(self.flat(maps))))
 
 
+class Asks(Chain):
+    """An attribute decides, which only the instance knows."""
+
+    doubles = False
+
+    def forward(self, observations: mx.array) -> mx.array:
+        maps = self.body(observations)
+        if self.doubles:
+            maps = self.body(maps)
+        return self.last(self.end(self.head(self.flat(maps))))
+
+
+class Chooses(Chain):
+    def forward(self, observations: mx.array) -> mx.array:
+        features = self.head(self.flat(self.body(observations)))
+        return self.last(features if self.training else self.end(features))
+
+
+class Keeps(Chain):
+    def forward(self, observations: mx.array) -> mx.array:
+        self.maps = self.body(observations)
+        return self.last(self.end(self.head(self.flat(self.maps))))
+
+
 class Shadows(Chain):
     @property
     def flat(self) -> Any:
@@ -391,6 +417,9 @@ class Unflattened(Chain):
         (Catches, "the policy has a Catches"),
         (Looks, "the policy has a Looks"),
         (Branches, "the policy has a Branches"),
+        (Asks, "the policy has a Asks"),
+        (Chooses, "the policy has a Chooses"),
+        (Keeps, "the policy has a Keeps"),
         (Shadows, "the policy has a Shadows"),
         (Pools, "the policy has a ChannelsLast"),
         (Unflattened, "a linear layer takes observations of the shape"),
@@ -412,6 +441,26 @@ def test_a_changed_layer_stays_with_mlx():
     object.__setattr__(policy.features_extractor.body[0], "forward", lambda x: x)
     with pytest.raises(NotNative, match="Conv2d has its own forward"):
         native_actor(policy)
+
+
+def test_a_convolution_with_a_method_of_its_own_stays_with_mlx():
+    policy = ActorCriticPolicy(IMAGE, BOX, lambda _: 1e-3, features_extractor_class=Chain)
+    object.__setattr__(policy.features_extractor.body[0], "convolve", lambda x: x)
+    with pytest.raises(NotNative, match="Conv2d has its own convolve"):
+        native_actor(policy)
+
+
+@pytest.mark.parametrize(
+    ("stride", "is_native"), [(np.int64(3), True), ((3, 3), True), ([3, 3], False), (np.array([3, 3]), False)]
+)
+def test_strides_of_all_types_that_mlx_takes(stride, is_native):
+    model = MODELS["PPO, own extractor"]()
+    obs = batch_for(model)
+    before = model.predict(obs, deterministic=True)[0]
+    model.policy.features_extractor.body[0].stride = stride
+    # What can change in place could change unnoticed.
+    assert (native_actor_or_none(model.policy) is not None) == is_native
+    np.testing.assert_allclose(model.predict(obs, deterministic=True)[0], before, atol=1e-5)
 
 
 def test_a_target_network_of_another_shape_is_mlx_s():

@@ -196,7 +196,7 @@ def _branch(modules: list[Any], space: Any, column: int, normalizes: bool) -> Br
 
 
 def _convolution(module: Conv2d, shape: tuple[int, ...], branch: Branch) -> Convolution:
-    check_unchanged(module, Conv2d, ("forward",))
+    check_unchanged(module, Conv2d, ("__call__", "forward", "convolve"))
     if len(shape) != 3 or branch.linears or shape[0] != module.weight.shape[1] or "bias" not in module:
         raise NotNative(f"a convolution takes observations of the shape {shape}")
     image = (shape[0], shape[1], shape[2])
@@ -207,10 +207,13 @@ def _convolution(module: Conv2d, shape: tuple[int, ...], branch: Branch) -> Conv
 
 
 def _pair(number: Any) -> tuple[int, int]:
-    pair = (number, number) if isinstance(number, int) else tuple(number)
-    if len(pair) != 2:
+    """Two numbers from what MLX takes for them: one, also of NumPy's, or two."""
+    if hasattr(number, "__index__") and not getattr(number, "shape", ()):
+        number = (number, number)
+    # A list could be changed without anybody noticing.
+    if not isinstance(number, tuple) or len(number) != 2:
         raise NotNative(f"a convolution has a stride or padding of {number}")
-    return int(pair[0]), int(pair[1])
+    return int(number[0]), int(number[1])
 
 
 def _activated(branch: Branch, module: Any) -> Branch:
@@ -258,6 +261,16 @@ def _called(extractor: Any) -> list[Any]:
     return [extractor[name] for name in names]
 
 
+# Instructions of a method that only calls children. Without jumps it cannot depend on an attribute or an
+# input, and without other stores it leaves nothing behind. The names are those of Python 3.10 to 3.14.
+_CALLING = frozenset(
+    ("CALL", "CALL_FUNCTION", "CALL_METHOD", "EXTENDED_ARG", "LOAD_ATTR", "LOAD_METHOD", "NOP", "PRECALL",
+     "PUSH_NULL", "RESUME", "RETURN_VALUE")
+)  # fmt: skip
+# The prefixes of instructions that load and store local variables, one or two at a time.
+_LOCAL = ("LOAD_FAST", "STORE_FAST")
+
+
 class _Value:
     """Stands for an array that a method passes on. Whatever else is done with it raises."""
 
@@ -265,9 +278,6 @@ class _Value:
 
     def __init__(self, names: tuple[str, ...]):
         self.names = names
-
-    def __bool__(self) -> bool:
-        raise TypeError
 
 
 class _Owner:
@@ -289,15 +299,14 @@ def _chain(code: CodeType) -> tuple[str, ...] | None:
     """
     The names of the children that a method calls, each with what the one before gave.
 
-    The method runs on stand-ins, without globals and built-in functions, so that it can neither see nor do
-    anything else: what it does here is what it always does.
+    The method consists of nothing but loads of attributes and calls in a row, and runs on stand-ins, without
+    globals and built-in functions. So what it does here is what it always does, and all that it does.
 
     :param code: of a method of one argument
     :return: the names; None if it does anything else
     """
-    # What is caught here might not be raised elsewhere. Python 3.11 has other names for this than 3.10.
-    catches = any(step.opname.startswith(("SETUP_", "PUSH_EXC")) for step in dis.get_instructions(code))
-    if catches or code.co_freevars:
+    names = {step.opname for step in dis.get_instructions(code)}
+    if code.co_freevars or any(name not in _CALLING and not name.startswith(_LOCAL) for name in names):
         return None
     owner = _Owner()
     try:
