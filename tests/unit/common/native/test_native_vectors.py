@@ -2,8 +2,8 @@
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
 from functools import partial
+from threading import Barrier
 
 import cloudpickle
 import mlx.core as mx
