@@ -35,6 +35,7 @@ __all__ = [
     "Layer",
     "NativeActor",
     "blueprint",
+    "is_outdated",
     "mlp_layers",
     "native_actor",
     "native_actor_or_none",
@@ -75,6 +76,8 @@ class NativeActor:
         self._views: list[np.ndarray] = []
         self._places: list[Any] = []
         self._kept: list[mx.array] = []
+        # Whether the policy was seen to have other weights.
+        self._is_outdated = False
         self._mlx_state: bytes | None = None
         # Of Dict observations, in the order of the network's inputs.
         self.keys = plan.keys
@@ -119,19 +122,34 @@ class NativeActor:
             self.plan = plan = plan or self.plan
             self._refreshed.clear()
             self._arrays = arrays or plan.arrays()
-            mx.eval(self._arrays)
-            views = [np.ascontiguousarray(array) for array in self._arrays]
-            if plan.features:
-                # Comparing millions of numbers would take longer than acting. While the memory is kept, other
-                # numbers lie elsewhere. A view alone does not keep it: it refers to the array, to which
-                # `weight += 1` gives other memory. A shallow copy does.
-                places = [view.__array_interface__["data"] for view in views]
-                same, self._places, self._views = places == self._places, places, views
-                if same:
-                    return
-                self._kept = [*map(copy.copy, self._arrays)]
-            if self._core.changed(views):
+            if self._has_other_numbers() or self._is_outdated:
                 self._load(plan)
+                self._is_outdated = False
+
+    def is_outdated(self) -> bool:
+        """:return: whether the policy, or the critic if it was asked, has other weights than these"""
+        with self._lock:
+            if not self._is_outdated:
+                self._arrays = self.plan.arrays()
+                # What is compared here counts as seen by the next comparison.
+                self._is_outdated = self._has_other_numbers()
+            critic = self._critic if self._critic in self._refreshed else None
+            return self._is_outdated or (critic is not None and critic.is_outdated())
+
+    def _has_other_numbers(self) -> bool:
+        """Whether the arrays have other numbers than at the last time."""
+        mx.eval(self._arrays)
+        views = [np.ascontiguousarray(array) for array in self._arrays]
+        if self.plan.features:
+            # Comparing millions of numbers would take longer than acting. While the memory is kept, other
+            # numbers lie elsewhere. A view alone does not keep it: it refers to the array, to which
+            # `weight += 1` gives other memory. A shallow copy does.
+            places = [view.__array_interface__["data"] for view in views]
+            same, self._places, self._views = places == self._places, places, views
+            if same:
+                return False
+            self._kept = [*map(copy.copy, self._arrays)]
+        return self._core.changed(views)
 
     def _load(self, plan: Blueprint) -> None:
         if plan.features:
@@ -148,8 +166,8 @@ class NativeActor:
             self._core.set_numbers(plan.standard_deviations().tolist())
 
     def _part(self, known: "NativeActor | None", plan_of: Callable[[], Blueprint]) -> "NativeActor":
-        """Another network of the same policy, with its present weights."""
-        if known is not None and known in self._refreshed and known.is_current():
+        """Another network of the same policy, with the weights that it had when this one's were taken."""
+        if known is not None and known in self._refreshed:
             return known
         plan = plan_of()
         if known is None or not known.fits(plan):
@@ -161,7 +179,7 @@ class NativeActor:
 
     def critic(self) -> "NativeActor":
         """
-        The network of the values, with its present weights.
+        The network of the values, with its weights of the first call after :meth:`refresh`.
 
         :return: its :meth:`outputs` are (batch, 1) values. What it takes is what :meth:`valued` gives
         :raises ValueError: the policy has none
@@ -442,6 +460,18 @@ def _remembered(policy: Any) -> Remembered:
         known.blueprint = str(reason)
     known.snapshot = Snapshot(policy)
     return known
+
+
+def is_outdated(policy: Any, actor: NativeActor) -> bool:
+    """
+    :param policy: a policy
+    :param actor: its native actor
+    :return: whether the policy has other modules, methods or weights by now
+    """
+    with tracing:
+        known: Remembered | None = vars(policy).get("_remembered")
+        same = known is not None and known.actor is actor and known.is_current(policy)
+        return not same or actor.is_outdated()
 
 
 def native_actor_or_none(policy: Any) -> NativeActor | None:

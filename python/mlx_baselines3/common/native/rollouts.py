@@ -5,6 +5,7 @@ Values, log-probabilities and the values of truncated episodes are computed afte
 Native environments take as many steps at a time as the algorithm lets pass unseen, any others single steps.
 """
 
+import copy
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -13,7 +14,7 @@ from gymnasium import spaces
 
 from mlx_baselines3 import _native
 from mlx_baselines3.common.buffers import RolloutBuffer
-from mlx_baselines3.common.native.actor import NativeActor, native_actor
+from mlx_baselines3.common.native.actor import NativeActor, is_outdated, native_actor
 from mlx_baselines3.common.native.blueprint import Observations, side_by_side
 from mlx_baselines3.common.native.eligibility import NotNative, check_rollout_buffer, mlx_infers, python_steps
 from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
@@ -129,7 +130,13 @@ class NativeRollout:
         self._bounds = _native.ActionBounds(low=low, high=high)
         # Rust clips actions; it does not stretch squashed ones to the bounds.
         self._core: Any = None if policy.squash_output else stepped_in_rust(env)
-        self._n_steps = 0
+        # Steps that were taken, and those of them whose values and likelihoods are in the buffer.
+        self._n_steps = self._n_complete = 0
+        # Of gSDE: those of the present actor.
+        self._log_std = copy.copy(getattr(policy, "log_std", None))
+        # Whether a callback has had the opportunity to change the policy, and whether it can be followed.
+        self._was_seen, self._follows = False, True
+        self._sde_sample_freq = sde_sample_freq
         self._truncations: list[_Truncation] = []
         # Step, and the values and likelihoods that a callback has put in place of the networks' own.
         self._given: list[tuple[int, np.ndarray, np.ndarray]] = []
@@ -161,12 +168,33 @@ class NativeRollout:
         :raises FloatingPointError: the environments gave observations that are not finite
         :raises ValueError: an action is not finite
         """
-        if not self._actor.is_current():
-            self._actor.refresh()
+        self._follow_policy()
         steps = self._step(last) if self._core is None else self._fused_steps(last, count)
         if steps.error is None:
             self._actor.share_noise()
         return steps
+
+    def _follow_policy(self) -> None:
+        """
+        Take over what a callback has changed in the policy. As in SB3, the steps before have the values and
+        likelihoods of the networks that took them.
+        """
+        # Another thread replaces arrays.
+        may_differ = self._was_seen or not self._actor.is_current()
+        self._was_seen = False
+        if not (may_differ and self._follows and is_outdated(self._policy, self._actor)):
+            return
+        self._complete_rows()
+        before = self._actor
+        try:
+            self._actor = native_actor(self._policy)
+        except NotNative:
+            # The present actor ends the rollout; the next one is MLX's.
+            self._follows = False
+            return
+        self._log_std = copy.copy(getattr(self._policy, "log_std", None))
+        if self._actor is not before:
+            self._actor.explore(self._env.num_envs, self._sde_sample_freq)
 
     def _step(self, last: tuple[Any, np.ndarray]) -> Steps:
         """One step of environments of any kind."""
@@ -242,6 +270,7 @@ class NativeRollout:
         :param estimates: those that the callback was shown, if any
         """
         actions, _, _, rewards, dones, infos = steps.last
+        self._was_seen = estimates is not None
         row = self._n_steps + steps.n_steps - 1
         self._truncations += steps.truncations
         for i in np.flatnonzero(dones).tolist():
@@ -284,7 +313,7 @@ class NativeRollout:
         # Distributions are over vectors, whatever the shape of the action space.
         taken = to_mlx(actions.reshape(len(actions), -1))
         with tracing:
-            dist = self._policy.action_dist.proba_distribution(outputs, self._policy.log_std, features)
+            dist = self._policy.action_dist.proba_distribution(outputs, self._log_std, features)
             log_probs_of_mlx = dist.log_prob(taken)
         return values, to_numpy(log_probs_of_mlx)
 
@@ -295,15 +324,26 @@ class NativeRollout:
         :param new_obs: (n_envs, ...) observations after the last step
         :return: (n_envs, 1) their values
         """
-        buffer, plan = self._buffer, self._actor.plan
-        actions = buffer.actions.reshape(-1, *(self._space.shape or ()))
-        values, log_probs = self._evaluate(plan.rows(buffer.observations), actions)
-        buffer.values[...] = values.reshape(buffer.values.shape)
-        buffer.log_probs[...] = log_probs.reshape(buffer.log_probs.shape)
+        self._complete_rows()
         for step, given_values, given_log_probs in self._given:
-            buffer.values[step], buffer.log_probs[step] = given_values, given_log_probs
-        if self._truncations:
-            rows, envs, ends = zip(*self._truncations, strict=True)
-            end_values = self._actor.values(plan.stacked(ends))[:, 0]
-            buffer.rewards[list(rows), list(envs)] += self._gamma * end_values
+            self._buffer.values[step], self._buffer.log_probs[step] = given_values, given_log_probs
+        self._follow_policy()
         return to_mlx(self._actor.values(new_obs))
+
+    def _complete_rows(self) -> None:
+        """Fill in what the networks of the present actor say of the steps that it has taken."""
+        buffer, plan, rows = self._buffer, self._actor.plan, slice(self._n_complete, self._n_steps)
+        self._n_complete = self._n_steps
+        if rows.start == rows.stop:
+            return
+        obs = buffer.observations
+        obs = {key: array[rows] for key, array in obs.items()} if isinstance(obs, dict) else obs[rows]
+        actions = buffer.actions[rows].reshape(-1, *(self._space.shape or ()))
+        values, log_probs = self._evaluate(plan.rows(obs), actions)
+        buffer.values[rows] = values.reshape(buffer.values[rows].shape)
+        buffer.log_probs[rows] = log_probs.reshape(buffer.log_probs[rows].shape)
+        if self._truncations:
+            steps, envs, ends = zip(*self._truncations, strict=True)
+            end_values = self._actor.values(plan.stacked(ends))[:, 0]
+            buffer.rewards[list(steps), list(envs)] += self._gamma * end_values
+            self._truncations.clear()

@@ -12,6 +12,11 @@ __all__ = ["Remembered", "Snapshot"]
 
 # Methods of a module that decide about what it computes, whatever its class is.
 _CALLS = ("__call__", "forward")
+# What computing or reading leaves behind, so that it decides about nothing.
+_LEFT_BEHIND = {
+    "_training", "_remembered", "distribution", "gaussian_actions", "weights_dist", "exploration_mat",
+    "exploration_matrices", "_latent_sde",
+}  # fmt: skip
 _code = operator.attrgetter("__code__")
 
 
@@ -21,8 +26,8 @@ class Snapshot:
     reading the modules again.
 
     Children and attributes are compared by identity, arrays by shape: their numbers may change. The training
-    mode does not count. Of users' classes all methods are compared, of this package's and MLX's those that
-    compute.
+    mode and what a forward pass leaves behind do not count. Of users' classes all methods are compared, of
+    this package's and MLX's those that compute.
 
     :param policy: an MLX module
     """
@@ -34,7 +39,7 @@ class Snapshot:
         # A distribution is no module; what it consists of decides about the actions, too.
         others = [vars(value) for module in modules if (value := vars(module).get("action_dist")) is not None]
         holders: list[dict[str, Any]] = [*modules, *(vars(module) for module in modules), *others]
-        places = [(holder, key) for holder in holders for key in holder if key != "_training"]
+        places = [(holder, key) for holder in holders for key in holder if key not in _LEFT_BEHIND]
         is_array = [isinstance(holder[key], mx.array) for holder, key in places]
         rest = [place for place, array in zip(places, is_array, strict=True) if not array]
         arrays = [place for place, array in zip(places, is_array, strict=True) if array]

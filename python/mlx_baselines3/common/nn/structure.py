@@ -45,6 +45,9 @@ class Structure:
         self._frozen = [set(module._no_grad) for module in self._modules]
         # Distributions are plain attributes.
         self._distributions = [*map(_distribution, self._modules)]
+        # An instance may get a method of its own; activations may be functions.
+        self._with_attributes = [*self._modules, *filter(None, self._distributions)]
+        self._callables = self._find_callables()
         # A method of `Sequential` would be in the way.
         self._get = dict.__getitem__ if all(isinstance(holder, dict) for holder in holders) else _get
         self._shapes = [array.shape for array in self.arrays().values()]
@@ -74,9 +77,18 @@ class Structure:
                 and [array.shape for array in map(self._get, *self._array_places)] == self._shapes
                 and [module._no_grad for module in self._modules] == self._frozen
                 and all(map(operator.is_, map(_distribution, self._modules), self._distributions))
+                and self._has_same_callables()
             )
         except (AttributeError, IndexError, KeyError):
             return False
+
+    def _find_callables(self) -> list[Any]:
+        attributes = map(vars, self._with_attributes)
+        return [value for values in attributes for value in values.values() if callable(value)]
+
+    def _has_same_callables(self) -> bool:
+        now = self._find_callables()
+        return len(now) == len(self._callables) and all(map(operator.is_, now, self._callables))
 
 
 def _get(holder: Any, key: Any) -> Any:

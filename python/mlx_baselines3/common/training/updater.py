@@ -11,12 +11,16 @@ from mlx.nn.layers.base import Module
 from mlx_baselines3.common.buffers.batches import replay_arrays, rows_of
 from mlx_baselines3.common.distributions.base import is_users_own
 from mlx_baselines3.common.native.eligibility import NotNative
+from mlx_baselines3.common.native.snapshot import Snapshot
 from mlx_baselines3.common.native.vectors import rule_name
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
 from mlx_baselines3.common.nn.structure import Structure
 from mlx_baselines3.common.training.compiled_update import CompiledUpdate, Metrics
 
 __all__ = ["Trained", "Updater"]
+
+# Methods of an algorithm that decide what its gradient steps are. A model may get its own at any time.
+_STEP_METHODS = ("_loss", "_gradient_step", "_epochs", "_target", "_batches", "_actor_loss")
 
 
 class Trained(NamedTuple):
@@ -50,6 +54,8 @@ class Updater:
         self.compiled: CompiledUpdate | None = None
         self._static: Any = None
         self._has_asked = False
+        # The policy when Rust was chosen: methods and attributes decide, too.
+        self._snapshot: Snapshot | None = None
         # What both were made of: objects that have to be the same, names that have to be equal.
         self._made_of: list[Any] = []
         self._names: list[str] = []
@@ -132,7 +138,7 @@ class Updater:
         """Forget what was made of other networks, optimizers or rules."""
         trained: Trained = model._trained()
         networks, optimizers, _, others = trained
-        made_of = [*others]
+        made_of = [*others, *map(vars(model).get, _STEP_METHODS)]
         for name, network in networks.items():
             made_of += [network, self._structure(name, network, optimizers.get(name))]
         for optimizer in optimizers.values():
@@ -162,6 +168,8 @@ class Updater:
         """
         if model.device.type != mx.cpu or _are_mlx():
             return None
+        if self.native is not None and self._snapshot and not self._snapshot.is_current(model.policy):
+            self.native, self._has_asked = None, False
         if not self._has_asked:
             try:
                 self.native = model._native_update(base)
@@ -169,6 +177,7 @@ class Updater:
                 if model.verbose >= 1:
                     print(f"MLX computes the gradient steps, because {reason}.")
             self._has_asked = True
+            self._snapshot = None if self.native is None else Snapshot(model.policy)
         return self.native
 
     def _compiled(self, model: Any, trained: Trained, static: Any = None) -> CompiledUpdate:
