@@ -10,6 +10,11 @@ __all__ = [
     "RecurrentPPO",
 ]
 
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 if TYPE_CHECKING:
     from mlx_baselines3.contrib.ppo_mask import MaskablePPO
     from mlx_baselines3.contrib.ppo_recurrent import RecurrentPPO

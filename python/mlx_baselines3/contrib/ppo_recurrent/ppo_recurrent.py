@@ -384,5 +384,15 @@ class RecurrentPPO(BasePPO):
             progress_bar=progress_bar,
         )
 
+    def _memory(self) -> dict[str, np.ndarray]:
+        states = self._last_lstm_states
+        assert states is not None
+        arrays = (*states.pi, *states.vf)
+        return {name: to_numpy(array) for name, array in zip(STATES, arrays, strict=True)}
+
+    def _set_memory(self, memory: dict[str, np.ndarray]) -> None:
+        pi, vf = (tuple(to_mlx(memory[name]) for name in names) for names in (STATES[:2], STATES[2:]))
+        self._last_lstm_states = RNNStates(pi, vf)
+
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_last_lstm_states"]

@@ -91,9 +91,9 @@ def check_masks(masks: Any, groups: list[int], n_rows: int) -> np.ndarray:
     allowed = np.logical_or.reduceat(array, starts, axis=1)
     if not allowed.all():
         row, group = np.argwhere(~allowed)[0]
-        component = f"for component {group} of the action " if len(groups) > 1 else ""
+        component = f" for component {group} of the action" if len(groups) > 1 else ""
         raise ValueError(
-            f"The action mask of row {row} (of {n_rows}) allows no choice {component}: all {groups[group]} "
+            f"The action mask of row {row} (of {n_rows}) allows no choice{component}: all {groups[group]} "
             "entries are False. In a state without a choice let the mask allow an action that does nothing, "
             "or end the episode there."
         )
@@ -164,7 +164,7 @@ class MaskSource:
             return "method"
         if hasattr(env, EXPECTED_METHOD_NAME):
             return "whole"
-        self._seen = [_mask_in(info) for info in env.reset_infos]
+        self._seen = [_mask_in(info) for info in env.unwrapped.reset_infos]
         return "infos" if all(mask is not None for mask in self._seen) else None
 
     def _is_attribute(self) -> bool:
@@ -210,7 +210,7 @@ class MaskSource:
             return
         assert self._seen is not None
         for i, done in enumerate(dones):
-            info = self._env.reset_infos[i] if done and "autoreset_step" not in infos[i] else infos[i]
+            info = self._env.unwrapped.reset_infos[i] if done and "autoreset_step" not in infos[i] else infos[i]
             if (mask := _mask_in(info)) is None:
                 raise KeyError(
                     f"The info of environment {i} has no action mask, unlike that of its reset: {info}. "
