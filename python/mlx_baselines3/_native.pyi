@@ -380,6 +380,11 @@ class EnvBatch:
         :raises RuntimeError: closed, or not reset
         """
 
+    def action_masks(self) -> NDArray[np.float32]:
+        """
+        :return: ``(n_envs, choices)``, 1 where a choice is allowed now, else 0
+        """
+
     def get_state(self, env: int) -> dict[str, Any]:
         """
         :param env: index of an environment
@@ -416,12 +421,14 @@ class EnvBatch:
 @type_check_only
 class EnvSpec(TypedDict):
     """
-    A native environment: Gymnasium's entry point and time limit, the names of its physical constants and of
-    its reset options, and the bounds without options.
+    A native environment: Gymnasium's entry point and time limit, how many choices of an action may be
+    forbidden (0 if all are always allowed), the names of its physical constants and of its reset options, and
+    the bounds without options.
     """
 
     entry_point: str
     max_episode_steps: int
+    choices: int
     params: list[str]
     options: list[str]
     default_bounds: list[float]
@@ -558,10 +565,13 @@ class Actor:
         :raises ValueError: another number of inputs
         """
 
-    def log_probs(self, obs: _Obs, actions: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    def log_probs(
+        self, obs: _Obs, actions: NDArray[np.float32], masks: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32] | None:
         """
         :param obs: ``(batch, inputs)``
         :param actions: one after the other, discrete and binary ones as whole numbers
+        :param masks: for each category of each row 0 where it was not allowed; None: all were
         :return: their log-likelihoods, ``(batch,)``; None if the head has none that Rust knows
         :raises ValueError: another number of inputs or of actions, or an action is none
         """
@@ -599,10 +609,13 @@ class Actor:
         :return: the exploration matrices one after the other: a common one, then one for each environment
         """
 
-    def choose(self, obs: _Obs, deterministic: bool) -> NDArray[np.int64]:
+    def choose(
+        self, obs: _Obs, deterministic: bool, masks: NDArray[np.float32] | None = None
+    ) -> NDArray[np.int64]:
         """
         :param obs: ``(batch, inputs)``
         :param deterministic: take the most likely categories
+        :param masks: for each category of each row 0 where it is not allowed; None: all are
         :return: ``(batch, actions)``
         :raises ValueError: the head gives no integers, or its logits are not finite
         """
@@ -637,12 +650,16 @@ class CurrentObs(TypedDict):
 
 @type_check_only
 class RolloutColumns(TypedDict):
-    """Rows of a rollout buffer, ``(n_steps, n_envs, ...)`` each."""
+    """
+    Rows of a rollout buffer, ``(n_steps, n_envs, ...)`` each; the masks of actions, which tell the policy
+    what the environments allow, may be None.
+    """
 
     observations: _F32
     actions: _I64 | _F32
     rewards: _F32
     episode_starts: _F32
+    masks: _F32 | None
 
 @final
 class ReplayColumns:
@@ -878,7 +895,10 @@ class Trained(Moments):
 
 @type_check_only
 class RolloutArrays(TypedDict):
-    """The columns of a rollout, flat; a list of those of the observations."""
+    """
+    The columns of a rollout, flat; a list of those of the observations. The masks have a number for each
+    choice, 0 where it was not allowed; None allows all.
+    """
 
     observations: list[_Column]
     actions: _F32
@@ -886,6 +906,7 @@ class RolloutArrays(TypedDict):
     log_probs: _F32
     advantages: _F32
     returns: _F32
+    masks: _F32 | None
 
 @type_check_only
 class OnPolicySettings(TypedDict):

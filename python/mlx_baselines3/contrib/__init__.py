@@ -5,8 +5,25 @@ from typing import TYPE_CHECKING
 from mlx_baselines3._lazy_names import lazy_names
 from mlx_baselines3._version import __version__ as __version__
 
-__all__: list[str] = []
+__all__ = [
+    "MaskablePPO",
+    "RecurrentPPO",
+]
 
-if not TYPE_CHECKING:
-    # Each is imported when it is asked for. Type checkers read plain imports instead.
-    __getattr__ = lazy_names(globals(), names={})
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if TYPE_CHECKING:
+    from mlx_baselines3.contrib.ppo_mask import MaskablePPO
+    from mlx_baselines3.contrib.ppo_recurrent import RecurrentPPO
+else:
+    # Each is imported when it is asked for.
+    __getattr__ = lazy_names(
+        globals(),
+        names={
+            "MaskablePPO": "mlx_baselines3.contrib.ppo_mask:MaskablePPO",
+            "RecurrentPPO": "mlx_baselines3.contrib.ppo_recurrent:RecurrentPPO",
+        },
+    )

@@ -60,6 +60,7 @@ struct RolloutArrays<'py> {
     log_probs: PyReadonlyArray1<'py, f32>,
     advantages: PyReadonlyArray1<'py, f32>,
     returns: PyReadonlyArray1<'py, f32>,
+    masks: Option<PyReadonlyArray1<'py, f32>>,
 }
 
 impl RolloutArrays<'_> {
@@ -72,7 +73,12 @@ impl RolloutArrays<'_> {
             &self.returns,
         ];
         let rest = rest.map(|array| place(array));
-        self.observations.places().chain(rest).collect()
+        let masks = self.masks.iter().map(|array| place(array));
+        self.observations
+            .places()
+            .chain(rest)
+            .chain(masks)
+            .collect()
     }
 }
 
@@ -180,6 +186,11 @@ impl OnPolicyUpdate {
             log_probs: rollout.log_probs.as_slice()?,
             advantages: rollout.advantages.as_slice()?,
             returns: rollout.returns.as_slice()?,
+            masks: rollout
+                .masks
+                .as_ref()
+                .map(|masks| masks.as_slice())
+                .transpose()?,
         };
         let settings = OnPolicySettings {
             clip_range: settings.clip_range,

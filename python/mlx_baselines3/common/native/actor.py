@@ -236,15 +236,20 @@ class NativeActor:
         with self._lock:
             return self._core.outputs(self._rows(obs))
 
-    def log_probs(self, obs: Observations, actions: np.ndarray) -> np.ndarray | None:
+    def log_probs(
+        self, obs: Observations, actions: np.ndarray, masks: np.ndarray | None = None
+    ) -> np.ndarray | None:
         """
         :param obs: (batch, ...) observations, for a Dict space a dictionary of them
         :param actions: (batch, ...) an action for each
+        :param masks: (batch, choices) 0 where a choice was not allowed; None: all were
         :return: (batch,) their log-likelihoods; None with gSDE or for a head that has none
         """
         with self._lock:
             return self._core.log_probs(
-                self._rows(obs), np.ascontiguousarray(actions, np.float32).reshape(-1)
+                self._rows(obs),
+                np.ascontiguousarray(actions, np.float32).reshape(-1),
+                None if masks is None else np.ascontiguousarray(masks, np.float32).reshape(-1),
             )
 
     def features(self, obs: Observations) -> np.ndarray:
@@ -311,10 +316,13 @@ class NativeActor:
         if self._draws and not self.is_seeded:
             self.reseed()
 
-    def act(self, obs: Observations, deterministic: bool = False) -> np.ndarray:
+    def act(
+        self, obs: Observations, deterministic: bool = False, masks: np.ndarray | None = None
+    ) -> np.ndarray:
         """
         :param obs: (batch, ...) observations, for a Dict space a dictionary of them
         :param deterministic: the most likely actions instead of random ones
+        :param masks: (batch, choices) 0 where a choice is not allowed; None: all are
         :return: (batch, action_dim) actions before clipping: int64 or float32
         :raises ValueError: the policy's output is not finite (discrete and binary actions), or the
             observations have another size than the policy was made for
@@ -324,7 +332,8 @@ class NativeActor:
             if not deterministic:
                 self._follow_mlx()
             if self._discrete:
-                return self._core.choose(rows, deterministic)
+                allowed = None if masks is None else np.ascontiguousarray(masks, np.float32).reshape(-1)
+                return self._core.choose(rows, deterministic, allowed)
             return self._core.act(rows, deterministic)
 
     @contextmanager
@@ -485,11 +494,17 @@ def native_actor_or_none(policy: Any) -> NativeActor | None:
         return None
 
 
-def predict_natively(policy: Any, observation: Any, deterministic: bool) -> tuple[np.ndarray, bool] | None:
+def predict_natively(
+    policy: Any,
+    observation: Any,
+    deterministic: bool,
+    masks_of: Callable[[int], np.ndarray] | None = None,
+) -> tuple[np.ndarray, bool] | None:
     """
     :param policy: a policy
     :param observation: one observation or a batch
     :param deterministic: the most likely actions instead of random ones
+    :param masks_of: gives for a number of rows (rows, choices) masks, 0 where a choice is not allowed
     :return: (batch, action_dim) actions before clipping, and whether the observation was a batch; None if
         only MLX can tell
     :raises ValueError: the shape of the observation fits neither one nor a batch
@@ -503,12 +518,14 @@ def predict_natively(policy: Any, observation: Any, deterministic: bool) -> tupl
     space = policy.observation_space
     if not actor.keys:
         rows, is_batch = _as_rows(observation, space)
-        return actor.act(rows, deterministic), is_batch
+        masks = None if masks_of is None else masks_of(len(rows))
+        return actor.act(rows, deterministic, masks), is_batch
     if observation.keys() != space.spaces.keys():
         return None
     batches = {key: _as_rows(observation[key], space[key]) for key in actor.keys}
     parts = {key: rows for key, (rows, _) in batches.items()}
-    return actor.act(parts, deterministic), any(is_batch for _, is_batch in batches.values())
+    masks = None if masks_of is None else masks_of(len(parts[actor.keys[0]]))
+    return actor.act(parts, deterministic, masks), any(is_batch for _, is_batch in batches.values())
 
 
 def _as_rows(observation: Any, space: Any) -> tuple[np.ndarray, bool]:

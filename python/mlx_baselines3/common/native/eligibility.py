@@ -10,7 +10,6 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common.buffers import (
-    DictRolloutBuffer,
     NStepReplayBuffer,
     ReplayBuffer,
     RolloutBuffer,
@@ -105,7 +104,7 @@ def check_rollout_buffer(buffer: Any) -> None:
     :param buffer: a rollout buffer
     :raises NotNative: it is of a class that Rust does not know
     """
-    if type(buffer) not in (RolloutBuffer, DictRolloutBuffer):
+    if not isinstance(buffer, RolloutBuffer) or "_rows_are_plain" not in vars(type(buffer)):
         raise NotNative(f"the rollout buffer is a {type(buffer).__name__}")
 
 

@@ -6,7 +6,7 @@ Native environments take as many steps at a time as the algorithm lets pass unse
 """
 
 import copy
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -22,7 +22,7 @@ from mlx_baselines3.common.nn.threads import tracing
 from mlx_baselines3.common.vec_env import VecEnv
 from mlx_baselines3.common.vec_env.native_vec_env import stepped_in_rust, why_stepped_in_python
 
-__all__ = ["Estimates", "NativeRollout", "Steps", "actions_for_env", "choose_actor"]
+__all__ = ["Estimates", "Masks", "NativeRollout", "Steps", "actions_for_env", "choose_actor"]
 
 
 def choose_actor(policy: Any, buffer: Any) -> NativeActor | str:
@@ -85,6 +85,24 @@ class Steps(NamedTuple):
     truncations: list[_Truncation]
 
 
+class Masks(Protocol):
+    """Where environments say which actions they allow."""
+
+    # Rust knows what the environments allow.
+    is_native: bool
+
+    def now(self) -> np.ndarray:
+        """:return: (n_envs, choices) booleans: what is allowed in the next step"""
+
+    def follow(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
+        """
+        To be called after each step.
+
+        :param dones: (n_envs,) whether episodes have ended
+        :param infos: one for each environment
+        """
+
+
 class Estimates(NamedTuple):
     """
     What the networks say of a step that somebody looks at.
@@ -109,6 +127,7 @@ class NativeRollout:
     :param buffer: the buffer to fill, which is empty
     :param gamma: discount factor
     :param sde_sample_freq: steps after which gSDE draws other noise, never if 0 or less
+    :param masks: where the environments say which actions they allow; None allows all
     """
 
     def __init__(
@@ -119,6 +138,7 @@ class NativeRollout:
         buffer: RolloutBuffer,
         gamma: float,
         sde_sample_freq: int,
+        masks: Masks | None = None,
     ):
         self._actor, self._policy, self._env, self._buffer = actor, policy, env, buffer
         self._gamma = gamma
@@ -137,6 +157,10 @@ class NativeRollout:
         # Whether a callback has had the opportunity to change the policy, and whether it can be followed.
         self._was_seen, self._follows = False, True
         self._sde_sample_freq = sde_sample_freq
+        # Of environments that forbid actions, where the policy is to know: the masks of a step.
+        self._masks = masks
+        if masks is not None and not masks.is_native:
+            self._core = None
         self._truncations: list[_Truncation] = []
         # Step, and the values and likelihoods that a callback has put in place of the networks' own.
         self._given: list[tuple[int, np.ndarray, np.ndarray]] = []
@@ -200,7 +224,8 @@ class NativeRollout:
         """One step of environments of any kind."""
         obs = last[0]
         try:
-            actions = self._actor.act(obs).reshape(-1, *(self._space.shape or ()))
+            masks = self._masks_now()
+            actions = self._actor.act(obs, masks=masks).reshape(-1, *(self._space.shape or ()))
         except ValueError as error:
             if all(np.isfinite(column).all() for column in self._actor.plan.columns(obs)):
                 raise
@@ -212,7 +237,18 @@ class NativeRollout:
         new_obs, rewards, dones, infos = self._env.step(clipped_actions)
         # No policy has observations that are tuples.
         assert not isinstance(new_obs, tuple)
+        if self._masks is not None:
+            self._masks.follow(dones, infos)
         return Steps(1, None, last, (actions, clipped_actions, new_obs, rewards, dones, infos), [], [])
+
+    def _masks_now(self) -> np.ndarray | None:
+        """What is allowed in the next step, which is put into the buffer."""
+        if self._masks is None:
+            return None
+        masks = self._buffer.__dict__["action_masks"][self._n_steps]
+        masks[...] = self._masks.now()
+        found: np.ndarray = masks
+        return found
 
     def _fused_steps(self, last: tuple[np.ndarray, np.ndarray], count: int) -> Steps:
         """Steps of native environments, written into the buffer."""
@@ -223,6 +259,7 @@ class NativeRollout:
             "actions": buffer.actions[rows],
             "rewards": buffer.rewards[rows],
             "episode_starts": buffer.episode_starts[rows],
+            "masks": None if self._masks is None else buffer.__dict__["action_masks"][rows],
         }
         current: _native.CurrentObs = {"obs": obs, "episode_starts": starts}
         done = self._actor.collect(self._core, self._bounds, current, columns)
@@ -251,7 +288,10 @@ class NativeRollout:
         :param steps: what :meth:`take_steps` gave
         :return: values and log-probabilities of the last one, as the buffer gets them after the rollout
         """
-        values, log_probs = map(to_mlx, self._evaluate(steps.seen[0], steps.last[0]))
+        masks = None
+        if self._masks is not None:
+            masks = self._buffer.__dict__["action_masks"][self._n_steps + steps.n_steps - 1]
+        values, log_probs = map(to_mlx, self._evaluate(steps.seen[0], steps.last[0], masks))
         return Estimates(values, log_probs, self._bytes(values, log_probs, steps, steps.seen))
 
     def _bytes(
@@ -302,10 +342,12 @@ class NativeRollout:
             self._given.append((row, values.reshape(-1), log_probs.reshape(-1)))
         return now != estimates.shown
 
-    def _evaluate(self, observations: Observations, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _evaluate(
+        self, observations: Observations, actions: np.ndarray, masks: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(batch, 1) values and (batch,) log-probabilities."""
         values, actor, seen = self._actor.evaluate(observations)
-        log_probs = actor.log_probs(seen, actions)
+        log_probs = actor.log_probs(seen, actions, masks)
         if log_probs is not None:
             return values, log_probs
         # gSDE's likelihood goes by its features, too.
@@ -339,7 +381,8 @@ class NativeRollout:
         obs = buffer.observations
         obs = {key: array[rows] for key, array in obs.items()} if isinstance(obs, dict) else obs[rows]
         actions = buffer.actions[rows].reshape(-1, *(self._space.shape or ()))
-        values, log_probs = self._evaluate(plan.rows(obs), actions)
+        masks = None if self._masks is None else buffer.__dict__["action_masks"][rows]
+        values, log_probs = self._evaluate(plan.rows(obs), actions, masks)
         buffer.values[rows] = values.reshape(buffer.values[rows].shape)
         buffer.log_probs[rows] = log_probs.reshape(buffer.log_probs[rows].shape)
         if self._truncations:

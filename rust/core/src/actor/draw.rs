@@ -3,11 +3,15 @@
 use super::{Head, LOG_STD, sampling};
 use crate::nn::{Outputs, tanh};
 use crate::rng::Pcg64;
+use crate::update::forbid;
 
 /// Turns outputs into actions. The answers are the first row that is no distribution, if any.
 pub(super) struct Draw<'a> {
     pub(super) rng: &'a mut Pcg64,
     pub(super) scratch: &'a mut [f32],
+    /// Which choices are allowed, and memory for the logits of a row without the others.
+    pub(super) masks: Option<&'a [f32]>,
+    pub(super) masked: &'a mut Vec<f32>,
     pub(super) deterministic: bool,
 }
 
@@ -24,6 +28,12 @@ impl Draw<'_> {
             .enumerate()
         {
             let mut rest = logits;
+            if let Some(masks) = self.masks {
+                self.masked.clear();
+                self.masked.extend_from_slice(logits);
+                forbid(self.masked, &masks[row * logits.len()..]);
+                rest = self.masked;
+            }
             for (&n, out) in options.iter().zip(out) {
                 let (logits, others) = rest.split_at(n);
                 rest = others;

@@ -2,7 +2,7 @@
 
 use super::{Actor, ActorError, Head};
 use crate::nn::ObservationColumn;
-use crate::update::{Distribution, UpdateError};
+use crate::update::{Distribution, UpdateError, forbid};
 
 impl Head {
     /// The distribution and its parameters, if the likelihoods of its actions are known here.
@@ -25,7 +25,7 @@ impl Head {
 
 impl Actor {
     /// Writes the log-likelihood of an action for each of some observations; discrete and binary
-    /// actions are whole numbers. Gives whether the head has one that is known here: nothing is
+    /// actions are whole numbers. `masks` are as for [`Actor::act_on`]. Gives whether the head has one that is known here: nothing is
     /// written if not.
     ///
     /// # Errors
@@ -34,6 +34,7 @@ impl Actor {
     pub fn log_probs(
         &mut self,
         columns: &[ObservationColumn<'_>],
+        masks: Option<&[f32]>,
         actions: &[f32],
         out: &mut [f32],
     ) -> Result<bool, ActorError> {
@@ -48,8 +49,12 @@ impl Actor {
                 expected: format!("{rows} log-likelihoods of {} numbers", actions.len()),
             });
         }
+        self.check_masks(masks, rows)?;
         let mut outputs = vec![0.0; rows * distribution.outputs()];
         self.outputs(columns, &mut outputs)?;
+        if let Some(masks) = masks {
+            forbid(&mut outputs, masks);
+        }
         let lines = outputs.chunks_exact_mut(distribution.outputs());
         for ((row, action), out) in lines.zip(actions.chunks_exact(dim)).zip(out) {
             distribution.check(action)?;

@@ -102,6 +102,14 @@ pub enum ActorError {
         /// What is needed.
         expected: String,
     },
+    /// Masks for another number of choices.
+    #[error("the masks have {got} numbers, expected {expected}: one for each choice of each row")]
+    Masks {
+        /// Numbers given.
+        got: usize,
+        /// Numbers needed.
+        expected: usize,
+    },
     /// An action that the head cannot have taken.
     #[error("{0}")]
     Action(String),
@@ -193,6 +201,7 @@ pub struct Actor {
     rng: Pcg64,
     work: Workspace,
     scratch: Vec<f32>,
+    masked: Vec<f32>,
     exploration: Exploration,
 }
 
@@ -211,6 +220,7 @@ impl Actor {
             rng: Pcg64::new(&SeedSequence::from_u64(0)),
             work: Workspace::default(),
             scratch: vec![0.0; got],
+            masked: Vec::new(),
             exploration: Exploration::default(),
         })
     }
@@ -314,26 +324,33 @@ impl Actor {
         deterministic: bool,
         out: ActionsOut<'_>,
     ) -> Result<(), ActorError> {
-        self.act_on(&[ObservationColumn::Floats(obs)], deterministic, out)
+        let columns = [ObservationColumn::Floats(obs)];
+        self.act_on(&columns, None, deterministic, out)
     }
 
-    /// Writes the actions for some observations.
+    /// Writes the actions for some observations. `masks` has a number for each output of each row, 0
+    /// where the choice is not allowed; a row that allows nothing takes any choice.
     ///
     /// # Errors
     /// An [`ActorError`]; what was written is of no use then.
     pub fn act_on(
         &mut self,
         columns: &[ObservationColumn<'_>],
+        masks: Option<&[f32]>,
         deterministic: bool,
         out: ActionsOut<'_>,
     ) -> Result<(), ActorError> {
-        self.check_out(self.rows(columns)?, &out)?;
+        let rows = self.rows(columns)?;
+        self.check_out(rows, &out)?;
+        self.check_masks(masks, rows)?;
         let dim = self.action_dim();
         let input = seen(&mut self.extracted, columns)?;
         let (features, outputs) = self.net.forward_from_features(input, &mut self.work)?;
         let mut draw = Draw {
             rng: &mut self.rng,
             scratch: &mut self.scratch,
+            masks,
+            masked: &mut self.masked,
             deterministic,
         };
         let bad_row = match (out, &self.head) {
@@ -367,6 +384,20 @@ impl Actor {
             }
         };
         bad_row.map_or(Ok(()), |row| Err(ActorError::NotFinite { row }))
+    }
+
+    /// That there is a number for each choice, and there are choices.
+    fn check_masks(&self, masks: Option<&[f32]>, rows: usize) -> Result<(), ActorError> {
+        let Some(masks) = masks else { return Ok(()) };
+        let masked = matches!(self.head, Head::Categorical | Head::MultiCategorical(_));
+        let expected = if masked { rows * self.net.outputs() } else { 0 };
+        if masks.len() == expected {
+            return Ok(());
+        }
+        Err(ActorError::Masks {
+            got: masks.len(),
+            expected,
+        })
     }
 
     fn check_out(&self, rows: usize, out: &ActionsOut<'_>) -> Result<(), ActorError> {
