@@ -1,5 +1,7 @@
 """Functions that sb3-contrib's algorithms share."""
 
+from collections.abc import Callable, Sequence
+
 import mlx.core as mx
 
 from mlx_baselines3.common.nn.sums import mean
