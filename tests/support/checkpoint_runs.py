@@ -18,7 +18,7 @@ from mlx_baselines3.common.logger import Logger
 from mlx_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from mlx_baselines3.common.utils import LinearSchedule
 from mlx_baselines3.common.vec_env import NativeVecEnv, VecNormalize
-from mlx_baselines3.contrib import MaskablePPO, RecurrentPPO
+from mlx_baselines3.contrib import QRDQN, MaskablePPO, RecurrentPPO
 
 SMALL = {"policy_kwargs": {"net_arch": [8]}}
 ROLLOUT = {"n_steps": 16, "batch_size": 8, "n_epochs": 2, **SMALL}
@@ -36,6 +36,11 @@ CASES = {
     "dqn": (
         *(DQN, "CartPole-v1", 2, False),
         {**REPLAY, "target_update_interval": 30, "exploration_fraction": 0.6},
+        300,
+    ),
+    "qrdqn": (
+        *(QRDQN, "CartPole-v1", 2, False),
+        {**REPLAY, "policy_kwargs": {"net_arch": [8], "n_quantiles": 5}, "target_update_interval": 30},
         300,
     ),
     "sac": (SAC, "Pendulum-v1", 1, True, {**REPLAY, "train_freq": 7, "gradient_steps": 3}, 420),

@@ -6,6 +6,7 @@ from mlx_baselines3._lazy_names import lazy_names
 from mlx_baselines3._version import __version__ as __version__
 
 __all__ = [
+    "QRDQN",
     "MaskablePPO",
     "RecurrentPPO",
 ]
@@ -18,6 +19,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from mlx_baselines3.contrib.ppo_mask import MaskablePPO
     from mlx_baselines3.contrib.ppo_recurrent import RecurrentPPO
+    from mlx_baselines3.contrib.qrdqn import QRDQN
 else:
     # Each is imported when it is asked for.
     __getattr__ = lazy_names(
@@ -25,5 +27,6 @@ else:
         names={
             "MaskablePPO": "mlx_baselines3.contrib.ppo_mask:MaskablePPO",
             "RecurrentPPO": "mlx_baselines3.contrib.ppo_recurrent:RecurrentPPO",
+            "QRDQN": "mlx_baselines3.contrib.qrdqn:QRDQN",
         },
     )

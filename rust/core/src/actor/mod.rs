@@ -275,6 +275,15 @@ impl Actor {
         self.exploration.matrices()
     }
 
+    /// How many discrete actions there are to choose from at most.
+    #[must_use]
+    pub fn options(&self) -> usize {
+        match self.head {
+            Head::GreedyQuantiles(options) => options,
+            _ => self.net.outputs(),
+        }
+    }
+
     /// Numbers in an action.
     #[must_use]
     pub fn action_dim(&self) -> usize {

@@ -41,14 +41,7 @@ fn compare(
     for &target in targets {
         for lane in 0..LANES {
             let gap = target - estimates[lane];
-            // Not `clamp` by `min` and `max`, which would hide a nan.
-            let clipped = if gap > 1.0 {
-                1.0
-            } else if gap < -1.0 {
-                -1.0
-            } else {
-                gap
-            };
+            let clipped = gap.clamp(-1.0, 1.0);
             let weight = if gap < 0.0 {
                 1.0 - tau[lane]
             } else {
@@ -98,7 +91,10 @@ mod tests {
             let mut slopes = vec![9.0; count];
             let got = quantile_huber(&estimates, &targets, &mut slopes);
             let expected = slow(&estimates, &targets);
-            assert!((got - expected).abs() <= 1e-5 * expected, "{got} {expected}");
+            assert!(
+                (got - expected).abs() <= 1e-5 * expected,
+                "{got} {expected}"
+            );
             for i in 0..count {
                 let moved = |by: f32| {
                     let mut moved = estimates.clone();
