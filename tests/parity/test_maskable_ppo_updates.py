@@ -51,8 +51,7 @@ def test_update_equals_contribs(name, updates, monkeypatch):
     np.testing.assert_allclose(model.rollout_buffer.returns, expected["returns"], atol=1e-5)
     shuffle_as_recorded(monkeypatch, case)
     model.train()
-    # Rust takes Dict observations of vectors only.
-    assert (model._updater.compiled is not None) == (updates == "mlx" or name == "maskable_dict")
+    assert (model._updater.compiled is not None) == (updates == "mlx")
     assert_parameters_equal(model.policy.state_dict(), case.group("after"))
     assert_log_equal(model.logger.name_to_value, case.group("log"))
 
