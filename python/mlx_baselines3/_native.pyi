@@ -502,7 +502,8 @@ class Actor:
 
     :param layers: the layers of the MLP
     :param head_name: what the outputs mean
-    :param options: categories of each distribution of a ``multi_categorical`` head
+    :param options: categories of each distribution of a ``multi_categorical`` head, the number of actions of
+        a ``greedy_quantiles`` head
     :param numbers: standard deviations (``gaussian``; ``state_dependent``: one row for each feature),
         probability to explore (``epsilon_greedy``)
     :param branches: a features extractor before the layers
@@ -983,16 +984,22 @@ class QResult:
 @final
 class QUpdate:
     """
-    The gradient steps of DQN.
+    The gradient steps of DQN and QR-DQN.
 
     :param layers: layers of the Q network
     :param size: number of all parameters
     :param branches: a features extractor before the layers
+    :param quantiles: quantiles of the return for each action, (quantiles, actions) in a row of outputs; 0:
+        the outputs are the values of the actions
     :raises ValueError: the layers do not fit each other
     """
 
     def __new__(
-        cls, layers: Sequence[TrainableLayer], size: int, branches: Sequence[FeatureBranch] | None = None
+        cls,
+        layers: Sequence[TrainableLayer],
+        size: int,
+        branches: Sequence[FeatureBranch] | None = None,
+        quantiles: int = 0,
     ) -> QUpdate: ...
     def run(
         self, batches: TransitionArrays, count: int, max_grad_norm: float, target: _F32, trained: Trained
@@ -1151,7 +1158,10 @@ class ActorCriticSettings(TypedDict):
 
 @type_check_only
 class TargetParameters(TypedDict):
-    """Parameters of the target networks, written: the actor's (empty if squashed) and the critics'."""
+    """
+    Parameters of the target networks, written: the actor's and the critics'. A squashed actor has none; what
+    critics share of it is in the actor's, in the same places as in the actor.
+    """
 
     actor: _F32
     critic: _F32
@@ -1187,6 +1197,8 @@ class ActorCriticUpdate:
     :param squashed: the actor gives means and logarithms of deviations (SAC) and not actions (TD3)
     :param actor_size: number of the actor's parameters
     :param critic_size: number of all critics' parameters
+    :param branches: of the features extractors of actor and critics, if the networks see features;
+        None for the critics' if they share the actor's
     :raises ValueError: the networks do not fit each other
     """
 
@@ -1198,6 +1210,7 @@ class ActorCriticUpdate:
         *,
         actor_size: int,
         critic_size: int,
+        branches: tuple[Sequence[FeatureBranch], Sequence[FeatureBranch] | None] | None = None,
     ) -> ActorCriticUpdate: ...
     def load_actor(self, parameters: _F32, actor: Actor) -> None:
         """

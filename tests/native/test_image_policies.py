@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
+from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from mlx_baselines3.common.layers import ChannelsLast, Conv2d, Flatten, Linear, Sequential
 from mlx_baselines3.common.native.actor import blueprint, native_actor, native_actor_or_none
 from mlx_baselines3.common.native.eligibility import NotNative
@@ -23,6 +23,9 @@ IMAGE = spaces.Box(0, 255, (1, 36, 40), np.uint8)
 LAST = spaces.Box(0, 255, (36, 40, 2), np.uint8)
 BOX = spaces.Box(-1, 1, (2,), np.float32)
 SMALL: dict[str, Any] = {"features_extractor_kwargs": {"features_dim": 8}}
+# With Adam's 1e-8 the last bit of a gradient near 0 decides about a step as long as the learning rate.
+STEADY: dict[str, Any] = {"optimizer_kwargs": {"eps": 1e-5}}
+OF_DICT: dict[str, Any] = {"features_extractor_kwargs": {"cnn_output_dim": 8}, **STEADY}
 DICT = spaces.Dict(
     {
         "front": IMAGE,
@@ -116,7 +119,17 @@ MODELS = {
     "DQN": lambda: model_of(DQN, policy_kwargs=SMALL),
     "DQN, dict": lambda: model_of(DQN, DICT),
     "SAC": lambda: model_of(SAC, policy_kwargs=SMALL),
+    "SAC, shared": lambda: model_of(SAC, policy_kwargs={**SMALL, **STEADY, "share_features_extractor": True}),
+    "SAC, dict": lambda: model_of(SAC, DICT, policy_kwargs=OF_DICT),
+    "TD3": lambda: model_of(TD3, policy_kwargs={**SMALL, **STEADY}),
     "TD3, dict": lambda: model_of(TD3, DICT),
+    "TD3, own extractor, shared": lambda: model_of(
+        TD3,
+        policy_kwargs={"features_extractor_class": Chain, "share_features_extractor": True, **STEADY},
+    ),
+    "DDPG, dict, shared": lambda: model_of(
+        DDPG, DICT, policy_kwargs={**OF_DICT, "share_features_extractor": True}
+    ),
 }
 
 
@@ -206,7 +219,19 @@ def mlx_calls(monkeypatch):
 
 @pytest.mark.parametrize(
     "name",
-    ["PPO", "A2C, separate", "PPO, channels last", "PPO, own extractor", "PPO, dict", "DQN", "DQN, dict"],
+    [
+        "PPO",
+        "A2C, separate",
+        "PPO, channels last",
+        "PPO, own extractor",
+        "PPO, dict",
+        "DQN",
+        "DQN, dict",
+        "SAC",
+        "SAC, shared",
+        "TD3, dict",
+        "TD3, own extractor, shared",
+    ],
 )
 def test_learning_from_images_makes_no_call_of_mlx(name, mlx_calls, capsys):
     model = MODELS[name]()
@@ -247,7 +272,19 @@ def test_images_of_floats_are_scaled_too():
 
 
 @pytest.mark.parametrize(
-    "name", ["PPO, own extractor", "PPO, dict", "PPO, dict, separate", "DQN, dict", "PPO, flattened"]
+    "name",
+    [
+        "PPO, own extractor",
+        "PPO, dict",
+        "PPO, dict, separate",
+        "DQN, dict",
+        "PPO, flattened",
+        "SAC, dict",
+        "SAC, shared",
+        "TD3",
+        "TD3, own extractor, shared",
+        "DDPG, dict, shared",
+    ],
 )
 def test_updates_agree_with_mlx(name, monkeypatch):
     states = []
@@ -261,22 +298,25 @@ def test_updates_agree_with_mlx(name, monkeypatch):
     assert_close(*states, tolerance=5e-5)
 
 
+def batch_of_one(sample: Any) -> Any:
+    return {key: part[None] for key, part in sample.items()} if isinstance(sample, dict) else sample[None]
+
+
 def fill(model: Any) -> None:
     """Random data in the model's buffer."""
     model._setup_learn(1)
     rng, space = np.random.default_rng(3), model.observation_space
     space.seed(4)
     model.action_space.seed(5)
-    if isinstance(model, DQN):
+    if isinstance(model, (DQN, SAC, TD3)):
         model.batch_size = 16
         for _ in range(40):
-            one, other = ({k: v[None] for k, v in space.sample().items()} for _ in range(2))
-            action = np.array([[model.action_space.sample()]])
+            one, other = (batch_of_one(space.sample()) for _ in range(2))
+            action = np.array([model.action_space.sample()]).reshape(1, -1)
             model.replay_buffer.add(one, other, action, rng.normal(size=1), rng.random(1) < 0.2, [{}])
         return
     for _ in range(model.n_steps):
-        sample = space.sample()
-        one = {k: v[None] for k, v in sample.items()} if isinstance(sample, dict) else sample[None]
+        one = batch_of_one(space.sample())
         values, log_probs = mx.array(rng.normal(size=(1, 1))), mx.array(rng.normal(size=1) - 2)
         action = np.array(model.action_space.sample())[None]
         model.rollout_buffer.add(one, action, rng.normal(size=1), np.zeros(1), values, log_probs)
@@ -428,6 +468,42 @@ def test_a_target_network_of_another_shape_is_mlx_s():
     dict.__setitem__(model.policy.q_net_target.features_extractor.cnn, "1", nn.Tanh())
     with pytest.raises(NotNative, match="the target network has another features extractor"):
         model._native_update(DQN)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            lambda policy: dict.__setitem__(policy.critic_target.features_extractor.cnn, "1", nn.Tanh()),
+            "another",
+        ),
+        (
+            lambda policy: dict.__setitem__(policy.actor_target.features_extractor.cnn, "1", nn.Tanh()),
+            "another",
+        ),
+        (lambda policy: setattr(policy.critic, "share_features_extractor", True), "not shared"),
+    ],
+)
+def test_critics_of_another_kind_are_mlx_s(change, reason):
+    model = MODELS["TD3"]()
+    change(model.policy)
+    with pytest.raises(NotNative, match=reason):
+        model._native_update(TD3)
+
+
+@pytest.mark.parametrize("name", ["SAC, shared", "TD3, own extractor, shared"])
+def test_only_the_actor_trains_a_shared_extractor(name):
+    model = MODELS[name]()
+    fill(model)
+    # The critics' own rate is 0 for the actor: whatever moves the extractor is the critics' loss.
+    extractor = model.actor.features_extractor
+    before = {key: np.array(value) for key, value in extractor.state_dict().items()}
+    model.actor.optimizer.learning_rate = 0.0
+    model._update_learning_rate = lambda optimizers: None
+    train(model, 2)
+    assert model._updater.native is not None
+    for key, value in extractor.state_dict().items():
+        np.testing.assert_array_equal(np.array(value), before[key])
 
 
 def test_an_extractor_that_both_share_is_seen_once():

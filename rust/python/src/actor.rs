@@ -47,6 +47,10 @@ fn head(name: &str, options: Vec<usize>, numbers: &[f64]) -> PyResult<Head> {
         },
         "deterministic" => Head::Deterministic,
         "epsilon_greedy" => Head::EpsilonGreedy(numbers.first().copied().unwrap_or(0.0)),
+        "greedy_quantiles" => match options.first() {
+            Some(&count) if count > 0 => Head::GreedyQuantiles(count),
+            _ => return Err(bad("a greedy_quantiles head needs the number of actions")),
+        },
         _ => return Err(bad(format!("no native head is called {name:?}"))),
     })
 }

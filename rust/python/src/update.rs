@@ -360,7 +360,7 @@ pub(crate) struct QResult {
     optimizer_steps: u64,
 }
 
-/// DQN.
+/// DQN and QR-DQN.
 #[pyclass(module = "mlx_baselines3._native")]
 pub(crate) struct QUpdate(pub(crate) CoreQ);
 
@@ -368,14 +368,17 @@ pub(crate) struct QUpdate(pub(crate) CoreQ);
 #[pymethods]
 impl QUpdate {
     #[new]
-    #[pyo3(signature = (layers, size, branches=None))]
+    #[pyo3(signature = (layers, size, branches=None, quantiles=0))]
     fn new(
         layers: Many<LayerSpec>,
         size: usize,
         branches: Option<Many<BranchSpec>>,
+        quantiles: usize,
     ) -> PyResult<Self> {
         crate::threads::check()?;
-        let mut core = CoreQ::new(net(layers)?, size).map_err(py_err)?;
+        let mut core = CoreQ::new(net(layers)?, size)
+            .and_then(|core| core.with_quantiles(quantiles))
+            .map_err(py_err)?;
         if let Some(branches) = branches {
             core = core.with_extractor(extractor(&branches)?).map_err(py_err)?;
         }
@@ -458,13 +461,14 @@ pub(crate) struct ActorCriticUpdate(CoreActorCritic);
 #[pymethods]
 impl ActorCriticUpdate {
     #[new]
-    #[pyo3(signature = (actor, critics, squashed, *, actor_size, critic_size))]
+    #[pyo3(signature = (actor, critics, squashed, *, actor_size, critic_size, branches=None))]
     fn new(
         actor: Many<LayerSpec>,
         critics: Many<Many<LayerSpec>>,
         squashed: bool,
         actor_size: usize,
         critic_size: usize,
+        branches: Option<(Many<BranchSpec>, Option<Many<BranchSpec>>)>,
     ) -> PyResult<Self> {
         crate::threads::check()?;
         let critics: PyResult<Vec<TrainableMlp>> = critics.0.into_iter().map(net).collect();
@@ -477,9 +481,14 @@ impl ActorCriticUpdate {
             actor: actor_size,
             critic: critic_size,
         };
-        CoreActorCritic::new(net(actor)?, critics?, kind, sizes)
-            .map(Self)
-            .map_err(py_err)
+        let core = CoreActorCritic::new(net(actor)?, critics?, kind, sizes);
+        let mut core = core.map_err(py_err)?;
+        if let Some((actor, critics)) = branches {
+            let critics = critics.as_ref().map(extractor).transpose()?;
+            let with_them = core.with_extractors(extractor(&actor)?, critics);
+            core = with_them.map_err(py_err)?;
+        }
+        Ok(Self(core))
     }
 
     /// Gives the native actor of the same policy the parameters of the actor.

@@ -81,9 +81,10 @@ class NativeActor:
         self._mlx_state: bytes | None = None
         # Of Dict observations, in the order of the network's inputs.
         self.keys = plan.keys
-        self._discrete = head in ("categorical", "multi_categorical", "epsilon_greedy")
+        greedy = ("epsilon_greedy", "greedy_quantiles")
+        self._discrete = head in ("categorical", "multi_categorical", *greedy)
         self.has_matrices = plan.noise is not None
-        self._draws = head not in ("deterministic", "epsilon_greedy")
+        self._draws = head not in ("deterministic", *greedy)
         self._shared_draws = 0
         self._critic: NativeActor | None = None
         # The same without the features extractor.
@@ -222,6 +223,8 @@ class NativeActor:
     def _rows(self, obs: Observations) -> "np.ndarray | list[np.ndarray]":
         if self.plan.features:
             return self.plan.columns(obs)
+        if self.plan.codes:
+            return self.plan.columns(obs)[0]
         array = side_by_side(obs, self.keys) if isinstance(obs, dict) else obs
         return np.ascontiguousarray(array, np.float32).reshape(len(array), -1)
 

@@ -61,6 +61,28 @@ impl Draw<'_> {
         None
     }
 
+    pub(super) fn greedy_quantiles(
+        &mut self,
+        outputs: Outputs<'_>,
+        options: usize,
+        out: &mut [i64],
+    ) -> Option<usize> {
+        for (row, (quantiles, out)) in outputs.rows().zip(out).enumerate() {
+            let sums = &mut self.scratch[..options];
+            sums.fill(0.0);
+            for of_actions in quantiles.chunks_exact(options) {
+                sums.iter_mut()
+                    .zip(of_actions)
+                    .for_each(|(sum, add)| *sum += add);
+            }
+            match sampling::argmax(sums) {
+                Some(best) => *out = best as i64,
+                None => return Some(row),
+            }
+        }
+        None
+    }
+
     pub(super) fn bernoulli(
         &mut self,
         outputs: Outputs<'_>,

@@ -44,6 +44,9 @@ pub enum Head {
     Deterministic,
     /// Values of the actions. All rows of a batch explore together with this probability.
     EpsilonGreedy(f64),
+    /// Quantiles of the return, each with a number for every one of so many actions. The action whose
+    /// mean is the largest is taken.
+    GreedyQuantiles(usize),
 }
 
 /// What can be wrong with an actor or a call of it.
@@ -133,6 +136,7 @@ impl Head {
             Self::StateDependent { .. } => "state-dependent",
             Self::Deterministic => "deterministic",
             Self::EpsilonGreedy(_) => "epsilon-greedy",
+            Self::GreedyQuantiles(_) => "greedy quantiles",
         }
     }
 
@@ -141,7 +145,10 @@ impl Head {
     pub fn is_discrete(&self) -> bool {
         matches!(
             self,
-            Self::Categorical | Self::MultiCategorical(_) | Self::EpsilonGreedy(_)
+            Self::Categorical
+                | Self::MultiCategorical(_)
+                | Self::EpsilonGreedy(_)
+                | Self::GreedyQuantiles(_)
         )
     }
 
@@ -151,6 +158,7 @@ impl Head {
             Self::MultiCategorical(options) => total(options.iter().copied()),
             Self::Gaussian(std) => std.len(),
             Self::SquashedGaussian => got.next_multiple_of(2),
+            Self::GreedyQuantiles(options) => got.next_multiple_of((*options).max(1)),
             // A row for each feature. Where the rows are not whole, no number of outputs fits.
             Self::StateDependent { std, .. } => {
                 let columns = std.len() / net.features();
@@ -261,7 +269,7 @@ impl Actor {
     #[must_use]
     pub fn action_dim(&self) -> usize {
         match &self.head {
-            Head::Categorical | Head::EpsilonGreedy(_) => 1,
+            Head::Categorical | Head::EpsilonGreedy(_) | Head::GreedyQuantiles(_) => 1,
             Head::MultiCategorical(options) => options.len(),
             Head::SquashedGaussian => self.net.outputs() / 2,
             _ => self.net.outputs(),
@@ -334,6 +342,9 @@ impl Actor {
             }
             (ActionsOut::Ints(out), Head::EpsilonGreedy(epsilon)) => {
                 draw.epsilon_greedy(outputs, *epsilon, out)
+            }
+            (ActionsOut::Ints(out), Head::GreedyQuantiles(options)) => {
+                draw.greedy_quantiles(outputs, *options, out)
             }
             (ActionsOut::Ints(out), _) => {
                 let options = [self.net.outputs()];

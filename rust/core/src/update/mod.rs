@@ -18,8 +18,10 @@ mod on_policy;
 mod optimizer;
 mod pieces;
 mod q_learning;
+mod quantiles;
 mod squashed;
 mod transitions;
+mod views;
 
 use thiserror::Error;
 

@@ -1,0 +1,12 @@
+"""sb3-contrib's algorithms: to ``sb3_contrib`` what the package around it is to ``stable_baselines3``."""
+
+from typing import TYPE_CHECKING
+
+from mlx_baselines3._lazy_names import lazy_names
+from mlx_baselines3._version import __version__ as __version__
+
+__all__: list[str] = []
+
+if not TYPE_CHECKING:
+    # Each is imported when it is asked for. Type checkers read plain imports instead.
+    __getattr__ = lazy_names(globals(), names={})
