@@ -1,4 +1,4 @@
-"""How a policy computes its actions, read from its modules: what acts in Rust, and may learn there."""
+"""Blueprints of policies: their networks and distributions, as Rust needs them to act and to learn."""
 
 import math
 import operator
@@ -144,7 +144,7 @@ class Blueprint:
     def has_modules_of(self, other: "Blueprint") -> bool:
         """
         :param other: a blueprint
-        :return: whether it has the same head and the very same modules in the same places
+        :return: whether it has the same head and the same module objects in the same places
         """
         if (self.head, self.options, len(self.layers)) != (other.head, other.options, len(other.layers)):
             return False
@@ -156,7 +156,7 @@ class Blueprint:
         ) and _same_modules(self.features, other.features)
 
     def shape(self) -> tuple[Any, ...]:
-        """:return: what two policies have in common that differ in their weights alone"""
+        """:return: everything except for the weights, for comparison"""
         layers = [
             (layer.linears[0].weight.shape[1], sum(linear.weight.shape[0] for linear in layer.linears))
             + layer[1:]

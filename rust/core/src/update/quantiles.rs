@@ -98,7 +98,10 @@ mod tests {
             let mut slopes = vec![9.0; count];
             let got = quantile_huber(&estimates, &targets, &mut slopes);
             let expected = slow(&estimates, &targets);
-            assert!((got - expected).abs() <= 1e-5 * expected, "{got} {expected}");
+            assert!(
+                (got - expected).abs() <= 1e-5 * expected,
+                "{got} {expected}"
+            );
             for i in 0..count {
                 let moved = |by: f32| {
                     let mut moved = estimates.clone();
