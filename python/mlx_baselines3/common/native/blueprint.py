@@ -76,6 +76,17 @@ class Blueprint:
         features, keys, codes = self.critic_features, self.keys, self.codes
         return Blueprint(self.critic, "deterministic", keys=keys, codes=codes, features=features)
 
+    def check_critic(self) -> None:
+        """:raises NotNative: if weights of the value network are not float32"""
+        linears = (linear for layer in self.critic for linear in layer.linears)
+        if any(
+            linear[key].dtype != mx.float32
+            for linear in linears
+            for key in ("weight", "bias")
+            if key in linear
+        ):
+            raise NotNative("its weights are not float32")
+
     def columns(self, observations: Any, batch_axes: int = 1) -> list[np.ndarray]:
         """
         :param observations: an array, or one for each key

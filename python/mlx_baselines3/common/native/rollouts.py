@@ -35,7 +35,9 @@ def choose_actor(policy: Any, buffer: Any) -> NativeActor | str:
     """
     try:
         check_rollout_buffer(buffer)
-        return native_actor(policy)
+        actor = native_actor(policy)
+        actor.plan.check_critic()
+        return actor
     except NotNative as reason:
         return mlx_infers(reason)
 
