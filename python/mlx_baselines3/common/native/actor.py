@@ -127,14 +127,17 @@ class NativeActor:
                 self._is_outdated = False
 
     def is_outdated(self) -> bool:
-        """:return: whether the policy, or the critic if it was asked, has other weights than these"""
+        """
+        :return: whether the policy has other weights than these. Of the critic only the array objects are
+            compared: this is called after every step that a callback sees
+        """
         with self._lock:
             if not self._is_outdated:
                 self._arrays = self.plan.arrays()
                 # What is compared here counts as seen by the next comparison.
                 self._is_outdated = self._has_other_numbers()
             critic = self._critic if self._critic in self._refreshed else None
-            return self._is_outdated or (critic is not None and critic.is_outdated())
+            return self._is_outdated or (critic is not None and not critic.is_current())
 
     def _has_other_numbers(self) -> bool:
         """Whether the arrays have other numbers than at the last time."""
