@@ -230,7 +230,7 @@ def shifted(policy: Any) -> None:
 
 
 def dearer(policy: Any) -> None:
-    policy.value_net.bias += 3
+    policy.value_net.bias = policy.value_net.bias + 3
 
 
 def other_hidden_layer(policy: Any) -> None:

@@ -52,10 +52,10 @@ class NativeActor:
     """
     A policy that acts in Rust, with its own random generator.
 
-    The generator is seeded from MLX's whenever that one has moved: whoever seeds MLX decides about the
+    The generator is reseeded whenever the state of MLX's generator has changed: seeding MLX determines the
     actions, as with MLX's own sampling.
 
-    ``has_matrices`` says whether the noise depends on the state (gSDE), ``plan`` is the present blueprint.
+    ``has_matrices`` is true if the noise depends on the state (gSDE), ``plan`` is the current blueprint.
 
     :param plan: the policy's blueprint
     :raises ValueError: the layers do not fit each other
@@ -72,11 +72,11 @@ class NativeActor:
         self._shape = shape
         self.plan = plan
         self._arrays: list[mx.array] = []
-        # Their memory, where it is, and what keeps it, if there is a features extractor.
+        # With a features extractor: views of the arrays, their addresses, and copies that keep the memory.
         self._views: list[np.ndarray] = []
         self._places: list[Any] = []
         self._kept: list[mx.array] = []
-        # Whether the policy was seen to have other weights.
+        # Whether the policy is known to have other weights.
         self._is_outdated = False
         self._mlx_state: bytes | None = None
         # Of Dict observations, in the order of the network's inputs.
@@ -87,9 +87,9 @@ class NativeActor:
         self._draws = head not in ("deterministic", *greedy)
         self._shared_draws = 0
         self._critic: NativeActor | None = None
-        # The same without the features extractor.
+        # The actor without its features extractor.
         self._behind: NativeActor | None = None
-        # Which of the two have been refreshed since this one was.
+        # Which of these two have been refreshed since this actor was.
         self._refreshed: list[NativeActor] = []
         # One generator and one workspace: threads take turns.
         self._lock = threading.RLock()
@@ -99,13 +99,13 @@ class NativeActor:
     def fits(self, plan: Blueprint) -> bool:
         """
         :param plan: a blueprint
-        :return: whether its weights can be taken over
+        :return: whether its weights can be loaded into this actor
         """
         return self.plan is plan or self.plan.has_modules_of(plan) or self._shape == plan.shape()
 
     def is_current(self, arrays: list[mx.array] | None = None) -> bool:
         """
-        :param arrays: the present ones of the policy; asked for if not given
+        :param arrays: the policy's current arrays (default: those of the blueprint)
         :return: whether these are the arrays of the last :meth:`refresh`
         """
         arrays = arrays or self.plan.arrays()
@@ -113,10 +113,10 @@ class NativeActor:
 
     def refresh(self, plan: Blueprint | None = None, arrays: list[mx.array] | None = None) -> None:
         """
-        Take over the weights that have changed. NumPy looks into MLX's memory where the device allows it.
+        Load the current weights if they have changed. NumPy reads MLX's memory without a copy if possible.
 
         :param plan: a blueprint that :meth:`fits`; the last one if not given
-        :param arrays: those of the blueprint, where they are known
+        :param arrays: the arrays of the blueprint, if known
         """
         with self._lock:
             self.plan = plan = plan or self.plan
@@ -127,14 +127,17 @@ class NativeActor:
                 self._is_outdated = False
 
     def is_outdated(self) -> bool:
-        """:return: whether the policy, or the critic if it was asked, has other weights than these"""
+        """
+        :return: whether the policy has other weights than these. Of the critic only the array objects are
+            compared: this is called after every step that a callback sees
+        """
         with self._lock:
             if not self._is_outdated:
                 self._arrays = self.plan.arrays()
                 # What is compared here counts as seen by the next comparison.
                 self._is_outdated = self._has_other_numbers()
             critic = self._critic if self._critic in self._refreshed else None
-            return self._is_outdated or (critic is not None and critic.is_outdated())
+            return self._is_outdated or (critic is not None and not critic.is_current())
 
     def _has_other_numbers(self) -> bool:
         """Whether the arrays have other numbers than at the last time."""
@@ -166,7 +169,7 @@ class NativeActor:
             self._core.set_numbers(plan.standard_deviations().tolist())
 
     def _part(self, known: "NativeActor | None", plan_of: Callable[[], Blueprint]) -> "NativeActor":
-        """Another network of the same policy, with the weights that it had when this one's were taken."""
+        """Another network of the policy, loaded once after each :meth:`refresh`."""
         if known is not None and known in self._refreshed:
             return known
         plan = plan_of()
@@ -179,10 +182,10 @@ class NativeActor:
 
     def critic(self) -> "NativeActor":
         """
-        The network of the values, with its weights of the first call after :meth:`refresh`.
+        The value network, with its weights at the first call after :meth:`refresh`.
 
-        :return: its :meth:`outputs` are (batch, 1) values. What it takes is what :meth:`valued` gives
-        :raises ValueError: the policy has none
+        :return: :meth:`outputs` are (batch, 1) values; the inputs are the outputs of :meth:`valued`
+        :raises ValueError: if the policy has none
         """
         self._critic = self._part(self._critic, self.plan.of_critic)
         return self._critic
@@ -190,7 +193,7 @@ class NativeActor:
     def valued(self, obs: Observations) -> Observations:
         """
         :param obs: (batch, ...) observations, for a Dict space a dictionary of them
-        :return: what :meth:`critic` takes: the features, if actor and critic share an extractor
+        :return: the inputs of :meth:`critic`: features if actor and critic share an extractor
         """
         if not self.plan.shares_features():
             return obs
@@ -207,11 +210,10 @@ class NativeActor:
 
     def evaluate(self, obs: Observations) -> "tuple[np.ndarray, NativeActor, Observations]":
         """
-        Compute the values of some observations. A features extractor that actor and critic share sees them
-        once.
+        Compute the values of observations. A features extractor shared by actor and critic runs once.
 
         :param obs: (batch, ...) observations, for a Dict space a dictionary of them
-        :return: (batch, 1) values; what gives the likelihoods of actions, and what it takes for that
+        :return: (batch, 1) values; an actor for the log-likelihoods of actions, and its inputs
         """
         seen = self.valued(obs)
         values = self.critic().outputs(seen)
@@ -255,7 +257,7 @@ class NativeActor:
     def features(self, obs: Observations) -> np.ndarray:
         """
         :param obs: (batch, ...) observations, for a Dict space a dictionary of them
-        :return: (batch, features) what the last layer takes
+        :return: (batch, features) inputs of the last layer
         """
         with self._lock:
             return self._core.features(self._rows(obs))
@@ -271,7 +273,7 @@ class NativeActor:
             self._core.reset_noise(n_envs, max(every, 0))
 
     def share_noise(self) -> None:
-        """Put the exploration matrices into the policy's distribution, where users look for them."""
+        """Copy the exploration matrices to the policy's distribution, where SB3 has them."""
         noise = self.plan.noise
         if noise is None or self._shared_draws == self._core.draws:
             return
@@ -301,14 +303,14 @@ class NativeActor:
         self._mlx_state = None
 
     def reseed(self) -> None:
-        """Seed the generator from MLX's, which goes on to another state."""
+        """Seed the generator from MLX's, and advance MLX's."""
         high, low = np.frombuffer(_mlx_random_state(), np.uint32).tolist()
         seed = high << 32 | low
         # The next of Weyl's sequence, whose 2**64 keys MLX hashes. Drawing a number from MLX, to be hashed as
         # the seed is anyway, would take ten times as long.
         mx.random.seed((seed + _GOLDEN) % 2**64)
         with self._lock:
-            # Not the seed itself: an environment may have begun with it, and would draw the same numbers.
+            # Not the seed itself: an environment seeded with it would draw the same numbers.
             self._core.seed(2**64 - 1 - seed)
             self._mlx_state = _mlx_random_state()
 
@@ -338,7 +340,7 @@ class NativeActor:
 
     @contextmanager
     def lent(self) -> "Iterator[_native.Actor]":
-        """Let others give it other weights, which :meth:`refresh` finds changed."""
+        """Lend the Rust actor to code that loads other weights; :meth:`refresh` restores the policy's."""
         with self._lock:
             self._arrays, self._places = [], []
             yield self._core
@@ -423,7 +425,7 @@ def _locks() -> Iterator[Any]:
         yield actor._lock
 
 
-# Else a child could wait for a thread that it does not have.
+# After a fork, a lock held by another thread would never be released in the child.
 with_fork(locks=_locks)
 
 
@@ -432,8 +434,8 @@ def native_actor(policy: Any) -> NativeActor:
     The native actor of a policy, with its present weights.
 
     :param policy: a policy
-    :return: always the same one for the same policy, unless its layers are replaced
-    :raises NotNative: only MLX can run the policy; the message says why
+    :return: the same object for the same policy, unless its layers are replaced
+    :raises NotNative: if only MLX can run the policy; the message is the reason
     """
     # Another thread may be tracing an update of the same networks.
     with tracing:
@@ -453,13 +455,13 @@ def native_actor(policy: Any) -> NativeActor:
 
 
 def _remembered(policy: Any) -> Remembered:
-    """:return: the present blueprint of a policy, or why there is none, and its last native actor"""
+    """:return: the cached blueprint of a policy, or why there is none, and its last native actor"""
     if not isinstance(policy, Module):
         raise NotNative(f"{type(policy).__name__} has no native form")
     last: Remembered | None = vars(policy).get("_remembered")
     if last is not None and last.is_current(policy):
         return last
-    # There before the snapshot is taken, which counts attributes.
+    # Set before the snapshot is taken, because it counts attributes.
     known = vars(policy)["_remembered"] = Remembered()
     if last is not None and last.snapshot is not None and last.snapshot.policy is policy:
         known.actor = last.actor
@@ -513,7 +515,7 @@ def predict_natively(
     if actor is None or isinstance(observation, dict) != bool(actor.keys):
         return None
     if actor.has_matrices and not deterministic:
-        # The noise is that of the last `reset_noise`, which MLX's distribution keeps.
+        # The noise of the last `reset_noise` is in MLX's distribution.
         return None
     space = policy.observation_space
     if not actor.keys:

@@ -1,4 +1,4 @@
-"""How a policy computes its actions, read from its modules: what acts in Rust, and may learn there."""
+"""Blueprints of policies: their networks and distributions, as Rust needs them to act and to learn."""
 
 import math
 import operator
@@ -76,6 +76,17 @@ class Blueprint:
         features, keys, codes = self.critic_features, self.keys, self.codes
         return Blueprint(self.critic, "deterministic", keys=keys, codes=codes, features=features)
 
+    def check_critic(self) -> None:
+        """:raises NotNative: if weights of the value network are not float32"""
+        linears = (linear for layer in self.critic for linear in layer.linears)
+        if any(
+            linear[key].dtype != mx.float32
+            for linear in linears
+            for key in ("weight", "bias")
+            if key in linear
+        ):
+            raise NotNative("its weights are not float32")
+
     def columns(self, observations: Any, batch_axes: int = 1) -> list[np.ndarray]:
         """
         :param observations: an array, or one for each key
@@ -144,7 +155,7 @@ class Blueprint:
     def has_modules_of(self, other: "Blueprint") -> bool:
         """
         :param other: a blueprint
-        :return: whether it has the same head and the very same modules in the same places
+        :return: whether it has the same head and the same module objects in the same places
         """
         if (self.head, self.options, len(self.layers)) != (other.head, other.options, len(other.layers)):
             return False
@@ -156,7 +167,7 @@ class Blueprint:
         ) and _same_modules(self.features, other.features)
 
     def shape(self) -> tuple[Any, ...]:
-        """:return: what two policies have in common that differ in their weights alone"""
+        """:return: everything except for the weights, for comparison"""
         layers = [
             (layer.linears[0].weight.shape[1], sum(linear.weight.shape[0] for linear in layer.linears))
             + layer[1:]

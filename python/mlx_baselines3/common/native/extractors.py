@@ -1,4 +1,4 @@
-"""What features extractors compute, read from their modules: a branch for each array of an observation."""
+"""Features extractors as branches, one for each array of an observation, read from their modules."""
 
 import dis
 import math
@@ -37,7 +37,7 @@ class Convolution(NamedTuple):
     A convolution of channel-first images and what follows it.
 
     :param module: its weights
-    :param image: channels, height and width of what it takes
+    :param image: channels, height and width of its input
     :param stride: vertical and horizontal
     :param padding: above and below, and on both sides
     :param activation: name of the function
@@ -52,7 +52,7 @@ class Convolution(NamedTuple):
     parameter: float = 0.0
 
     def output(self) -> tuple[int, int, int]:
-        """:return: channels, height and width of what it gives"""
+        """:return: channels, height and width of its output"""
         channels, _, *kernel = self.module.weight.shape
         steps = zip(self.image[1:], kernel, self.stride, self.padding, strict=True)
         height, width = ((side + 2 * pad - size) // stride + 1 for side, size, stride, pad in steps)
@@ -61,13 +61,13 @@ class Convolution(NamedTuple):
 
 class Branch(NamedTuple):
     """
-    What makes features of one array of an observation. The output of the last convolution is flattened.
+    Layers that compute features of one array of an observation. The last convolution's output is flattened.
 
     :param column: which array
-    :param inputs: how many numbers it has
-    :param scale: what these are multiplied with first
-    :param convolutions: where it is an image
-    :param linears: linear layers after that
+    :param inputs: size of the array
+    :param scale: factor on the inputs
+    :param convolutions: for images
+    :param linears: linear layers after them
     """
 
     column: int
@@ -86,7 +86,7 @@ class Branch(NamedTuple):
         yield from (linear for layer in self.linears for linear in layer.linears)
 
     def shape(self) -> tuple[Any, ...]:
-        """:return: what two branches have in common that differ in their weights alone"""
+        """:return: everything except for the weights, for comparison"""
         convolutions = [(layer.module.weight.shape, *layer[1:]) for layer in self.convolutions]
         linears = [(layer.linears[0].weight.shape, *layer[1:]) for layer in self.linears]
         has_bias = ["bias" in module for module in self.modules()]
@@ -99,7 +99,7 @@ Codes = Mapping[str, OneHot]
 
 class Observed(NamedTuple):
     """
-    What the networks of a policy see of an observation.
+    The inputs of a policy's networks.
 
     :param keys: those of a Dict of arrays; none for a single one
     :param codes: what turns integers into numbers, by key; the key of a single array is empty
@@ -114,9 +114,9 @@ class Observed(NamedTuple):
 
 def observed(network: Any, *extractors: Any) -> Observed:
     """
-    :param network: what calls the extractors
-    :param extractors: what makes its features
-    :return: what they compute
+    :param network: the network with the observation space
+    :param extractors: its features extractors
+    :return: the inputs of its layers
     :raises NotNative: an observation is not an array of numbers, or an extractor computes anything else
     """
     space = network.observation_space
@@ -128,7 +128,7 @@ def observed(network: Any, *extractors: Any) -> Observed:
         if isinstance(part, (spaces.Discrete, spaces.MultiDiscrete))
     }
     read = {id(extractor): _read(extractor, space, network.normalize_images) for extractor in extractors}
-    # The very same object if two networks share an extractor.
+    # The same object if two networks share an extractor.
     features = tuple(read[id(extractor)] for extractor in extractors)
     columns = list(range(len(keys) or 1))
     plain = all(branch.is_plain() for branches in features for branch in branches)
@@ -210,7 +210,7 @@ def _pair(number: Any) -> tuple[int, int]:
     """Two numbers from what MLX takes for them: one, also of NumPy's, or two."""
     if hasattr(number, "__index__") and not getattr(number, "shape", ()):
         number = (number, number)
-    # A list could be changed without anybody noticing.
+    # Changes of a list in place would not be detected.
     if not isinstance(number, tuple) or len(number) != 2:
         raise NotNative(f"a convolution has a stride or padding of {number}")
     return int(number[0]), int(number[1])
@@ -255,14 +255,14 @@ def _called(extractor: Any) -> list[Any]:
     names = _chain(function.__code__) if isinstance(function, FunctionType) else None
     if names is None:
         raise unknown
-    # What a class or an instance has by such a name would be called instead.
+    # An attribute of the class or the instance by this name would be called instead.
     if any(name not in extractor or name in vars(extractor) or hasattr(kind, name) for name in names):
         raise unknown
     return [extractor[name] for name in names]
 
 
 # Instructions of a method that only calls children. Without jumps it cannot depend on an attribute or an
-# input, and without other stores it leaves nothing behind. The names are those of Python 3.10 to 3.14.
+# input, and without other stores it has no side effects. The names are those of Python 3.10 to 3.14.
 _CALLING = frozenset(
     ("CALL", "CALL_FUNCTION", "CALL_METHOD", "EXTENDED_ARG", "LOAD_ATTR", "LOAD_METHOD", "NOP", "PRECALL",
      "PUSH_NULL", "RESUME", "RETURN_VALUE")
@@ -272,7 +272,7 @@ _LOCAL = ("LOAD_FAST", "STORE_FAST")
 
 
 class _Value:
-    """Stands for an array that a method passes on. Whatever else is done with it raises."""
+    """Stand-in for an array that a method passes on; any other use raises."""
 
     __slots__ = ("names",)
 
@@ -281,7 +281,7 @@ class _Value:
 
 
 class _Owner:
-    """Stands for a module whose method calls its children."""
+    """Stand-in for a module whose method calls its children."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -297,13 +297,13 @@ class _Owner:
 @lru_cache(maxsize=128)
 def _chain(code: CodeType) -> tuple[str, ...] | None:
     """
-    The names of the children that a method calls, each with what the one before gave.
+    The names of the children that a method calls in a row, each with the output of the previous one.
 
-    The method consists of nothing but loads of attributes and calls in a row, and runs on stand-ins, without
-    globals and built-in functions. So what it does here is what it always does, and all that it does.
+    The method may contain only attribute loads and calls, without branches. It is run on stand-ins, without
+    globals and built-in functions, so its behaviour does not depend on anything else.
 
     :param code: of a method of one argument
-    :return: the names; None if it does anything else
+    :return: the names; None for any other method
     """
     names = {step.opname for step in dis.get_instructions(code)}
     if code.co_freevars or any(name not in _CALLING and not name.startswith(_LOCAL) for name in names):

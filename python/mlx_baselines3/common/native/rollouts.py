@@ -2,7 +2,7 @@
 Rollouts of on-policy algorithms whose actions come from a native actor.
 
 Values, log-probabilities and the values of truncated episodes are computed after the rollout, all at once.
-Native environments take as many steps at a time as the algorithm lets pass unseen, any others single steps.
+Native environments take as many steps at once as no callback needs to see, other environments one.
 """
 
 import copy
@@ -27,15 +27,17 @@ __all__ = ["Estimates", "Masks", "NativeRollout", "Steps", "actions_for_env", "c
 
 def choose_actor(policy: Any, buffer: Any) -> NativeActor | str:
     """
-    Decide who acts in the rollouts of an on-policy algorithm.
+    Select what computes the actions in the rollouts of an on-policy algorithm.
 
     :param policy: its policy
     :param buffer: its rollout buffer
-    :return: the native actor, with the present weights; or a sentence that says why MLX has to act
+    :return: the native actor, with the current weights; or a message with the reason why there is none
     """
     try:
         check_rollout_buffer(buffer)
-        return native_actor(policy)
+        actor = native_actor(policy)
+        actor.plan.check_critic()
+        return actor
     except NotNative as reason:
         return mlx_infers(reason)
 
@@ -56,7 +58,7 @@ def actions_for_env(policy: Any, action_space: spaces.Space[Any], actions: np.nd
 
 
 class _Truncation(NamedTuple):
-    """An episode that the time limit ended: where its last reward is, and what was seen last."""
+    """An episode that the time limit ended: the place of its last reward, and its last observation."""
 
     step: int
     env: int
@@ -65,7 +67,7 @@ class _Truncation(NamedTuple):
 
 class Steps(NamedTuple):
     """
-    What one or more steps gave.
+    Results of one or more steps.
 
     :param n_steps: number of steps
     :param error: why there was no next one, if there should have been one
@@ -105,7 +107,7 @@ class Masks(Protocol):
 
 class Estimates(NamedTuple):
     """
-    What the networks say of a step that somebody looks at.
+    Outputs of the networks for a step that a callback sees.
 
     :param values: (n_envs, 1) values of the observations
     :param log_probs: (n_envs,) log-probabilities of the actions
@@ -337,7 +339,7 @@ class NativeRollout:
         """:return: whether a callback has changed the step in place"""
         now = self._bytes(estimates.values, estimates.log_probs, steps, seen)
         if now[:4] != estimates.shown[:4]:
-            # From the rows of the buffer others would be computed.
+            # They cannot be computed from the rows of the buffer.
             values, log_probs = map(to_numpy, estimates[:2])
             self._given.append((row, values.reshape(-1), log_probs.reshape(-1)))
         return now != estimates.shown
@@ -373,7 +375,7 @@ class NativeRollout:
         return to_mlx(self._actor.values(new_obs))
 
     def _complete_rows(self) -> None:
-        """Fill in what the networks of the present actor say of the steps that it has taken."""
+        """Fill in the values and likelihoods of the steps that the current actor has taken."""
         buffer, plan, rows = self._buffer, self._actor.plan, slice(self._n_complete, self._n_steps)
         self._n_complete = self._n_steps
         if rows.start == rows.stop:

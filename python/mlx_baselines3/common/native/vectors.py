@@ -191,7 +191,7 @@ class TrainedVector(ParameterVector):
     def load(self) -> None:
         """Take over the parameters and the state of the optimizer."""
         super().load()
-        if not self._optimizer.defers_to(self._state):
+        if not self._optimizer.is_deferred_to(self._state):
             state = self._optimizer.state
             self._stored = int(state["step"].item())
             for slot, vector in self._slots():

@@ -1,4 +1,4 @@
-"""What a network is made of, so that what was made of it is made anew when it changes."""
+"""The structure of a network, to detect changes that require a new update."""
 
 import operator
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ __all__ = ["Structure"]
 
 class Structure:
     """
-    The modules of a network, and where its arrays lie, at one moment. Whether they are still the same is
-    asked before every update, so that :meth:`is_current` takes a fraction of the time of another look.
+    The modules of a network and the locations of its arrays at one moment. :meth:`is_current` is called
+    before every update and takes a fraction of the time of reading the network again.
 
     :param network: any MLX module
     """
@@ -45,10 +45,10 @@ class Structure:
         self._frozen = [set(module._no_grad) for module in self._modules]
         # Distributions are plain attributes.
         self._distributions = [*map(_distribution, self._modules)]
-        # An instance may get a method of its own; activations may be functions.
+        # Instances may get their own methods, and activations may be functions.
         self._with_attributes = [*self._modules, *filter(None, self._distributions)]
         self._callables = self._find_callables()
-        # A method of `Sequential` would be in the way.
+        # `Sequential` overrides __getitem__.
         self._get = dict.__getitem__ if all(isinstance(holder, dict) for holder in holders) else _get
         self._shapes = [array.shape for array in self.arrays().values()]
 
@@ -69,7 +69,7 @@ class Structure:
                 holder[key] = array
 
     def is_current(self) -> bool:
-        """:return: whether nothing has changed since but the numbers in the arrays"""
+        """:return: whether nothing but the numbers in the arrays has changed"""
         try:
             return (
                 all(map(operator.is_, map(self._get, *self._rest_places), self._rest))
