@@ -390,6 +390,11 @@ class EnvBatch:
         :raises RuntimeError: closed, or not reset
         """
 
+    def action_masks(self) -> NDArray[np.float32]:
+        """
+        :return: ``(n_envs, choices)``, 1 where a choice is allowed now, else 0
+        """
+
     def get_state(self, env: int) -> dict[str, Any]:
         """
         :param env: index of an environment
@@ -426,12 +431,14 @@ class EnvBatch:
 @type_check_only
 class EnvSpec(TypedDict):
     """
-    A native environment: Gymnasium's entry point and time limit, the names of its physical constants and of
-    its reset options, and the bounds without options.
+    A native environment: Gymnasium's entry point and time limit, how many choices of an action may be
+    forbidden (0 if all are always allowed), the names of its physical constants and of its reset options, and
+    the bounds without options.
     """
 
     entry_point: str
     max_episode_steps: int
+    choices: int
     params: list[str]
     options: list[str]
     default_bounds: list[float]
@@ -512,7 +519,8 @@ class Actor:
 
     :param layers: the layers of the MLP
     :param head_name: what the outputs mean
-    :param options: categories of each distribution of a ``multi_categorical`` head
+    :param options: categories of each distribution of a ``multi_categorical`` head, the number of actions of
+        a ``greedy_quantiles`` head
     :param numbers: standard deviations (``gaussian``; ``state_dependent``: one row for each feature),
         probability to explore (``epsilon_greedy``)
     :param branches: a features extractor before the layers
@@ -567,10 +575,13 @@ class Actor:
         :raises ValueError: another number of inputs
         """
 
-    def log_probs(self, obs: _Obs, actions: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    def log_probs(
+        self, obs: _Obs, actions: NDArray[np.float32], masks: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32] | None:
         """
         :param obs: ``(batch, inputs)``
         :param actions: one after the other, discrete and binary ones as whole numbers
+        :param masks: for each category of each row 0 where it was not allowed; None: all were
         :return: their log-likelihoods, ``(batch,)``; None if the head has none that Rust knows
         :raises ValueError: another number of inputs or of actions, or an action is none
         """
@@ -608,10 +619,13 @@ class Actor:
         :return: the exploration matrices one after the other: a common one, then one for each environment
         """
 
-    def choose(self, obs: _Obs, deterministic: bool) -> NDArray[np.int64]:
+    def choose(
+        self, obs: _Obs, deterministic: bool, masks: NDArray[np.float32] | None = None
+    ) -> NDArray[np.int64]:
         """
         :param obs: ``(batch, inputs)``
         :param deterministic: take the most likely categories
+        :param masks: for each category of each row 0 where it is not allowed; None: all are
         :return: ``(batch, actions)``
         :raises ValueError: the head gives no integers, or its logits are not finite
         """
@@ -646,12 +660,16 @@ class CurrentObs(TypedDict):
 
 @type_check_only
 class RolloutColumns(TypedDict):
-    """Rows of a rollout buffer, ``(n_steps, n_envs, ...)`` each."""
+    """
+    Rows of a rollout buffer, ``(n_steps, n_envs, ...)`` each; the masks of actions, which tell the policy
+    what the environments allow, may be None.
+    """
 
     observations: _F32
     actions: _I64 | _F32
     rewards: _F32
     episode_starts: _F32
+    masks: _F32 | None
 
 @final
 class ReplayColumns:
@@ -887,7 +905,10 @@ class Trained(Moments):
 
 @type_check_only
 class RolloutArrays(TypedDict):
-    """The columns of a rollout, flat; a list of those of the observations."""
+    """
+    The columns of a rollout, flat; a list of those of the observations. The masks have a number for each
+    choice, 0 where it was not allowed; None allows all.
+    """
 
     observations: list[_Column]
     actions: _F32
@@ -895,6 +916,7 @@ class RolloutArrays(TypedDict):
     log_probs: _F32
     advantages: _F32
     returns: _F32
+    masks: _F32 | None
 
 @type_check_only
 class OnPolicySettings(TypedDict):
@@ -993,16 +1015,22 @@ class QResult:
 @final
 class QUpdate:
     """
-    The gradient steps of DQN.
+    The gradient steps of DQN and QR-DQN.
 
     :param layers: layers of the Q network
     :param size: number of all parameters
     :param branches: a features extractor before the layers
+    :param quantiles: quantiles of the return for each action, (quantiles, actions) in a row of outputs; 0:
+        the outputs are the values of the actions
     :raises ValueError: the layers do not fit each other
     """
 
     def __new__(
-        cls, layers: Sequence[TrainableLayer], size: int, branches: Sequence[FeatureBranch] | None = None
+        cls,
+        layers: Sequence[TrainableLayer],
+        size: int,
+        branches: Sequence[FeatureBranch] | None = None,
+        quantiles: int = 0,
     ) -> QUpdate: ...
     def run(
         self, batches: TransitionArrays, count: int, max_grad_norm: float, target: _F32, trained: Trained
@@ -1161,7 +1189,10 @@ class ActorCriticSettings(TypedDict):
 
 @type_check_only
 class TargetParameters(TypedDict):
-    """Parameters of the target networks, written: the actor's (empty if squashed) and the critics'."""
+    """
+    Parameters of the target networks, written: the actor's and the critics'. A squashed actor has none; what
+    critics share of it is in the actor's, in the same places as in the actor.
+    """
 
     actor: _F32
     critic: _F32
@@ -1197,6 +1228,8 @@ class ActorCriticUpdate:
     :param squashed: the actor gives means and logarithms of deviations (SAC) and not actions (TD3)
     :param actor_size: number of the actor's parameters
     :param critic_size: number of all critics' parameters
+    :param branches: of the features extractors of actor and critics, if the networks see features;
+        None for the critics' if they share the actor's
     :raises ValueError: the networks do not fit each other
     """
 
@@ -1208,6 +1241,7 @@ class ActorCriticUpdate:
         *,
         actor_size: int,
         critic_size: int,
+        branches: tuple[Sequence[FeatureBranch], Sequence[FeatureBranch] | None] | None = None,
     ) -> ActorCriticUpdate: ...
     def load_actor(self, parameters: _F32, actor: Actor) -> None:
         """

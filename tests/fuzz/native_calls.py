@@ -353,6 +353,9 @@ class Fuzzer(Values):
     def call_EnvBatch__has_rng(self) -> None:
         self.some("envs").core.has_rng(*self.args(0))
 
+    def call_EnvBatch__action_masks(self) -> None:
+        self.some("envs").core.action_masks()
+
     def call_EnvBatch__close(self) -> None:
         if self.rng.random() < 0.1:
             self.some("envs").core.close()
@@ -478,6 +481,7 @@ class Fuzzer(Values):
             "actions": actions(4, envs.n),
             "rewards": self.f32(4, envs.n),
             "episode_starts": self.f32(4, envs.n),
+            "masks": self.rng.choice([None, None, self.f32(4, envs.n, 2)]),
         }
         current = {"obs": self.f32(envs.n, envs.dim), "episode_starts": np.ones(envs.n, bool)}
         core, actor, bounds, *rest = self.args(envs.core, actor, bounds, current, columns)
@@ -532,6 +536,7 @@ class Fuzzer(Values):
         rollout: dict[str, Any] = {"observations": self.flat_columns(rows, update.extracts)}
         rollout["actions"] = self.flags(rows * width)
         rollout |= {name: self.f32(rows) for name in names}
+        rollout["masks"] = self.flags(rows * 2) if width == 1 and self.rng.random() < 0.5 else None
         order = self.numbers.permutation(rows).astype(np.uint32)
         settings = {
             "clip_range": 0.2,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,12 +17,15 @@ from mlx.utils import tree_flatten
 
 from mlx_baselines3 import DDPG, DQN, SAC, TD3
 from mlx_baselines3.common.callbacks import BaseCallback, EveryNTimesteps
+from mlx_baselines3.common.layers import Flatten, Linear, Sequential
 from mlx_baselines3.common.logger import JSONOutputFormat, Logger
 from mlx_baselines3.common.native.exploration import NativeCollector
 from mlx_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from mlx_baselines3.common.torch_layers import BaseFeaturesExtractor
 from mlx_baselines3.common.training.native_off_policy import NativeActorCriticUpdate
 from mlx_baselines3.common.vec_env import NativeVecEnv
+from mlx_baselines3.contrib import QRDQN
 
 _TIMES = ("time/fps", "time/time_elapsed")
 
@@ -76,7 +80,8 @@ def make(**kwargs: Any) -> Any:
     if kwargs.get("action_noise") is not None:
         kwargs["action_noise"] = kwargs["action_noise"]()
     defaults = {"learning_starts": 20, "batch_size": 8, "buffer_size": 90, "device": "cpu", "seed": 5}
-    kwargs.setdefault("policy_kwargs", {"net_arch": [16]})
+    small = {"net_arch": [16], **({"n_quantiles": 7} if algorithm is QRDQN else {})}
+    kwargs["policy_kwargs"] = {**kwargs.get("policy_kwargs", small)}
     return algorithm("MlpPolicy", env, **{**defaults, **kwargs})
 
 
@@ -144,6 +149,7 @@ def assert_same(fused: Any, stepwise: Any) -> None:
 
 CASES = st.fixed_dictionaries(
     {
+        "algorithm": st.sampled_from([DQN, QRDQN]),
         "train_freq": st.integers(1, 9),
         "gradient_steps": st.sampled_from([-1, 1, 1, 2, 5]),
         "n_envs": st.integers(1, 3),
@@ -159,7 +165,7 @@ CASES = st.fixed_dictionaries(
         "limit": st.sampled_from([None, 1, 7, 30]),
         "learning_rate": st.sampled_from([1e-3, lambda progress: 1e-3 * progress]),
         "env_id": st.sampled_from(["CartPole-v1", "MountainCar-v0", "Acrobot-v1"]),
-        "max_grad_norm": st.sampled_from([10.0, 0.1]),
+        "max_grad_norm": st.sampled_from([10.0, 0.1, None]),
     }
 )
 
@@ -187,8 +193,31 @@ def walk() -> OrnsteinUhlenbeckActionNoise:
     return OrnsteinUhlenbeckActionNoise(np.zeros(1), np.full(1, 0.5), dt=0.1)
 
 
+class Layered(BaseFeaturesExtractor):
+    """An extractor of a user's own."""
+
+    def __init__(self, space: Any, features_dim: int = 5):
+        super().__init__(space, features_dim)
+        self.net = Sequential(Flatten(), Linear(space.shape[0], features_dim), nn.Tanh())
+
+    def forward(self, observations: mx.array) -> mx.array:
+        return self.net(observations)
+
+
 CONTINUOUS = st.fixed_dictionaries(
     {
+        "policy_kwargs": st.sampled_from(
+            [
+                {"net_arch": [16]},
+                {"net_arch": [16]},
+                {"net_arch": [12], "features_extractor_class": Layered},
+                {
+                    "net_arch": [12],
+                    "features_extractor_class": Layered,
+                    "share_features_extractor": True,
+                },
+            ]
+        ),
         "algorithm": st.sampled_from([SAC, TD3, DDPG]),
         "train_freq": st.integers(1, 6),
         "gradient_steps": st.sampled_from([-1, 1, 1, 3]),
@@ -246,7 +275,8 @@ def test_updates_of_actors_and_critics_stay_in_rust(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("gradient_steps", [1, 3])
 @pytest.mark.parametrize(
-    ("algorithm", "env_id"), [(DQN, "CartPole-v1"), (SAC, "Pendulum-v1"), (TD3, "Pendulum-v1")]
+    ("algorithm", "env_id"),
+    [(DQN, "CartPole-v1"), (QRDQN, "CartPole-v1"), (SAC, "Pendulum-v1"), (TD3, "Pendulum-v1")],
 )
 def test_an_update_that_fails_leaves_those_before_it(
     algorithm: Any, env_id: str, gradient_steps: int, monkeypatch: pytest.MonkeyPatch

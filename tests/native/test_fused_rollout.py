@@ -221,6 +221,74 @@ def test_a_callback_may_change_the_policy_between_steps() -> None:
     assert not model.rollout_buffer.actions[5:].any()
 
 
+def bolder(policy: Any) -> None:
+    policy.log_std += 0.5
+
+
+def shifted(policy: Any) -> None:
+    policy.action_net.bias -= 1
+
+
+def dearer(policy: Any) -> None:
+    policy.value_net.bias = policy.value_net.bias + 3
+
+
+def other_hidden_layer(policy: Any) -> None:
+    policy.mlp_extractor.value_net["0"] = nn.Linear(3, 64)
+
+
+def other_activation(policy: Any) -> None:
+    policy.mlp_extractor.policy_net["1"] = nn.ReLU()
+
+
+def other_parameters(policy: Any) -> None:
+    policy.load_state_dict({name: array * 1.5 for name, array in policy.state_dict().items()})
+
+
+@pytest.mark.parametrize(
+    ("change", "kwargs"),
+    [
+        (bolder, {}),
+        (bolder, {"use_sde": True}),
+        (shifted, {}),
+        (dearer, {}),
+        (other_hidden_layer, {}),
+        (other_activation, {}),
+        (other_parameters, {"policy_kwargs": {"share_features_extractor": False}}),
+    ],
+)
+@pytest.mark.parametrize("native", [True, False])
+def test_each_step_has_the_values_of_the_policy_that_took_it(change: Any, kwargs: Any, native: bool) -> None:
+    estimates, ends = [], []
+
+    class Change(BaseCallback):
+        def _on_step(self) -> bool:
+            policy = self.model.policy
+            seen, actions = to_mlx(self.model._last_obs), to_mlx(self.locals["actions"])
+            values, log_probs, _ = policy.evaluate_actions(seen, actions)
+            estimates.append((to_numpy(values)[:, 0], to_numpy(log_probs)))
+            if self.n_calls == 200:
+                last = np.stack([info["terminal_observation"] for info in self.locals["infos"]])
+                ends.append(
+                    self.locals["rewards"] + 0.99 * to_numpy(policy.predict_values(to_mlx(last)))[:, 0]
+                )
+            if self.n_calls in (3, 210):
+                change(policy)
+            return True
+
+    model = make_model("Pendulum-v1", native, **kwargs)
+    _, callback = model._setup_learn(1, Change())
+    model.collect_rollouts(model.env, callback, model.rollout_buffer, 220)
+    buffer = model.rollout_buffer
+    values, log_probs = map(np.stack, zip(*estimates, strict=True))
+    np.testing.assert_allclose(buffer.values, values, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(buffer.log_probs, log_probs, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(buffer.rewards[199], ends[0], rtol=1e-4, atol=1e-4)
+    after = to_numpy(model.policy.predict_values(to_mlx(model._last_obs)))[:, 0]
+    last_advantage = buffer.rewards[-1] + 0.99 * after - buffer.values[-1]
+    np.testing.assert_allclose(buffer.advantages[-1], last_advantage, rtol=1e-4, atol=1e-4)
+
+
 def test_it_says_once_why_mlx_infers(capsys: pytest.CaptureFixture[str]) -> None:
     class Own(RolloutBuffer):
         pass

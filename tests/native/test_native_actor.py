@@ -14,7 +14,8 @@ from gymnasium import spaces
 
 from mlx_baselines3 import DDPG, DQN, PPO, SAC, TD3, _native
 from mlx_baselines3.common.native.actor import NativeActor, mlp_layers, native_actor
-from mlx_baselines3.common.native.eligibility import NotNative
+from mlx_baselines3.common.native.eligibility import NotNative, mlx_infers
+from mlx_baselines3.common.native.rollouts import choose_actor
 from mlx_baselines3.common.nn.interop import to_numpy
 from mlx_baselines3.common.nn.layers import Sequential
 from mlx_baselines3.common.policies import ActorCriticPolicy
@@ -162,7 +163,10 @@ def test_the_generator_is_numpys() -> None:
 @pytest.mark.parametrize("how", ["replaced", "in place", "loaded", "log_std"])
 def test_weights_are_taken_over(how: str) -> None:
     made, other = policy(), policy()
+    # Small enough that no action is clipped: one that is at its bound does not show a change.
+    made.action_net.weight, made.action_net.bias = made.action_net.weight * 0.02, mx.zeros(3)
     obs = np.ones((2, 4), np.float32)
+    assert np.abs(raw_outputs(made, obs)[0]).max() < 0.6
     before = made.predict(obs, deterministic=True)[0]
     if how == "replaced":
         made.action_net.bias = mx.array([0.1, 0.2, 0.3])
@@ -220,8 +224,6 @@ def test_it_says_why_a_policy_stays_in_mlx() -> None:
     patched.extract_features = lambda obs, _=None: obs
     with pytest.raises(NotNative, match="its own extract_features"):
         native_actor(patched)
-    with pytest.raises(NotNative, match="is a Discrete and not a Box"):
-        native_actor(ActorCriticPolicy(spaces.Discrete(4), BOX, lambda _: 1e-3))
     with pytest.raises(NotNative, match="int has no native form"):
         native_actor(3)
 
@@ -311,3 +313,13 @@ def test_float64_and_single_observations() -> None:
     single = model.predict(obs, deterministic=True)[0]
     assert single.shape == ()
     assert single == model.predict(obs[None].astype(np.float32), deterministic=True)[0][0]
+
+
+def test_a_critic_that_is_not_float32_is_mlx_s():
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu")
+    value_net = model.policy.value_net
+    value_net.weight = value_net.weight.astype(mx.float16)
+    assert choose_actor(model.policy, model.rollout_buffer) == mlx_infers("its weights are not float32")
+    _, callback = model._setup_learn(8)
+    model.collect_rollouts(model.env, callback, model.rollout_buffer, 8)
+    assert model.rollout_buffer.full

@@ -8,6 +8,7 @@ import sys
 import warnings
 
 import numpy as np
+import sb3_contrib
 import stable_baselines3 as sb3  # noqa: TID251  this file is SB3's side
 from stable_baselines3.common.envs import BitFlippingEnv  # noqa: TID251
 
@@ -48,7 +49,8 @@ def optimizer_arrays(model):
 
 
 def check(path):
-    algorithm = getattr(sb3, path.stem.partition("_")[0].upper())
+    name = path.stem.partition("_")[0].upper()
+    algorithm = getattr(sb3, name, None) or getattr(sb3_contrib, {"CROSSQ": "CrossQ"}.get(name, name))
     env = BitFlippingEnv(n_bits=4, continuous=False) if "her" in path.stem else None
     if env is None:
         plain = algorithm.load(path, device="cpu")

@@ -18,20 +18,29 @@ from mlx_baselines3.common.logger import Logger
 from mlx_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from mlx_baselines3.common.utils import LinearSchedule
 from mlx_baselines3.common.vec_env import NativeVecEnv, VecNormalize
+from mlx_baselines3.contrib import QRDQN, MaskablePPO, RecurrentPPO
 
 SMALL = {"policy_kwargs": {"net_arch": [8]}}
 ROLLOUT = {"n_steps": 16, "batch_size": 8, "n_epochs": 2, **SMALL}
 REPLAY = {"buffer_size": 150, "learning_starts": 20, "batch_size": 8, **SMALL}
 WALK = OrnsteinUhlenbeckActionNoise(np.zeros(1), 0.5 * np.ones(1))
+MEMORY = {"net_arch": [8], "lstm_hidden_size": 8, "n_lstm_layers": 2}
 SLOPES = {"learning_rate": LinearSchedule(5e-3, 1e-4, 0.9), "clip_range": LinearSchedule(0.3, 0.1, 1.0)}
 # name: algorithm, environment, number of them, whether they are normalised, arguments, total steps
 CASES = {
     "ppo": (PPO, "CartPole-v1", 3, False, {**ROLLOUT, **SLOPES}, 336),
     "ppo_normalized": (PPO, "Pendulum-v1", 2, True, {**ROLLOUT, "use_sde": True, "sde_sample_freq": 4}, 320),
+    "maskable_ppo": (MaskablePPO, "mlx_baselines3/InvalidAction-v0", 3, False, ROLLOUT, 336),
+    "recurrent_ppo": (RecurrentPPO, "CartPole-v1", 3, False, {**ROLLOUT, "policy_kwargs": MEMORY}, 336),
     "a2c": (A2C, "CartPole-v1", 2, False, SMALL, 240),
     "dqn": (
         *(DQN, "CartPole-v1", 2, False),
         {**REPLAY, "target_update_interval": 30, "exploration_fraction": 0.6},
+        300,
+    ),
+    "qrdqn": (
+        *(QRDQN, "CartPole-v1", 2, False),
+        {**REPLAY, "policy_kwargs": {"net_arch": [8], "n_quantiles": 5}, "target_update_interval": 30},
         300,
     ),
     "sac": (SAC, "Pendulum-v1", 1, True, {**REPLAY, "train_freq": 7, "gradient_steps": 3}, 420),
@@ -70,7 +79,8 @@ def make(case):
     algorithm, env_id, n_envs, normalized, kwargs, _ = CASES[case]
     env = NativeVecEnv(env_id, n_envs, seed=3)
     kwargs = {**kwargs, "policy_kwargs": dict(kwargs["policy_kwargs"])}
-    return algorithm("MlpPolicy", VecNormalize(env) if normalized else env, seed=1, **kwargs)
+    policy = "MlpLstmPolicy" if algorithm is RecurrentPPO else "MlpPolicy"
+    return algorithm(policy, VecNormalize(env) if normalized else env, seed=1, **kwargs)
 
 
 def learn(model, steps, callback=None, fresh=True, path=None):

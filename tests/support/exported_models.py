@@ -9,6 +9,7 @@ from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3, HerReplayBuffer
 from mlx_baselines3.common.envs import BitFlippingEnv
 from mlx_baselines3.common.nn.optimizers import RMSpropTFLike
 from mlx_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from mlx_baselines3.contrib import QRDQN
 from support.random_env import RandomEnv
 
 VECTOR = spaces.Box(-2.0, 2.0, (3,))
@@ -20,6 +21,7 @@ WALK = OrnsteinUhlenbeckActionNoise(np.zeros(2), np.ones(2))
 ROLLOUT = {"n_steps": 16, "batch_size": 8, "n_epochs": 1}
 REPLAY = {"buffer_size": 100, "learning_starts": 8, "batch_size": 8}
 SMALL = {"net_arch": [8]}
+FEW = {**SMALL, "n_quantiles": 5}
 CNN = {**SMALL, "features_extractor_kwargs": {"features_dim": 8}}
 MIX = {**SMALL, "features_extractor_kwargs": {"cnn_output_dim": 8}}
 
@@ -71,6 +73,15 @@ CASES = {
     "dqn_her": (
         *(DQN, "MultiInputPolicy", None, None),
         {**REPLAY, "replay_buffer_class": HerReplayBuffer, "policy_kwargs": SMALL},
+    ),
+    "qrdqn_mlp": (QRDQN, "MlpPolicy", VECTOR, spaces.Discrete(3), {**REPLAY, "policy_kwargs": FEW}),
+    "qrdqn_cnn": (
+        *(QRDQN, "CnnPolicy", IMAGE, spaces.Discrete(3)),
+        {**REPLAY, "policy_kwargs": {**CNN, "n_quantiles": 5}},
+    ),
+    "qrdqn_mixed": (
+        *(QRDQN, "MultiInputPolicy", MIXED, spaces.Discrete(2)),
+        {**REPLAY, "policy_kwargs": {**MIX, "n_quantiles": 5}},
     ),
     "sac_auto": (SAC, "MlpPolicy", VECTOR, MOVE, {**REPLAY, "policy_kwargs": SMALL}),
     "sac_fixed": (SAC, "MlpPolicy", VECTOR, MOVE, {**REPLAY, "ent_coef": 0.1, "policy_kwargs": SMALL}),

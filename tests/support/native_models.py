@@ -53,13 +53,14 @@ def on_policy(cls, action_space=BOX, rows=ROWS, **kwargs) -> Any:
 def off_policy(cls, rows=ROWS, **kwargs) -> Any:
     """A model with numbers in its replay buffer."""
     kwargs = {"policy_kwargs": {"net_arch": [7, 5]}, "seed": 1, "buffer_size": 50, **kwargs}
-    action_space = spaces.Discrete(3) if cls is DQN else BOX
+    chooses = issubclass(cls, DQN)
+    action_space = spaces.Discrete(3) if chooses else BOX
     model = cls("MlpPolicy", Spaces(action_space), batch_size=rows, **kwargs)
     model.set_logger(Logger(None, []))
     rng, buffer = np.random.default_rng(3), model.replay_buffer
     for _ in range(50):
         obs, next_obs = rng.normal(size=(2, 1, *OBS.shape))
-        action = rng.integers(3, size=(1, 1)) if cls is DQN else rng.uniform(-1, 1, (1, 2))
+        action = rng.integers(3, size=(1, 1)) if chooses else rng.uniform(-1, 1, (1, 2))
         done = rng.random(1) < 0.2
         buffer.add(obs, next_obs, action, rng.normal(size=1), done, [{}])
     return model

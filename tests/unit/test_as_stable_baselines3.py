@@ -265,29 +265,51 @@ with open("pickled", "wb") as file:
     assert out.strip() == "mlx_baselines3.ppo.ppo (2,) False"
 
 
-def test_sb3_contrib_is_said_to_be_missing(site):
-    out = run(site, ACTIVATE + "import sb3_contrib", code=1)
-    assert "ModuleNotFoundError: sb3_contrib is not installed, and mlx_baselines3, which stands for" in out
-    assert "MaskablePPO" in out
-
-
-def test_an_installed_sb3_contrib_is_imported_with_a_warning(site):
-    fake(site, "sb3_contrib")
+def test_sb3_contrib_is_an_alias_too(site):
     out = run(
         site,
         ACTIVATE
         + """
-import warnings
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    import sb3_contrib
-print(caught[0].message)
+import importlib.metadata
+import sb3_contrib
+from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.utils import get_action_masks
+import mlx_baselines3.contrib
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+assert MaskablePPO is mlx_baselines3.contrib.MaskablePPO and issubclass(MaskablePPO, OnPolicyAlgorithm)
+assert set(dir(sb3_contrib)) >= set(sb3_contrib.__all__) == set(mlx_baselines3.contrib.__all__)
+print(sb3_contrib.__version__, importlib.metadata.version("sb3_contrib"), get_action_masks.__module__)
+print(sb3_contrib.__doc__.partition(":")[0], sb3_contrib.__file__.endswith("contrib/__init__.py"))
+try:
+    from sb3_contrib import Absent
+except ImportError as error:
+    print(error)
 """,
     )
-    first, second = out.splitlines()
-    assert first == "the real one"
-    assert "sb3_contrib" in second
-    assert "is written for torch" in second
+    version, doc, error = out.splitlines()
+    assert version == "2.9.2 2.9.2 mlx_baselines3.contrib.common.maskable.utils"
+    assert doc == "sb3-contrib's algorithms True"
+    assert "cannot import name 'Absent' from 'sb3_contrib'" in error
+
+
+def test_an_installed_sb3_contrib_is_ignored_with_a_warning(site):
+    fake(site, "sb3_contrib")
+    out = run(
+        site,
+        """
+        import warnings
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            import mlx_baselines3.as_stable_baselines3
+        print(caught[0].message)
+        from sb3_contrib import MaskablePPO
+        print(MaskablePPO.__module__)
+        """,
+    )
+    said, module = out.splitlines()
+    assert said.startswith("sb3_contrib is installed (")
+    assert said.endswith("but in this process the name stands for mlx_baselines3.contrib.")
+    assert module == "mlx_baselines3.contrib.ppo_mask.ppo_mask"
 
 
 PROGRAM = """

@@ -152,9 +152,9 @@ FLOORS = [
     "zoo",
     "cli",
 ]
-# Not there yet: more algorithms beside SB3's (contrib); many runs at once and runs on several machines above
-# them (cohorts, distributed); trained agents and the command on top (zoo, cli).
-PLANNED = {"contrib", "cohorts", "distributed", "zoo", "cli"}
+# Not there yet: many runs at once and runs on several machines above the algorithms (cohorts, distributed);
+# trained agents and the command on top (zoo, cli).
+PLANNED = {"cohorts", "distributed", "zoo", "cli"}
 FLOOR_OF = {place: floor for floor, places in enumerate(FLOORS) for place in places.split()}
 
 

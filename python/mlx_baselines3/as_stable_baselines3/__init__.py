@@ -1,13 +1,15 @@
 """
-Let packages that import ``stable_baselines3`` find this package.
+Let packages that import ``stable_baselines3`` and ``sb3_contrib`` find this package.
 
 >>> import mlx_baselines3.as_stable_baselines3  # before anything imports stable_baselines3
 >>> from stable_baselines3 import PPO  # mlx_baselines3's
+>>> from sb3_contrib import MaskablePPO  # mlx_baselines3.contrib's
 
-From then on ``stable_baselines3.x.y`` is the module ``mlx_baselines3.x.y``: classes are the same under both
-names, and ``isinstance`` agrees. Only ``stable_baselines3`` itself is a separate module, because its version
-differs: it is that of the SB3 release whose interface is implemented, for programs that require ``>=2.0``.
-``importlib.metadata.version`` returns the same version.
+From then on ``stable_baselines3.x.y`` is the module ``mlx_baselines3.x.y``, and ``sb3_contrib.x.y`` is
+``mlx_baselines3.contrib.x.y``: classes are the same under both names, and ``isinstance`` agrees. Only the two
+packages themselves are separate modules, because their version differs: it is that of the SB3 release whose
+interface is implemented, for programs that require ``>=2.0``. ``importlib.metadata.version`` returns the same
+version.
 
 To run a program unchanged, start it with
 
@@ -37,30 +39,47 @@ from mlx_baselines3.common.vec_env._subproc_worker import worker_initializers
 __all__ = ["SB3_VERSION", "activate", "deactivate", "is_active"]
 
 _ALIAS = "stable_baselines3"
-_CONTRIB = "sb3_contrib"
+# Alias -> the package that it stands for. Both are released together, under one version.
+_PACKAGES = {_ALIAS: "mlx_baselines3", "sb3_contrib": "mlx_baselines3.contrib"}
 
 
 class _Package(types.ModuleType):
-    """``stable_baselines3``: the attributes of ``mlx_baselines3``, with SB3's version."""
+    """One of the aliases: the attributes of what it stands for, with SB3's version."""
 
     def __getattr__(self, name: str) -> Any:
         try:
-            return getattr(mlx_baselines3, name)
+            return getattr(_stands_for(self.__name__), name)
         except AttributeError:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}") from None
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *dir(mlx_baselines3)})
+        return sorted({*super().__dir__(), *dir(_stands_for(self.__name__))})
+
+
+def _stands_for(alias: str) -> types.ModuleType:
+    return importlib.import_module(_PACKAGES[alias])
+
+
+def _project(alias: str) -> str:
+    """:return: the name of the alias's distribution"""
+    return alias.replace("_", "-")
 
 
 class _Distribution(importlib.metadata.Distribution):
-    """Metadata of the alias, for ``importlib.metadata.version``."""
+    """
+    Metadata of an alias, for ``importlib.metadata.version``.
+
+    :param alias: the alias
+    """
+
+    def __init__(self, alias: str) -> None:
+        self._project = _project(alias)
 
     def read_text(self, filename: str) -> str | None:
         if filename != "METADATA":
             return None
         summary = "Stand-in of mlx-baselines3 (mlx_baselines3.as_stable_baselines3)"
-        return f"Metadata-Version: 2.1\nName: stable-baselines3\nVersion: {SB3_VERSION}\nSummary: {summary}\n"
+        return f"Metadata-Version: 2.1\nName: {self._project}\nVersion: {SB3_VERSION}\nSummary: {summary}\n"
 
     def locate_file(self, path: Any) -> Path:
         return Path(mlx_baselines3.__file__).parent.parent / path
@@ -78,16 +97,17 @@ class _Loader(importlib.abc.Loader):
         self.spec: importlib.machinery.ModuleSpec | None = None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
-        if spec.name == _ALIAS:
-            return _Package(_ALIAS, mlx_baselines3.__doc__)
+        if spec.name in _PACKAGES:
+            return _Package(spec.name, _stands_for(spec.name).__doc__)
         module = importlib.import_module(self.target)
         self.spec = module.__spec__
         return module
 
     def exec_module(self, module: types.ModuleType) -> None:
         if isinstance(module, _Package):
-            module.__file__ = mlx_baselines3.__file__
-            vars(module).update(__version__=SB3_VERSION, __all__=mlx_baselines3.__all__)
+            original = _stands_for(module.__name__)
+            module.__file__ = original.__file__
+            vars(module).update(__version__=SB3_VERSION, __all__=original.__all__)
         else:
             # The import system has just overwritten these attributes with the alias's.
             module.__spec__ = self.spec
@@ -99,12 +119,10 @@ class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if name == _CONTRIB:
-            return _find_contrib()
         root, _, rest = name.partition(".")
-        if root != _ALIAS:
+        if root not in _PACKAGES:
             return None
-        real_name = f"mlx_baselines3.{rest}" if rest else "mlx_baselines3"
+        real_name = f"{_PACKAGES[root]}.{rest}" if rest else _PACKAGES[root]
         real = importlib.util.find_spec(real_name)
         if real is None:
             return None
@@ -117,11 +135,13 @@ class _Finder(importlib.abc.MetaPathFinder):
     ) -> Iterable[importlib.metadata.Distribution]:
         """
         :param context: which distributions are asked for; all of them if None, or if it has no name
-        :return: SB3's, if requested
+        :return: those of the aliases that are requested
         """
         name = getattr(context, "name", None)
-        if name is None or name.replace("_", "-").replace(".", "-").lower() == "stable-baselines3":
-            yield _Distribution()
+        wanted = None if name is None else name.replace("_", "-").replace(".", "-").lower()
+        for alias in _PACKAGES:
+            if wanted in (None, _project(alias)):
+                yield _Distribution(alias)
 
 
 _finder = _Finder()
@@ -136,58 +156,42 @@ def _find_elsewhere(name: str) -> importlib.machinery.ModuleSpec | None:
     return None
 
 
-def _find_contrib() -> importlib.machinery.ModuleSpec:
-    # An alias for mlx_baselines3.contrib would belong here.
-    spec = _find_elsewhere(_CONTRIB)
-    if spec is None:
-        raise ModuleNotFoundError(
-            "sb3_contrib is not installed, and mlx_baselines3, which stands for stable_baselines3 here, has "
-            "none of its algorithms (TQC, QRDQN, RecurrentPPO, MaskablePPO, TRPO, ARS, CrossQ).",
-            name=_CONTRIB,
-        )
-    warnings.warn(
-        f"sb3_contrib ({spec.origin}) is written for torch, but in this process mlx_baselines3 stands for "
-        "stable_baselines3: its algorithms will not work. Parts without torch may.",
-        stacklevel=2,
-    )
-    return spec
-
-
 def is_active() -> bool:
     """
-    :return: whether ``stable_baselines3`` stands for this package now
+    :return: whether the aliases stand for this package now
     """
     return _finder in sys.meta_path
 
 
 def activate() -> None:
     """
-    Make ``stable_baselines3`` an alias of this package. Importing this module calls it; further calls have no
-    effect.
+    Make ``stable_baselines3`` and ``sb3_contrib`` aliases of this package. Importing this module calls it;
+    further calls have no effect.
 
-    An installed SB3 is ignored, with a warning.
+    Installed packages of these names are ignored, with a warning.
 
-    :raises ImportError: SB3 itself is already imported
+    :raises ImportError: one of the two is already imported
     """
     if is_active():
         return
-    present = sys.modules.get(_ALIAS)
-    if present is not None:
-        raise ImportError(
-            f"stable_baselines3 itself is already imported, from {getattr(present, '__file__', None)}. "
-            "Import mlx_baselines3.as_stable_baselines3 first, at the top of the program.",
-            name=_ALIAS,
-        )
-    installed = _find_elsewhere(_ALIAS)
+    for alias in _PACKAGES:
+        if (present := sys.modules.get(alias)) is not None:
+            raise ImportError(
+                f"{alias} itself is already imported, from {getattr(present, '__file__', None)}. "
+                "Import mlx_baselines3.as_stable_baselines3 first, at the top of the program.",
+                name=alias,
+            )
+    installed = {alias: _find_elsewhere(alias) for alias in _PACKAGES}
     sys.meta_path.insert(0, _finder)
     # The modules of environments may import the name in the processes that step them.
     worker_initializers.append(activate)
-    if installed is not None:
-        warnings.warn(
-            f"stable_baselines3 is installed ({installed.origin}), but in this process the name stands for "
-            "mlx_baselines3.",
-            stacklevel=2,
-        )
+    for alias, spec in installed.items():
+        if spec is not None:
+            warnings.warn(
+                f"{alias} is installed ({spec.origin}), but in this process the name stands for "
+                f"{_PACKAGES[alias]}.",
+                stacklevel=2,
+            )
 
 
 def deactivate() -> None:
@@ -196,7 +200,7 @@ def deactivate() -> None:
         return
     sys.meta_path.remove(_finder)
     worker_initializers.remove(activate)
-    for name in [name for name in sys.modules if name.partition(".")[0] == _ALIAS]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in _PACKAGES]:
         del sys.modules[name]
 
 

@@ -178,6 +178,18 @@ class BaseAlgorithm(ABC):
                 print(f"Using {self.device.type.name} device: {reason} (device='cpu' or 'gpu' forces one)")
         return policy.to(self.device)
 
+    def _memory(self) -> dict[str, np.ndarray]:
+        """:return: what the policy remembers of the running episodes: name -> floats"""
+        return {}
+
+    def _set_memory(self, memory: dict[str, np.ndarray]) -> None:
+        """
+        Go on in the middle of episodes.
+
+        :param memory: what :meth:`_memory` gave
+        """
+        assert not memory, f"{type(self).__name__} remembers nothing of its episodes, got {[*memory]}."
+
     def _excluded_save_params(self) -> list[str]:
         """:return: attributes that ``save`` omits"""
         return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -42,6 +42,21 @@ def _finished_episode(
     return (info["episode"]["r"], info["episode"]["l"]) if "episode" in info else None
 
 
+class StepArguments(Protocol):
+    """What the actions of each step depend on besides the observations."""
+
+    def now(self) -> dict[str, Any]:
+        """:return: further arguments of ``predict`` for the next step"""
+
+    def follow(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
+        """
+        To be called after each step.
+
+        :param dones: (n_envs,) whether episodes have ended
+        :param infos: one for each environment
+        """
+
+
 def _run_episodes(
     model: PolicyPredictor,
     env: VecEnv,
@@ -49,6 +64,7 @@ def _run_episodes(
     options: dict[str, bool],
     callback: EvalStepCallback | None,
     is_monitor_wrapped: bool,
+    arguments_of: Callable[[VecEnv], StepArguments] | None,
 ) -> tuple[list[float], list[int]]:
     n_envs = env.num_envs
     episodes: list[tuple[float, int]] = []
@@ -58,11 +74,19 @@ def _run_episodes(
     current_rewards, current_lengths = np.zeros(n_envs), np.zeros(n_envs, dtype=int)
     observations: Any = env.reset()
     states, episode_starts = None, np.ones(n_envs, dtype=bool)
+    arguments = None if arguments_of is None else arguments_of(env)
     while (episode_counts < episode_count_targets).any():
+        further = {} if arguments is None else arguments.now()
         actions, states = model.predict(
-            observations, state=states, episode_start=episode_starts, deterministic=options["deterministic"]
+            observations,
+            state=states,
+            episode_start=episode_starts,
+            deterministic=options["deterministic"],
+            **further,
         )
         new_observations, rewards, dones, infos = env.step(actions)
+        if arguments is not None:
+            arguments.follow(dones, infos)
         current_rewards += rewards
         current_lengths += 1
         for i in np.flatnonzero(episode_counts < episode_count_targets).tolist():
@@ -113,6 +137,38 @@ def evaluate_policy(
     :return: mean and standard deviation of the returns, or the list of returns and the list of lengths
     :raises AssertionError: the mean return is not above the threshold
     """
+    options = {"deterministic": deterministic, "render": render}
+    return evaluate(
+        model, env, n_eval_episodes, options, callback, reward_threshold, return_episode_rewards, warn
+    )
+
+
+def evaluate(
+    model: PolicyPredictor,
+    env: gym.Env[Any, Any] | VecEnv,
+    n_eval_episodes: int,
+    options: dict[str, bool],
+    callback: EvalStepCallback | None,
+    reward_threshold: float | None,
+    return_episode_rewards: bool,
+    warn: bool,
+    arguments_of: Callable[[VecEnv], StepArguments] | None = None,
+) -> tuple[float, float] | tuple[list[float], list[int]]:
+    """
+    As :func:`evaluate_policy`, for models whose ``predict`` takes further arguments.
+
+    :param model: an object with ``predict``
+    :param env: an environment or a vectorised one
+    :param n_eval_episodes: number of episodes
+    :param options: ``deterministic`` and ``render``
+    :param callback: called after each step
+    :param reward_threshold: the mean return must be above it
+    :param return_episode_rewards: return each episode's return and length
+    :param warn: warn if there is no Monitor
+    :param arguments_of: called once the environments are reset; gives what each step's actions depend on
+    :return: mean and standard deviation of the returns, or the list of returns and the list of lengths
+    :raises AssertionError: the mean return is not above the threshold
+    """
     if is_vector_env(env):
         env = as_vec_env(env)
     if not isinstance(env, VecEnv):
@@ -126,11 +182,10 @@ def evaluate_policy(
             "if other wrappers happen to modify these. "
             "Consider wrapping environment first with ``Monitor`` wrapper.",
             UserWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    options = {"deterministic": deterministic, "render": render}
     episode_rewards, episode_lengths = _run_episodes(
-        model, env, n_eval_episodes, options, callback, is_monitor_wrapped
+        model, env, n_eval_episodes, options, callback, is_monitor_wrapped, arguments_of
     )
     mean_reward: Any = np.mean(episode_rewards)
     std_reward: Any = np.std(episode_rewards)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -13,7 +13,12 @@ from mlx_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from mlx_baselines3.common.callbacks import BaseCallback as BaseCallback
 from mlx_baselines3.common.callbacks.base import is_noop, released_on_error, steps_until_needed
 from mlx_baselines3.common.native.actor import NativeActor, blueprint
-from mlx_baselines3.common.native.eligibility import check_rollout_buffer, check_unchanged, is_shipped
+from mlx_baselines3.common.native.eligibility import (
+    NotNative,
+    check_rollout_buffer,
+    check_unchanged,
+    is_shipped,
+)
 from mlx_baselines3.common.native.rollouts import NativeRollout, Steps, actions_for_env, choose_actor
 from mlx_baselines3.common.nn.integer_observations import check_integers
 from mlx_baselines3.common.nn.interop import all_to_mlx, to_numpy
@@ -69,6 +74,10 @@ class OnPolicyAlgorithm(BaseAlgorithm):
     rollout_buffer: RolloutBuffer
     policy: ActorCriticPolicy
     normalize_advantage: bool
+    # Fields of the buffer's samples besides SB3's.
+    _extra_samples: ClassVar[tuple[str, ...]] = ()
+    # Methods that a subclass may override, so that Rust does not know the gradient step.
+    _decisive: ClassVar[tuple[str, ...]] = ("_loss", "_gradient_step", "_epochs")
 
     def __init__(
         self,
@@ -126,10 +135,28 @@ class OnPolicyAlgorithm(BaseAlgorithm):
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
+        with mx.stream(self.device):
+            policy = self.policy_class(
+                self.observation_space,
+                self.action_space,
+                self.lr_schedule,
+                **self._policy_arguments(),
+            )
+        rows = self.n_steps * self.n_envs
+        self.policy = self._settle_device(policy, min(getattr(self, "batch_size", None) or rows, rows))
+        self.rollout_buffer = self._make_rollout_buffer()
+        self._updater = Updater()
+        self._maybe_recommend_cpu()
+
+    def _policy_arguments(self) -> dict[str, Any]:
+        """:return: arguments of the policy's class after its spaces and the learning rate"""
+        return {"use_sde": self.use_sde, **self.policy_kwargs}
+
+    def _make_rollout_buffer(self) -> RolloutBuffer:
         if self.rollout_buffer_class is None:
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.rollout_buffer_class = DictRolloutBuffer if is_dict else RolloutBuffer
-        self.rollout_buffer = self.rollout_buffer_class(
+        return self.rollout_buffer_class(
             self.n_steps,
             self.observation_space,
             self.action_space,
@@ -139,19 +166,6 @@ class OnPolicyAlgorithm(BaseAlgorithm):
             n_envs=self.n_envs,
             **self.rollout_buffer_kwargs,
         )
-        with mx.stream(self.device):
-            policy = self.policy_class(
-                self.observation_space,
-                self.action_space,
-                self.lr_schedule,
-                use_sde=self.use_sde,
-                **self.policy_kwargs,
-            )
-        rows = self.n_steps * self.n_envs
-        self.policy = self._settle_device(policy, min(getattr(self, "batch_size", rows), rows))
-        self.rollout_buffer.device = self.device
-        self._updater = Updater()
-        self._maybe_recommend_cpu()
 
     def _maybe_recommend_cpu(self, mlp_class_name: str = "ActorCriticPolicy") -> None:
         """
@@ -246,7 +260,7 @@ class OnPolicyAlgorithm(BaseAlgorithm):
     ) -> bool:
         """As :meth:`collect_rollouts`, with actions from the native actor."""
         n_steps = 0
-        rollout = NativeRollout(actor, self.policy, env, rollout_buffer, self.gamma, self.sde_sample_freq)
+        rollout = self._native_rollout(actor, env, rollout_buffer)
         self._explain_once(rollout.why_not_fused())
         while n_steps < n_rollout_steps:
             until_seen = min(steps_until_needed(callback), n_rollout_steps - n_steps)
@@ -275,6 +289,11 @@ class OnPolicyAlgorithm(BaseAlgorithm):
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    def _native_rollout(
+        self, actor: NativeActor, env: VecEnv, rollout_buffer: RolloutBuffer
+    ) -> NativeRollout:
+        return NativeRollout(actor, self.policy, env, rollout_buffer, self.gamma, self.sde_sample_freq)
 
     def _native_actor(self, rollout_buffer: RolloutBuffer) -> NativeActor | None:
         """The native actor with the present weights; None, and a line that says why, where MLX acts."""
@@ -359,10 +378,11 @@ class OnPolicyAlgorithm(BaseAlgorithm):
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.reshape(-1).astype(np.int32)
         check_integers(observations, self.observation_space)
-        rest = {name: value.reshape(-1) for name, value in columns.items()}
+        rest = {name: columns.pop(name).reshape(-1) for name in _SCALARS}
         on_gpu = self.device.type == mx.gpu
         if on_gpu:
             rest = {"scalars": np.stack([rest[name] for name in _SCALARS], axis=1)}
+        rest |= columns
         keys = [*observations] if isinstance(observations, dict) else []
         seen = [*observations.values()] if keys else [observations]
         arrays = all_to_mlx([actions, *rest.values(), *seen])
@@ -390,7 +410,7 @@ class OnPolicyAlgorithm(BaseAlgorithm):
             yield from (self._custom_minibatches(batch_size) for _ in range(n_epochs))
             return
         # A GPU takes the rows as they lie; to bring the environments together is a copy.
-        as_stored = self.device.type == mx.gpu and type(buffer) in (RolloutBuffer, DictRolloutBuffer)
+        as_stored = self.device.type == mx.gpu and "_rows_are_plain" in vars(type(buffer))
         data = self._arrays_of(buffer.as_stored()) if as_stored else self._rollout_arrays()
         for _ in range(n_epochs):
             # NumPy's global generator, as SB3 shuffles: one seed gives both the same minibatches.
@@ -413,6 +433,7 @@ class OnPolicyAlgorithm(BaseAlgorithm):
                 "log_probs": samples.old_log_prob,
                 "advantages": samples.advantages,
                 "returns": samples.returns,
+                **{name: getattr(samples, name) for name in self._extra_samples},
             }
             n_rows += samples.advantages.shape[0]
             yield batch, mx.arange(samples.advantages.shape[0])
@@ -430,10 +451,13 @@ class OnPolicyAlgorithm(BaseAlgorithm):
         :return: the gradient steps in Rust, or on a GPU in a kernel of their own
         :raises NotNative: the loss, the minibatches or the policy are not those that Rust knows
         """
-        check_unchanged(self, base, ("_loss", "_gradient_step", "_epochs"))
+        check_unchanged(self, base, self._decisive)
         check_rollout_buffer(self.rollout_buffer)
-        update = ProgramOnPolicyUpdate if self.device.type == mx.gpu else NativeOnPolicyUpdate
-        return update(self.policy, self.policy.optimizer, blueprint(self.policy))
+        if self.device.type != mx.gpu:
+            return NativeOnPolicyUpdate(self.policy, self.policy.optimizer, blueprint(self.policy))
+        if hasattr(self.rollout_buffer, "action_masks"):
+            raise NotNative("there is no CUDA kernel for whole gradient steps with masks")
+        return ProgramOnPolicyUpdate(self.policy, self.policy.optimizer, blueprint(self.policy))
 
     def _gradient_step(self, step: GradientStep, batch: Arrays, settings: Arrays, variant: None) -> Arrays:
         """Descend on the loss of one minibatch; see :class:`CompiledUpdate`."""
@@ -478,6 +502,11 @@ class OnPolicyAlgorithm(BaseAlgorithm):
         """
         raise NotImplementedError
 
+    def _collect(self, callback: BaseCallback) -> bool:
+        """:return: whether the training goes on after one rollout"""
+        assert self.env is not None
+        return self.collect_rollouts(self.env, callback, self.rollout_buffer, self.n_steps)
+
     def dump_logs(self, iteration: int = 0) -> None:
         """
         Write one log entry.
@@ -519,7 +548,7 @@ class OnPolicyAlgorithm(BaseAlgorithm):
             callback.on_training_start(locals(), globals())
             with ModelCall(self), mx.stream(self.device):
                 while self.num_timesteps < total_timesteps:
-                    if not self.collect_rollouts(self.env, callback, self.rollout_buffer, self.n_steps):
+                    if not self._collect(callback):
                         break
                     iteration += 1
                     self._update_current_progress_remaining(self.num_timesteps, total_timesteps)

@@ -6,10 +6,11 @@ from typing import Any, ClassVar, TypeVar
 import mlx.core as mx
 import numpy as np
 from gymnasium import spaces
+from mlx.nn.layers.base import Module
 
 from mlx_baselines3.common.buffers import ReplayBuffer
 from mlx_baselines3.common.native.actor import blueprint
-from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
+from mlx_baselines3.common.native.eligibility import check_unchanged
 from mlx_baselines3.common.nn.packed_optimizer import Arrays
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mlx_baselines3.common.policies import BasePolicy
@@ -52,7 +53,7 @@ class DQN(OffPolicyAlgorithm):
     :param exploration_fraction: fraction of the training over which the exploration rate decreases
     :param exploration_initial_eps: probability of a random action at the start
     :param exploration_final_eps: probability of a random action after that
-    :param max_grad_norm: largest 2-norm of the gradient
+    :param max_grad_norm: largest 2-norm of the gradient; None does not clip it
     :param stats_window_size: number of episodes that the logged means are taken over
     :param tensorboard_log: folder for tensorboard; None writes nothing
     :param policy_kwargs: further arguments of the policy
@@ -92,7 +93,7 @@ class DQN(OffPolicyAlgorithm):
         exploration_fraction: float = 0.1,
         exploration_initial_eps: float = 1.0,
         exploration_final_eps: float = 0.05,
-        max_grad_norm: float = 10,
+        max_grad_norm: float | None = 10,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -156,21 +157,25 @@ class DQN(OffPolicyAlgorithm):
         self.q_net = self.policy.q_net
         self.q_net_target = self.policy.q_net_target
 
+    def _online_and_target(self) -> tuple[Module, Module]:
+        """:return: the network that learns, and its target network"""
+        return self.q_net, self.q_net_target
+
     @property
     def batch_norm_stats(self) -> list[mx.array]:
-        """:return: running statistics of the Q network's batch normalisations"""
-        return get_parameters_by_name(self.q_net, ["running_"])
+        """:return: running statistics of the network's batch normalisations"""
+        return get_parameters_by_name(self._online_and_target()[0], ["running_"])
 
     @property
     def batch_norm_stats_target(self) -> list[mx.array]:
         """:return: the same of the target network"""
-        return get_parameters_by_name(self.q_net_target, ["running_"])
+        return get_parameters_by_name(self._online_and_target()[1], ["running_"])
 
     def _on_step(self) -> None:
         """Update the target network when it is due, and the exploration rate."""
         self._n_calls += 1
         if self._n_calls % max(self.target_update_interval // self.n_envs, 1) == 0:
-            follow(self.q_net, self.q_net_target, self.tau)
+            follow(*self._online_and_target(), self.tau)
         self._update_exploration_rate()
 
     def _update_exploration_rate(self) -> None:
@@ -199,7 +204,7 @@ class DQN(OffPolicyAlgorithm):
             q_values = losses.q_of_actions(self.q_net(batch["observations"]), batch["actions"])
             return losses.huber_loss(q_values, target), None
 
-        value, _ = step.descend("q_net", loss, settings["max_grad_norm"])
+        value, _ = step.descend("q_net", loss, settings.get("max_grad_norm"))
         return {"loss": value}
 
     def _trained(self) -> Trained:
@@ -209,8 +214,6 @@ class DQN(OffPolicyAlgorithm):
 
     def _native_update(self, base: type[OffPolicyAlgorithm]) -> NativeQUpdate:
         check_unchanged(self, base, ("_gradient_step", "_batches"))
-        if self.device.type == mx.gpu:
-            raise NotNative("there is no CUDA kernel for whole gradient steps of DQN")
         return NativeQUpdate(self.q_net, self.q_net_target, self.policy.optimizer, blueprint(self.policy))
 
     def _native_learning(self, log_interval: int | None) -> NativeQLearning:
@@ -230,7 +233,9 @@ class DQN(OffPolicyAlgorithm):
         self._create_aliases()
         self.policy.settle_optimizers()
         self._update_learning_rate(self.policy.optimizer)
-        settings = {"gamma": self.gamma, "max_grad_norm": self.max_grad_norm}
+        settings = {"gamma": self.gamma}
+        if self.max_grad_norm is not None:
+            settings["max_grad_norm"] = self.max_grad_norm
         metrics = self._updater.take_steps(self, DQN, gradient_steps, batch_size, settings)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

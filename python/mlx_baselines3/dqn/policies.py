@@ -36,6 +36,7 @@ __all__ = [
     "PyTorchObs",
     "QNetwork",
     "Schedule",
+    "ValuePolicy",
     "create_mlp",
 ]
 
@@ -98,7 +99,139 @@ class QNetwork(GivenExtractorPolicy):
         }
 
 
-class DQNPolicy(BasePolicy):
+class ValuePolicy(BasePolicy):
+    """
+    Base class of the policies of DQN and QR-DQN: a network of values, its target network, and an optimizer.
+
+    :param observation_space: space of one observation
+    :param action_space: a Discrete space
+    :param lr_schedule: learning rate as a function of the remaining progress (1 at the start)
+    :param net_arch: units of the hidden layers; two of 64 by default, none after a NatureCNN
+    :param activation_fn: class of the activations
+    :param features_extractor_class: class of the module that turns observations into features; by default
+        the policy class's own ``default_features_extractor_class``
+    :param features_extractor_kwargs: its arguments after the observation space
+    :param normalize_images: divide uint8 images by 255
+    :param optimizer_class: an MLX optimizer
+    :param optimizer_kwargs: its arguments, except for the learning rate
+    :param network_kwargs: arguments of the network that other networks do not have
+    """
+
+    default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+    # The attribute of the network; with "_target" behind it, that of its target network.
+    network_name: ClassVar[str]
+    network_class: ClassVar[type[GivenExtractorPolicy]]
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Discrete,
+        lr_schedule: Schedule,
+        net_arch: list[int] | None,
+        activation_fn: type[nn.Module],
+        features_extractor_class: type[BaseFeaturesExtractor] | None,
+        features_extractor_kwargs: dict[str, Any] | None,
+        normalize_images: bool,
+        optimizer_class: type[optim.Optimizer],
+        optimizer_kwargs: dict[str, Any] | None,
+        network_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class or self.default_features_extractor_class,
+            features_extractor_kwargs,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            normalize_images=normalize_images,
+        )
+        if net_arch is None:
+            net_arch = [] if self.features_extractor_class is NatureCNN else [64, 64]
+        self.net_arch = net_arch
+        self.activation_fn = activation_fn
+        self.net_args = {
+            "observation_space": observation_space,
+            "action_space": action_space,
+            **(network_kwargs or {}),
+            "net_arch": net_arch,
+            "activation_fn": activation_fn,
+            "normalize_images": normalize_images,
+        }
+        self._build(lr_schedule)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        """
+        Create the network, its target network with equal parameters, and the optimizer.
+
+        :param lr_schedule: ``lr_schedule(1)`` is the initial learning rate
+        """
+        network, target = self._make_network(), self._make_network()
+        setattr(self, self.network_name, network)
+        setattr(self, f"{self.network_name}_target", target)
+        # Copies: shared arrays could be changed in place through either network.
+        copies = {name: mx.array(value) for name, value in network.state_dict().items()}
+        target.load_state_dict(copies)
+        target.set_training_mode(False)
+        mx.eval(named_parameters(self))
+        self.optimizer = ParameterOptimizer(
+            network, self.optimizer_class, lr_schedule(1), self.optimizer_kwargs
+        )
+
+    def _network(self) -> GivenExtractorPolicy:
+        """:return: the network that learns"""
+        network: GivenExtractorPolicy = getattr(self, self.network_name)
+        return network
+
+    def _make_network(self) -> GivenExtractorPolicy:
+        """:return: a new network with its own features extractor"""
+        network = self.network_class(**self._update_features_extractor(self.net_args)).to(self.device)
+        network.features_extractor_kwargs = self.features_extractor_kwargs
+        return network
+
+    def _optimizer_of(self, optimizer: optim.Optimizer) -> ParameterOptimizer:
+        return ParameterOptimizer.around(self._network(), optimizer)
+
+    def settle_optimizers(self) -> None:
+        """Update the optimizer for parameters frozen, thawed or replaced since the last update."""
+        self.optimizer.follow(self._network())
+        if not self.optimizer.names:
+            raise nothing_to_train("the Q network")
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = True) -> mx.array:
+        """
+        :param obs: (batch, ...) observations
+        :param deterministic: not used; exploration is part of the algorithm, not of the network
+        :return: (batch,) greedy actions
+        """
+        return self._predict(obs, deterministic=deterministic)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> mx.array:
+        return self._network()._predict(observation, deterministic=deterministic)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {
+            **super()._get_constructor_parameters(),
+            "net_arch": self.net_arch,
+            "activation_fn": self.activation_fn,
+            "lr_schedule": self._dummy_schedule,
+            "optimizer_class": self.optimizer_class,
+            "optimizer_kwargs": self.optimizer_kwargs,
+            "features_extractor_class": self.features_extractor_class,
+            "features_extractor_kwargs": self.features_extractor_kwargs,
+        }
+
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        Set training or evaluation mode of the network; the target network is always in evaluation mode.
+
+        :param mode: True for training
+        """
+        self._network().set_training_mode(mode)
+        # A module's `__setattr__` takes longer than the rest, and every update asks.
+        object.__setattr__(self, "_training", mode)
+
+
+class DQNPolicy(ValuePolicy):
     """
     A Q network and its target network.
 
@@ -115,7 +248,8 @@ class DQNPolicy(BasePolicy):
     :param optimizer_kwargs: its arguments, except for the learning rate
     """
 
-    default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+    network_name = "q_net"
+    network_class = QNetwork
     q_net: QNetwork
     q_net_target: QNetwork
 
@@ -135,89 +269,25 @@ class DQNPolicy(BasePolicy):
         super().__init__(
             observation_space,
             action_space,
-            features_extractor_class or self.default_features_extractor_class,
+            lr_schedule,
+            net_arch,
+            activation_fn,
+            features_extractor_class,
             features_extractor_kwargs,
-            optimizer_class=optimizer_class,
-            optimizer_kwargs=optimizer_kwargs,
-            normalize_images=normalize_images,
-        )
-        if net_arch is None:
-            net_arch = [] if self.features_extractor_class is NatureCNN else [64, 64]
-        self.net_arch = net_arch
-        self.activation_fn = activation_fn
-        self.net_args = {
-            "observation_space": observation_space,
-            "action_space": action_space,
-            "net_arch": net_arch,
-            "activation_fn": activation_fn,
-            "normalize_images": normalize_images,
-        }
-        self._build(lr_schedule)
-
-    def _build(self, lr_schedule: Schedule) -> None:
-        """
-        Create the Q network, its target network with equal parameters, and the optimizer.
-
-        :param lr_schedule: ``lr_schedule(1)`` is the initial learning rate
-        """
-        self.q_net = self.make_q_net()
-        self.q_net_target = self.make_q_net()
-        # Copies: shared arrays could be changed in place through either network.
-        copies = {name: mx.array(value) for name, value in self.q_net.state_dict().items()}
-        self.q_net_target.load_state_dict(copies)
-        self.q_net_target.set_training_mode(False)
-        mx.eval(named_parameters(self))
-        self.optimizer = ParameterOptimizer(
-            self.q_net, self.optimizer_class, lr_schedule(1), self.optimizer_kwargs
+            normalize_images,
+            optimizer_class,
+            optimizer_kwargs,
         )
 
-    def _optimizer_of(self, optimizer: optim.Optimizer) -> ParameterOptimizer:
-        return ParameterOptimizer.around(self.q_net, optimizer)
-
-    def settle_optimizers(self) -> None:
-        """Update the optimizer for parameters frozen, thawed or replaced since the last update."""
-        self.optimizer.follow(self.q_net)
-        if not self.optimizer.names:
-            raise nothing_to_train("the Q network")
+    def _make_network(self) -> GivenExtractorPolicy:
+        # SB3's name of the method, which subclasses override.
+        return self.make_q_net()
 
     def make_q_net(self) -> QNetwork:
         """:return: a new network with its own features extractor"""
-        q_net = QNetwork(**self._update_features_extractor(self.net_args)).to(self.device)
-        q_net.features_extractor_kwargs = self.features_extractor_kwargs
-        return q_net
-
-    def forward(self, obs: PyTorchObs, deterministic: bool = True) -> mx.array:
-        """
-        :param obs: (batch, ...) observations
-        :param deterministic: not used; exploration is part of the algorithm, not of the network
-        :return: (batch,) greedy actions
-        """
-        return self._predict(obs, deterministic=deterministic)
-
-    def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> mx.array:
-        return self.q_net._predict(observation, deterministic=deterministic)
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {
-            **super()._get_constructor_parameters(),
-            "net_arch": self.net_arch,
-            "activation_fn": self.activation_fn,
-            "lr_schedule": self._dummy_schedule,
-            "optimizer_class": self.optimizer_class,
-            "optimizer_kwargs": self.optimizer_kwargs,
-            "features_extractor_class": self.features_extractor_class,
-            "features_extractor_kwargs": self.features_extractor_kwargs,
-        }
-
-    def set_training_mode(self, mode: bool) -> None:
-        """
-        Set training or evaluation mode of the Q network; the target network is always in evaluation mode.
-
-        :param mode: True for training
-        """
-        self.q_net.set_training_mode(mode)
-        # A module's `__setattr__` takes longer than the rest, and every update asks.
-        object.__setattr__(self, "_training", mode)
+        network = super()._make_network()
+        assert isinstance(network, QNetwork)
+        return network
 
 
 MlpPolicy = DQNPolicy
@@ -240,6 +310,8 @@ def _dqn_blueprint(policy: DQNPolicy) -> Blueprint:
     q_net = policy.q_net
     check_unchanged(policy, DQNPolicy, ("__call__", "forward", "_predict", "obs_to_tensor"))
     check_unchanged(q_net, QNetwork, ("__call__", "forward", "_predict", "extract_features"))
-    keys, (features,) = observed(q_net, q_net.features_extractor)
+    keys, codes, (features,) = observed(q_net, q_net.features_extractor)
     # DQN draws random actions before it calls the policy.
-    return Blueprint(tuple(mlp_layers(q_net.q_net)), "epsilon_greedy", keys=keys, features=features)
+    return Blueprint(
+        tuple(mlp_layers(q_net.q_net)), "epsilon_greedy", keys=keys, codes=codes, features=features
+    )

@@ -24,6 +24,7 @@ from mlx_baselines3.common.nn.layers import Sequential
 from mlx_baselines3.common.policies.actor_critic import ActorCriticPolicy
 from mlx_baselines3.common.preprocessing import is_image_space
 from mlx_baselines3.common.torch_layers import MlpExtractor
+from mlx_baselines3.contrib.qrdqn.policies import QRDQNPolicy, QuantileNetwork
 from mlx_baselines3.dqn.policies import DQNPolicy, QNetwork
 from mlx_baselines3.export.onnx_graph import Graph, NotInONNX, clip, emit
 from mlx_baselines3.sac import policies as sac
@@ -134,6 +135,17 @@ def _dqn(policy: DQNPolicy, graph: Graph, obs: Any) -> str:
     check_unchanged(policy.q_net, QNetwork, ("_predict", "__call__", "forward", "extract_features"))
     values = emit(policy.q_net.q_net, graph, emit(policy.q_net.features_extractor, graph, obs))
     return graph.add("ArgMax", values, axis=1, keepdims=0)
+
+
+@_actions.register
+def _qrdqn(policy: QRDQNPolicy, graph: Graph, obs: Any) -> str:
+    network = policy.quantile_net
+    check_unchanged(policy, QRDQNPolicy, ("predict", "_predict"))
+    check_unchanged(network, QuantileNetwork, ("_predict", "__call__", "forward", "extract_features"))
+    quantiles = emit(network.quantile_net, graph, emit(network.features_extractor, graph, obs))
+    shape = graph.constant(np.array([-1, network.n_quantiles, int(network.action_space.n)]))
+    means = graph.add("ReduceMean", graph.add("Reshape", quantiles, shape), axes=[1], keepdims=0)
+    return graph.add("ArgMax", means, axis=1, keepdims=0)
 
 
 @_actions.register

@@ -285,7 +285,7 @@ class SAC(OffPolicyAlgorithm):
 
     def _native_update(self, base: type[OffPolicyAlgorithm]) -> Any:
         check_unchanged(self, SAC, ("_actor_loss",))
-        check_unchanged(self.policy, SACPolicy, ("update_networks",))
+        check_unchanged(self.policy, SACPolicy, ("shared_features", "update_networks"))
         check_unchanged(self.actor, Actor, ("action_log_prob", "noise_shape"))
         dist = self.actor.action_dist
         # For other distributions the policy's blueprint gives the reason.

@@ -51,6 +51,7 @@ fn bench(c: &mut Criterion) {
                         },
                         rewards: &mut rewards,
                         episode_starts: &mut firsts,
+                        masks: None,
                     };
                     collect_rollout(
                         &mut *envs,

@@ -99,6 +99,7 @@ fn on_policy(c: &mut Criterion) {
         log_probs: &column,
         advantages: &column,
         returns: &column,
+        masks: None,
     };
     let settings = OnPolicySettings {
         clip_range: Some(0.2),

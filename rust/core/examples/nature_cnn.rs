@@ -167,6 +167,7 @@ fn ppo(columns: &[ObservationColumn<'_>], rows: usize) -> f64 {
         log_probs: &column,
         advantages: &column,
         returns: &column,
+        masks: None,
     };
     let settings = OnPolicySettings {
         clip_range: Some(0.2),

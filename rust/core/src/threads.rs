@@ -172,7 +172,7 @@ fn helpers(wanted: usize) -> Option<Arc<ThreadPool>> {
     if let Some(old) = slot.replace(new)
         && old.process != process
     {
-        // Its threads are the parent's: saying good-bye to them could wait for ever.
+        // Its threads are the parent's: joining them could wait forever.
         std::mem::forget(old);
     }
     threads

@@ -93,6 +93,12 @@ pub trait VectorEnv: Debug + Send + Sync {
     /// has moved then.
     fn step(&mut self, actions: Actions<'_>, out: StepOut<'_>) -> Result<(), EnvError>;
 
+    /// Writes for each of [`EnvSpec::choices`] of each environment 1 if it is allowed now, else 0.
+    ///
+    /// # Errors
+    /// [`EnvError::Buffer`]; nothing is written then.
+    fn allow(&self, out: &mut [f32]) -> Result<(), EnvError>;
+
     /// The episodes that ended in the last step, by rising environment.
     fn episodes(&self) -> &[Episode];
 
@@ -303,6 +309,18 @@ impl<E: Env> VectorEnv for EnvVec<E> {
             part.step(actions, numerics, limit);
         });
         self.gather(size);
+        Ok(())
+    }
+
+    fn allow(&self, out: &mut [f32]) -> Result<(), EnvError> {
+        check_len("mask", out.len(), self.slots.len() * E::SPEC.choices)?;
+        for (slot, out) in self
+            .slots
+            .iter()
+            .zip(out.chunks_mut(E::SPEC.choices.max(1)))
+        {
+            slot.env.allow(out);
+        }
         Ok(())
     }
 

@@ -232,6 +232,23 @@ fn greedy_explores_with_its_probability() {
 }
 
 #[test]
+fn the_largest_mean_of_the_quantiles_is_taken() {
+    // Three quantiles of two actions: means of 7/3 and 2.
+    let quantiles = [1.0, 5.0, 2.0, 0.0, 4.0, 1.0];
+    let mut actor = constant(&quantiles, Head::GreedyQuantiles(2));
+    assert_eq!((actor.options(), actor.action_dim()), (2, 1));
+    assert_eq!(choices(&mut actor, 2, false), [0, 0]);
+    let other = actor.set_head(Head::GreedyQuantiles(4)).unwrap_err();
+    assert_eq!(
+        other.to_string(),
+        "the greedy quantiles head needs 8 network outputs, got 6"
+    );
+    // Two quantiles of three: 1 and 0, 5 and 4, 2 and 1.
+    actor.set_head(Head::GreedyQuantiles(3)).unwrap();
+    assert_eq!(choices(&mut actor, 1, true), [1]);
+}
+
+#[test]
 fn a_generator_goes_on_from_its_state() {
     let mut actor = constant(&[0.0; 5], Head::Categorical);
     *actor.rng_mut() = rng(7);

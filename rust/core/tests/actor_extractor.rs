@@ -69,7 +69,7 @@ fn the_network_sees_the_features() {
     actor.outputs(&columns, &mut out).unwrap();
     assert_eq!(out, [8.0 - 160.0 + 25.0, 50.0]);
     actor
-        .act_on(&columns, true, ActionsOut::Floats(&mut out))
+        .act_on(&columns, None, true, ActionsOut::Floats(&mut out))
         .unwrap();
     assert_eq!(out, [8.0 - 160.0 + 25.0, 50.0]);
     assert_eq!(actor.columns(), [(1, 4), (0, 1)]);

@@ -82,6 +82,7 @@ impl Run {
             actions,
             rewards: &mut self.rewards[before..],
             episode_starts: &mut self.firsts[before..],
+            masks: None,
         };
         let current = CurrentObs {
             obs: &mut self.obs,
@@ -203,6 +204,7 @@ fn a_policy_for_other_environments_is_refused() {
         actions: ActionColumn::Ints(&mut [0; 3]),
         rewards: &mut [0.0; 3],
         episode_starts: &mut [0.0; 3],
+        masks: None,
     };
     let current = CurrentObs {
         obs: &mut obs,

@@ -35,7 +35,7 @@ fn step(envs: &mut dyn VectorEnv, actions: Actions<'_>) -> Result<Outcome, EnvEr
 fn an_ended_episode_restarts_within_the_step() {
     let mut envs = made("CartPole-v1", 2);
     for length in 1.. {
-        // Pushing one way for ever fells the pole within a dozen steps.
+        // Pushing in one direction forever fells the pole within a dozen steps.
         let (obs, _, dones) = step(envs.as_mut(), Actions::Discrete(&[1, 1])).unwrap();
         let ended = envs.episodes();
         assert_eq!(ended.len(), dones.iter().filter(|&&done| done).count());

@@ -136,6 +136,7 @@ fn epoch(
         log_probs: &column,
         advantages: &column,
         returns: &column,
+        masks: None,
     };
     let (trained, never) = (&mut vectors.trained(), &mut Watch::never());
     let (metrics, _) = update.epoch(&rollout, &order, 150, &settings(None), trained, never)?;

@@ -47,6 +47,10 @@ fn head(name: &str, options: Vec<usize>, numbers: &[f64]) -> PyResult<Head> {
         },
         "deterministic" => Head::Deterministic,
         "epsilon_greedy" => Head::EpsilonGreedy(numbers.first().copied().unwrap_or(0.0)),
+        "greedy_quantiles" => match options.first() {
+            Some(&count) if count > 0 => Head::GreedyQuantiles(count),
+            _ => return Err(bad("a greedy_quantiles head needs the number of actions")),
+        },
         _ => return Err(bad(format!("no native head is called {name:?}"))),
     })
 }
@@ -291,29 +295,40 @@ impl Actor {
     }
 
     /// The log-likelihoods of actions, one for each observation; None if the head has none known here.
+    #[pyo3(signature = (obs, actions, masks=None))]
     fn log_probs<'py>(
         &mut self,
         py: Python<'py>,
         obs: Batch<'py>,
         actions: PyReadonlyArray1<'py, f32>,
+        masks: Option<PyReadonlyArray1<'py, f32>>,
     ) -> PyResult<Option<Bound<'py, PyArray1<f32>>>> {
         let rows = obs.rows(&self.core)?;
         let mut out = NewArray::zeros(py, [rows])?;
         let (at_once, core) = (self.part, &mut self.core);
         let (columns, slice, actions) = (obs.columns()?, out.as_mut_slice(), actions.as_slice()?);
         let width = actions.len() / rows.max(1);
+        let masks = masks.as_ref().map(|masks| masks.as_slice()).transpose()?;
+        let choices = masks.map_or(0, |masks| masks.len() / rows.max(1));
+        let of_rows = |range: &Range<usize>| {
+            masks.map(|masks| &masks[range.start * choices..range.end * choices])
+        };
         // Rows that are not whole are for the core to refuse.
-        let whole = rows <= at_once || width == 0 || width * rows != actions.len();
+        let whole = rows <= at_once
+            || width == 0
+            || width * rows != actions.len()
+            || masks.is_some_and(|masks| choices * rows != masks.len());
         let known = watched_whole(py, |watch| {
             if whole {
-                return core.log_probs(&columns, actions, slice);
+                return core.log_probs(&columns, masks, actions, slice);
             }
             let mut known = true;
             let parts = slice.chunks_mut(at_once).enumerate();
             for ((index, out), actions) in parts.zip(actions.chunks(at_once * width)) {
                 watch.check()?;
                 let range = index * at_once..index * at_once + out.len();
-                known &= core.log_probs(&part(&columns, rows, &range), actions, out)?;
+                let some = part(&columns, rows, &range);
+                known &= core.log_probs(&some, of_rows(&range), actions, out)?;
             }
             Ok(known)
         })?;
@@ -358,16 +373,19 @@ impl Actor {
     }
 
     /// Integer actions, one row per observation.
+    #[pyo3(signature = (obs, deterministic, masks=None))]
     fn choose<'py>(
         &mut self,
         py: Python<'py>,
         obs: Batch<'py>,
         deterministic: bool,
+        masks: Option<PyReadonlyArray1<'py, f32>>,
     ) -> PyResult<Bound<'py, PyArray2<i64>>> {
         let rows = obs.rows(&self.core)?;
         let mut out = NewArray::zeros(py, [rows, self.core.action_dim()])?;
         let (core, columns, slice) = (&mut self.core, obs.columns()?, out.as_mut_slice());
-        py.detach(|| core.act_on(&columns, deterministic, ActionsOut::Ints(slice)))
+        let masks = masks.as_ref().map(|masks| masks.as_slice()).transpose()?;
+        py.detach(|| core.act_on(&columns, masks, deterministic, ActionsOut::Ints(slice)))
             .map_err(py_err)?;
         Ok(out.finish())
     }
@@ -382,7 +400,7 @@ impl Actor {
         let rows = obs.rows(&self.core)?;
         let mut out = NewArray::zeros(py, [rows, self.core.action_dim()])?;
         let (core, columns, slice) = (&mut self.core, obs.columns()?, out.as_mut_slice());
-        py.detach(|| core.act_on(&columns, deterministic, ActionsOut::Floats(slice)))
+        py.detach(|| core.act_on(&columns, None, deterministic, ActionsOut::Floats(slice)))
             .map_err(py_err)?;
         Ok(out.finish())
     }

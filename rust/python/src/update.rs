@@ -60,6 +60,7 @@ struct RolloutArrays<'py> {
     log_probs: PyReadonlyArray1<'py, f32>,
     advantages: PyReadonlyArray1<'py, f32>,
     returns: PyReadonlyArray1<'py, f32>,
+    masks: Option<PyReadonlyArray1<'py, f32>>,
 }
 
 impl RolloutArrays<'_> {
@@ -72,7 +73,12 @@ impl RolloutArrays<'_> {
             &self.returns,
         ];
         let rest = rest.map(|array| place(array));
-        self.observations.places().chain(rest).collect()
+        let masks = self.masks.iter().map(|array| place(array));
+        self.observations
+            .places()
+            .chain(rest)
+            .chain(masks)
+            .collect()
     }
 }
 
@@ -180,6 +186,11 @@ impl OnPolicyUpdate {
             log_probs: rollout.log_probs.as_slice()?,
             advantages: rollout.advantages.as_slice()?,
             returns: rollout.returns.as_slice()?,
+            masks: rollout
+                .masks
+                .as_ref()
+                .map(|masks| masks.as_slice())
+                .transpose()?,
         };
         let settings = OnPolicySettings {
             clip_range: settings.clip_range,
@@ -360,7 +371,7 @@ pub(crate) struct QResult {
     optimizer_steps: u64,
 }
 
-/// DQN.
+/// DQN and QR-DQN.
 #[pyclass(module = "mlx_baselines3._native")]
 pub(crate) struct QUpdate(pub(crate) CoreQ);
 
@@ -368,14 +379,17 @@ pub(crate) struct QUpdate(pub(crate) CoreQ);
 #[pymethods]
 impl QUpdate {
     #[new]
-    #[pyo3(signature = (layers, size, branches=None))]
+    #[pyo3(signature = (layers, size, branches=None, quantiles=0))]
     fn new(
         layers: Many<LayerSpec>,
         size: usize,
         branches: Option<Many<BranchSpec>>,
+        quantiles: usize,
     ) -> PyResult<Self> {
         crate::threads::check()?;
-        let mut core = CoreQ::new(net(layers)?, size).map_err(py_err)?;
+        let mut core = CoreQ::new(net(layers)?, size)
+            .and_then(|core| core.with_quantiles(quantiles))
+            .map_err(py_err)?;
         if let Some(branches) = branches {
             core = core.with_extractor(extractor(&branches)?).map_err(py_err)?;
         }
@@ -458,13 +472,14 @@ pub(crate) struct ActorCriticUpdate(CoreActorCritic);
 #[pymethods]
 impl ActorCriticUpdate {
     #[new]
-    #[pyo3(signature = (actor, critics, squashed, *, actor_size, critic_size))]
+    #[pyo3(signature = (actor, critics, squashed, *, actor_size, critic_size, branches=None))]
     fn new(
         actor: Many<LayerSpec>,
         critics: Many<Many<LayerSpec>>,
         squashed: bool,
         actor_size: usize,
         critic_size: usize,
+        branches: Option<(Many<BranchSpec>, Option<Many<BranchSpec>>)>,
     ) -> PyResult<Self> {
         crate::threads::check()?;
         let critics: PyResult<Vec<TrainableMlp>> = critics.0.into_iter().map(net).collect();
@@ -477,9 +492,14 @@ impl ActorCriticUpdate {
             actor: actor_size,
             critic: critic_size,
         };
-        CoreActorCritic::new(net(actor)?, critics?, kind, sizes)
-            .map(Self)
-            .map_err(py_err)
+        let core = CoreActorCritic::new(net(actor)?, critics?, kind, sizes);
+        let mut core = core.map_err(py_err)?;
+        if let Some((actor, critics)) = branches {
+            let critics = critics.as_ref().map(extractor).transpose()?;
+            let with_them = core.with_extractors(extractor(&actor)?, critics);
+            core = with_them.map_err(py_err)?;
+        }
+        Ok(Self(core))
     }
 
     /// Gives the native actor of the same policy the parameters of the actor.

@@ -190,6 +190,13 @@ impl EnvBatch {
         Ok((obs.finish(), rewards.finish(), dones.finish(), infos))
     }
 
+    /// Which choices each environment allows now, 1 or 0 for each; no columns if all are always allowed.
+    fn action_masks<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let mut masks = NewArray::zeros(py, [self.envs.num_envs(), self.envs.spec().choices])?;
+        self.envs.allow(masks.as_mut_slice()).map_err(py_err)?;
+        Ok(masks.finish())
+    }
+
     /// The whole state of one environment as plain Python values.
     fn get_state<'py>(&self, py: Python<'py>, env: usize) -> PyResult<Bound<'py, PyDict>> {
         state::to_dict(
@@ -231,6 +238,7 @@ fn env_specs(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         let facts = PyDict::new(py);
         facts.set_item("entry_point", spec.entry_point)?;
         facts.set_item("max_episode_steps", spec.max_steps)?;
+        facts.set_item("choices", spec.choices)?;
         facts.set_item("params", spec.params.to_vec())?;
         facts.set_item("options", spec.options.to_vec())?;
         facts.set_item("default_bounds", spec.default_bounds.to_vec())?;

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -51,6 +52,11 @@ class RolloutBuffer(BaseBuffer):
     log_probs: np.ndarray
     values: np.ndarray
     dead_steps: np.ndarray | None = None
+    # Columns of a subclass besides these, ``(buffer_size, n_envs, ...)`` float32: name -> shape of one entry.
+    # They are flattened and sampled with the others.
+    _extra_columns: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    # Rust may write the rows. Not inherited: subclasses may store something else.
+    _rows_are_plain = True
 
     def __init__(
         self,
@@ -75,6 +81,7 @@ class RolloutBuffer(BaseBuffer):
                 **self._observation_columns("observations"),
                 "actions": ((self.action_dim,), action_dtype(self.action_space)),
                 **dict.fromkeys(_SCALARS, ((), np.float32)),
+                **{name: (shape, np.float32) for name, shape in self._extra_columns.items()},
             }
         )
         self.generator_ready = False
@@ -182,7 +189,7 @@ class RolloutBuffer(BaseBuffer):
         :raises AssertionError: the buffer is not full
         """
         self._assert_full()
-        names = ("observations", "actions", *_SAMPLED_SCALARS)
+        names = ("observations", "actions", *_SAMPLED_SCALARS, *self._extra_columns)
         return {name: _merge_axes(self.__dict__[name], self.generator_ready) for name in names}
 
     def places(self, rows: mx.array) -> mx.array:
@@ -207,7 +214,7 @@ class RolloutBuffer(BaseBuffer):
         return order[~self.dead_steps.T.reshape(-1)[order]]
 
     def _flat_columns(self) -> dict[str, Any]:
-        names = ("observations", "actions", *_SAMPLED_SCALARS)
+        names = ("observations", "actions", *_SAMPLED_SCALARS, *self._extra_columns)
         if self.generator_ready:
             return {name: self.__dict__[name] for name in names}
         return {name: _flatten(self, self.__dict__[name]) for name in names}
@@ -279,6 +286,7 @@ class DictRolloutBuffer(RolloutBuffer):
     :raises AssertionError: the space is not a Dict
     """
 
+    _rows_are_plain = True
     obs_shape: dict[str, tuple[int, ...]]
     observations: dict[str, np.ndarray]
 

@@ -195,6 +195,10 @@ class EvalCallback(EventCallback):
     def _steps_until_needed(self) -> int:
         return NEVER if self.eval_freq <= 0 else self.eval_freq - self.n_calls % self.eval_freq
 
+    def _evaluate(self, **options: Any) -> Any:
+        """:return: the returns and the lengths of some episodes"""
+        return evaluate_policy(self.model, self.eval_env, **options)
+
     def _on_step(self) -> bool:
         if self.eval_freq <= 0 or self.n_calls % self.eval_freq != 0:
             return True
@@ -202,9 +206,7 @@ class EvalCallback(EventCallback):
         self._is_success_buffer = []
         episode_rewards: Any
         episode_lengths: Any
-        episode_rewards, episode_lengths = evaluate_policy(
-            self.model,
-            self.eval_env,
+        episode_rewards, episode_lengths = self._evaluate(
             n_eval_episodes=self.n_eval_episodes,
             render=self.render,
             deterministic=self.deterministic,

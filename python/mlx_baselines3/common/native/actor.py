@@ -5,6 +5,7 @@ A policy class says with :func:`blueprint` which layers lead to its actions. MLX
 are copied before they are used.
 """
 
+import copy
 import math
 import operator
 import threading
@@ -34,6 +35,7 @@ __all__ = [
     "Layer",
     "NativeActor",
     "blueprint",
+    "is_outdated",
     "mlp_layers",
     "native_actor",
     "native_actor_or_none",
@@ -50,10 +52,10 @@ class NativeActor:
     """
     A policy that acts in Rust, with its own random generator.
 
-    The generator is seeded from MLX's whenever that one has moved: whoever seeds MLX decides about the
+    The generator is reseeded whenever the state of MLX's generator has changed: seeding MLX determines the
     actions, as with MLX's own sampling.
 
-    ``has_matrices`` says whether the noise depends on the state (gSDE), ``plan`` is the present blueprint.
+    ``has_matrices`` is true if the noise depends on the state (gSDE), ``plan`` is the current blueprint.
 
     :param plan: the policy's blueprint
     :raises ValueError: the layers do not fit each other
@@ -70,20 +72,24 @@ class NativeActor:
         self._shape = shape
         self.plan = plan
         self._arrays: list[mx.array] = []
-        # Their memory and where it is, if there is a features extractor.
+        # With a features extractor: views of the arrays, their addresses, and copies that keep the memory.
         self._views: list[np.ndarray] = []
         self._places: list[Any] = []
+        self._kept: list[mx.array] = []
+        # Whether the policy is known to have other weights.
+        self._is_outdated = False
         self._mlx_state: bytes | None = None
         # Of Dict observations, in the order of the network's inputs.
         self.keys = plan.keys
-        self._discrete = head in ("categorical", "multi_categorical", "epsilon_greedy")
+        greedy = ("epsilon_greedy", "greedy_quantiles")
+        self._discrete = head in ("categorical", "multi_categorical", *greedy)
         self.has_matrices = plan.noise is not None
-        self._draws = head not in ("deterministic", "epsilon_greedy")
+        self._draws = head not in ("deterministic", *greedy)
         self._shared_draws = 0
         self._critic: NativeActor | None = None
-        # The same without the features extractor.
+        # The actor without its features extractor.
         self._behind: NativeActor | None = None
-        # Which of the two have been refreshed since this one was.
+        # Which of these two have been refreshed since this actor was.
         self._refreshed: list[NativeActor] = []
         # One generator and one workspace: threads take turns.
         self._lock = threading.RLock()
@@ -93,13 +99,13 @@ class NativeActor:
     def fits(self, plan: Blueprint) -> bool:
         """
         :param plan: a blueprint
-        :return: whether its weights can be taken over
+        :return: whether its weights can be loaded into this actor
         """
         return self.plan is plan or self.plan.has_modules_of(plan) or self._shape == plan.shape()
 
     def is_current(self, arrays: list[mx.array] | None = None) -> bool:
         """
-        :param arrays: the present ones of the policy; asked for if not given
+        :param arrays: the policy's current arrays (default: those of the blueprint)
         :return: whether these are the arrays of the last :meth:`refresh`
         """
         arrays = arrays or self.plan.arrays()
@@ -107,26 +113,46 @@ class NativeActor:
 
     def refresh(self, plan: Blueprint | None = None, arrays: list[mx.array] | None = None) -> None:
         """
-        Take over the weights that have changed. NumPy looks into MLX's memory where the device allows it.
+        Load the current weights if they have changed. NumPy reads MLX's memory without a copy if possible.
 
         :param plan: a blueprint that :meth:`fits`; the last one if not given
-        :param arrays: those of the blueprint, where they are known
+        :param arrays: the arrays of the blueprint, if known
         """
         with self._lock:
             self.plan = plan = plan or self.plan
             self._refreshed.clear()
             self._arrays = arrays or plan.arrays()
-            mx.eval(self._arrays)
-            views = [np.ascontiguousarray(array) for array in self._arrays]
-            if plan.features:
-                # Comparing millions of numbers would take longer than acting. While the last views hold the
-                # memory, other numbers lie elsewhere.
-                places = [view.__array_interface__["data"] for view in views]
-                same, self._places, self._views = places == self._places, places, views
-                if same:
-                    return
-            if self._core.changed(views):
+            if self._has_other_numbers() or self._is_outdated:
                 self._load(plan)
+                self._is_outdated = False
+
+    def is_outdated(self) -> bool:
+        """
+        :return: whether the policy has other weights than these. Of the critic only the array objects are
+            compared: this is called after every step that a callback sees
+        """
+        with self._lock:
+            if not self._is_outdated:
+                self._arrays = self.plan.arrays()
+                # What is compared here counts as seen by the next comparison.
+                self._is_outdated = self._has_other_numbers()
+            critic = self._critic if self._critic in self._refreshed else None
+            return self._is_outdated or (critic is not None and not critic.is_current())
+
+    def _has_other_numbers(self) -> bool:
+        """Whether the arrays have other numbers than at the last time."""
+        mx.eval(self._arrays)
+        views = [np.ascontiguousarray(array) for array in self._arrays]
+        if self.plan.features:
+            # Comparing millions of numbers would take longer than acting. While the memory is kept, other
+            # numbers lie elsewhere. A view alone does not keep it: it refers to the array, to which
+            # `weight += 1` gives other memory. A shallow copy does.
+            places = [view.__array_interface__["data"] for view in views]
+            same, self._places, self._views = places == self._places, places, views
+            if same:
+                return False
+            self._kept = [*map(copy.copy, self._arrays)]
+        return self._core.changed(views)
 
     def _load(self, plan: Blueprint) -> None:
         if plan.features:
@@ -143,8 +169,8 @@ class NativeActor:
             self._core.set_numbers(plan.standard_deviations().tolist())
 
     def _part(self, known: "NativeActor | None", plan_of: Callable[[], Blueprint]) -> "NativeActor":
-        """Another network of the same policy, with its present weights."""
-        if known is not None and known in self._refreshed and known.is_current():
+        """Another network of the policy, loaded once after each :meth:`refresh`."""
+        if known is not None and known in self._refreshed:
             return known
         plan = plan_of()
         if known is None or not known.fits(plan):
@@ -156,10 +182,10 @@ class NativeActor:
 
     def critic(self) -> "NativeActor":
         """
-        The network of the values, with its present weights.
+        The value network, with its weights at the first call after :meth:`refresh`.
 
-        :return: its :meth:`outputs` are (batch, 1) values. What it takes is what :meth:`valued` gives
-        :raises ValueError: the policy has none
+        :return: :meth:`outputs` are (batch, 1) values; the inputs are the outputs of :meth:`valued`
+        :raises ValueError: if the policy has none
         """
         self._critic = self._part(self._critic, self.plan.of_critic)
         return self._critic
@@ -167,7 +193,7 @@ class NativeActor:
     def valued(self, obs: Observations) -> Observations:
         """
         :param obs: (batch, ...) observations, for a Dict space a dictionary of them
-        :return: what :meth:`critic` takes: the features, if actor and critic share an extractor
+        :return: the inputs of :meth:`critic`: features if actor and critic share an extractor
         """
         if not self.plan.shares_features():
             return obs
@@ -184,11 +210,10 @@ class NativeActor:
 
     def evaluate(self, obs: Observations) -> "tuple[np.ndarray, NativeActor, Observations]":
         """
-        Compute the values of some observations. A features extractor that actor and critic share sees them
-        once.
+        Compute the values of observations. A features extractor shared by actor and critic runs once.
 
         :param obs: (batch, ...) observations, for a Dict space a dictionary of them
-        :return: (batch, 1) values; what gives the likelihoods of actions, and what it takes for that
+        :return: (batch, 1) values; an actor for the log-likelihoods of actions, and its inputs
         """
         seen = self.valued(obs)
         values = self.critic().outputs(seen)
@@ -200,6 +225,8 @@ class NativeActor:
     def _rows(self, obs: Observations) -> "np.ndarray | list[np.ndarray]":
         if self.plan.features:
             return self.plan.columns(obs)
+        if self.plan.codes:
+            return self.plan.columns(obs)[0]
         array = side_by_side(obs, self.keys) if isinstance(obs, dict) else obs
         return np.ascontiguousarray(array, np.float32).reshape(len(array), -1)
 
@@ -211,21 +238,26 @@ class NativeActor:
         with self._lock:
             return self._core.outputs(self._rows(obs))
 
-    def log_probs(self, obs: Observations, actions: np.ndarray) -> np.ndarray | None:
+    def log_probs(
+        self, obs: Observations, actions: np.ndarray, masks: np.ndarray | None = None
+    ) -> np.ndarray | None:
         """
         :param obs: (batch, ...) observations, for a Dict space a dictionary of them
         :param actions: (batch, ...) an action for each
+        :param masks: (batch, choices) 0 where a choice was not allowed; None: all were
         :return: (batch,) their log-likelihoods; None with gSDE or for a head that has none
         """
         with self._lock:
             return self._core.log_probs(
-                self._rows(obs), np.ascontiguousarray(actions, np.float32).reshape(-1)
+                self._rows(obs),
+                np.ascontiguousarray(actions, np.float32).reshape(-1),
+                None if masks is None else np.ascontiguousarray(masks, np.float32).reshape(-1),
             )
 
     def features(self, obs: Observations) -> np.ndarray:
         """
         :param obs: (batch, ...) observations, for a Dict space a dictionary of them
-        :return: (batch, features) what the last layer takes
+        :return: (batch, features) inputs of the last layer
         """
         with self._lock:
             return self._core.features(self._rows(obs))
@@ -241,7 +273,7 @@ class NativeActor:
             self._core.reset_noise(n_envs, max(every, 0))
 
     def share_noise(self) -> None:
-        """Put the exploration matrices into the policy's distribution, where users look for them."""
+        """Copy the exploration matrices to the policy's distribution, where SB3 has them."""
         noise = self.plan.noise
         if noise is None or self._shared_draws == self._core.draws:
             return
@@ -271,14 +303,14 @@ class NativeActor:
         self._mlx_state = None
 
     def reseed(self) -> None:
-        """Seed the generator from MLX's, which goes on to another state."""
+        """Seed the generator from MLX's, and advance MLX's."""
         high, low = np.frombuffer(_mlx_random_state(), np.uint32).tolist()
         seed = high << 32 | low
         # The next of Weyl's sequence, whose 2**64 keys MLX hashes. Drawing a number from MLX, to be hashed as
         # the seed is anyway, would take ten times as long.
         mx.random.seed((seed + _GOLDEN) % 2**64)
         with self._lock:
-            # Not the seed itself: an environment may have begun with it, and would draw the same numbers.
+            # Not the seed itself: an environment seeded with it would draw the same numbers.
             self._core.seed(2**64 - 1 - seed)
             self._mlx_state = _mlx_random_state()
 
@@ -286,10 +318,13 @@ class NativeActor:
         if self._draws and not self.is_seeded:
             self.reseed()
 
-    def act(self, obs: Observations, deterministic: bool = False) -> np.ndarray:
+    def act(
+        self, obs: Observations, deterministic: bool = False, masks: np.ndarray | None = None
+    ) -> np.ndarray:
         """
         :param obs: (batch, ...) observations, for a Dict space a dictionary of them
         :param deterministic: the most likely actions instead of random ones
+        :param masks: (batch, choices) 0 where a choice is not allowed; None: all are
         :return: (batch, action_dim) actions before clipping: int64 or float32
         :raises ValueError: the policy's output is not finite (discrete and binary actions), or the
             observations have another size than the policy was made for
@@ -299,14 +334,15 @@ class NativeActor:
             if not deterministic:
                 self._follow_mlx()
             if self._discrete:
-                return self._core.choose(rows, deterministic)
+                allowed = None if masks is None else np.ascontiguousarray(masks, np.float32).reshape(-1)
+                return self._core.choose(rows, deterministic, allowed)
             return self._core.act(rows, deterministic)
 
     @contextmanager
     def lent(self) -> "Iterator[_native.Actor]":
-        """Let others give it other weights, which :meth:`refresh` finds changed."""
+        """Lend the Rust actor to code that loads other weights; :meth:`refresh` restores the policy's."""
         with self._lock:
-            self._arrays = []
+            self._arrays, self._places = [], []
             yield self._core
 
     def collect(
@@ -389,7 +425,7 @@ def _locks() -> Iterator[Any]:
         yield actor._lock
 
 
-# Else a child could wait for a thread that it does not have.
+# After a fork, a lock held by another thread would never be released in the child.
 with_fork(locks=_locks)
 
 
@@ -398,8 +434,8 @@ def native_actor(policy: Any) -> NativeActor:
     The native actor of a policy, with its present weights.
 
     :param policy: a policy
-    :return: always the same one for the same policy, unless its layers are replaced
-    :raises NotNative: only MLX can run the policy; the message says why
+    :return: the same object for the same policy, unless its layers are replaced
+    :raises NotNative: if only MLX can run the policy; the message is the reason
     """
     # Another thread may be tracing an update of the same networks.
     with tracing:
@@ -419,13 +455,13 @@ def native_actor(policy: Any) -> NativeActor:
 
 
 def _remembered(policy: Any) -> Remembered:
-    """:return: the present blueprint of a policy, or why there is none, and its last native actor"""
+    """:return: the cached blueprint of a policy, or why there is none, and its last native actor"""
     if not isinstance(policy, Module):
         raise NotNative(f"{type(policy).__name__} has no native form")
     last: Remembered | None = vars(policy).get("_remembered")
     if last is not None and last.is_current(policy):
         return last
-    # There before the snapshot is taken, which counts attributes.
+    # Set before the snapshot is taken, because it counts attributes.
     known = vars(policy)["_remembered"] = Remembered()
     if last is not None and last.snapshot is not None and last.snapshot.policy is policy:
         known.actor = last.actor
@@ -435,6 +471,18 @@ def _remembered(policy: Any) -> Remembered:
         known.blueprint = str(reason)
     known.snapshot = Snapshot(policy)
     return known
+
+
+def is_outdated(policy: Any, actor: NativeActor) -> bool:
+    """
+    :param policy: a policy
+    :param actor: its native actor
+    :return: whether the policy has other modules, methods or weights by now
+    """
+    with tracing:
+        known: Remembered | None = vars(policy).get("_remembered")
+        same = known is not None and known.actor is actor and known.is_current(policy)
+        return not same or actor.is_outdated()
 
 
 def native_actor_or_none(policy: Any) -> NativeActor | None:
@@ -448,11 +496,17 @@ def native_actor_or_none(policy: Any) -> NativeActor | None:
         return None
 
 
-def predict_natively(policy: Any, observation: Any, deterministic: bool) -> tuple[np.ndarray, bool] | None:
+def predict_natively(
+    policy: Any,
+    observation: Any,
+    deterministic: bool,
+    masks_of: Callable[[int], np.ndarray] | None = None,
+) -> tuple[np.ndarray, bool] | None:
     """
     :param policy: a policy
     :param observation: one observation or a batch
     :param deterministic: the most likely actions instead of random ones
+    :param masks_of: gives for a number of rows (rows, choices) masks, 0 where a choice is not allowed
     :return: (batch, action_dim) actions before clipping, and whether the observation was a batch; None if
         only MLX can tell
     :raises ValueError: the shape of the observation fits neither one nor a batch
@@ -461,17 +515,19 @@ def predict_natively(policy: Any, observation: Any, deterministic: bool) -> tupl
     if actor is None or isinstance(observation, dict) != bool(actor.keys):
         return None
     if actor.has_matrices and not deterministic:
-        # The noise is that of the last `reset_noise`, which MLX's distribution keeps.
+        # The noise of the last `reset_noise` is in MLX's distribution.
         return None
     space = policy.observation_space
     if not actor.keys:
         rows, is_batch = _as_rows(observation, space)
-        return actor.act(rows, deterministic), is_batch
+        masks = None if masks_of is None else masks_of(len(rows))
+        return actor.act(rows, deterministic, masks), is_batch
     if observation.keys() != space.spaces.keys():
         return None
     batches = {key: _as_rows(observation[key], space[key]) for key in actor.keys}
     parts = {key: rows for key, (rows, _) in batches.items()}
-    return actor.act(parts, deterministic), any(is_batch for _, is_batch in batches.values())
+    masks = None if masks_of is None else masks_of(len(parts[actor.keys[0]]))
+    return actor.act(parts, deterministic, masks), any(is_batch for _, is_batch in batches.values())
 
 
 def _as_rows(observation: Any, space: Any) -> tuple[np.ndarray, bool]:

@@ -1,6 +1,6 @@
 """
-What must be as this package ships it before Rust may take its place: methods that nobody has overridden,
-parts of known classes, buffers that Rust can write to, noise that can be drawn ahead.
+Conditions for native computation: methods that are not overridden, parts of known classes, buffers that Rust
+can write to, noise that can be drawn ahead.
 """
 
 from collections.abc import Collection
@@ -10,7 +10,6 @@ import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.common.buffers import (
-    DictRolloutBuffer,
     NStepReplayBuffer,
     ReplayBuffer,
     RolloutBuffer,
@@ -47,13 +46,13 @@ _REPLAY_COLUMNS = ("observations", "next_observations", "actions", "rewards", "d
 
 
 class NotNative(Exception):
-    """Something that only MLX or Python can do. The message completes "because"."""
+    """Raised for something that only MLX or Python can compute. The message follows "because"."""
 
 
 def mlx_infers(reason: Any) -> str:
     """
     :param reason: why the policy is not native
-    :return: the sentence that tells a user
+    :return: the message for users
     """
     return f"MLX infers each step of the rollouts, because {reason}."
 
@@ -61,20 +60,20 @@ def mlx_infers(reason: Any) -> str:
 def python_steps(reason: Any) -> str:
     """
     :param reason: why native environments are not stepped in Rust, although the policy may be native
-    :return: the sentence that tells a user
+    :return: the message for users
     """
     return f"Python takes each step of the rollouts, because {reason}."
 
 
 def check_unchanged(policy: Any, base: type, names: Collection[str]) -> None:
     """
-    :param policy: a policy, or another object that Rust takes the place of
-    :param base: the class of this package that it is made of
-    :param names: methods that decide about what Rust would compute
-    :raises NotNative: a subclass, or the policy itself, has its own
+    :param policy: a policy, or another object that Rust replaces
+    :param base: its class in this package
+    :param names: methods that determine what Rust would compute
+    :raises NotNative: if a subclass, or the object itself, overrides one
     """
     own, kind = vars(policy), type(policy)
-    # The usual case by itself: every prediction asks.
+    # The usual case first, because this runs at every prediction.
     if kind is base and own.keys().isdisjoint(names):
         return
     for name in names:
@@ -105,7 +104,7 @@ def check_rollout_buffer(buffer: Any) -> None:
     :param buffer: a rollout buffer
     :raises NotNative: it is of a class that Rust does not know
     """
-    if type(buffer) not in (RolloutBuffer, DictRolloutBuffer):
+    if not isinstance(buffer, RolloutBuffer) or "_rows_are_plain" not in vars(type(buffer)):
         raise NotNative(f"the rollout buffer is a {type(buffer).__name__}")
 
 

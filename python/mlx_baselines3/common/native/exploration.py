@@ -1,8 +1,8 @@
 """
 Collecting experience for off-policy algorithms in Rust: policy, exploration, environments and replay buffer.
 
-What Python's generators decide is drawn ahead, each generator in the order of single steps: whether an
-epsilon-greedy policy explores, random actions from the action space, the user's action noise.
+Random numbers of Python's generators are drawn ahead, in the order of single steps: whether an
+epsilon-greedy policy explores, random actions of the action space, the user's action noise.
 """
 
 import operator
@@ -44,7 +44,7 @@ _MOST_IN_VAIN = 32
 
 class ChunkResult(NamedTuple):
     """
-    What some steps gave.
+    Results of some steps.
 
     :param n_steps: how many were taken and stored
     :param error: why there was no next one, if there should have been one
@@ -193,7 +193,7 @@ class NativeCollector:
             "noise": noise,
             "until_end": until_end,
         }
-        # A signal that is seen to in Rust comes back as an error, with the steps before it.
+        # Rust returns a signal as an error, with the steps before it.
         with interrupts_allowed():
             done = self.actor.collect_transitions(
                 self.envs, self._bounds, last_obs, whole_plan, self._columns, buffer._cursor()
@@ -229,7 +229,7 @@ class NativeCollector:
         :raises RuntimeError: the environments are closed or not reset
         """
         obs = np.ascontiguousarray(last_obs, np.float32)
-        # A signal that is seen to in Rust comes back as an error, with the steps before it.
+        # Rust returns a signal as an error, with the steps before it.
         with self.actor.lent() as actor, interrupts_allowed():
             buffer: _native.ReplayArrays = {"columns": self._columns, "cursor": self.buffer._cursor()}
             done = _native.learn_q(self.envs, actor, obs, plan, buffer, learned)
@@ -242,7 +242,7 @@ def choose_collector(
     model: Any, env: VecEnv, buffer: Any, noise: ActionNoise | None, learning_starts: int
 ) -> NativeCollector | str:
     """
-    Decide who takes the steps of an off-policy algorithm.
+    Select what takes the steps of an off-policy algorithm.
 
     :param model: the algorithm
     :param env: its environments
@@ -276,13 +276,13 @@ def choose_collector(
 
 
 class CollectorChoice:
-    """What :func:`choose_collector` said, for as long as nothing that it depends on can have changed."""
+    """Cached result of :func:`choose_collector`, valid until something it depends on may have changed."""
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """Decide anew the next time: somebody has had the opportunity to change anything."""
+        """Decide again the next time, because a callback may have changed anything."""
         self._parts: tuple[Any, ...] = ()
         self.collector: NativeCollector | None = None
 

@@ -1,8 +1,8 @@
-"""What features extractors compute, read from their modules: a branch for each array of an observation."""
+"""Features extractors as branches, one for each array of an observation, read from their modules."""
 
 import dis
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
@@ -15,11 +15,21 @@ from gymnasium import spaces
 from mlx_baselines3 import _native
 from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.native.layers import Layer, activation_of, sequence
+from mlx_baselines3.common.native.one_hot import OneHot, seen_shape
 from mlx_baselines3.common.nn.layers import Conv2d, Flatten, Module, ModuleDict, Sequential, is_exactly
 from mlx_baselines3.common.preprocessing import is_image_space
 from mlx_baselines3.common.torch_layers import CombinedExtractor
 
-__all__ = ["Branch", "Convolution", "Features", "Observed", "as_columns", "branch_specs", "observed"]
+__all__ = [
+    "Branch",
+    "Codes",
+    "Convolution",
+    "Features",
+    "Observed",
+    "as_columns",
+    "branch_specs",
+    "observed",
+]
 
 
 class Convolution(NamedTuple):
@@ -27,7 +37,7 @@ class Convolution(NamedTuple):
     A convolution of channel-first images and what follows it.
 
     :param module: its weights
-    :param image: channels, height and width of what it takes
+    :param image: channels, height and width of its input
     :param stride: vertical and horizontal
     :param padding: above and below, and on both sides
     :param activation: name of the function
@@ -42,7 +52,7 @@ class Convolution(NamedTuple):
     parameter: float = 0.0
 
     def output(self) -> tuple[int, int, int]:
-        """:return: channels, height and width of what it gives"""
+        """:return: channels, height and width of its output"""
         channels, _, *kernel = self.module.weight.shape
         steps = zip(self.image[1:], kernel, self.stride, self.padding, strict=True)
         height, width = ((side + 2 * pad - size) // stride + 1 for side, size, stride, pad in steps)
@@ -51,13 +61,13 @@ class Convolution(NamedTuple):
 
 class Branch(NamedTuple):
     """
-    What makes features of one array of an observation. The output of the last convolution is flattened.
+    Layers that compute features of one array of an observation. The last convolution's output is flattened.
 
     :param column: which array
-    :param inputs: how many numbers it has
-    :param scale: what these are multiplied with first
-    :param convolutions: where it is an image
-    :param linears: linear layers after that
+    :param inputs: size of the array
+    :param scale: factor on the inputs
+    :param convolutions: for images
+    :param linears: linear layers after them
     """
 
     column: int
@@ -76,7 +86,7 @@ class Branch(NamedTuple):
         yield from (linear for layer in self.linears for linear in layer.linears)
 
     def shape(self) -> tuple[Any, ...]:
-        """:return: what two branches have in common that differ in their weights alone"""
+        """:return: everything except for the weights, for comparison"""
         convolutions = [(layer.module.weight.shape, *layer[1:]) for layer in self.convolutions]
         linears = [(layer.linears[0].weight.shape, *layer[1:]) for layer in self.linears]
         has_bias = ["bias" in module for module in self.modules()]
@@ -84,48 +94,57 @@ class Branch(NamedTuple):
 
 
 Features = tuple[Branch, ...]
+Codes = Mapping[str, OneHot]
 
 
 class Observed(NamedTuple):
     """
-    What the networks of a policy see of an observation.
+    The inputs of a policy's networks.
 
     :param keys: those of a Dict of arrays; none for a single one
+    :param codes: what turns integers into numbers, by key; the key of a single array is empty
     :param features: the branches of each extractor, side by side; none if all extractors give the numbers of
         the arrays as they are, in the order of the keys
     """
 
     keys: tuple[str, ...]
+    codes: Codes
     features: tuple[Features, ...]
 
 
 def observed(network: Any, *extractors: Any) -> Observed:
     """
-    :param network: what calls the extractors
-    :param extractors: what makes its features
-    :return: what they compute
+    :param network: the network with the observation space
+    :param extractors: its features extractors
+    :return: the inputs of its layers
     :raises NotNative: an observation is not an array of numbers, or an extractor computes anything else
     """
     space = network.observation_space
     keys = tuple(space.spaces) if isinstance(space, spaces.Dict) else ()
+    parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    codes = {
+        key: OneHot(part)
+        for key, part in parts.items()
+        if isinstance(part, (spaces.Discrete, spaces.MultiDiscrete))
+    }
     read = {id(extractor): _read(extractor, space, network.normalize_images) for extractor in extractors}
-    # The very same object if two networks share an extractor.
+    # The same object if two networks share an extractor.
     features = tuple(read[id(extractor)] for extractor in extractors)
     columns = list(range(len(keys) or 1))
     plain = all(branch.is_plain() for branches in features for branch in branches)
     if plain and all([branch.column for branch in branches] == columns for branches in features):
-        return Observed(keys, ((),) * len(features))
-    return Observed(keys, features)
+        return Observed(keys, codes, ((),) * len(features))
+    return Observed(keys, codes, features)
 
 
 def _read(extractor: Any, space: spaces.Space[Any], normalizes: bool) -> Features:
     if not isinstance(extractor, Module):
         raise NotNative(f"the policy has a {type(extractor).__name__}")
     if not isinstance(space, spaces.Dict):
-        _check_box(space, "the observation space is")
+        _check_numbers(space, "the observation space is")
         return (_branch(_called(extractor), space, 0, normalizes),)
     for key, part in space.spaces.items():
-        _check_box(part, f"the observation {key!r} is")
+        _check_numbers(part, f"the observation {key!r} is")
     if not isinstance(extractor, CombinedExtractor):
         raise NotNative(f"the policy has a {type(extractor).__name__}")
     check_unchanged(extractor, CombinedExtractor, ("__call__", "forward"))
@@ -138,9 +157,9 @@ def _read(extractor: Any, space: spaces.Space[Any], normalizes: bool) -> Feature
     )
 
 
-def _check_box(space: spaces.Space[Any], what: str) -> None:
-    if not isinstance(space, spaces.Box):
-        raise NotNative(f"{what} a {type(space).__name__} and not a Box")
+def _check_numbers(space: spaces.Space[Any], what: str) -> None:
+    if seen_shape(space) is None:
+        raise NotNative(f"{what} a {type(space).__name__}")
 
 
 def _branch(modules: list[Any], space: Any, column: int, normalizes: bool) -> Branch:
@@ -152,9 +171,9 @@ def _branch(modules: list[Any], space: Any, column: int, normalizes: bool) -> Br
     :raises NotNative: there is no native form of them
     """
     scale = 1.0 / 255.0 if normalizes and is_image_space(space) else 1.0
-    branch = Branch(column, math.prod(space.shape), scale)
     # The shape of what comes next, the axis of rows left out.
-    shape: tuple[int, ...] = space.shape
+    shape = seen_shape(space) or ()
+    branch = Branch(column, math.prod(shape), scale)
     for module in _flattened(modules):
         if type(module) is Flatten:
             check_unchanged(module, Flatten, ("forward",))
@@ -177,7 +196,7 @@ def _branch(modules: list[Any], space: Any, column: int, normalizes: bool) -> Br
 
 
 def _convolution(module: Conv2d, shape: tuple[int, ...], branch: Branch) -> Convolution:
-    check_unchanged(module, Conv2d, ("forward",))
+    check_unchanged(module, Conv2d, ("__call__", "forward", "convolve"))
     if len(shape) != 3 or branch.linears or shape[0] != module.weight.shape[1] or "bias" not in module:
         raise NotNative(f"a convolution takes observations of the shape {shape}")
     image = (shape[0], shape[1], shape[2])
@@ -188,10 +207,13 @@ def _convolution(module: Conv2d, shape: tuple[int, ...], branch: Branch) -> Conv
 
 
 def _pair(number: Any) -> tuple[int, int]:
-    pair = (number, number) if isinstance(number, int) else tuple(number)
-    if len(pair) != 2:
+    """Two numbers from what MLX takes for them: one, also of NumPy's, or two."""
+    if hasattr(number, "__index__") and not getattr(number, "shape", ()):
+        number = (number, number)
+    # Changes of a list in place would not be detected.
+    if not isinstance(number, tuple) or len(number) != 2:
         raise NotNative(f"a convolution has a stride or padding of {number}")
-    return int(pair[0]), int(pair[1])
+    return int(number[0]), int(number[1])
 
 
 def _activated(branch: Branch, module: Any) -> Branch:
@@ -233,26 +255,33 @@ def _called(extractor: Any) -> list[Any]:
     names = _chain(function.__code__) if isinstance(function, FunctionType) else None
     if names is None:
         raise unknown
-    # What a class or an instance has by such a name would be called instead.
+    # An attribute of the class or the instance by this name would be called instead.
     if any(name not in extractor or name in vars(extractor) or hasattr(kind, name) for name in names):
         raise unknown
     return [extractor[name] for name in names]
 
 
+# Instructions of a method that only calls children. Without jumps it cannot depend on an attribute or an
+# input, and without other stores it has no side effects. The names are those of Python 3.10 to 3.14.
+_CALLING = frozenset(
+    ("CALL", "CALL_FUNCTION", "CALL_METHOD", "EXTENDED_ARG", "LOAD_ATTR", "LOAD_METHOD", "NOP", "PRECALL",
+     "PUSH_NULL", "RESUME", "RETURN_VALUE")
+)  # fmt: skip
+# The prefixes of instructions that load and store local variables, one or two at a time.
+_LOCAL = ("LOAD_FAST", "STORE_FAST")
+
+
 class _Value:
-    """Stands for an array that a method passes on. Whatever else is done with it raises."""
+    """Stand-in for an array that a method passes on; any other use raises."""
 
     __slots__ = ("names",)
 
     def __init__(self, names: tuple[str, ...]):
         self.names = names
 
-    def __bool__(self) -> bool:
-        raise TypeError
-
 
 class _Owner:
-    """Stands for a module whose method calls its children."""
+    """Stand-in for a module whose method calls its children."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -268,17 +297,16 @@ class _Owner:
 @lru_cache(maxsize=128)
 def _chain(code: CodeType) -> tuple[str, ...] | None:
     """
-    The names of the children that a method calls, each with what the one before gave.
+    The names of the children that a method calls in a row, each with the output of the previous one.
 
-    The method runs on stand-ins, without globals and built-in functions, so that it can neither see nor do
-    anything else: what it does here is what it always does.
+    The method may contain only attribute loads and calls, without branches. It is run on stand-ins, without
+    globals and built-in functions, so its behaviour does not depend on anything else.
 
     :param code: of a method of one argument
-    :return: the names; None if it does anything else
+    :return: the names; None for any other method
     """
-    # What is caught here might not be raised elsewhere. Python 3.11 has other names for this than 3.10.
-    catches = any(step.opname.startswith(("SETUP_", "PUSH_EXC")) for step in dis.get_instructions(code))
-    if catches or code.co_freevars:
+    names = {step.opname for step in dis.get_instructions(code)}
+    if code.co_freevars or any(name not in _CALLING and not name.startswith(_LOCAL) for name in names):
         return None
     owner = _Owner()
     try:

@@ -15,11 +15,11 @@ _PLAIN = {nn.Identity: "identity", Tanh: "tanh", nn.Tanh: "tanh", nn.ReLU: "relu
 
 class Layer(NamedTuple):
     """
-    A dense layer and what follows it.
+    A linear layer and its activation.
 
-    :param linears: modules whose outputs are put side by side, usually one
-    :param activation: name of the function
-    :param parameter: its number, if it has one
+    :param linears: modules whose outputs are concatenated, usually one
+    :param activation: name of the activation function
+    :param parameter: its parameter, if it has one
     """
 
     linears: tuple[nn.Linear, ...]
@@ -31,7 +31,7 @@ def activation_of(module: Any) -> tuple[str, float]:
     """
     :param module: an activation
     :return: its name and its number, 0 if it has none
-    :raises NotNative: it is none that Rust knows
+    :raises NotNative: if Rust does not have it
     """
     kind = type(module)
     if kind in _PLAIN:
@@ -49,7 +49,7 @@ def sequence(network: Any) -> list[Any]:
     """
     :param network: a :class:`~mlx_baselines3.common.nn.layers.Sequential`
     :return: its layers
-    :raises NotNative: it is none
+    :raises NotNative: if it is of another class
     """
     if type(network) is not Sequential:
         raise NotNative(f"the policy has a {type(network).__name__}")
@@ -63,8 +63,8 @@ def mlp_layers(network: Any) -> list[Layer]:
 
     :param network: a :class:`~mlx_baselines3.common.nn.layers.Sequential`
     :return: the layers, each with the activation after it
-    :raises NotNative: it is none, another module is in it, or an activation where no linear layer is
-        before it
+    :raises NotNative: if it is of another class, contains another module, or has an activation without a
+        linear layer before it
     """
     layers: list[Layer] = []
     for module in sequence(network):

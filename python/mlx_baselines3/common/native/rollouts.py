@@ -2,10 +2,11 @@
 Rollouts of on-policy algorithms whose actions come from a native actor.
 
 Values, log-probabilities and the values of truncated episodes are computed after the rollout, all at once.
-Native environments take as many steps at a time as the algorithm lets pass unseen, any others single steps.
+Native environments take as many steps at once as no callback needs to see, other environments one.
 """
 
-from typing import Any, NamedTuple
+import copy
+from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -13,7 +14,7 @@ from gymnasium import spaces
 
 from mlx_baselines3 import _native
 from mlx_baselines3.common.buffers import RolloutBuffer
-from mlx_baselines3.common.native.actor import NativeActor, native_actor
+from mlx_baselines3.common.native.actor import NativeActor, is_outdated, native_actor
 from mlx_baselines3.common.native.blueprint import Observations, side_by_side
 from mlx_baselines3.common.native.eligibility import NotNative, check_rollout_buffer, mlx_infers, python_steps
 from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
@@ -21,20 +22,22 @@ from mlx_baselines3.common.nn.threads import tracing
 from mlx_baselines3.common.vec_env import VecEnv
 from mlx_baselines3.common.vec_env.native_vec_env import stepped_in_rust, why_stepped_in_python
 
-__all__ = ["Estimates", "NativeRollout", "Steps", "actions_for_env", "choose_actor"]
+__all__ = ["Estimates", "Masks", "NativeRollout", "Steps", "actions_for_env", "choose_actor"]
 
 
 def choose_actor(policy: Any, buffer: Any) -> NativeActor | str:
     """
-    Decide who acts in the rollouts of an on-policy algorithm.
+    Select what computes the actions in the rollouts of an on-policy algorithm.
 
     :param policy: its policy
     :param buffer: its rollout buffer
-    :return: the native actor, with the present weights; or a sentence that says why MLX has to act
+    :return: the native actor, with the current weights; or a message with the reason why there is none
     """
     try:
         check_rollout_buffer(buffer)
-        return native_actor(policy)
+        actor = native_actor(policy)
+        actor.plan.check_critic()
+        return actor
     except NotNative as reason:
         return mlx_infers(reason)
 
@@ -55,7 +58,7 @@ def actions_for_env(policy: Any, action_space: spaces.Space[Any], actions: np.nd
 
 
 class _Truncation(NamedTuple):
-    """An episode that the time limit ended: where its last reward is, and what was seen last."""
+    """An episode that the time limit ended: the place of its last reward, and its last observation."""
 
     step: int
     env: int
@@ -64,7 +67,7 @@ class _Truncation(NamedTuple):
 
 class Steps(NamedTuple):
     """
-    What one or more steps gave.
+    Results of one or more steps.
 
     :param n_steps: number of steps
     :param error: why there was no next one, if there should have been one
@@ -84,9 +87,27 @@ class Steps(NamedTuple):
     truncations: list[_Truncation]
 
 
+class Masks(Protocol):
+    """Where environments say which actions they allow."""
+
+    # Rust knows what the environments allow.
+    is_native: bool
+
+    def now(self) -> np.ndarray:
+        """:return: (n_envs, choices) booleans: what is allowed in the next step"""
+
+    def follow(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
+        """
+        To be called after each step.
+
+        :param dones: (n_envs,) whether episodes have ended
+        :param infos: one for each environment
+        """
+
+
 class Estimates(NamedTuple):
     """
-    What the networks say of a step that somebody looks at.
+    Outputs of the networks for a step that a callback sees.
 
     :param values: (n_envs, 1) values of the observations
     :param log_probs: (n_envs,) log-probabilities of the actions
@@ -108,6 +129,7 @@ class NativeRollout:
     :param buffer: the buffer to fill, which is empty
     :param gamma: discount factor
     :param sde_sample_freq: steps after which gSDE draws other noise, never if 0 or less
+    :param masks: where the environments say which actions they allow; None allows all
     """
 
     def __init__(
@@ -118,6 +140,7 @@ class NativeRollout:
         buffer: RolloutBuffer,
         gamma: float,
         sde_sample_freq: int,
+        masks: Masks | None = None,
     ):
         self._actor, self._policy, self._env, self._buffer = actor, policy, env, buffer
         self._gamma = gamma
@@ -129,7 +152,17 @@ class NativeRollout:
         self._bounds = _native.ActionBounds(low=low, high=high)
         # Rust clips actions; it does not stretch squashed ones to the bounds.
         self._core: Any = None if policy.squash_output else stepped_in_rust(env)
-        self._n_steps = 0
+        # Steps that were taken, and those of them whose values and likelihoods are in the buffer.
+        self._n_steps = self._n_complete = 0
+        # Of gSDE: those of the present actor.
+        self._log_std = copy.copy(getattr(policy, "log_std", None))
+        # Whether a callback has had the opportunity to change the policy, and whether it can be followed.
+        self._was_seen, self._follows = False, True
+        self._sde_sample_freq = sde_sample_freq
+        # Of environments that forbid actions, where the policy is to know: the masks of a step.
+        self._masks = masks
+        if masks is not None and not masks.is_native:
+            self._core = None
         self._truncations: list[_Truncation] = []
         # Step, and the values and likelihoods that a callback has put in place of the networks' own.
         self._given: list[tuple[int, np.ndarray, np.ndarray]] = []
@@ -161,18 +194,40 @@ class NativeRollout:
         :raises FloatingPointError: the environments gave observations that are not finite
         :raises ValueError: an action is not finite
         """
-        if not self._actor.is_current():
-            self._actor.refresh()
+        self._follow_policy()
         steps = self._step(last) if self._core is None else self._fused_steps(last, count)
         if steps.error is None:
             self._actor.share_noise()
         return steps
 
+    def _follow_policy(self) -> None:
+        """
+        Take over what a callback has changed in the policy. As in SB3, the steps before have the values and
+        likelihoods of the networks that took them.
+        """
+        # Another thread replaces arrays.
+        may_differ = self._was_seen or not self._actor.is_current()
+        self._was_seen = False
+        if not (may_differ and self._follows and is_outdated(self._policy, self._actor)):
+            return
+        self._complete_rows()
+        before = self._actor
+        try:
+            self._actor = native_actor(self._policy)
+        except NotNative:
+            # The present actor ends the rollout; the next one is MLX's.
+            self._follows = False
+            return
+        self._log_std = copy.copy(getattr(self._policy, "log_std", None))
+        if self._actor is not before:
+            self._actor.explore(self._env.num_envs, self._sde_sample_freq)
+
     def _step(self, last: tuple[Any, np.ndarray]) -> Steps:
         """One step of environments of any kind."""
         obs = last[0]
         try:
-            actions = self._actor.act(obs).reshape(-1, *(self._space.shape or ()))
+            masks = self._masks_now()
+            actions = self._actor.act(obs, masks=masks).reshape(-1, *(self._space.shape or ()))
         except ValueError as error:
             if all(np.isfinite(column).all() for column in self._actor.plan.columns(obs)):
                 raise
@@ -184,7 +239,18 @@ class NativeRollout:
         new_obs, rewards, dones, infos = self._env.step(clipped_actions)
         # No policy has observations that are tuples.
         assert not isinstance(new_obs, tuple)
+        if self._masks is not None:
+            self._masks.follow(dones, infos)
         return Steps(1, None, last, (actions, clipped_actions, new_obs, rewards, dones, infos), [], [])
+
+    def _masks_now(self) -> np.ndarray | None:
+        """What is allowed in the next step, which is put into the buffer."""
+        if self._masks is None:
+            return None
+        masks = self._buffer.__dict__["action_masks"][self._n_steps]
+        masks[...] = self._masks.now()
+        found: np.ndarray = masks
+        return found
 
     def _fused_steps(self, last: tuple[np.ndarray, np.ndarray], count: int) -> Steps:
         """Steps of native environments, written into the buffer."""
@@ -195,6 +261,7 @@ class NativeRollout:
             "actions": buffer.actions[rows],
             "rewards": buffer.rewards[rows],
             "episode_starts": buffer.episode_starts[rows],
+            "masks": None if self._masks is None else buffer.__dict__["action_masks"][rows],
         }
         current: _native.CurrentObs = {"obs": obs, "episode_starts": starts}
         done = self._actor.collect(self._core, self._bounds, current, columns)
@@ -223,7 +290,10 @@ class NativeRollout:
         :param steps: what :meth:`take_steps` gave
         :return: values and log-probabilities of the last one, as the buffer gets them after the rollout
         """
-        values, log_probs = map(to_mlx, self._evaluate(steps.seen[0], steps.last[0]))
+        masks = None
+        if self._masks is not None:
+            masks = self._buffer.__dict__["action_masks"][self._n_steps + steps.n_steps - 1]
+        values, log_probs = map(to_mlx, self._evaluate(steps.seen[0], steps.last[0], masks))
         return Estimates(values, log_probs, self._bytes(values, log_probs, steps, steps.seen))
 
     def _bytes(
@@ -242,6 +312,7 @@ class NativeRollout:
         :param estimates: those that the callback was shown, if any
         """
         actions, _, _, rewards, dones, infos = steps.last
+        self._was_seen = estimates is not None
         row = self._n_steps + steps.n_steps - 1
         self._truncations += steps.truncations
         for i in np.flatnonzero(dones).tolist():
@@ -268,15 +339,17 @@ class NativeRollout:
         """:return: whether a callback has changed the step in place"""
         now = self._bytes(estimates.values, estimates.log_probs, steps, seen)
         if now[:4] != estimates.shown[:4]:
-            # From the rows of the buffer others would be computed.
+            # They cannot be computed from the rows of the buffer.
             values, log_probs = map(to_numpy, estimates[:2])
             self._given.append((row, values.reshape(-1), log_probs.reshape(-1)))
         return now != estimates.shown
 
-    def _evaluate(self, observations: Observations, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _evaluate(
+        self, observations: Observations, actions: np.ndarray, masks: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(batch, 1) values and (batch,) log-probabilities."""
         values, actor, seen = self._actor.evaluate(observations)
-        log_probs = actor.log_probs(seen, actions)
+        log_probs = actor.log_probs(seen, actions, masks)
         if log_probs is not None:
             return values, log_probs
         # gSDE's likelihood goes by its features, too.
@@ -284,7 +357,7 @@ class NativeRollout:
         # Distributions are over vectors, whatever the shape of the action space.
         taken = to_mlx(actions.reshape(len(actions), -1))
         with tracing:
-            dist = self._policy.action_dist.proba_distribution(outputs, self._policy.log_std, features)
+            dist = self._policy.action_dist.proba_distribution(outputs, self._log_std, features)
             log_probs_of_mlx = dist.log_prob(taken)
         return values, to_numpy(log_probs_of_mlx)
 
@@ -295,15 +368,27 @@ class NativeRollout:
         :param new_obs: (n_envs, ...) observations after the last step
         :return: (n_envs, 1) their values
         """
-        buffer, plan = self._buffer, self._actor.plan
-        actions = buffer.actions.reshape(-1, *(self._space.shape or ()))
-        values, log_probs = self._evaluate(plan.rows(buffer.observations), actions)
-        buffer.values[...] = values.reshape(buffer.values.shape)
-        buffer.log_probs[...] = log_probs.reshape(buffer.log_probs.shape)
+        self._complete_rows()
         for step, given_values, given_log_probs in self._given:
-            buffer.values[step], buffer.log_probs[step] = given_values, given_log_probs
-        if self._truncations:
-            rows, envs, ends = zip(*self._truncations, strict=True)
-            end_values = self._actor.values(plan.stacked(ends))[:, 0]
-            buffer.rewards[list(rows), list(envs)] += self._gamma * end_values
+            self._buffer.values[step], self._buffer.log_probs[step] = given_values, given_log_probs
+        self._follow_policy()
         return to_mlx(self._actor.values(new_obs))
+
+    def _complete_rows(self) -> None:
+        """Fill in the values and likelihoods of the steps that the current actor has taken."""
+        buffer, plan, rows = self._buffer, self._actor.plan, slice(self._n_complete, self._n_steps)
+        self._n_complete = self._n_steps
+        if rows.start == rows.stop:
+            return
+        obs = buffer.observations
+        obs = {key: array[rows] for key, array in obs.items()} if isinstance(obs, dict) else obs[rows]
+        actions = buffer.actions[rows].reshape(-1, *(self._space.shape or ()))
+        masks = None if self._masks is None else buffer.__dict__["action_masks"][rows]
+        values, log_probs = self._evaluate(plan.rows(obs), actions, masks)
+        buffer.values[rows] = values.reshape(buffer.values[rows].shape)
+        buffer.log_probs[rows] = log_probs.reshape(buffer.log_probs[rows].shape)
+        if self._truncations:
+            steps, envs, ends = zip(*self._truncations, strict=True)
+            end_values = self._actor.values(plan.stacked(ends))[:, 0]
+            buffer.rewards[list(steps), list(envs)] += self._gamma * end_values
+            self._truncations.clear()

@@ -1,7 +1,8 @@
-"""Whether a policy is still made of what was read from it: asked before every prediction and rollout."""
+"""Snapshots of a policy's structure, compared before every prediction and rollout."""
 
 import operator
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Any
 
 import mlx.core as mx
@@ -9,30 +10,36 @@ from mlx.nn.layers.base import Module
 
 __all__ = ["Remembered", "Snapshot"]
 
-# Methods of a module that decide about what it computes, whatever its class is.
+# Methods that determine what a module computes, whatever its class.
 _CALLS = ("__call__", "forward")
+# Results of a forward pass and of reading the policy; they do not determine its actions.
+_LEFT_BEHIND = {
+    "_training", "_remembered", "distribution", "gaussian_actions", "weights_dist", "exploration_mat",
+    "exploration_matrices", "_latent_sde",
+}  # fmt: skip
+_code = operator.attrgetter("__code__")
 
 
 class Snapshot:
     """
-    What the modules of a policy consist of at one moment. :meth:`is_current` takes a fraction of the time of
+    The structure of a policy's modules at one moment. :meth:`is_current` takes a fraction of the time of
     reading the modules again.
 
     Children and attributes are compared by identity, arrays by shape: their numbers may change. The training
-    mode does not count. Of users' classes all methods are compared, of this package's and MLX's those that
-    compute.
+    mode and the results of a forward pass are ignored. All methods of user-defined classes are compared, but
+    only ``__call__`` and ``forward`` of this package's and MLX's classes.
 
     :param policy: an MLX module
     """
 
     def __init__(self, policy: Module):
         self.policy = policy
-        modules = policy.modules()
+        modules = _reachable(policy)
         kinds = {type(module) for module in modules}
-        # A distribution is no module; what it consists of decides about the actions, too.
+        # A distribution is not a module, but its attributes determine the actions, too.
         others = [vars(value) for module in modules if (value := vars(module).get("action_dist")) is not None]
         holders: list[dict[str, Any]] = [*modules, *(vars(module) for module in modules), *others]
-        places = [(holder, key) for holder in holders for key in holder if key != "_training"]
+        places = [(holder, key) for holder in holders for key in holder if key not in _LEFT_BEHIND]
         is_array = [isinstance(holder[key], mx.array) for holder, key in places]
         rest = [place for place, array in zip(places, is_array, strict=True) if not array]
         arrays = [place for place, array in zip(places, is_array, strict=True) if array]
@@ -41,9 +48,14 @@ class Snapshot:
         self._rest = [*map(dict.__getitem__, *self._rest_places)]
         self._array_places = [holder for holder, _ in arrays], [key for _, key in arrays]
         self._shapes = [array.shape for array in map(dict.__getitem__, *self._array_places)]
-        # A class can get a method that a base class has so far.
+        # A class may get its own version of an inherited method.
         users = {base for kind in kinds for base in kind.__mro__ if not _is_known(base)}
         self._users = [(vars(kind), dict(vars(kind))) for kind in users]
+        # IPython's autoreload replaces the code of a function and keeps the function object.
+        self._users_functions = [
+            value for kind in users for value in vars(kind).values() if isinstance(value, FunctionType)
+        ]
+        self._codes = [*map(_code, self._users_functions)]
         methods = [(kind, name) for kind in kinds for name in _CALLS if hasattr(kind, name)]
         self._methods = [kind for kind, _ in methods], [name for _, name in methods]
         self._functions = [*map(getattr, *self._methods)]
@@ -51,7 +63,7 @@ class Snapshot:
     def is_current(self, policy: Module) -> bool:
         """
         :param policy: a module
-        :return: whether it is the one of the snapshot, and only numbers in its arrays have changed since
+        :return: whether it is the policy of the snapshot, and only numbers in its arrays have changed
         """
         try:
             return (
@@ -61,6 +73,7 @@ class Snapshot:
                 and [array.shape for array in map(dict.__getitem__, *self._array_places)] == self._shapes
                 and all(map(operator.is_, map(getattr, *self._methods), self._functions))
                 and all(_same_entries(now, before) for now, before in self._users)
+                and all(map(operator.is_, map(_code, self._users_functions), self._codes))
             )
         except (AttributeError, KeyError):
             return False
@@ -71,29 +84,42 @@ def _is_known(kind: type) -> bool:
 
 
 def _same_entries(now: Mapping[str, Any], before: dict[str, Any]) -> bool:
-    return len(now) == len(before) and all(map(operator.is_, now.values(), before.values()))
+    return [*now] == [*before] and all(map(operator.is_, now.values(), before.values()))
+
+
+def _reachable(policy: Module) -> list[Module]:
+    """All modules of a policy, including those that are only attributes, such as aliases."""
+    found = {id(module): module for module in policy.modules()}
+    unseen = [*found.values()]
+    while unseen:
+        for value in vars(unseen.pop()).values():
+            if isinstance(value, Module) and id(value) not in found:
+                new = {id(module): module for module in value.modules()}
+                unseen += [module for key, module in new.items() if key not in found]
+                found |= new
+    return [*found.values()]
 
 
 class Remembered:
     """
-    What was made of a policy: an attribute of this very object, of which copies and pickles get an empty one.
-    In a table of policies it would keep them for ever, because it refers to them.
+    Cached blueprint and native actor of a policy, stored as its attribute. Copies and pickles of the policy
+    get an empty cache. A global table of policies would never free them: its values refer to its keys.
 
     ``snapshot`` is that of the policy when ``blueprint`` was read, ``actor`` the last native actor.
     """
 
-    # Who looks through the attributes of a policy for arrays does not look in here.
+    # Slots: searches for arrays in the attributes of a policy must not find these.
     __slots__ = ("actor", "blueprint", "snapshot")
 
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None
-        # A sentence says why there is none.
+        # A string with the reason if there is none.
         self.blueprint: Any = None
         self.actor: Any = None
 
     def is_current(self, policy: Module) -> bool:
         """
-        :param policy: whose attribute this is; a shallow copy of a policy has that of the policy
+        :param policy: the policy with this attribute; a shallow copy shares the original's
         :return: whether the blueprint is still that of the policy
         """
         return self.snapshot is not None and self.snapshot.is_current(policy)

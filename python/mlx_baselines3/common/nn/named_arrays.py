@@ -1,4 +1,4 @@
-"""The arrays of a module by their dotted names. Reached through ``layers``."""
+"""The arrays of a module by their dotted names. Private; import from ``common.layers``."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from mlx.nn.layers.base import Module
 
 class Place(NamedTuple):
     """
-    Where an array lies.
+    Location of an array in a module.
 
     :param array: the array
     :param holder: the module, dictionary or list that holds it

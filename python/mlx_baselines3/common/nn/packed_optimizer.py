@@ -88,7 +88,7 @@ class ParameterOptimizer:
         """
         made = cls.__new__(cls)
         made._start(optimizer, module, None)
-        # Whoever made it may look at it, or change it, at any time.
+        # The caller has the optimizer and may read or change it at any time.
         made._handed_out = True
         return made
 
@@ -235,19 +235,19 @@ class ParameterOptimizer:
         return [name for name in self._order if name in known]
 
     def __getstate__(self) -> dict[str, Any]:
-        self._catch_up()
+        self._materialize_state()
         # The modules are the network's; without them it is believed to have stayed the same.
         return {**self.__dict__, "_owners": {}, "structure": None}
 
     @property
     def optimizer(self) -> optim.Optimizer:
         """:return: MLX's optimizer; ``bare`` is the same without a look at whether its state is up to date"""
-        self._catch_up()
-        # Whoever keeps it sees its state from now on, and may change it.
+        self._materialize_state()
+        # The caller may keep it, and read or change its state later.
         self._handed_out = True
         return self.bare
 
-    def _catch_up(self) -> None:
+    def _materialize_state(self) -> None:
         if self._deferred is not None:
             state = self._deferred()
             # What is still to be computed could not be computed in another thread.
@@ -257,15 +257,15 @@ class ParameterOptimizer:
 
     def defer_state(self, source: Callable[[], dict[str, Any]]) -> None:
         """
-        Let the state be made when someone asks for it; at once if someone may hold MLX's optimizer.
+        Create the state when it is read; at once if a caller may hold MLX's optimizer.
 
         :param source: gives the state, as it is at that time
         """
         self._deferred = source
         if self._handed_out:
-            self._catch_up()
+            self._materialize_state()
 
-    def defers_to(self, source: Callable[[], dict[str, Any]]) -> bool:
+    def is_deferred_to(self, source: Callable[[], dict[str, Any]]) -> bool:
         """
         :param source: what may have been given to :meth:`defer_state`
         :return: whether the state is still to come from there
@@ -296,7 +296,7 @@ class ParameterOptimizer:
     @property
     def state(self) -> dict[str, Any]:
         """:return: the optimizer's state, a tree of arrays"""
-        self._catch_up()
+        self._materialize_state()
         return self.bare.state
 
     @state.setter

@@ -1,4 +1,4 @@
-"""What a network is made of, so that what was made of it is made anew when it changes."""
+"""The structure of a network, to detect changes that require a new update."""
 
 import operator
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ __all__ = ["Structure"]
 
 class Structure:
     """
-    The modules of a network, and where its arrays lie, at one moment. Whether they are still the same is
-    asked before every update, so that :meth:`is_current` takes a fraction of the time of another look.
+    The modules of a network and the locations of its arrays at one moment. :meth:`is_current` is called
+    before every update and takes a fraction of the time of reading the network again.
 
     :param network: any MLX module
     """
@@ -45,7 +45,10 @@ class Structure:
         self._frozen = [set(module._no_grad) for module in self._modules]
         # Distributions are plain attributes.
         self._distributions = [*map(_distribution, self._modules)]
-        # A method of `Sequential` would be in the way.
+        # Instances may get their own methods, and activations may be functions.
+        self._with_attributes = [*self._modules, *filter(None, self._distributions)]
+        self._callables = self._find_callables()
+        # `Sequential` overrides __getitem__.
         self._get = dict.__getitem__ if all(isinstance(holder, dict) for holder in holders) else _get
         self._shapes = [array.shape for array in self.arrays().values()]
 
@@ -66,7 +69,7 @@ class Structure:
                 holder[key] = array
 
     def is_current(self) -> bool:
-        """:return: whether nothing has changed since but the numbers in the arrays"""
+        """:return: whether nothing but the numbers in the arrays has changed"""
         try:
             return (
                 all(map(operator.is_, map(self._get, *self._rest_places), self._rest))
@@ -74,9 +77,18 @@ class Structure:
                 and [array.shape for array in map(self._get, *self._array_places)] == self._shapes
                 and [module._no_grad for module in self._modules] == self._frozen
                 and all(map(operator.is_, map(_distribution, self._modules), self._distributions))
+                and self._has_same_callables()
             )
         except (AttributeError, IndexError, KeyError):
             return False
+
+    def _find_callables(self) -> list[Any]:
+        attributes = map(vars, self._with_attributes)
+        return [value for values in attributes for value in values.values() if callable(value)]
+
+    def _has_same_callables(self) -> bool:
+        now = self._find_callables()
+        return len(now) == len(self._callables) and all(map(operator.is_, now, self._callables))
 
 
 def _get(holder: Any, key: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -35,7 +36,7 @@ from mlx_baselines3.common.torch_layers import (
     NatureCNN,
 )
 
-_HEADS = {
+_HEADS: dict[type[Distribution], str] = {
     CategoricalDistribution: "categorical",
     MultiCategoricalDistribution: "multi_categorical",
     BernoulliDistribution: "bernoulli",
@@ -129,8 +130,11 @@ class ActorCriticPolicy(BasePolicy):
             if use_sde
             else None
         )
-        self.action_dist = make_proba_distribution(action_space, use_sde, self.dist_kwargs)
+        self.action_dist = self._make_distribution()
         self._build(lr_schedule)
+
+    def _make_distribution(self) -> Distribution:
+        return make_proba_distribution(self.action_space, self.use_sde, self.dist_kwargs)
 
     def _resolve_net_arch(self, net_arch: Any) -> list[int] | dict[str, list[int]]:
         if isinstance(net_arch, list) and net_arch and isinstance(net_arch[0], dict):
@@ -297,13 +301,14 @@ class ActorCriticPolicy(BasePolicy):
         :return: (batch, 1) values, (batch,) log likelihood of the actions, and (batch,) entropy of the
             distribution or None if there is no closed form
         """
-        if (found := self._evaluate_fused(obs)) is not None:
-            distribution, values = found
-        else:
-            latent_pi, latent_vf = self._latents(obs)
-            distribution = self._get_action_dist_from_latent(latent_pi)
-            values = self.value_net(latent_vf)
+        distribution, values = self._distribution_and_values(obs)
         return values, distribution.log_prob(actions), distribution.entropy()
+
+    def _distribution_and_values(self, obs: PyTorchObs) -> tuple[Distribution, mx.array]:
+        if (found := self._evaluate_fused(obs)) is not None:
+            return found
+        latent_pi, latent_vf = self._latents(obs)
+        return self._get_action_dist_from_latent(latent_pi), self.value_net(latent_vf)
 
     def _evaluate_fused(self, obs: PyTorchObs) -> tuple[Distribution, mx.array] | None:
         """Distribution and values by this package's kernels for NVIDIA GPUs; None where MLX computes."""
@@ -360,14 +365,31 @@ class MultiInputActorCriticPolicy(ActorCriticPolicy):
 
 @blueprint.register
 def _actor_critic_blueprint(policy: ActorCriticPolicy) -> Blueprint:
+    return actor_critic_blueprint(policy, _HEADS, ActorCriticPolicy, _DECISIVE)
+
+
+def actor_critic_blueprint(
+    policy: ActorCriticPolicy,
+    heads: Mapping[type[Distribution], str],
+    base: type[ActorCriticPolicy],
+    decisive: Collection[str],
+) -> Blueprint:
+    """
+    :param policy: a policy with the networks of :class:`ActorCriticPolicy`
+    :param heads: class of a distribution -> name of the head that acts natively
+    :param base: the class of this package whose methods act as the layers say
+    :param decisive: the methods that nobody may have overridden
+    :return: how it computes actions and values
+    :raises NotNative: only MLX can
+    """
     dist = policy.action_dist
-    head = _HEADS.get(type(dist))
+    head = heads.get(type(dist))
     if head is None:
         raise NotNative(f"the actions follow a {type(dist).__name__}")
     noise = dist if isinstance(dist, StateDependentNoiseDistribution) else None
     if noise is not None and noise.bijector is not None:
         head = f"squashed_{head}"
-    check_unchanged(policy, ActorCriticPolicy, _DECISIVE)
+    check_unchanged(policy, base, decisive)
     check_unchanged(dist, type(dist), (*DRAWING, "log_prob"))
     mlp = policy.mlp_extractor
     extractors = (policy.pi_features_extractor, policy.vf_features_extractor)
@@ -377,15 +399,16 @@ def _actor_critic_blueprint(policy: ActorCriticPolicy) -> Blueprint:
         (policy.value_net, nn.Linear),
     )
     check_unchanged(mlp, MlpExtractor, ("__call__", "forward", "forward_actor", "forward_critic"))
-    keys, (features, critic_features) = observed(policy, *extractors)
+    keys, codes, (features, critic_features) = observed(policy, *extractors)
     return Blueprint(
         layers=(*mlp_layers(mlp.policy_net), Layer((policy.action_net,))),
         head=head,
-        options=tuple(dist.action_dims) if isinstance(dist, MultiCategoricalDistribution) else (),
+        options=tuple(dist.action_dims) if head == "multi_categorical" else (),  # type: ignore[attr-defined]
         log_std_owner=policy if noise or head == "gaussian" else None,
         critic=(*mlp_layers(mlp.value_net), Layer((policy.value_net,))),
         noise=noise,
         keys=keys,
+        codes=codes,
         features=features,
         critic_features=critic_features,
     )

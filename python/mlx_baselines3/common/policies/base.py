@@ -460,36 +460,55 @@ class BasePolicy(BaseModel, ABC):
         :raises ValueError: if the observation is a tuple (the result of a Gymnasium ``reset``) or has
             a shape that does not fit the observation space
         """
+        return self._act_on(observation, deterministic), state
+
+    def _act_on(
+        self, observation: np.ndarray | dict[str, np.ndarray], deterministic: bool, **extras: Any
+    ) -> np.ndarray:
+        """
+        :param observation: one observation or a batch
+        :param deterministic: return the most likely actions instead of samples
+        :param extras: further arguments of :meth:`_predict`
+        :return: one action or a batch of them, inside the action space
+        """
         self.set_training_mode(False)
         _refuse_reset_answer(observation)
-        raw, vectorized = self._choose(observation, deterministic)
+        raw, vectorized = self._choose(observation, deterministic, **extras)
         actions = raw.reshape((-1, *(self.action_space.shape or ())))
         if isinstance(self.action_space, spaces.Box):
             if self.squash_output:
                 actions = self.unscale_action(actions)
             else:
                 actions = np.clip(actions, self.action_space.low, self.action_space.high)
-        return (actions if vectorized else actions.squeeze(axis=0)), state
+        return actions if vectorized else actions.squeeze(axis=0)
 
     def _choose(
-        self, observation: np.ndarray | dict[str, np.ndarray], deterministic: bool
+        self, observation: np.ndarray | dict[str, np.ndarray], deterministic: bool, **extras: Any
     ) -> tuple[np.ndarray, bool]:
         """:return: (batch, action_dim) actions before clipping, and whether the observation was a batch"""
         draw = self._generator_place.draw
-        answer = draw(not deterministic, lambda: predict_natively(self, observation, deterministic))
+        answer = draw(not deterministic, lambda: self._choose_natively(observation, deterministic, **extras))
         if answer is not None:
             return answer
-        actions, vectorized = draw(not deterministic, lambda: self._pending(observation, deterministic))
+        actions, vectorized = draw(
+            not deterministic, lambda: self._pending(observation, deterministic, **extras)
+        )
         with computing():
             return to_numpy(actions), vectorized
 
+    def _choose_natively(
+        self, observation: np.ndarray | dict[str, np.ndarray], deterministic: bool, **extras: Any
+    ) -> tuple[np.ndarray, bool] | None:
+        """:return: what :meth:`_choose` gives, from Rust; None if only MLX can tell"""
+        return None if extras else predict_natively(self, observation, deterministic)
+
     def _pending(
-        self, observation: np.ndarray | dict[str, np.ndarray], deterministic: bool
+        self, observation: np.ndarray | dict[str, np.ndarray], deterministic: bool, **extras: Any
     ) -> tuple[mx.array, bool]:
         # Another thread may be tracing an update of these networks.
         with computing(), mx.stream(self.device), tracing:
             batch, vectorized = self.obs_to_tensor(observation)
-            return self._predict(batch, deterministic=deterministic), vectorized
+            return self._predict(batch, deterministic=deterministic, **extras), vectorized
 
     def scale_action(self, action: np.ndarray) -> np.ndarray:
         """

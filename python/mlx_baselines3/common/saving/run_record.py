@@ -147,6 +147,7 @@ def run_record(model: Model, within_learn: bool, unsaved: list[str]) -> dict[str
         "generators": Encoder().encode(_generators(model), "generators"),
         "action_space": _action_space(model, unsaved),
         "matrices": Encoder().encode(matrices, "matrices"),
+        "memory": Encoder().encode(model._memory(), "memory"),
         "logged": _logged(model, unsaved) if within_learn or model._custom_logger else {},
     }
 
@@ -166,8 +167,9 @@ class RunRecord:
             self._generators = _checked_generators(Decoder().decode(record["generators"]))
             self._action_space = record["action_space"]
             self._matrices = Decoder().decode(record["matrices"])
+            self._memory = Decoder().decode(record.get("memory", {}))
             self._logged = {name: _checked_row(name, row) for name, row in record["logged"].items()}
-            if not isinstance(self._matrices, dict):
+            if not isinstance(self._matrices, dict) or not isinstance(self._memory, dict):
                 raise TypeError("not a table of matrices")
         except ModelFileError:
             raise
@@ -176,12 +178,13 @@ class RunRecord:
 
     def restore_generators(self, model: Model) -> None:
         """
-        Restore all random generators of this process, and gSDE's exploration matrices.
+        Restore all random generators of this process, gSDE's exploration matrices and what policies remember.
 
         :param model: the algorithm
         :raises ModelFileError: if a state is corrupted
         """
         self._restore_matrices(model)
+        self._restore_memory(model)
         try:
             if self._action_space is not None:
                 space = Decoder().decode(self._action_space)
@@ -205,6 +208,16 @@ class RunRecord:
             if not fits or matrix.shape[-2:] != own.shape[-2:]:
                 raise ModelFileError(f"{name} of the checkpoint does not fit the policy.")
             setattr(distribution, name, to_mlx(matrix))
+
+    def _restore_memory(self, model: Model) -> None:
+        own = model._memory()
+        for name, array in own.items():
+            stored = self._memory.get(name)
+            fits = isinstance(stored, np.ndarray) and stored.dtype.kind == "f" and stored.shape == array.shape
+            if not fits:
+                raise ModelFileError(f"{name} of the checkpoint does not fit the policy.")
+        if own:
+            model._set_memory({name: self._memory[name] for name in own})
 
     def go_on(self, model: Model) -> None:
         """

@@ -261,7 +261,7 @@ class CompiledUpdate:
 
     def begin(self) -> dict[str, Any]:
         """:return: all arrays: packed ones (trained, or targets of those), the rest, optimizer states, and
-        whether the update goes on"""
+        whether the update continues"""
         packed: dict[str, Arrays] = {}
         rest: dict[str, Arrays] = {}
         for name, network in self.networks.items():
@@ -286,7 +286,7 @@ class CompiledUpdate:
             with tracing:
                 state, row = self._function(kind, batch)(state, batch, settings)
             rows.append((kind, row))
-            self._pace.went_on((state, row))
+            self._pace.record_step((state, row))
             # The rows of a data set are taken out of memory that is there already.
             waiting += 0 if isinstance(batch, tuple) else _bytes(batch)
             if waiting > FLUSH_BYTES:

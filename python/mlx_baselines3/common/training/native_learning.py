@@ -321,7 +321,7 @@ class NativeQLearning(NativeLearning):
             "batch_size": model.batch_size,
             "gamma": model.gamma,
             "multi_step": _multi_step(model.replay_buffer),
-            "max_grad_norm": model.max_grad_norm,
+            "max_grad_norm": math.inf if model.max_grad_norm is None else model.max_grad_norm,
             "shares": (float(model.tau), 1 - float(model.tau)),
             "target_interval": max(model.target_update_interval // n_envs, 1),
             "steps_before": model._n_calls,

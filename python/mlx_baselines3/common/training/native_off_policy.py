@@ -1,6 +1,7 @@
 """The gradient steps of DQN, TD3, DDPG and SAC in Rust; see ``native_on_policy``."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -18,6 +19,7 @@ from mlx_baselines3.common.native.layers import mlp_layers
 from mlx_baselines3.common.native.vectors import ParameterVector, TrainedVector, flat
 from mlx_baselines3.common.nn.interop import to_numpy
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
+from mlx_baselines3.common.nn.structure import Structure
 from mlx_baselines3.common.policies.critics import ContinuousCritic
 from mlx_baselines3.common.training.not_finite import check_finite
 
@@ -67,16 +69,19 @@ def check_follows(network: Module, original: Module) -> None:
     check_unchanged(network, type(original), ("__call__", "forward", "extract_features"))
 
 
-def _target_vector(network: Module, original: Module, optimizer: ParameterOptimizer) -> ParameterVector:
+def _target_vector(
+    network: Module, original: Module, optimizer: ParameterOptimizer, names: Collection[str] | None = None
+) -> ParameterVector:
     """
     :param network: a target network
     :param original: the network that it follows
     :param optimizer: that of the original
+    :param names: those of the parameters; all if not given
     :return: its parameters
     :raises NotNative: as :func:`check_follows`
     """
     check_follows(network, original)
-    return ParameterVector(network, optimizer)
+    return ParameterVector(network, optimizer, names)
 
 
 def _check_same(features: Features, others: Features) -> None:
@@ -103,23 +108,35 @@ class _Always:
 
 class NativeQUpdate(_Always):
     """
-    The gradient steps of DQN.
+    The gradient steps of DQN and QR-DQN.
 
     :param q_net: the Q network
     :param q_net_target: its target network
     :param optimizer: its optimizer
     :param plan: how the Q network computes
+    :param name: what the network is called in messages and metrics
+    :param n_quantiles: quantiles of the return that the network gives for each action; 0: its mean
     :raises NotNative: there is no native form of them
     """
 
-    def __init__(self, q_net: Module, q_net_target: Module, optimizer: ParameterOptimizer, plan: Blueprint):
+    def __init__(
+        self,
+        q_net: Module,
+        q_net_target: Module,
+        optimizer: ParameterOptimizer,
+        plan: Blueprint,
+        name: str = "q_net",
+        n_quantiles: int = 0,
+    ):
+        self._name = name
         self._vector = TrainedVector(q_net, optimizer)
         self._target = _target_vector(q_net_target, q_net, optimizer)
         self._plan = plan
         _check_same(plan.features, *observed(q_net_target, q_net_target.features_extractor).features)
         branches = self._vector.branch_plans(plan.features) if plan.features else None
         self._is_target_moved = False
-        self._core = _native.QUpdate(self._vector.layer_plans(plan.layers), optimizer.size, branches)
+        layers = self._vector.layer_plans(plan.layers)
+        self._core = _native.QUpdate(layers, optimizer.size, branches, n_quantiles)
 
     def run(self, batches: Iterable[ArrayBatches], settings: Mapping[str, float]) -> Metrics:
         """
@@ -137,13 +154,13 @@ class NativeQUpdate(_Always):
             self._target.load()
             for batch in batches:
                 transitions = _transitions(batch, settings["gamma"], self._plan)
-                count, max_grad_norm = len(batch["rewards"]), settings["max_grad_norm"]
+                count, max_grad_norm = len(batch["rewards"]), settings.get("max_grad_norm", math.inf)
                 trained, target = self._vector.as_native(), self._target.values
                 done = self._core.run(transitions, count, max_grad_norm, target, trained)
                 self._vector.record_steps(done.optimizer_steps)
                 losses.append(done.loss)
         metrics = {"loss": np.concatenate(losses)}
-        _store({"q_net": self._vector}, metrics)
+        _store({self._name: self._vector}, metrics)
         return metrics
 
     @property
@@ -180,7 +197,7 @@ class NativeQUpdate(_Always):
         if done is None:
             return None, None
         if len(done.nonfinite_losses):
-            wrong = _nonfinite(vector, done.nonfinite_losses)
+            wrong = self._nonfinite(done.nonfinite_losses)
         vector.record_updates(done.n_updates, done.optimizer_steps)
         before, interval = plan["steps_before"], plan["target_interval"]
         self._is_target_moved |= (before + done.n_steps) // interval > before // interval
@@ -192,35 +209,97 @@ class NativeQUpdate(_Always):
         if self._is_target_moved:
             self._target.store()
 
-
-def _nonfinite(vector: TrainedVector, losses: np.ndarray) -> FloatingPointError | None:
-    """What to raise after an update of the Q network; its parameters are those before it again."""
-    try:
-        names = vector.nonfinite_names()
-        check_finite({"loss": losses}, {} if names is None else {"q_net": (names, len(vector.places))})
-    except FloatingPointError as error:
-        return error
-    finally:
-        vector.take_back()
-    return None
+    def _nonfinite(self, losses: np.ndarray) -> FloatingPointError | None:
+        """What to raise after an update; the parameters are those before it again."""
+        vector = self._vector
+        try:
+            names = vector.nonfinite_names()
+            wrong = {} if names is None else {self._name: (names, len(vector.places))}
+            check_finite({"loss": losses}, wrong)
+        except FloatingPointError as error:
+            return error
+        finally:
+            vector.take_back()
+        return None
 
 
 def check_critic(critic: Any) -> None:
     """
     :param critic: the critics of SAC or TD3
-    :raises NotNative: they compute in another way than this package's on plain observations
+    :raises NotNative: they compute in another way than this package's
     """
     if not isinstance(critic, ContinuousCritic):
         raise NotNative(f"the critic is a {type(critic).__name__}")
     methods = ("__call__", "forward", "q1_forward", "q_networks", "extract_features")
     check_unchanged(critic, ContinuousCritic, methods)
-    if any(observed(critic, critic.features_extractor).features):
-        raise NotNative("SAC and TD3 have no native gradient of a features extractor")
 
 
-def _critic_plans(critic: Any, vector: TrainedVector) -> "list[list[_native.TrainableLayer]]":
-    check_critic(critic)
-    return [vector.layer_plans(mlp_layers(net)) for net in critic.q_networks]
+class _Extractors:
+    """
+    What actor and critics see of the observations.
+
+    :param networks: those of the update
+    :param optimizers: their optimizers
+    :param features: the actor's features extractor
+    :raises NotNative: the networks do not see what Rust can let them see
+    """
+
+    def __init__(
+        self, networks: Mapping[str, Any], optimizers: Mapping[str, ParameterOptimizer], features: Features
+    ):
+        actor, critic, target = networks["actor"], networks["critic"], networks["critic_target"]
+        self.of_actor = features
+        (self.of_critic,) = observed(critic, critic.features_extractor).features
+        # None of their own: what was read of one module is not the same object twice.
+        self.is_shared = critic.features_extractor is actor.features_extractor
+        if self.is_shared != critic.share_features_extractor:
+            raise NotNative("actor and critics have an extractor in common that is not shared")
+        if bool(self.of_actor) != bool(self.of_critic):
+            raise NotNative("actor and critics have features extractors of different kinds")
+        _check_same(self.of_critic, *observed(target, target.features_extractor).features)
+        # Parameters that the critics' target network has of its own, although the critics have none.
+        self.names: list[str] = []
+        if "actor_target" in networks:
+            followed = networks["actor_target"].features_extractor
+            _check_same(self.of_actor, *observed(networks["actor_target"], followed).features)
+            if self.is_shared != (target.features_extractor is followed):
+                raise NotNative("the target networks share their extractor in another way")
+        elif self.is_shared:
+            own = optimizers["critic"].names
+            self.names = [name for name in Structure(target).names if name not in own]
+
+    def plans(
+        self, actor: TrainedVector, critic: TrainedVector
+    ) -> "tuple[list[_native.FeatureBranch], list[_native.FeatureBranch] | None] | None":
+        """
+        :param actor: the parameters of the actor
+        :param critic: those of the critics
+        :return: the extractors as ``_native`` takes them
+        :raises NotNative: their parameters are not among them
+        """
+        if not self.of_actor:
+            return None
+        own = None if self.is_shared else critic.branch_plans(self.of_critic)
+        return actor.branch_plans(self.of_actor), own
+
+
+def _target_vectors(
+    networks: Mapping[str, Module], optimizers: Mapping[str, ParameterOptimizer], extractors: _Extractors
+) -> dict[str, ParameterVector]:
+    """
+    :return: name -> parameters of a target network. ``extractor_target`` is what critics that share the
+        actor's extractor follow it with, if the actor has no target network: laid out as the actor
+    """
+    critic, target = networks["critic"], networks["critic_target"]
+    own = optimizers["critic"].names if extractors.names else None
+    vectors = {"critic_target": _target_vector(target, critic, optimizers["critic"], own)}
+    if "actor_target" in networks:
+        vectors["actor_target"] = _target_vector(
+            networks["actor_target"], networks["actor"], optimizers["actor"]
+        )
+    if extractors.names:
+        vectors["extractor_target"] = ParameterVector(target, optimizers["actor"], extractors.names)
+    return vectors
 
 
 class NativeActorCriticUpdate(_Always):
@@ -240,24 +319,25 @@ class NativeActorCriticUpdate(_Always):
         optimizers: Mapping[str, ParameterOptimizer],
         plan: Blueprint,
     ):
+        check_critic(networks["critic"])
         self._trained = {name: TrainedVector(networks[name], optimizers[name]) for name in optimizers}
-        self._targets = {
-            f"{name}_target": _target_vector(networks[f"{name}_target"], networks[name], optimizers[name])
-            for name in optimizers
-            if f"{name}_target" in networks
-        }
-        self._have_targets_moved = False
         self._squashed = plan.head == "squashed_gaussian"
-        if plan.features:
-            raise NotNative("SAC and TD3 have no native gradient of a features extractor")
         self._plan = plan
+        extractors = _Extractors(networks, optimizers, plan.features)
+        self._targets = _target_vectors(networks, optimizers, extractors)
+        self._have_targets_moved = False
         actor, critic = self._trained["actor"], self._trained["critic"]
+        self._extractor = actor.slices_of(plan.features)
+        # Parameters of the actor that are the critics', too: their target follows for both.
+        self._shared = self._extractor if extractors.is_shared else []
+        critics: Any = networks["critic"]
         self._core = _native.ActorCriticUpdate(
             actor.layer_plans(plan.layers),
-            _critic_plans(networks["critic"], critic),
+            [critic.layer_plans(mlp_layers(net)) for net in critics.q_networks],
             self._squashed,
             actor_size=optimizers["actor"].size,
             critic_size=optimizers["critic"].size,
+            branches=extractors.plans(actor, critic),
         )
 
     def run(
@@ -306,8 +386,11 @@ class NativeActorCriticUpdate(_Always):
         """
         :param actor: the native actor of the policy; it gets the present weights
         """
+        values = self._trained["actor"].values
         with actor.lent() as core:
-            self._core.load_actor(self._trained["actor"].values, core)
+            self._core.load_actor(values, core)
+            if self._extractor:
+                core.load_extractor(np.concatenate([values[place] for place in self._extractor]))
 
     def advance(
         self,
@@ -350,8 +433,12 @@ class NativeActorCriticUpdate(_Always):
 
     def _follow(self, tau: float) -> None:
         for name, target in self._targets.items():
-            source = self._trained[name.removesuffix("_target")]
-            _native.polyak_average(source.values, target.values, tau)
+            source = self._trained["critic" if name == "critic_target" else "actor"].values
+            # As part of the critics, and with TD3 as part of the actor again.
+            for place in self._shared if name != "critic_target" else ():
+                _native.polyak_average(source[place], target.values[place], tau)
+            if name != "extractor_target":
+                _native.polyak_average(source, target.values, tau)
 
     def _check(self, metrics: Metrics, tau: float | None, follows: bool) -> None:
         """
@@ -390,11 +477,10 @@ class NativeActorCriticUpdate(_Always):
         keeps: bool = False,
     ) -> "list[_native.ActorCriticResult]":
         """The steps of :meth:`run` on the vectors, which the networks do not see yet."""
-        # Rust writes to them: none may be another model's.
-        none = np.zeros(0, np.float32)
-        actor_target = self._targets["actor_target"].values if "actor_target" in self._targets else none
+        of_actor = self._targets.get("actor_target", self._targets.get("extractor_target"))
         targets: _native.TargetParameters = {
-            "actor": actor_target,
+            # Rust writes to them: none may be another model's.
+            "actor": np.zeros(0, np.float32) if of_actor is None else of_actor.values,
             "critic": self._targets["critic_target"].values,
         }
         drawn = to_numpy(noise)

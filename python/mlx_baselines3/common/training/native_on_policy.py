@@ -137,6 +137,7 @@ class NativeOnPolicyUpdate:
             "log_probs": flat(rollout["log_probs"]),
             "advantages": flat(rollout["advantages"]),
             "returns": flat(rollout["returns"]),
+            "masks": flat(rollout["action_masks"]) if "action_masks" in rollout else None,
         }
 
 

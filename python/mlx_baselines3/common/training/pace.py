@@ -31,11 +31,11 @@ class Pace:
         """Start another chain."""
         self._steps, self._running, self._since = 0, None, time.monotonic()
 
-    def went_on(self, arrays: Any) -> None:
+    def record_step(self, arrays: Any) -> None:
         """
-        To be called after each step. Waits for the part before the last one.
+        Called after each step; waits for the part before the last one.
 
-        :param arrays: tree of arrays that the chain has come to; all that depends on it comes later
+        :param arrays: tree of arrays, the outputs of the step
         """
         self._steps += 1
         if self._steps < self._part:

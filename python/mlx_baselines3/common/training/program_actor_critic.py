@@ -14,6 +14,7 @@ from mlx_baselines3.common.cuda.program_layout import THREADS, Outcome, Space, c
 from mlx_baselines3.common.cuda.upload import staging
 from mlx_baselines3.common.native.blueprint import Blueprint
 from mlx_baselines3.common.native.eligibility import NotNative
+from mlx_baselines3.common.native.extractors import observed
 from mlx_baselines3.common.native.interrupts import interrupts_allowed, interrupts_deferred
 from mlx_baselines3.common.native.layers import mlp_layers
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
@@ -53,19 +54,22 @@ class ProgramActorCriticUpdate:
     :raises NotNative: there is no program for them
     """
 
+    # It computes on a GPU, on arrays that are laid out for one.
+    is_program = True
+
     def __init__(
         self,
         networks: Mapping[str, Module],
         optimizers: Mapping[str, ParameterOptimizer],
         plan: Blueprint,
     ):
-        if plan.head != "squashed_gaussian" or plan.features:
-            raise NotNative(
-                f"there is no CUDA kernel for whole gradient steps of a {plan.head} policy or its features"
-            )
         critic, target = networks["critic"], networks["critic_target"]
         check_critic(critic)
         check_follows(target, critic)
+        extracts = plan.features or any(observed(critic, critic.features_extractor).features)
+        if plan.head != "squashed_gaussian" or extracts:
+            what = "policies with a features extractor" if extracts else f"a {plan.head} policy"
+            raise NotNative(f"there is no CUDA kernel for whole gradient steps of {what}")
         self._plan = plan
         self._state = ProgramState(networks, optimizers, {"critic": target})
         self._actor = self._state.network("actor", plan.layers)

@@ -62,12 +62,15 @@ class ProgramOnPolicyUpdate:
     :raises NotNative: there is no program for them
     """
 
+    # It computes on a GPU, on arrays that are laid out for one.
+    is_program = True
+
     def __init__(self, policy: Module, optimizer: ParameterOptimizer, plan: Blueprint):
         head = "categorical" if plan.head == "multi_categorical" else plan.head
-        if head not in HEADS or plan.features or plan.critic_features:
-            raise NotNative(
-                f"there is no CUDA kernel for whole gradient steps of a {plan.head} policy or its features"
-            )
+        extracts = plan.features or plan.critic_features
+        if head not in HEADS or extracts:
+            what = "policies with a features extractor" if extracts else f"a {plan.head} policy"
+            raise NotNative(f"there is no CUDA kernel for whole gradient steps of {what}")
         check_unchanged(policy.action_dist, type(policy.action_dist), ("entropy",))
         self._state = ProgramState({"policy": policy}, {"policy": optimizer}, {})
         self._head, self._plan = head, plan

@@ -54,7 +54,7 @@ class _Trained:
         return (
             len(found) == len(self._stored)
             and all(a is b for a, b in zip(found, self._stored, strict=True))
-            and self.optimizer.defers_to(self._source)
+            and self.optimizer.is_deferred_to(self._source)
         )
 
     def load(self) -> list[mx.array]:

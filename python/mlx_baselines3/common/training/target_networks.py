@@ -74,6 +74,6 @@ def follow(source: Module, target: Module, tau: float) -> None:
     new = averaged(sources(source, target), named_parameters(target), tau)
     # An array that two networks hold could be changed in place through either, hence the copies.
     new = {name: mx.array(value) for name, value in new.items()}
-    # Evaluated at once: otherwise the history of a target that no one reads would grow for ever.
+    # Evaluated at once: otherwise the history of a target that no one reads would grow forever.
     mx.eval(new)
     set_named_parameters(target, new)

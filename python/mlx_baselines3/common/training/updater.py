@@ -15,6 +15,7 @@ from mlx_baselines3.common.cuda import nvrtc
 from mlx_baselines3.common.cuda.program_launch import is_compiled
 from mlx_baselines3.common.distributions.base import is_users_own
 from mlx_baselines3.common.native.eligibility import NotNative
+from mlx_baselines3.common.native.snapshot import Snapshot
 from mlx_baselines3.common.native.vectors import rule_name
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
 from mlx_baselines3.common.nn.structure import Structure
@@ -24,6 +25,8 @@ __all__ = ["Trained", "Updater"]
 
 # Rows from which on it takes milliseconds to draw their order.
 _LONG_ORDER = 1 << 16
+# Methods of an algorithm that decide what its gradient steps are. A model may get its own at any time.
+_STEP_METHODS = ("_loss", "_gradient_step", "_epochs", "_target", "_batches", "_actor_loss")
 
 
 class Trained(NamedTuple):
@@ -57,6 +60,8 @@ class Updater:
         self.compiled: CompiledUpdate | None = None
         self._static: Any = None
         self._has_asked = False
+        # The policy when Rust was chosen: methods and attributes decide, too.
+        self._snapshot: Snapshot | None = None
         # What both were made of: objects that have to be the same, names that have to be equal.
         self._made_of: list[Any] = []
         self._names: list[str] = []
@@ -144,7 +149,7 @@ class Updater:
         """Forget what was made of other networks, optimizers or rules."""
         trained: Trained = model._trained()
         networks, optimizers, _, others = trained
-        made_of = [*others]
+        made_of = [*others, *map(vars(model).get, _STEP_METHODS)]
         for name, network in networks.items():
             made_of += [network, self._structure(name, network, optimizers.get(name))]
         for optimizer in optimizers.values():
@@ -175,15 +180,22 @@ class Updater:
         """
         if _are_mlx() or (model.device.type != mx.cpu and not nvrtc.usable()):
             return None
+        if self.native is not None and self._snapshot and not self._snapshot.is_current(model.policy):
+            self.native, self._has_asked = None, False
         if not self._has_asked:
             try:
-                self.native = model._native_update(base)
-                if model.device.type == mx.gpu and not is_compiled():
-                    model._compile_notice.announce_program()
+                native = model._native_update(base)
+                if model.device.type == mx.gpu:
+                    if not getattr(native, "is_program", False):
+                        raise NotNative("this algorithm has no CUDA kernel for whole gradient steps")
+                    if not is_compiled():
+                        model._compile_notice.announce_program()
+                self.native = native
             except NotNative as reason:
                 if model.verbose >= 1:
                     print(f"MLX computes the gradient steps, because {reason}.")
             self._has_asked = True
+            self._snapshot = None if self.native is None else Snapshot(model.policy)
         return self.native
 
     def _compiled(self, model: Any, trained: Trained, static: Any = None) -> CompiledUpdate:

@@ -9,6 +9,17 @@ import numpy as np
 from mlx_baselines3 import _native
 
 
+def register_own(specs: "dict[str, _native.EnvSpec]") -> None:
+    """
+    Register this package's own native environments with Gymnasium, whose ids have its name in front.
+
+    :param specs: the result of ``env_specs``
+    """
+    for env_id, spec in specs.items():
+        if env_id.startswith("mlx_baselines3/") and env_id not in gym.registry:
+            gym.register(env_id, spec["entry_point"], max_episode_steps=spec["max_episode_steps"])
+
+
 @functools.cache
 def numerics() -> dict[str, bool]:
     """

@@ -17,6 +17,7 @@ from mlx_baselines3.common.vec_env._native_setup import (
     check_id,
     is_as_shipped,
     numerics,
+    register_own,
     reset_bounds,
     seed_words,
 )
@@ -25,6 +26,7 @@ from mlx_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices
 _StepReturn = tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]
 
 _SPECS = _native.env_specs()
+register_own(_SPECS)
 _STATE_VERSION = 1
 # Parts of a running environment that a caller may replace, through the Gymnasium counterpart.
 _MUTABLE = {"state", "np_random", "_np_random", "last_u"}
@@ -34,6 +36,8 @@ _HISTORY = {
     "rewards", "episode_returns", "episode_lengths", "episode_times", "total_steps",
     "get_total_steps", "get_episode_rewards", "get_episode_lengths", "get_episode_times",
 }  # fmt: skip
+# The method of environments that forbid actions.
+_MASKS = "action_masks"
 # Attributes of DummyVecEnv that programs may access.
 _OF_DUMMY = {"envs", "buf_obs", "buf_dones", "buf_rews", "buf_infos", "actions", "keys"}
 
@@ -58,7 +62,8 @@ class NativeVecEnv(VecEnv):
     Large vectors are stepped on several threads, at most one per core; the environment variable
     ``MLX_BASELINES3_THREADS`` sets a different number. The results do not depend on it.
 
-    :param env_id: one of CartPole-v1, Pendulum-v1, Acrobot-v1, MountainCar-v0, MountainCarContinuous-v0
+    :param env_id: one of CartPole-v1, Pendulum-v1, Acrobot-v1, MountainCar-v0, MountainCarContinuous-v0, and
+        mlx_baselines3/InvalidAction-v0, whose ``env_method("action_masks")`` is Rust's too
     :param n_envs: number of environments, at least 1
     :param seed: environment ``i`` is seeded with ``seed + i`` at the first reset; None draws a seed
     :param render_mode: Gymnasium's; ``rgb_array`` or ``human``
@@ -305,6 +310,10 @@ class NativeVecEnv(VecEnv):
         :raises AttributeError: if Gymnasium has no such method, or it reads Monitor's history
         """
         self._refuse_history(method_name)
+        if method_name == _MASKS and _SPECS[self.env_id]["choices"]:
+            # Asked at each step: too often for a counterpart.
+            masks = self._core.action_masks() != 0
+            return [masks[env] for env in self._targets(indices)]
         results = []
         for env in self._targets(indices):
             counterpart = self._counterpart(env)
@@ -408,6 +417,14 @@ def stepped_in_rust(env: VecEnv) -> Any:
     if type(env) is not NativeVecEnv or env._writers or env.render_mode == "human":
         return None
     return None if "step" in vars(env) else env._core
+
+
+def forbids_natively(env: VecEnv) -> bool:
+    """
+    :param env: environments
+    :return: whether they are stepped in Rust and forbid actions there
+    """
+    return stepped_in_rust(env) is not None and bool(_SPECS[env.env_id]["choices"])  # type: ignore[attr-defined]
 
 
 def why_stepped_in_python(env: VecEnv) -> str | None:

@@ -3,11 +3,15 @@
 use super::{Head, LOG_STD, sampling};
 use crate::nn::{Outputs, tanh};
 use crate::rng::Pcg64;
+use crate::update::forbid;
 
 /// Turns outputs into actions. The answers are the first row that is no distribution, if any.
 pub(super) struct Draw<'a> {
     pub(super) rng: &'a mut Pcg64,
     pub(super) scratch: &'a mut [f32],
+    /// Which choices are allowed, and memory for the logits of a row without the others.
+    pub(super) masks: Option<&'a [f32]>,
+    pub(super) masked: &'a mut Vec<f32>,
     pub(super) deterministic: bool,
 }
 
@@ -24,6 +28,12 @@ impl Draw<'_> {
             .enumerate()
         {
             let mut rest = logits;
+            if let Some(masks) = self.masks {
+                self.masked.clear();
+                self.masked.extend_from_slice(logits);
+                forbid(self.masked, &masks[row * logits.len()..]);
+                rest = self.masked;
+            }
             for (&n, out) in options.iter().zip(out) {
                 let (logits, others) = rest.split_at(n);
                 rest = others;
@@ -57,6 +67,28 @@ impl Draw<'_> {
             } else {
                 return Some(row);
             };
+        }
+        None
+    }
+
+    pub(super) fn greedy_quantiles(
+        &mut self,
+        outputs: Outputs<'_>,
+        options: usize,
+        out: &mut [i64],
+    ) -> Option<usize> {
+        for (row, (quantiles, out)) in outputs.rows().zip(out).enumerate() {
+            let sums = &mut self.scratch[..options];
+            sums.fill(0.0);
+            for of_actions in quantiles.chunks_exact(options) {
+                sums.iter_mut()
+                    .zip(of_actions)
+                    .for_each(|(sum, add)| *sum += add);
+            }
+            match sampling::argmax(sums) {
+                Some(best) => *out = best as i64,
+                None => return Some(row),
+            }
         }
         None
     }

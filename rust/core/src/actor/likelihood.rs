@@ -3,7 +3,7 @@
 use super::{Actor, ActorError, Head};
 use crate::nn::ObservationColumn;
 use crate::threads;
-use crate::update::{Distribution, UpdateError};
+use crate::update::{Distribution, UpdateError, forbid};
 
 /// What a likelihood takes for each output of the network, in nanoseconds: two functions of `std`.
 const OUTPUT_NS: usize = 30;
@@ -29,7 +29,7 @@ impl Head {
 
 impl Actor {
     /// Writes the log-likelihood of an action for each of some observations; discrete and binary
-    /// actions are whole numbers. Gives whether the head has one that is known here: nothing is
+    /// actions are whole numbers. `masks` are as for [`Actor::act_on`]. Gives whether the head has one that is known here: nothing is
     /// written if not.
     ///
     /// # Errors
@@ -38,6 +38,7 @@ impl Actor {
     pub fn log_probs(
         &mut self,
         columns: &[ObservationColumn<'_>],
+        masks: Option<&[f32]>,
         actions: &[f32],
         out: &mut [f32],
     ) -> Result<bool, ActorError> {
@@ -52,8 +53,12 @@ impl Actor {
                 expected: format!("{rows} log-likelihoods of {} numbers", actions.len()),
             });
         }
+        self.check_masks(masks, rows)?;
         let mut outputs = vec![0.0; rows * distribution.outputs()];
         self.outputs(columns, &mut outputs)?;
+        if let Some(masks) = masks {
+            forbid(&mut outputs, masks);
+        }
         for action in actions.chunks_exact(dim) {
             distribution.check(action)?;
         }

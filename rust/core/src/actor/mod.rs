@@ -44,6 +44,9 @@ pub enum Head {
     Deterministic,
     /// Values of the actions. All rows of a batch explore together with this probability.
     EpsilonGreedy(f64),
+    /// Quantiles of the return, each with a number for every one of so many actions. The action whose
+    /// mean is the largest is taken.
+    GreedyQuantiles(usize),
 }
 
 /// What can be wrong with an actor or a call of it.
@@ -99,6 +102,14 @@ pub enum ActorError {
         /// What is needed.
         expected: String,
     },
+    /// Masks for another number of choices.
+    #[error("the masks have {got} numbers, expected {expected}: one for each choice of each row")]
+    Masks {
+        /// Numbers given.
+        got: usize,
+        /// Numbers needed.
+        expected: usize,
+    },
     /// An action that the head cannot have taken.
     #[error("{0}")]
     Action(String),
@@ -133,6 +144,7 @@ impl Head {
             Self::StateDependent { .. } => "state-dependent",
             Self::Deterministic => "deterministic",
             Self::EpsilonGreedy(_) => "epsilon-greedy",
+            Self::GreedyQuantiles(_) => "greedy quantiles",
         }
     }
 
@@ -141,7 +153,10 @@ impl Head {
     pub fn is_discrete(&self) -> bool {
         matches!(
             self,
-            Self::Categorical | Self::MultiCategorical(_) | Self::EpsilonGreedy(_)
+            Self::Categorical
+                | Self::MultiCategorical(_)
+                | Self::EpsilonGreedy(_)
+                | Self::GreedyQuantiles(_)
         )
     }
 
@@ -151,6 +166,7 @@ impl Head {
             Self::MultiCategorical(options) => total(options.iter().copied()),
             Self::Gaussian(std) => std.len(),
             Self::SquashedGaussian => got.next_multiple_of(2),
+            Self::GreedyQuantiles(options) => got.next_multiple_of((*options).max(1)),
             // A row for each feature. Where the rows are not whole, no number of outputs fits.
             Self::StateDependent { std, .. } => {
                 let columns = std.len() / net.features();
@@ -185,6 +201,7 @@ pub struct Actor {
     rng: Pcg64,
     work: Workspace,
     scratch: Vec<f32>,
+    masked: Vec<f32>,
     exploration: Exploration,
 }
 
@@ -203,6 +220,7 @@ impl Actor {
             rng: Pcg64::new(&SeedSequence::from_u64(0)),
             work: Workspace::default(),
             scratch: vec![0.0; got],
+            masked: Vec::new(),
             exploration: Exploration::default(),
         })
     }
@@ -257,11 +275,20 @@ impl Actor {
         self.exploration.matrices()
     }
 
+    /// How many discrete actions there are to choose from at most.
+    #[must_use]
+    pub fn options(&self) -> usize {
+        match self.head {
+            Head::GreedyQuantiles(options) => options,
+            _ => self.net.outputs(),
+        }
+    }
+
     /// Numbers in an action.
     #[must_use]
     pub fn action_dim(&self) -> usize {
         match &self.head {
-            Head::Categorical | Head::EpsilonGreedy(_) => 1,
+            Head::Categorical | Head::EpsilonGreedy(_) | Head::GreedyQuantiles(_) => 1,
             Head::MultiCategorical(options) => options.len(),
             Head::SquashedGaussian => self.net.outputs() / 2,
             _ => self.net.outputs(),
@@ -306,26 +333,33 @@ impl Actor {
         deterministic: bool,
         out: ActionsOut<'_>,
     ) -> Result<(), ActorError> {
-        self.act_on(&[ObservationColumn::Floats(obs)], deterministic, out)
+        let columns = [ObservationColumn::Floats(obs)];
+        self.act_on(&columns, None, deterministic, out)
     }
 
-    /// Writes the actions for some observations.
+    /// Writes the actions for some observations. `masks` has a number for each output of each row, 0
+    /// where the choice is not allowed; a row that allows nothing takes any choice.
     ///
     /// # Errors
     /// An [`ActorError`]; what was written is of no use then.
     pub fn act_on(
         &mut self,
         columns: &[ObservationColumn<'_>],
+        masks: Option<&[f32]>,
         deterministic: bool,
         out: ActionsOut<'_>,
     ) -> Result<(), ActorError> {
-        self.check_out(self.rows(columns)?, &out)?;
+        let rows = self.rows(columns)?;
+        self.check_out(rows, &out)?;
+        self.check_masks(masks, rows)?;
         let dim = self.action_dim();
         let input = seen(&mut self.extracted, columns)?;
         let (features, outputs) = self.net.forward_from_features(input, &mut self.work)?;
         let mut draw = Draw {
             rng: &mut self.rng,
             scratch: &mut self.scratch,
+            masks,
+            masked: &mut self.masked,
             deterministic,
         };
         let bad_row = match (out, &self.head) {
@@ -334,6 +368,9 @@ impl Actor {
             }
             (ActionsOut::Ints(out), Head::EpsilonGreedy(epsilon)) => {
                 draw.epsilon_greedy(outputs, *epsilon, out)
+            }
+            (ActionsOut::Ints(out), Head::GreedyQuantiles(options)) => {
+                draw.greedy_quantiles(outputs, *options, out)
             }
             (ActionsOut::Ints(out), _) => {
                 let options = [self.net.outputs()];
@@ -356,6 +393,20 @@ impl Actor {
             }
         };
         bad_row.map_or(Ok(()), |row| Err(ActorError::NotFinite { row }))
+    }
+
+    /// That there is a number for each choice, and there are choices.
+    fn check_masks(&self, masks: Option<&[f32]>, rows: usize) -> Result<(), ActorError> {
+        let Some(masks) = masks else { return Ok(()) };
+        let masked = matches!(self.head, Head::Categorical | Head::MultiCategorical(_));
+        let expected = if masked { rows * self.net.outputs() } else { 0 };
+        if masks.len() == expected {
+            return Ok(());
+        }
+        Err(ActorError::Masks {
+            got: masks.len(),
+            expected,
+        })
     }
 
     fn check_out(&self, rows: usize, out: &ActionsOut<'_>) -> Result<(), ActorError> {

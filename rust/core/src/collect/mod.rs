@@ -113,10 +113,9 @@ fn check_policy(
         });
     }
     let (width, fits) = match (spec.action, actions) {
-        (ActionSpace::Discrete(n), ActionColumn::Ints(_)) => (
-            1,
-            actor.head().is_discrete() && actor.net().outputs() as i64 <= n,
-        ),
+        (ActionSpace::Discrete(n), ActionColumn::Ints(_)) => {
+            (1, actor.head().is_discrete() && actor.options() as i64 <= n)
+        }
         (ActionSpace::Box(width), ActionColumn::Floats(_)) => (width, !actor.head().is_discrete()),
         _ => (1, false),
     };

@@ -4,6 +4,7 @@ use super::{ActionBounds, ActionColumn, CollectError, check, check_policy};
 use crate::actor::{ActionsOut, Actor};
 use crate::env::Actions;
 use crate::interrupt::Watch;
+use crate::nn::ObservationColumn;
 use crate::vec_env::{Episode, StepOut, VectorEnv};
 
 /// The rows of a rollout buffer that a chunk fills: as many as `rewards` holds.
@@ -17,6 +18,8 @@ pub struct RolloutColumns<'a> {
     pub rewards: &'a mut [f32],
     /// 1 where the observation is the first of an episode, else 0.
     pub episode_starts: &'a mut [f32],
+    /// Which choices the environments allowed, 1 or 0 for each; `None`: the policy is not to know.
+    pub masks: Option<&'a mut [f32]>,
 }
 
 /// Where the environments are between two steps; both fields change with every step.
@@ -62,6 +65,9 @@ fn check_fit(
     check("observations", columns.observations.len(), rows * dim)?;
     check("actions", columns.actions.len(), rows * width)?;
     check("episode_starts", columns.episode_starts.len(), rows)?;
+    if let Some(masks) = &columns.masks {
+        check("masks", masks.len(), rows * envs.spec().choices)?;
+    }
     check("the last observations", current.obs.len(), n_envs * dim)?;
     check("the last episode starts", current.starts.len(), n_envs)
 }
@@ -94,7 +100,8 @@ pub fn collect_rollout(
     check_fit(envs, actor, bounds, &current, &columns)?;
     let (n_envs, dim) = (envs.num_envs(), envs.spec().obs_dim);
     let CurrentObs { obs, starts } = current;
-    let mut actions = columns.actions;
+    let (mut actions, mut masks) = (columns.actions, columns.masks);
+    let choices = n_envs * envs.spec().choices;
     let width = actions
         .len()
         .checked_div(columns.rewards.len())
@@ -114,15 +121,24 @@ pub fn collect_rollout(
             *to = f32::from(u8::from(from));
         }
         let at = step * n_envs * width..(step + 1) * n_envs * width;
+        let masks = match &mut masks {
+            Some(column) => {
+                let row = &mut column[step * choices..(step + 1) * choices];
+                envs.allow(row)?;
+                Some(&*row)
+            }
+            None => None,
+        };
+        let input = [ObservationColumn::Floats(seen)];
         let actions = match &mut actions {
             ActionColumn::Ints(column) => {
                 let row = &mut column[at];
-                actor.act(seen, false, ActionsOut::Ints(row))?;
+                actor.act_on(&input, masks, false, ActionsOut::Ints(row))?;
                 Actions::Discrete(row)
             }
             ActionColumn::Floats(column) => {
                 let row = &mut column[at];
-                actor.act(seen, false, ActionsOut::Floats(row))?;
+                actor.act_on(&input, masks, false, ActionsOut::Floats(row))?;
                 clip(row, bounds, &mut clipped);
                 Actions::Single(&clipped)
             }

@@ -23,6 +23,7 @@ impl Env for Acrobot {
         max_steps: 500,
         obs_dim: 6,
         action: ActionSpace::Discrete(3),
+        choices: 0,
         // 165 where the sines are our own, 265 where they are the C library's.
         step_ns: 200,
         params: &[

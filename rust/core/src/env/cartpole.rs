@@ -58,6 +58,7 @@ impl Env for CartPole {
         max_steps: 500,
         obs_dim: 4,
         action: ActionSpace::Discrete(2),
+        choices: 0,
         step_ns: 25,
         params: &[
             "gravity",

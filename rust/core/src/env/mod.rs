@@ -8,6 +8,7 @@ mod acrobot_motion;
 mod action;
 mod cartpole;
 mod error;
+mod invalid_action;
 mod mountain_car;
 mod mountain_car_continuous;
 pub mod numerics;
@@ -19,6 +20,7 @@ pub use acrobot::Acrobot;
 pub use action::{Action, ActionSpace, Actions};
 pub use cartpole::CartPole;
 pub use error::EnvError;
+pub use invalid_action::InvalidAction;
 pub use mountain_car::MountainCar;
 pub use mountain_car_continuous::MountainCarContinuous;
 pub use pendulum::Pendulum;
@@ -39,6 +41,8 @@ pub struct EnvSpec {
     pub obs_dim: usize,
     /// What an action is.
     pub action: ActionSpace,
+    /// Choices of an action that may be forbidden; 0 if all are always allowed.
+    pub choices: usize,
     /// About how many nanoseconds a step takes, to tell from how many environments on threads pay.
     pub step_ns: usize,
     /// Physical constants that can be changed, by the name of Gymnasium's attribute.
@@ -101,6 +105,9 @@ pub trait Env: Clone + std::fmt::Debug + Send + Sync + 'static {
 
     /// Writes the observation, `SPEC.obs_dim` numbers.
     fn observe(&self, out: &mut [f32]);
+
+    /// Writes 1 for each of `SPEC.choices` that is allowed now, else 0.
+    fn allow(&self, _out: &mut [f32]) {}
 
     /// The present state.
     fn physics(&self) -> Physics;

@@ -26,6 +26,7 @@ impl Env for MountainCar {
         max_steps: 200,
         obs_dim: 2,
         action: ActionSpace::Discrete(3),
+        choices: 0,
         step_ns: 15,
         params: &[
             "min_position",

@@ -62,6 +62,7 @@ impl Env for MountainCarContinuous {
         max_steps: 999,
         obs_dim: 2,
         action: ActionSpace::Box(1),
+        choices: 0,
         step_ns: 40,
         params: &[
             "min_action",

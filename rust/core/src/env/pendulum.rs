@@ -48,6 +48,7 @@ impl Env for Pendulum {
         max_steps: 200,
         obs_dim: 3,
         action: ActionSpace::Box(1),
+        choices: 0,
         step_ns: 75,
         params: &["max_speed", "max_torque", "dt", "g", "m", "l"],
         options: ["x_init", "y_init"],

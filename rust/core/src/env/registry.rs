@@ -2,7 +2,8 @@
 
 use super::numerics::Numerics;
 use super::{
-    Acrobot, CartPole, Env, EnvError, EnvSpec, MountainCar, MountainCarContinuous, Pendulum,
+    Acrobot, CartPole, Env, EnvError, EnvSpec, InvalidAction, MountainCar, MountainCarContinuous,
+    Pendulum,
 };
 use crate::memory::OutOfMemory;
 use crate::vec_env::{EnvVec, VectorEnv};
@@ -10,12 +11,13 @@ use crate::vec_env::{EnvVec, VectorEnv};
 type Make = fn(usize, Numerics) -> Result<Box<dyn VectorEnv>, OutOfMemory>;
 
 /// One line per environment.
-const REGISTRY: [(EnvSpec, Make); 5] = [
+const REGISTRY: [(EnvSpec, Make); 6] = [
     entry::<CartPole>(),
     entry::<Pendulum>(),
     entry::<Acrobot>(),
     entry::<MountainCar>(),
     entry::<MountainCarContinuous>(),
+    entry::<InvalidAction>(),
 ];
 
 const fn entry<E: Env>() -> (EnvSpec, Make) {

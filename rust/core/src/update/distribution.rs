@@ -21,6 +21,18 @@ pub enum Distribution {
     },
 }
 
+/// The logit of a choice that is not allowed: its probability is exactly 0, its logarithm finite.
+const FORBIDDEN: f32 = -1e8;
+
+/// Replaces the logits of the choices that are not allowed. The derivatives of what follows by them are 0.
+pub(crate) fn forbid(logits: &mut [f32], mask: &[f32]) {
+    for (logit, &allowed) in logits.iter_mut().zip(mask) {
+        if allowed == 0.0 {
+            *logit = FORBIDDEN;
+        }
+    }
+}
+
 /// Half of the logarithm of 2 pi.
 pub(super) const HALF_LOG_2_PI: f32 = 0.918_938_5;
 

@@ -18,8 +18,10 @@ mod on_policy;
 mod optimizer;
 mod pieces;
 mod q_learning;
+mod quantiles;
 mod squashed;
 mod transitions;
+mod views;
 
 use thiserror::Error;
 
@@ -34,6 +36,7 @@ pub use actor_critic_data::{
     ActorKind,
 };
 pub use distribution::Distribution;
+pub(crate) use distribution::forbid;
 pub use on_policy::{OnPolicyMetrics, OnPolicySettings, OnPolicyUpdate, Rollout};
 pub use optimizer::{Moments, Rule, Trained};
 pub use q_learning::{QSettings, QUpdate};

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::actor::rows_of;
 use super::features::{Trunk, vectors};
 use super::pieces::{Pieces, WithGradient};
-use super::{Distribution, Trained, UpdateError, check, optimizer::clip};
+use super::{Distribution, Trained, UpdateError, check, forbid, optimizer::clip};
 use crate::interrupt::Watch;
 use crate::nn::{Extractor, ObservationColumn, Rows, SUM_ROWS, Tape, TrainableMlp};
 
@@ -24,6 +24,9 @@ pub struct Rollout<'a> {
     pub advantages: &'a [f32],
     /// Returns.
     pub returns: &'a [f32],
+    /// For each output of the policy network whether its choice was allowed, 0 where it was not; `None`:
+    /// all were.
+    pub masks: Option<&'a [f32]>,
 }
 
 /// The numbers of the objective.
@@ -182,8 +185,8 @@ impl OnPolicyUpdate {
         let count = extractors.len();
         check("the list of extractors", count, count.clamp(1, 2))?;
         let mut trunk = Trunk::new(extractors, self.size)?;
-        self.actor = trunk.head(&self.actor, "actor", 0)?;
-        self.critic = trunk.head(&self.critic, "critic", count - 1)?;
+        self.actor = trunk.head(&self.actor, "actor", (0, 0))?;
+        self.critic = trunk.head(&self.critic, "critic", (count - 1, 0))?;
         let packed = trunk.packed();
         self.distribution = self
             .distribution
@@ -211,6 +214,14 @@ impl OnPolicyUpdate {
         check("values", rollout.values.len(), count)?;
         check("log-likelihoods", rollout.log_probs.len(), count)?;
         check("returns", rollout.returns.len(), count)?;
+        if let Some(masks) = rollout.masks {
+            let choices = match self.distribution {
+                Distribution::Categorical(_) => self.distribution.outputs(),
+                // Nothing that could be forbidden.
+                _ => 0,
+            };
+            check("masks", masks.len(), count * choices)?;
+        }
         for &row in rows {
             let row = row as usize;
             if row >= count {
@@ -345,6 +356,12 @@ impl OnPolicyUpdate {
         piece.by_outputs.extend_from_slice(outputs);
         piece.by_values.clear();
         let width = self.distribution.outputs();
+        if let Some(masks) = batch.rollout.masks {
+            for (outputs, &row) in piece.by_outputs.chunks_exact_mut(width).zip(rows) {
+                let start = row as usize * width;
+                forbid(outputs, &masks[start..start + width]);
+            }
+        }
         let actions = piece.actions.chunks_exact(action_dim);
         let all = piece.by_outputs.chunks_exact_mut(width).zip(actions);
         let own = self.distribution.own_parameters();

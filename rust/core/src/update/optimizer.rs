@@ -247,6 +247,9 @@ pub(super) fn sum_of_squares(numbers: &[f32]) -> f32 {
 /// What to multiply a gradient with for its 2-norm to be at most `most`
 /// (Pascanu et al. 2013, <https://arxiv.org/abs/1211.5063>).
 pub(super) fn clip(gradient: &[f32], most: f32) -> f32 {
+    if most == f32::INFINITY {
+        return 1.0;
+    }
     let mut ranges: Vec<_> = gradient.chunks(RANGE).map(|range| (range, 0.0)).collect();
     let cost = gradient.len() / 8;
     each(&mut ranges, cost, |_, (range, sum)| {

@@ -31,7 +31,7 @@ pub(super) struct Pieces<P> {
 const MOST_PIECES: usize = 8;
 
 /// Rows of a piece of a batch: enough for products at full speed.
-fn piece_rows(rows: usize) -> usize {
+pub(super) fn piece_rows(rows: usize) -> usize {
     rows.div_ceil(MOST_PIECES).max(128)
 }
 
@@ -80,7 +80,17 @@ impl<P: WithGradient> Pieces<P> {
         total_ns: usize,
         work: impl Fn(Range<usize>, &mut P) + Sync,
     ) {
-        let size = piece_rows(rows);
+        self.visit_rows_of(piece_rows(rows), rows, total_ns, work);
+    }
+
+    /// The same with pieces of `size` rows, which depends on the number of rows alone.
+    pub(super) fn visit_rows_of(
+        &mut self,
+        size: usize,
+        rows: usize,
+        total_ns: usize,
+        work: impl Fn(Range<usize>, &mut P) + Sync,
+    ) {
         self.visit(rows.div_ceil(size).max(1), total_ns, |index, piece| {
             work(index * size..rows.min((index + 1) * size), piece);
         });

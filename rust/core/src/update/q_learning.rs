@@ -1,10 +1,11 @@
-//! The gradient steps of DQN.
+//! The gradient steps of DQN and QR-DQN.
 
 use std::ops::Range;
 
 use super::actor::rows_of;
 use super::features::{Trunk, vectors};
-use super::pieces::{Pieces, WithGradient};
+use super::pieces::{Pieces, WithGradient, piece_rows};
+use super::quantiles::{PAIR_PS, quantile_huber};
 use super::{Trained, Transitions, UpdateError, check, choice, optimizer::clip};
 use crate::nn::{Extractor, Rows, Tape, TrainableMlp};
 
@@ -23,6 +24,8 @@ pub struct QUpdate {
     size: usize,
     head_size: usize,
     trunk: Option<Trunk>,
+    // Quantiles of the return that the network gives for each action; 0: it gives the mean.
+    quantiles: usize,
     // What the target network has, and what it sees.
     target: Vec<f32>,
     next_features: Vec<f32>,
@@ -37,6 +40,8 @@ struct Piece {
     by_features: Vec<f32>,
     gradient: Vec<f32>,
     loss: f64,
+    // Those of one action, and what they give.
+    quantiles: [Vec<f32>; 3],
 }
 
 /// The observations or features of a batch and of what follows, and the parameters for both.
@@ -61,6 +66,19 @@ fn largest(values: &[f32]) -> f32 {
     )
 }
 
+/// The action whose quantiles have the largest mean, the first one of several; also of nan, which the
+/// loss shows.
+fn best_mean(values: &[f32], options: usize) -> usize {
+    let mut best = (0, f32::NEG_INFINITY);
+    for action in 0..options {
+        let sum = values.iter().skip(action).step_by(options).sum::<f32>();
+        if sum > best.1 || sum.is_nan() {
+            best = (action, sum);
+        }
+    }
+    best.0
+}
+
 /// The Huber loss of an error, and its derivative.
 fn huber(error: f32) -> (f32, f32) {
     if error.abs() < 1.0 {
@@ -83,10 +101,43 @@ impl QUpdate {
             size,
             head_size: size,
             trunk: None,
+            quantiles: 0,
             target: Vec::new(),
             next_features: Vec::new(),
             pieces: Pieces::default(),
         })
+    }
+
+    /// The outputs are `count` quantiles of the return, each with a number for every action.
+    ///
+    /// # Errors
+    /// [`UpdateError::Width`] if the outputs are no whole number of actions.
+    pub fn with_quantiles(mut self, count: usize) -> Result<Self, UpdateError> {
+        let got = self.net.outputs();
+        if count > 0 && !got.is_multiple_of(count) {
+            return Err(UpdateError::Width {
+                what: "quantile network",
+                side: "outputs",
+                got,
+                expected: got.next_multiple_of(count),
+            });
+        }
+        self.quantiles = count;
+        Ok(self)
+    }
+
+    /// Number of actions.
+    fn options(&self) -> usize {
+        self.net.outputs() / self.quantiles.max(1)
+    }
+
+    /// Rows of a piece of a batch. Pairs of quantiles take much longer than the network.
+    fn piece_rows(&self, rows: usize) -> usize {
+        if self.quantiles == 0 {
+            piece_rows(rows)
+        } else {
+            rows.div_ceil(8).max(8)
+        }
     }
 
     /// Numbers in the vector of parameters.
@@ -105,7 +156,7 @@ impl QUpdate {
     /// [`UpdateError::Width`] or [`UpdateError::Count`] if it does not fit.
     pub fn with_extractor(mut self, extractor: Extractor) -> Result<Self, UpdateError> {
         let mut trunk = Trunk::new(vec![extractor], self.size)?;
-        self.net = trunk.head(&self.net, "Q network", 0)?;
+        self.net = trunk.head(&self.net, "Q network", (0, 0))?;
         self.head_size = trunk.head_size();
         self.trunk = Some(trunk);
         Ok(self)
@@ -113,7 +164,7 @@ impl QUpdate {
 
     fn check(&self, batch: &Transitions<'_>) -> Result<(), UpdateError> {
         batch.check(self.trunk.as_ref(), self.net.inputs(), 1)?;
-        let options = self.net.outputs();
+        let options = self.options();
         batch
             .actions
             .iter()
@@ -162,9 +213,11 @@ impl QUpdate {
                 features: false,
             },
         };
-        let cost = 4 * rows * self.net.row_ns();
+        let pairs = self.quantiles.saturating_mul(self.quantiles);
+        let cost = rows * (4 * self.net.row_ns() + pairs.saturating_mul(PAIR_PS) / 1000);
         let mut memory = std::mem::take(&mut self.pieces);
-        memory.visit_rows(rows, cost, |rows, piece| {
+        let size = self.piece_rows(rows);
+        memory.visit_rows_of(size, rows, cost, |rows, piece| {
             self.piece(piece, batch, rows, &passes);
         });
         let losses = memory.visited().iter().map(|piece| piece.loss);
@@ -193,26 +246,17 @@ impl QUpdate {
         passes: &Passes<'_>,
     ) {
         piece.clear_gradient(self.head_size);
-        piece.loss = 0.0;
-        let outputs = self.net.outputs();
         let [inputs, next] = passes
             .inputs
             .map(|inputs| rows_of(inputs, &rows, self.net.inputs()));
         let [parameters, target_parameters] = passes.parameters;
-        let next_values = self
-            .net
+        self.net
             .forward(target_parameters, next, &mut piece.target_tape);
-        let values = self.net.forward(parameters, inputs, &mut piece.tape);
-        piece.by_outputs.clear();
-        piece.by_outputs.resize(values.len(), 0.0);
-        for (index, row) in rows.enumerate() {
-            let of_row = index * outputs..(index + 1) * outputs;
-            let target = batch.target(row, largest(&next_values[of_row.clone()]));
-            let action = batch.actions[row] as usize;
-            let error = values[of_row.start + action] - target;
-            let (loss, slope) = huber(error);
-            piece.loss += f64::from(loss);
-            piece.by_outputs[of_row.start + action] = slope / batch.rows() as f32;
+        self.net.forward(parameters, inputs, &mut piece.tape);
+        if self.quantiles == 0 {
+            piece.compare_values(batch, rows, self.options());
+        } else {
+            pulp::Arch::new().dispatch(|| piece.compare_quantiles(batch, rows, self.options()));
         }
         let Piece {
             tape,
@@ -229,6 +273,60 @@ impl QUpdate {
         by_features.clear();
         if wanted {
             by_features.extend_from_slice(by_inputs);
+        }
+    }
+}
+
+impl Piece {
+    /// The loss of the values of the actions that were taken, and its derivatives by the outputs.
+    fn compare_values(&mut self, batch: &Transitions<'_>, rows: Range<usize>, options: usize) {
+        let (values, next_values) = (self.tape.output(), self.target_tape.output());
+        self.loss = 0.0;
+        self.by_outputs.clear();
+        self.by_outputs.resize(values.len(), 0.0);
+        for (index, row) in rows.enumerate() {
+            let of_row = index * options..(index + 1) * options;
+            let target = batch.target(row, largest(&next_values[of_row.clone()]));
+            let action = batch.actions[row] as usize;
+            let error = values[of_row.start + action] - target;
+            let (loss, slope) = huber(error);
+            self.loss += f64::from(loss);
+            self.by_outputs[of_row.start + action] = slope / batch.rows() as f32;
+        }
+    }
+
+    /// The same for quantiles: each one of the action that was taken is compared with each of the action
+    /// whose mean is the largest afterwards. The sum over the former, the mean over the latter.
+    #[inline(always)]
+    fn compare_quantiles(&mut self, batch: &Transitions<'_>, rows: Range<usize>, options: usize) {
+        let (values, next_values) = (self.tape.output(), self.target_tape.output());
+        let width = values.len() / rows.len();
+        let count = width / options;
+        let [estimates, targets, slopes] = &mut self.quantiles;
+        slopes.resize(count, 0.0);
+        self.loss = 0.0;
+        self.by_outputs.clear();
+        self.by_outputs.resize(values.len(), 0.0);
+        for (index, row) in rows.enumerate() {
+            let of_row = index * width..(index + 1) * width;
+            let (values, next_values) = (&values[of_row.clone()], &next_values[of_row.clone()]);
+            let best = best_mean(next_values, options);
+            let action = batch.actions[row] as usize;
+            let of_action = |values: &[f32], action, to: &mut Vec<f32>| {
+                to.clear();
+                to.extend(values.iter().skip(action).step_by(options));
+            };
+            of_action(values, action, estimates);
+            of_action(next_values, best, targets);
+            for target in targets.iter_mut() {
+                *target = batch.target(row, *target);
+            }
+            self.loss += quantile_huber(estimates, targets, slopes) / count as f64;
+            let scale = -1.0 / (count * batch.rows()) as f32;
+            let by_action = self.by_outputs[of_row].iter_mut();
+            for (to, slope) in by_action.skip(action).step_by(options).zip(&*slopes) {
+                *to = scale * slope;
+            }
         }
     }
 }

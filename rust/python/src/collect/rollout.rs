@@ -36,16 +36,20 @@ struct ColumnArrays<'py> {
     actions: ActionArray<'py>,
     rewards: PyReadwriteArrayDyn<'py, f32>,
     episode_starts: PyReadwriteArrayDyn<'py, f32>,
+    masks: Option<PyReadwriteArrayDyn<'py, f32>>,
 }
 
 impl ColumnArrays<'_> {
-    fn places(&self) -> [Range<usize>; 4] {
-        [
+    fn places(&self) -> impl Iterator<Item = Range<usize>> {
+        let places = [
             place(&self.observations),
             self.actions.place(),
             place(&self.rewards),
             place(&self.episode_starts),
-        ]
+        ];
+        places
+            .into_iter()
+            .chain(self.masks.iter().map(|column| place(column)))
     }
 
     fn columns(&mut self) -> PyResult<RolloutColumns<'_>> {
@@ -54,6 +58,11 @@ impl ColumnArrays<'_> {
             actions: self.actions.column()?,
             rewards: self.rewards.as_slice_mut()?,
             episode_starts: self.episode_starts.as_slice_mut()?,
+            masks: self
+                .masks
+                .as_mut()
+                .map(|column| column.as_slice_mut())
+                .transpose()?,
         })
     }
 }
@@ -93,12 +102,9 @@ fn collect_rollout<'py>(
 ) -> PyResult<CollectedRollout> {
     envs.check_open()?;
     let bounds = bounds.get().borrowed(py)?;
-    let [obs, starts] = [place(&current.obs), place(&current.episode_starts)];
-    let [observations, actions, rewards, firsts] = columns.places();
-    apart(
-        &[obs, starts, observations, actions, rewards, firsts],
-        &bounds.places(),
-    )?;
+    let mut written = vec![place(&current.obs), place(&current.episode_starts)];
+    written.extend(columns.places());
+    apart(&written, &bounds.places())?;
     let current = CurrentObs {
         obs: current.obs.as_slice_mut()?,
         starts: current.episode_starts.as_slice_mut()?,

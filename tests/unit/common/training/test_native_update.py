@@ -14,6 +14,7 @@ from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3, _native
 from mlx_baselines3.common.buffers import NStepReplayBuffer
 from mlx_baselines3.common.nn.optimizers import RMSpropTFLike
 from mlx_baselines3.common.policies import evaluated
+from mlx_baselines3.contrib import QRDQN
 from support.native_models import (
     BOX,
     ROWS,
@@ -87,6 +88,15 @@ OFF_POLICY_CASES: dict[str, tuple[type, dict[str, Any]]] = {
     "DQN": (DQN, {"max_grad_norm": 0.1}),
     "DQN of n steps": (DQN, {"n_steps": 3}),
     "DQN in pieces": (DQN, {"rows": 300}),
+    "QR-DQN": (QRDQN, {"policy_kwargs": {"net_arch": [7], "n_quantiles": 19}}),
+    "QR-DQN in pieces, clipped": (
+        QRDQN,
+        {"rows": 150, "max_grad_norm": 0.1, "policy_kwargs": {"net_arch": [7], "n_quantiles": 33}},
+    ),
+    "QR-DQN of n steps, no hidden layers": (
+        QRDQN,
+        {"n_steps": 3, "policy_kwargs": {"net_arch": [], "n_quantiles": 1}},
+    ),
     "SAC": (SAC, {}),
     "SAC, fixed entropy": (SAC, {"ent_coef": 0.2, "target_update_interval": 2}),
     "SAC of n steps, three critics": (
@@ -114,8 +124,9 @@ def test_off_policy(monkeypatch, case):
         lambda: on_policy(PPO, rows=2048, batch_size=1024, policy_kwargs={"net_arch": [64, 64]}),
         lambda: off_policy(SAC, rows=600, policy_kwargs={"net_arch": [256, 256]}),
         lambda: off_policy(DQN, rows=600, policy_kwargs={"net_arch": [256, 256]}),
+        lambda: off_policy(QRDQN, rows=100, policy_kwargs={"net_arch": [64, 64]}),
     ],
-    ids=["PPO", "SAC", "DQN"],
+    ids=["PPO", "SAC", "DQN", "QR-DQN"],
 )
 def test_the_number_of_threads_changes_nothing(make):
     states = []
@@ -148,7 +159,7 @@ def test_mlx_is_asked_for_random_numbers_alone(monkeypatch):
     assert [noise.shape for noise in drawn] == [(4, ROWS, 2)]
 
 
-@pytest.mark.parametrize("cls", [DQN, SAC, TD3])
+@pytest.mark.parametrize("cls", [DQN, QRDQN, SAC, TD3])
 def test_nan_changes_nothing(cls):
     model = off_policy(cls)
     train(model, 2)

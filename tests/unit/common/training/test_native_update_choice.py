@@ -151,14 +151,69 @@ OWN = [
 ]
 
 
+@pytest.mark.parametrize("has_trained", [False, True])
 @pytest.mark.parametrize(("cls", "change", "reason"), OWN)
-def test_whatever_of_the_user_s_decides_is_mlx_s(capsys, cls, change, reason):
+def test_whatever_of_the_user_s_decides_is_mlx_s(capsys, cls, change, reason, has_trained):
     model = (on_policy if cls is A2C else off_policy)(cls, verbose=1)
+    if has_trained and change is not None:
+        train(model, 1)
+        assert model._updater.native is not None
     if change is not None:
         change(model)
     capsys.readouterr()
     train(model, 1)
     assert capsys.readouterr().out == f"MLX computes the gradient steps, because {reason}.\n"
+
+
+def own_loss(model):
+    def loss(batch, settings):
+        value, metrics = type(model)._loss(model, batch, settings)
+        return value * 0, metrics
+
+    model._loss = loss
+
+
+def own_evaluation(model):
+    policy = model.policy
+    policy.evaluate_actions = lambda obs, actions: [
+        part * 0 for part in type(policy).evaluate_actions(policy, obs, actions)
+    ]
+
+
+@pytest.mark.parametrize("who", ["native", "mlx"])
+@pytest.mark.parametrize("change", [own_loss, own_evaluation])
+def test_a_method_that_a_model_gets_between_two_updates_is_the_next_one_s(monkeypatch, who, change):
+    monkeypatch.setenv(SETTING, who)
+    model = on_policy(
+        PPO, batch_size=8, ent_coef=0.0, policy_kwargs={"optimizer_class": optim.RMSprop, **SMALL}
+    )
+    train(model, 1)
+    compiled = model._updater.compiled
+    change(model)
+    before = model.policy.parameters_to_vector()
+    train(model, 1)
+    assert model._updater.compiled is not compiled
+    # Nothing of what these methods compute depends on a parameter.
+    assert np.array_equal(model.policy.parameters_to_vector(), before)
+
+
+@pytest.mark.parametrize("cls", [A2C, SAC])
+def test_an_activation_that_changes_is_noticed(cls):
+    kwargs = {"activation_fn": nn.ELU, **SMALL}
+    results = []
+    for has_trained in (False, True):
+        model = (on_policy if cls is A2C else off_policy)(cls, policy_kwargs={**kwargs})
+        state = {name: dict(part) for name, part in model.get_parameters().items()}
+        if has_trained:
+            train(model, 1)
+            model.set_parameters(state)
+        for module in model.policy.modules():
+            if isinstance(module, nn.ELU):
+                module._alpha = 3.0
+        train(model, 1)
+        assert model._updater.native is not None
+        results.append(model.policy.parameters_to_vector())
+    np.testing.assert_array_equal(*results)
 
 
 def test_an_optimizer_that_changes_its_kind_is_noticed(capsys):

@@ -27,7 +27,9 @@ from mlx_baselines3.common.formats.slots import schedule_object
 from mlx_baselines3.common.formats.spaces import SPACE_NAMES, build_generator, build_space
 from mlx_baselines3.common.nn.optimizers import RMSpropTFLike
 
-_OWN, _SB3 = "mlx_baselines3", "stable_baselines3"
+_OWN, _SB3, _CONTRIB = "mlx_baselines3", "stable_baselines3", "sb3_contrib"
+# The packages of SB3's files, and where their modules are here.
+_PACKAGES = {_SB3: _OWN, _CONTRIB: f"{_OWN}.contrib"}
 _SCHEDULES = f"{_SB3}.common.utils"
 _UTILS = "mlx_baselines3.common.utils"
 _DTYPE = re.compile(r"[<>|=]?[biufcSU][0-9]{1,9}")
@@ -65,13 +67,13 @@ TORCH_COUNTERPARTS: dict[tuple[str, str], Any] = {
 
 def own_path(name: Global) -> str:
     """
-    The import path in this package of one of SB3's names.
+    The import path in this package of one of SB3's or sb3-contrib's names.
 
     :param name: a name in SB3, or of this package in its own pickles
     :return: an import path
     """
     root, dot, rest = name.module.partition(".")
-    return f"{_OWN if root == _SB3 else root}{dot}{rest}:{name.name}"
+    return f"{_PACKAGES.get(root, root)}{dot}{rest}:{name.name}"
 
 
 def resolve(name: Global) -> Any:
@@ -92,7 +94,7 @@ def resolve(name: Global) -> Any:
 
 
 def _is_sb3(name: Global) -> bool:
-    return name.module.partition(".")[0] == _SB3
+    return name.module.partition(".")[0] in _PACKAGES
 
 
 def _dtype(evaluate: Evaluator, node: Node) -> np.dtype[Any]:

@@ -42,8 +42,10 @@ class NotInSB3(ValueError):
 
 
 def _sb3_name(kind: type) -> Global:
-    # The public name of a class is SB3's.
+    # The public name of a class is SB3's, or sb3-contrib's.
     module, _, name = public_path(kind).removeprefix(f"{_OWN}.").partition(":")
+    if module.partition(".")[0] == "contrib":
+        return Global(f"sb3_{module}", name)
     return Global(f"stable_baselines3.{module}", name)
 
 

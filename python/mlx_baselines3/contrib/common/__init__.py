@@ -1,0 +1,1 @@
+"""What sb3-contrib's algorithms share: wrappers, environments, masks, memory."""

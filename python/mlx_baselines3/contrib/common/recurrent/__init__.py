@@ -1,0 +1,1 @@
+"""Policies with memory: what RecurrentPPO consists of."""
