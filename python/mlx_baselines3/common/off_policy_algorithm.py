@@ -665,9 +665,8 @@ class OffPolicyAlgorithm(BaseAlgorithm):
         :raises NotNative: the step, the batches or the networks are not those that Rust knows
         """
         check_unchanged(self, base, ("_gradient_step", "_target", "_batches"))
-        networks, optimizers, _, _ = self._trained()
         update = ProgramActorCriticUpdate if self.device.type == mx.gpu else NativeActorCriticUpdate
-        return update(networks, optimizers, blueprint(self.policy))
+        return update(*self._trained()[:2], blueprint(self.policy))
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """
