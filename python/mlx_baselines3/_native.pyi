@@ -1187,13 +1187,15 @@ class ActorCriticResult:
 @final
 class ActorCriticUpdate:
     """
-    The gradient steps of TD3, DDPG and SAC.
+    The gradient steps of TD3, DDPG, SAC and TQC.
 
     :param actor: its layers
     :param critics: the layers of each
     :param squashed: the actor gives means and logarithms of deviations (SAC) and not actions (TD3)
     :param actor_size: number of the actor's parameters
     :param critic_size: number of all critics' parameters
+    :param quantiles: how many quantiles each critic gives, and how many of those of all make the targets;
+        None: they give values
     :raises ValueError: the networks do not fit each other
     """
 
@@ -1205,6 +1207,7 @@ class ActorCriticUpdate:
         *,
         actor_size: int,
         critic_size: int,
+        quantiles: tuple[int, int] | None = None,
     ) -> ActorCriticUpdate: ...
     def load_actor(self, parameters: _F32, actor: Actor) -> None:
         """

@@ -40,6 +40,7 @@ Algorithm = TypeVar("Algorithm", bound=Model)
 _FAMILIES = {
     "mlx_baselines3.common.policies:ActorCriticPolicy": ("PPO", "A2C"),
     "mlx_baselines3.contrib.qrdqn.policies:QRDQNPolicy": ("QRDQN",),
+    "mlx_baselines3.contrib.tqc.policies:TQCPolicy": ("TQC",),
     "mlx_baselines3.dqn.policies:DQNPolicy": ("DQN",),
     "mlx_baselines3.sac.policies:SACPolicy": ("SAC",),
     "mlx_baselines3.td3.policies:TD3Policy": ("TD3", "DDPG"),

@@ -198,11 +198,13 @@ class NativeQUpdate:
         return None
 
 
-def _critic_plans(critic: Any, vector: TrainedVector) -> "list[list[_native.TrainableLayer]]":
-    if not isinstance(critic, ContinuousCritic):
+def _critic_plans(
+    critic: Any, base: type[ContinuousCritic], vector: TrainedVector
+) -> "list[list[_native.TrainableLayer]]":
+    if not isinstance(critic, base):
         raise NotNative(f"the critic is a {type(critic).__name__}")
     methods = ("__call__", "forward", "q1_forward", "q_networks", "extract_features")
-    check_unchanged(critic, ContinuousCritic, methods)
+    check_unchanged(critic, base, methods)
     if any(observed(critic, critic.features_extractor).features):
         raise NotNative("SAC and TD3 have no native gradient of a features extractor")
     return [vector.layer_plans(mlp_layers(net)) for net in critic.q_networks]
@@ -210,12 +212,15 @@ def _critic_plans(critic: Any, vector: TrainedVector) -> "list[list[_native.Trai
 
 class NativeActorCriticUpdate:
     """
-    The gradient steps of TD3, DDPG and SAC.
+    The gradient steps of TD3, DDPG, SAC and TQC.
 
     :param networks: ``actor``, ``critic``, ``critic_target``, and where there are such ``actor_target`` and
         ``ent_coef``
     :param optimizers: those of ``actor``, ``critic`` and ``ent_coef``
     :param plan: how the actor computes
+    :param critics: the class whose way to compute the critics have
+    :param quantiles: how many quantiles each critic gives, and how many of all together make the targets;
+        None: they give values
     :raises NotNative: there is no native form of them
     """
 
@@ -224,6 +229,8 @@ class NativeActorCriticUpdate:
         networks: Mapping[str, Module],
         optimizers: Mapping[str, ParameterOptimizer],
         plan: Blueprint,
+        critics: type[ContinuousCritic] = ContinuousCritic,
+        quantiles: tuple[int, int] | None = None,
     ):
         self._trained = {name: TrainedVector(networks[name], optimizers[name]) for name in optimizers}
         self._targets = {
@@ -239,10 +246,11 @@ class NativeActorCriticUpdate:
         actor, critic = self._trained["actor"], self._trained["critic"]
         self._core = _native.ActorCriticUpdate(
             actor.layer_plans(plan.layers),
-            _critic_plans(networks["critic"], critic),
+            _critic_plans(networks["critic"], critics, critic),
             self._squashed,
             actor_size=optimizers["actor"].size,
             critic_size=optimizers["critic"].size,
+            quantiles=quantiles,
         )
 
     def run(

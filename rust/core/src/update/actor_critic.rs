@@ -1,10 +1,11 @@
-//! The gradient steps of TD3, DDPG and SAC.
+//! The gradient steps of TD3, DDPG, SAC and TQC.
 
 use super::actor::{Actor, SampledActions};
 use super::actor_critic_data::{
     ActorCriticBatch, ActorCriticMetrics, ActorCriticSettings, ActorCriticSizes, ActorCriticState,
     ActorKind,
 };
+use super::critic_quantiles::Quantiles;
 use super::critics::{Critics, MinValues, Pairs};
 use super::features::vectors;
 use super::{UpdateError, check, polyak_update};
@@ -16,13 +17,17 @@ pub struct ActorCriticUpdate {
     actor: Actor,
     critics: Critics,
     sizes: ActorCriticSizes,
+    // What the critics give, unless that is values.
+    quantiles: Option<Quantiles>,
+    targets: Vec<f32>,
     sampled: SampledActions,
     min_values: MinValues,
     by_actions: Vec<f32>,
 }
 
 impl ActorCriticUpdate {
-    /// Networks whose parameters lie in a vector for the actor and one for all critics, of these sizes.
+    /// Networks whose parameters lie in a vector for the actor and one for all critics, of these sizes. The
+    /// critics give values, or quantiles of the return.
     ///
     /// # Errors
     /// [`UpdateError::Width`] or [`UpdateError::Count`] if they do not fit.
@@ -31,16 +36,27 @@ impl ActorCriticUpdate {
         critics: Vec<TrainableMlp>,
         kind: ActorKind,
         sizes: ActorCriticSizes,
+        quantiles: Option<Quantiles>,
     ) -> Result<Self, UpdateError> {
         let actor = Actor::new(actor, kind);
         let critics = Critics::new(critics);
         let count = critics.nets.len();
         check("the list of critics", count, count.max(1))?;
         let pair = actor.net.inputs() + actor.action_dim;
+        let outputs = quantiles.map_or(1, |quantiles| quantiles.of_each);
+        if let Some(quantiles) = quantiles {
+            let most = quantiles.of_each.saturating_mul(count);
+            let kept = quantiles.kept;
+            check(
+                "the list of kept quantiles",
+                kept,
+                kept.clamp(1, most.max(1)),
+            )?;
+        }
         for critic in &critics.nets {
             let widths = [
                 ("inputs", critic.inputs(), pair),
-                ("outputs", critic.outputs(), 1),
+                ("outputs", critic.outputs(), outputs),
             ];
             for (side, got, expected) in widths {
                 if got != expected {
@@ -66,6 +82,8 @@ impl ActorCriticUpdate {
             actor,
             critics,
             sizes,
+            quantiles,
+            targets: Vec::new(),
             sampled: SampledActions::default(),
             min_values: MinValues::default(),
             by_actions: Vec::new(),
@@ -200,13 +218,26 @@ impl ActorCriticUpdate {
             actions: &self.sampled.actions,
             action_dim,
         };
-        let count = self.critics.nets.len();
-        self.critics
-            .evaluate(state.critic_target, &next, count, &mut self.min_values);
-        let targets = &mut self.min_values.values;
-        for (row, (target, log_prob)) in targets.iter_mut().zip(&self.sampled.log_probs).enumerate()
-        {
-            *target = transitions.target(row, *target - weight * log_prob);
+        let targets = match self.quantiles {
+            None => {
+                let (count, min_values) = (self.critics.nets.len(), &mut self.min_values);
+                self.critics
+                    .evaluate(state.critic_target, &next, count, min_values);
+                &mut min_values.values
+            }
+            Some(quantiles) => {
+                let targets = &mut self.targets;
+                self.critics
+                    .pool(state.critic_target, &next, quantiles, targets);
+                targets
+            }
+        };
+        let of_row = self.quantiles.map_or(1, |quantiles| quantiles.kept);
+        let rows = targets.chunks_exact_mut(of_row).enumerate();
+        for ((row, targets), log_prob) in rows.zip(&self.sampled.log_probs) {
+            for target in targets {
+                *target = transitions.target(row, *target - weight * log_prob);
+            }
         }
         let pairs = Pairs {
             observations,
@@ -214,15 +245,19 @@ impl ActorCriticUpdate {
             action_dim,
         };
         let (parameters, size) = (&*state.critic.parameters, self.sizes.critic);
-        let (gradient, loss) = self
-            .critics
-            .gradient(parameters, &pairs, targets, half, size);
+        let critics = &mut self.critics;
+        let (gradient, loss) = match self.quantiles {
+            None => critics.gradient(parameters, &pairs, targets, half, size),
+            Some(quantiles) => {
+                critics.quantile_gradient(parameters, &pairs, targets, quantiles, size)
+            }
+        };
         state.critic.step(gradient, 1.0);
         loss
     }
 
     /// A step of the actor towards actions that the critics value. TD3 takes the first critic, SAC the
-    /// smallest value. Returns the loss and the mean log-likelihood.
+    /// smallest value, TQC the mean of all quantiles. Returns the loss and the mean log-likelihood.
     fn actor_step(
         &mut self,
         batch: &ActorCriticBatch<'_>,
@@ -244,10 +279,14 @@ impl ActorCriticUpdate {
             actions: &sampled.actions,
             action_dim: self.actor.action_dim,
         };
-        self.critics.evaluate(critic, &pairs, count, min_values);
-        let by_actions = &mut self.by_actions;
-        self.critics
-            .by_actions(critic, &pairs, count, min_values, by_actions);
+        let (critics, by_actions) = (&mut self.critics, &mut self.by_actions);
+        if self.quantiles.is_none() {
+            critics.evaluate(critic, &pairs, count, min_values);
+            critics.by_actions(critic, &pairs, count, min_values, by_actions);
+        } else {
+            critics.mean_values(critic, &pairs, &mut min_values.values);
+            critics.mean_by_actions(critic, &pairs, by_actions);
+        }
         let rows = batch.transitions.rows() as f64;
         let losses = sampled.log_probs.iter().zip(&min_values.values);
         let loss: f64 = losses.map(|(&l, &q)| f64::from(weight * l - q)).sum();
