@@ -14,7 +14,7 @@ from mlx_baselines3.common.save_util import load_from_zip_file
 from mlx_baselines3.export import export_sb3
 from support.contrib_updates import CONTRIB, read_case
 
-MODELS = {"qrdqn": contrib.QRDQN, "tqc_auto": contrib.TQC}
+MODELS = {"qrdqn": contrib.QRDQN, "tqc_auto": contrib.TQC, "crossq_warmup": contrib.CrossQ}
 
 
 def load(name, which=""):

@@ -43,6 +43,7 @@ class ContinuousCritic(BaseModel):
     :param n_critics: number of networks
     :param share_features_extractor: the extractor is the actor's, and only the actor's loss trains it
     :param output_dim: numbers that each network gives
+    :param pre_linear_modules: classes of modules before each linear layer
     """
 
     features_extractor: BaseFeaturesExtractor
@@ -59,6 +60,7 @@ class ContinuousCritic(BaseModel):
         n_critics: int = 2,
         share_features_extractor: bool = True,
         output_dim: int = 1,
+        pre_linear_modules: list[Any] | None = None,
     ):
         super().__init__(
             observation_space,
@@ -70,7 +72,9 @@ class ContinuousCritic(BaseModel):
         self.n_critics = n_critics
         input_dim = features_dim + get_action_dim(action_space)
         for i in range(n_critics):
-            layers = create_mlp(input_dim, output_dim, net_arch, activation_fn)
+            layers = create_mlp(
+                input_dim, output_dim, net_arch, activation_fn, pre_linear_modules=pre_linear_modules
+            )
             setattr(self, f"qf{i}", Sequential(*layers))
 
     def _optimizer_of(self, optimizer: optim.Optimizer) -> ParameterOptimizer:

@@ -108,7 +108,7 @@ class Critic(ContinuousCritic):
         :param features: (batch, features_dim) features of ``obs``, if already computed
         :return: (batch, n_critics, n_quantiles)
         """
-        return mx.stack(super().forward(obs, action, features), axis=1)
+        return mx.stack([*super().forward(obs, action, features)], axis=1)
 
 
 class TQCPolicy(SACPolicy):
