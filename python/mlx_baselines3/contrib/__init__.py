@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from mlx_baselines3._lazy_names import lazy_names
 from mlx_baselines3._version import __version__ as __version__
 
-__all__ = ["QRDQN", "TQC", "CrossQ"]
+__all__ = ["QRDQN", "TQC", "TRPO", "CrossQ"]
 
 if not TYPE_CHECKING:
     # Each is imported when it is asked for. Type checkers read plain imports instead.
@@ -14,6 +14,7 @@ if not TYPE_CHECKING:
         names={
             "CrossQ": f"{__name__}.crossq.crossq:CrossQ",
             "QRDQN": f"{__name__}.qrdqn.qrdqn:QRDQN",
+            "TRPO": f"{__name__}.trpo.trpo:TRPO",
             "TQC": f"{__name__}.tqc.tqc:TQC",
         },
     )
