@@ -1026,6 +1026,44 @@ def polyak_average(source: _F32, target: _F32, tau: float) -> None:
     :raises ValueError: the two have not as many numbers, or share memory
     """
 
+# Evaluation of many policies
+
+@type_check_only
+class CandidateBounds(TypedDict):
+    """Lowest and highest action ``(width,)`` of the environment; empty if actions are discrete."""
+
+    low: _F32
+    high: _F32
+
+@type_check_only
+class Candidates(TypedDict):
+    """
+    Policies of one shape: their layers, and a row of parameters for each. Actions that are ``squashed`` are
+    scaled from [-1, 1] to the bounds, others are clipped.
+    """
+
+    layers: Sequence[TrainableLayer]
+    parameters: _F32
+    episodes: int
+    bounds: CandidateBounds
+    squashed: bool
+
+def evaluate_candidates(
+    envs: EnvBatch, actor: Actor, obs: _F32, candidates: Candidates
+) -> list[list[dict[str, Any]]]:
+    """
+    Play episodes with each of many policies, over the cores; as one environment would that plays them one
+    after the other. It is left as after the last episode.
+
+    :param envs: one environment that has just been reset
+    :param actor: a policy of the same shape
+    :param obs: what the reset gave
+    :param candidates: the policies
+    :return: for each its episodes, as Monitor reports them
+    :raises ValueError: the parts do not fit each other, or an action is not finite; nothing has changed then
+    :raises RuntimeError: the environment is closed or not reset
+    """
+
 # Whole iterations of learn()
 
 @type_check_only

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 from mlx_baselines3._lazy_names import lazy_names
 from mlx_baselines3._version import __version__ as __version__
 
-__all__ = ["QRDQN", "TQC", "TRPO", "CrossQ"]
+__all__ = ["ARS", "QRDQN", "TQC", "TRPO", "CrossQ"]
 
 if not TYPE_CHECKING:
     # Each is imported when it is asked for. Type checkers read plain imports instead.
     __getattr__ = lazy_names(
         globals(),
         names={
+            "ARS": f"{__name__}.ars.ars:ARS",
             "CrossQ": f"{__name__}.crossq.crossq:CrossQ",
             "QRDQN": f"{__name__}.qrdqn.qrdqn:QRDQN",
             "TRPO": f"{__name__}.trpo.trpo:TRPO",

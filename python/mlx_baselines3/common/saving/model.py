@@ -39,6 +39,7 @@ Algorithm = TypeVar("Algorithm", bound=Model)
 # The algorithms that use each policy class.
 _FAMILIES = {
     "mlx_baselines3.common.policies:ActorCriticPolicy": ("PPO", "A2C"),
+    "mlx_baselines3.contrib.ars.policies:ARSPolicy": ("ARS",),
     "mlx_baselines3.contrib.crossq.policies:CrossQPolicy": ("CrossQ",),
     "mlx_baselines3.contrib.qrdqn.policies:QRDQNPolicy": ("QRDQN",),
     "mlx_baselines3.contrib.tqc.policies:TQCPolicy": ("TQC",),
