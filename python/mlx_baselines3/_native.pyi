@@ -39,6 +39,7 @@ __all__ = [
     "collect_rollout",
     "collect_transitions",
     "env_specs",
+    "evaluate_candidates",
     "flatten_env_major",
     "gae",
     "gather",

@@ -21,7 +21,7 @@ MODELS = {
     "tqc_auto": contrib.TQC,
     "trpo_continuous": contrib.TRPO,
 }
-# What contrib makes anew when it loads a file: views of its networks, and ARS's weights, which are its policy's.
+# What contrib makes anew when it loads a file: views of its networks, and ARS's weights, its policy's.
 MADE_ANEW = {"batch_norm_stats", "batch_norm_stats_target", "weights"}
 
 
@@ -93,7 +93,7 @@ def _assert_equal(ours, theirs, where):
         if where.endswith("optimizer.state"):
             # TRPO's actor has no gradient in its optimizer: torch keeps no state, ours is 0.
             for key in ours.keys() - theirs.keys():
-                assert not any(np.any(ours[key][slot]) for slot in ("exp_avg", "exp_avg_sq"))
+                assert not any(np.any(np.asarray(ours[key][slot])) for slot in ("exp_avg", "exp_avg_sq"))
             ours = {key: ours[key] for key in theirs}
         assert ours.keys() <= theirs.keys(), where
         for key in ours:

@@ -173,14 +173,22 @@ impl Play {
     }
 }
 
+/// Where a policy's episodes begin.
+struct Start {
+    envs: Box<dyn VectorEnv>,
+    obs: Vec<f32>,
+    /// The environment after all of them, if no step draws from the generator.
+    after: Snapshot,
+}
+
 /// The beginning of each policy's episodes, from the present state of the environment on, which has just been
-/// reset for the first one. Each comes with the generator's state after all episodes of the one before it.
+/// reset for the first one.
 fn starts(
     envs: &dyn VectorEnv,
     first: &[f32],
     candidates: &Candidates<'_>,
     from: usize,
-) -> Result<Vec<(Box<dyn VectorEnv>, Vec<f32>, Snapshot)>, EvaluateError> {
+) -> Result<Vec<Start>, EvaluateError> {
     let (mut next, mut obs) = (envs.clone_box(), first.to_vec());
     let mut found = Vec::with_capacity(candidates.count - from);
     for index in from..candidates.count {
@@ -193,7 +201,8 @@ fn starts(
         if index + 1 < candidates.count {
             next.reset(0, None, None, &mut obs)?;
         }
-        found.push((start.0, start.1, after));
+        let (envs, obs) = start;
+        found.push(Start { envs, obs, after });
     }
     Ok(found)
 }
@@ -223,16 +232,17 @@ pub fn evaluate(
         let mut expected = Vec::with_capacity(begun.len());
         let size = candidates.parameters.len() / candidates.count;
         let rows = candidates.parameters.chunks_exact(size).skip(from);
-        for ((env, obs, after), parameters) in begun.into_iter().zip(rows) {
+        for (start, parameters) in begun.into_iter().zip(rows) {
+            let Start { envs, obs, after } = start;
             let mut actor = actor.clone();
             candidates.net.load_into(parameters, actor.net_mut())?;
-            let dim = match env.spec().action {
+            let dim = match envs.spec().action {
                 ActionSpace::Discrete(_) => 0,
                 ActionSpace::Box(width) => width,
             };
             expected.push(after);
             plays.push(Play {
-                envs: env,
+                envs,
                 actor,
                 obs,
                 choice: [0],
