@@ -15,14 +15,11 @@ import json
 import os
 import pathlib
 import re
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 from typing import Any
 
 import numpy as np
+from child_runs import last_line
 from tuned_settings import CELLS, Cell, Library
 
 OURS = "mlx_baselines3"
@@ -73,34 +70,14 @@ def read_runs(file: pathlib.Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-_worker = threading.local()
-
-
 def run_in_child(library: str, device: str, cell: Cell, seed: int, file: pathlib.Path) -> None:
-    """One run in a separate process, so that concurrent runs share nothing."""
-    if not hasattr(_worker, "folder"):
-        # Folder of MLX's kernel cache: one worker's runs share it, two workers must not.
-        _worker.folder = tempfile.TemporaryDirectory()
-    command = [
-        sys.executable,
-        __file__,
-        "one",
-        cell.name,
-        str(seed),
-        "--library",
-        library,
-        "--device",
-        device,
-    ]
-    settings = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": _worker.folder.name}
-    done = subprocess.run(command, capture_output=True, text=True, env=settings, check=False)
-    if done.returncode != 0:
-        print(f"{cell.name} seed {seed} failed:\n{done.stderr}", flush=True)
-        return
-    line = done.stdout.splitlines()[-1]
-    with file.open("a") as stream:
-        stream.write(line + "\n")
-    print(line, flush=True)
+    """One run in a separate process; its line is added to the file."""
+    settings = ["--library", library, "--device", device]
+    line = last_line(__file__, "one", cell.name, str(seed), *settings)
+    if line is not None:
+        with file.open("a") as stream:
+            stream.write(line + "\n")
+        print(line, flush=True)
 
 
 def train(args: argparse.Namespace) -> None:

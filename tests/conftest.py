@@ -3,6 +3,7 @@
 import getpass
 import os
 import pathlib
+import random
 import tempfile
 from collections.abc import Iterator
 
@@ -27,6 +28,14 @@ import mlx_baselines3  # noqa: F401
 import mlx.core as mx
 
 DATA = pathlib.Path(__file__).parent / "data"
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Whatever a test draws without a seed of its own is the same alone, in any order and on any worker."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002  models without a seed draw from it
+    mx.random.seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -1197,7 +1197,10 @@ class ActorCriticSettings(TypedDict):
 
 @type_check_only
 class TargetParameters(TypedDict):
-    """Parameters of the target networks, written: the actor's (empty if squashed) and the critics'."""
+    """
+    Parameters of the target networks, written: the actor's and the critics'. A squashed actor has none; what
+    critics share of it is in the actor's, in the same places as in the actor.
+    """
 
     actor: _F32
     critic: _F32
@@ -1235,6 +1238,8 @@ class ActorCriticUpdate:
     :param critic_size: number of all critics' parameters
     :param quantiles: how many quantiles each critic gives, and how many of those of all make the targets;
         None: they give values
+    :param branches: of the features extractors of actor and critics, if the networks see features;
+        None for the critics' if they share the actor's
     :raises ValueError: the networks do not fit each other
     """
 
@@ -1247,6 +1252,7 @@ class ActorCriticUpdate:
         actor_size: int,
         critic_size: int,
         quantiles: tuple[int, int] | None = None,
+        branches: tuple[Sequence[FeatureBranch], Sequence[FeatureBranch] | None] | None = None,
     ) -> ActorCriticUpdate: ...
     def load_actor(self, parameters: _F32, actor: Actor) -> None:
         """

@@ -8,10 +8,17 @@ from gymnasium import spaces
 
 from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from mlx_baselines3.common.native.actor import native_actor
-from mlx_baselines3.common.native.eligibility import NotNative
 from mlx_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from support.native_models import assert_close, state_of
 
-PARTS = {"one": ["vec"], "several": ["left", "mid", "right"]}
+PARTS = {"one": ["vec"], "several": ["left", "mid", "right"], "integers": ["bits", "choices", "mode", "vec"]}
+SPACES = {
+    # A matrix among several, to be flattened.
+    "mid": spaces.Box(-1, 1, (2, 2), np.float32),
+    "bits": spaces.MultiBinary(3),
+    "choices": spaces.MultiDiscrete([3, 1, 4]),
+    "mode": spaces.Discrete(5, start=-2),
+}
 OFF_POLICY = {"learning_starts": 8, "train_freq": 4, "batch_size": 8, "buffer_size": 64}
 SETTINGS = {
     A2C: {"n_steps": 8},
@@ -27,20 +34,19 @@ class Walk(gym.Env):
     """Random vectors, whose reward is that of the action; short episodes, every other one cut."""
 
     def __init__(self, names, discrete):
-        # A matrix among several, to be flattened.
-        shapes = {name: (2, 2) if name == "mid" else (3,) for name in names}
-        self.observation_space = spaces.Dict({n: spaces.Box(-1, 1, s, np.float32) for n, s in shapes.items()})
+        vector = spaces.Box(-1, 1, (3,), np.float32)
+        self.observation_space = spaces.Dict({name: SPACES.get(name, vector) for name in names})
         self.action_space = spaces.Discrete(3) if discrete else spaces.Box(-1, 1, (2,), np.float32)
         self.episode = 0
 
     def _observe(self):
         parts = self.observation_space.spaces.items()
-        return {name: self.random.uniform(-1, 1, part.shape).astype(np.float32) for name, part in parts}
+        return {name: part.sample() for name, part in parts}
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         if seed is not None:
-            self.random = np.random.default_rng(seed)
+            self.observation_space.seed(seed)
         self.t, self.episode = 0, self.episode + 1
         return self._observe(), {}
 
@@ -117,14 +123,93 @@ def test_a_key_too_few_is_an_error():
         model.predict({**Walk(PARTS["several"], False).reset(seed=0)[0], "left": np.zeros(4, np.float32)})
 
 
-def test_what_is_no_array_stays_with_mlx():
-    class Other(Walk):
-        def __init__(self):
-            super().__init__(["vec"], discrete=False)
-            self.observation_space = spaces.Dict(
-                {**self.observation_space.spaces, "other": spaces.Discrete(3)}
-            )
+class Part(gym.ObservationWrapper):
+    """One of the parts of an observation."""
 
-    model = PPO("MultiInputPolicy", Other(), device="cpu")
-    with pytest.raises(NotNative, match="the observation 'other' is a Discrete and not a Box"):
-        native_actor(model.policy)
+    def __init__(self, name, discrete):
+        super().__init__(Walk([name], discrete))
+        self.observation_space = self.env.observation_space[name]
+        self._name = name
+
+    def observation(self, observation):
+        return observation[self._name]
+
+
+def run_part(kind, name, flatten):
+    """What a model has learned from one array, and what it would do."""
+
+    def env():
+        part = Part(name, discrete=kind is DQN)
+        return gym.wrappers.FlattenObservation(part) if flatten else part
+
+    model = kind("MlpPolicy", DummyVecEnv([env, env]), seed=3, device="cpu", **SETTINGS[kind]).learn(48)
+    native_actor(model.policy)
+    observation = SPACES[name].sample()
+    seen = spaces.flatten(SPACES[name], observation) if flatten else observation
+    weights = {key: np.array(array) for key, array in model.get_parameters()["policy"].items()}
+    return weights, [model.predict(seen)[0] for seen in (seen, np.stack([seen, seen]))], model
+
+
+@pytest.mark.parametrize("name", ["bits", "choices", "mode"])
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_integers_are_run_as_their_codes(kind, name, updates):
+    SPACES[name].seed(1)
+    weights, actions, model = run_part(kind, name, False)
+    assert (model._updater.compiled is None) == (updates == "native")
+    SPACES[name].seed(1)
+    flat_weights, flat_actions, _ = run_part(kind, name, True)
+    assert weights.keys() == flat_weights.keys()
+    for key, array in weights.items():
+        np.testing.assert_array_equal(array, flat_weights[key], err_msg=key)
+    for got, expected in zip(actions, flat_actions, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "message"),
+    [
+        ("mode", 3, "the observation of row 0 is 3, outside of Discrete"),
+        ("mode", np.nan, "the observation of row 0 is nan"),
+        ("choices", np.array([0, 1, 0]), "entry 1 of the observation of row 0 is 1"),
+    ],
+)
+def test_an_integer_outside_of_its_space_is_an_error(name, wrong, message):
+    model = PPO("MlpPolicy", Part(name, discrete=False), device="cpu")
+    with pytest.raises(RuntimeError, match=message):
+        model.predict(wrong)
+    both = PPO("MultiInputPolicy", Walk(["vec", name], discrete=False), device="cpu")
+    with pytest.raises(RuntimeError, match=message):
+        both.predict({"vec": np.zeros(3, np.float32), name: np.asarray(wrong)})
+
+
+def test_images_and_integers_learn_in_rust(monkeypatch):
+    space = spaces.Dict(
+        {
+            "image": spaces.Box(0, 255, (1, 36, 36), np.uint8),
+            "mode": SPACES["mode"],
+            "choices": SPACES["choices"],
+        }
+    )
+
+    class Mixed(Walk):
+        def __init__(self):
+            super().__init__([], discrete=False)
+            self.observation_space = space
+
+    states = []
+    for who in ("native", "mlx"):
+        monkeypatch.setenv("MLX_BASELINES3_UPDATES", who)
+        model = SAC(
+            "MultiInputPolicy",
+            Mixed(),
+            seed=1,
+            device="cpu",
+            policy_kwargs={
+                "features_extractor_kwargs": {"cnn_output_dim": 4},
+                "optimizer_kwargs": {"eps": 1e-5},
+            },
+            **OFF_POLICY,
+        ).learn(16)
+        assert (model._updater.compiled is None) == (who == "native")
+        states.append(state_of(model))
+    assert_close(*states, tolerance=5e-5)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,10 +17,12 @@ from mlx.utils import tree_flatten
 
 from mlx_baselines3 import DDPG, DQN, SAC, TD3
 from mlx_baselines3.common.callbacks import BaseCallback, EveryNTimesteps
+from mlx_baselines3.common.layers import Flatten, Linear, Sequential
 from mlx_baselines3.common.logger import JSONOutputFormat, Logger
 from mlx_baselines3.common.native.exploration import NativeCollector
 from mlx_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from mlx_baselines3.common.torch_layers import BaseFeaturesExtractor
 from mlx_baselines3.common.training.native_off_policy import NativeActorCriticUpdate
 from mlx_baselines3.common.vec_env import NativeVecEnv
 from mlx_baselines3.contrib import QRDQN, TQC
@@ -78,7 +81,7 @@ def make(**kwargs: Any) -> Any:
         kwargs["action_noise"] = kwargs["action_noise"]()
     defaults = {"learning_starts": 20, "batch_size": 8, "buffer_size": 90, "device": "cpu", "seed": 5}
     small = {"net_arch": [16], **({"n_quantiles": 7} if algorithm is QRDQN else {})}
-    kwargs.setdefault("policy_kwargs", small)
+    kwargs["policy_kwargs"] = {**kwargs.get("policy_kwargs", small)}
     return algorithm("MlpPolicy", env, **{**defaults, **kwargs})
 
 
@@ -190,8 +193,31 @@ def walk() -> OrnsteinUhlenbeckActionNoise:
     return OrnsteinUhlenbeckActionNoise(np.zeros(1), np.full(1, 0.5), dt=0.1)
 
 
+class Layered(BaseFeaturesExtractor):
+    """An extractor of a user's own."""
+
+    def __init__(self, space: Any, features_dim: int = 5):
+        super().__init__(space, features_dim)
+        self.net = Sequential(Flatten(), Linear(space.shape[0], features_dim), nn.Tanh())
+
+    def forward(self, observations: mx.array) -> mx.array:
+        return self.net(observations)
+
+
 CONTINUOUS = st.fixed_dictionaries(
     {
+        "policy_kwargs": st.sampled_from(
+            [
+                {"net_arch": [16]},
+                {"net_arch": [16]},
+                {"net_arch": [12], "features_extractor_class": Layered},
+                {
+                    "net_arch": [12],
+                    "features_extractor_class": Layered,
+                    "share_features_extractor": True,
+                },
+            ]
+        ),
         "algorithm": st.sampled_from([SAC, TQC, TD3, DDPG]),
         "train_freq": st.integers(1, 6),
         "gradient_steps": st.sampled_from([-1, 1, 1, 3]),

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from mlx_baselines3 import A2C, DQN, PPO, SAC, TD3
+from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from mlx_baselines3.common.layers import ChannelsLast, Conv2d, Flatten, Linear, Sequential
-from mlx_baselines3.common.native.actor import blueprint, native_actor
+from mlx_baselines3.common.native.actor import blueprint, native_actor, native_actor_or_none
 from mlx_baselines3.common.native.eligibility import NotNative
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.policies import base as base_policy
@@ -23,6 +23,9 @@ IMAGE = spaces.Box(0, 255, (1, 36, 40), np.uint8)
 LAST = spaces.Box(0, 255, (36, 40, 2), np.uint8)
 BOX = spaces.Box(-1, 1, (2,), np.float32)
 SMALL: dict[str, Any] = {"features_extractor_kwargs": {"features_dim": 8}}
+# With Adam's 1e-8 the last bit of a gradient near 0 decides about a step as long as the learning rate.
+STEADY: dict[str, Any] = {"optimizer_kwargs": {"eps": 1e-5}}
+OF_DICT: dict[str, Any] = {"features_extractor_kwargs": {"cnn_output_dim": 8}, **STEADY}
 DICT = spaces.Dict(
     {
         "front": IMAGE,
@@ -99,7 +102,9 @@ MODELS = {
     "PPO, own extractor": lambda: model_of(PPO, policy_kwargs={"features_extractor_class": Chain}),
     "A2C, own call": lambda: model_of(A2C, policy_kwargs={"features_extractor_class": Called}),
     "PPO, gSDE": lambda: model_of(PPO, policy_kwargs=SMALL, use_sde=True),
-    "PPO, flattened": lambda: PPO("MlpPolicy", Frames(IMAGE, BOX), n_steps=12, batch_size=12, device="cpu"),
+    "PPO, flattened": lambda: PPO(
+        "MlpPolicy", Frames(IMAGE, BOX), n_steps=12, batch_size=12, seed=1, device="cpu"
+    ),
     "PPO, floats": lambda: model_of(
         PPO,
         spaces.Box(0, 1, (1, 36, 36), np.float32),
@@ -114,7 +119,17 @@ MODELS = {
     "DQN": lambda: model_of(DQN, policy_kwargs=SMALL),
     "DQN, dict": lambda: model_of(DQN, DICT),
     "SAC": lambda: model_of(SAC, policy_kwargs=SMALL),
+    "SAC, shared": lambda: model_of(SAC, policy_kwargs={**SMALL, **STEADY, "share_features_extractor": True}),
+    "SAC, dict": lambda: model_of(SAC, DICT, policy_kwargs=OF_DICT),
+    "TD3": lambda: model_of(TD3, policy_kwargs={**SMALL, **STEADY}),
     "TD3, dict": lambda: model_of(TD3, DICT),
+    "TD3, own extractor, shared": lambda: model_of(
+        TD3,
+        policy_kwargs={"features_extractor_class": Chain, "share_features_extractor": True, **STEADY},
+    ),
+    "DDPG, dict, shared": lambda: model_of(
+        DDPG, DICT, policy_kwargs={**OF_DICT, "share_features_extractor": True}
+    ),
 }
 
 
@@ -204,7 +219,19 @@ def mlx_calls(monkeypatch):
 
 @pytest.mark.parametrize(
     "name",
-    ["PPO", "A2C, separate", "PPO, channels last", "PPO, own extractor", "PPO, dict", "DQN", "DQN, dict"],
+    [
+        "PPO",
+        "A2C, separate",
+        "PPO, channels last",
+        "PPO, own extractor",
+        "PPO, dict",
+        "DQN",
+        "DQN, dict",
+        "SAC",
+        "SAC, shared",
+        "TD3, dict",
+        "TD3, own extractor, shared",
+    ],
 )
 def test_learning_from_images_makes_no_call_of_mlx(name, mlx_calls, capsys):
     model = MODELS[name]()
@@ -245,7 +272,19 @@ def test_images_of_floats_are_scaled_too():
 
 
 @pytest.mark.parametrize(
-    "name", ["PPO, own extractor", "PPO, dict", "PPO, dict, separate", "DQN, dict", "PPO, flattened"]
+    "name",
+    [
+        "PPO, own extractor",
+        "PPO, dict",
+        "PPO, dict, separate",
+        "DQN, dict",
+        "PPO, flattened",
+        "SAC, dict",
+        "SAC, shared",
+        "TD3",
+        "TD3, own extractor, shared",
+        "DDPG, dict, shared",
+    ],
 )
 def test_updates_agree_with_mlx(name, monkeypatch):
     states = []
@@ -259,22 +298,25 @@ def test_updates_agree_with_mlx(name, monkeypatch):
     assert_close(*states, tolerance=5e-5)
 
 
+def batch_of_one(sample: Any) -> Any:
+    return {key: part[None] for key, part in sample.items()} if isinstance(sample, dict) else sample[None]
+
+
 def fill(model: Any) -> None:
     """Random data in the model's buffer."""
     model._setup_learn(1)
     rng, space = np.random.default_rng(3), model.observation_space
     space.seed(4)
     model.action_space.seed(5)
-    if isinstance(model, DQN):
+    if isinstance(model, (DQN, SAC, TD3)):
         model.batch_size = 16
         for _ in range(40):
-            one, other = ({k: v[None] for k, v in space.sample().items()} for _ in range(2))
-            action = np.array([[model.action_space.sample()]])
+            one, other = (batch_of_one(space.sample()) for _ in range(2))
+            action = np.array([model.action_space.sample()]).reshape(1, -1)
             model.replay_buffer.add(one, other, action, rng.normal(size=1), rng.random(1) < 0.2, [{}])
         return
     for _ in range(model.n_steps):
-        sample = space.sample()
-        one = {k: v[None] for k, v in sample.items()} if isinstance(sample, dict) else sample[None]
+        one = batch_of_one(space.sample())
         values, log_probs = mx.array(rng.normal(size=(1, 1))), mx.array(rng.normal(size=1) - 2)
         action = np.array(model.action_space.sample())[None]
         model.rollout_buffer.add(one, action, rng.normal(size=1), np.zeros(1), values, log_probs)
@@ -316,6 +358,30 @@ class Branches(Chain):
         return self.last(self.end(self.head(self.flat(maps))))
 
 
+class Asks(Chain):
+    """An attribute decides, which only the instance knows."""
+
+    doubles = False
+
+    def forward(self, observations: mx.array) -> mx.array:
+        maps = self.body(observations)
+        if self.doubles:
+            maps = self.body(maps)
+        return self.last(self.end(self.head(self.flat(maps))))
+
+
+class Chooses(Chain):
+    def forward(self, observations: mx.array) -> mx.array:
+        features = self.head(self.flat(self.body(observations)))
+        return self.last(features if self.training else self.end(features))
+
+
+class Keeps(Chain):
+    def forward(self, observations: mx.array) -> mx.array:
+        self.maps = self.body(observations)
+        return self.last(self.end(self.head(self.flat(self.maps))))
+
+
 class Shadows(Chain):
     @property
     def flat(self) -> Any:
@@ -351,6 +417,9 @@ class Unflattened(Chain):
         (Catches, "the policy has a Catches"),
         (Looks, "the policy has a Looks"),
         (Branches, "the policy has a Branches"),
+        (Asks, "the policy has a Asks"),
+        (Chooses, "the policy has a Chooses"),
+        (Keeps, "the policy has a Keeps"),
         (Shadows, "the policy has a Shadows"),
         (Pools, "the policy has a ChannelsLast"),
         (Unflattened, "a linear layer takes observations of the shape"),
@@ -374,11 +443,67 @@ def test_a_changed_layer_stays_with_mlx():
         native_actor(policy)
 
 
+def test_a_convolution_with_a_method_of_its_own_stays_with_mlx():
+    policy = ActorCriticPolicy(IMAGE, BOX, lambda _: 1e-3, features_extractor_class=Chain)
+    object.__setattr__(policy.features_extractor.body[0], "convolve", lambda x: x)
+    with pytest.raises(NotNative, match="Conv2d has its own convolve"):
+        native_actor(policy)
+
+
+@pytest.mark.parametrize(
+    ("stride", "is_native"), [(np.int64(3), True), ((3, 3), True), ([3, 3], False), (np.array([3, 3]), False)]
+)
+def test_strides_of_all_types_that_mlx_takes(stride, is_native):
+    model = MODELS["PPO, own extractor"]()
+    obs = batch_for(model)
+    before = model.predict(obs, deterministic=True)[0]
+    model.policy.features_extractor.body[0].stride = stride
+    # What can change in place could change unnoticed.
+    assert (native_actor_or_none(model.policy) is not None) == is_native
+    np.testing.assert_allclose(model.predict(obs, deterministic=True)[0], before, atol=1e-5)
+
+
 def test_a_target_network_of_another_shape_is_mlx_s():
     model = MODELS["DQN"]()
     dict.__setitem__(model.policy.q_net_target.features_extractor.cnn, "1", nn.Tanh())
     with pytest.raises(NotNative, match="the target network has another features extractor"):
         model._native_update(DQN)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            lambda policy: dict.__setitem__(policy.critic_target.features_extractor.cnn, "1", nn.Tanh()),
+            "another",
+        ),
+        (
+            lambda policy: dict.__setitem__(policy.actor_target.features_extractor.cnn, "1", nn.Tanh()),
+            "another",
+        ),
+        (lambda policy: setattr(policy.critic, "share_features_extractor", True), "not shared"),
+    ],
+)
+def test_critics_of_another_kind_are_mlx_s(change, reason):
+    model = MODELS["TD3"]()
+    change(model.policy)
+    with pytest.raises(NotNative, match=reason):
+        model._native_update(TD3)
+
+
+@pytest.mark.parametrize("name", ["SAC, shared", "TD3, own extractor, shared"])
+def test_only_the_actor_trains_a_shared_extractor(name):
+    model = MODELS[name]()
+    fill(model)
+    # The critics' own rate is 0 for the actor: whatever moves the extractor is the critics' loss.
+    extractor = model.actor.features_extractor
+    before = {key: np.array(value) for key, value in extractor.state_dict().items()}
+    model.actor.optimizer.learning_rate = 0.0
+    model._update_learning_rate = lambda optimizers: None
+    train(model, 2)
+    assert model._updater.native is not None
+    for key, value in extractor.state_dict().items():
+        np.testing.assert_array_equal(np.array(value), before[key])
 
 
 def test_an_extractor_that_both_share_is_seen_once():

@@ -162,7 +162,10 @@ def test_the_generator_is_numpys() -> None:
 @pytest.mark.parametrize("how", ["replaced", "in place", "loaded", "log_std"])
 def test_weights_are_taken_over(how: str) -> None:
     made, other = policy(), policy()
+    # Small enough that no action is clipped: one that is at its bound does not show a change.
+    made.action_net.weight, made.action_net.bias = made.action_net.weight * 0.02, mx.zeros(3)
     obs = np.ones((2, 4), np.float32)
+    assert np.abs(raw_outputs(made, obs)[0]).max() < 0.6
     before = made.predict(obs, deterministic=True)[0]
     if how == "replaced":
         made.action_net.bias = mx.array([0.1, 0.2, 0.3])

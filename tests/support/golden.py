@@ -83,6 +83,5 @@ def assert_log_equal(logged: dict[str, Any], expected: dict[str, np.ndarray]) ->
 
 def check_who_computed(model: Any, name: str, updates: str) -> None:
     """The steps are Rust's, unless they are to be MLX's or there is no native form of them."""
-    of_mlx = ("sac_cnn", "sac_cnn_shared", "sac_multiinput", "td3_cnn")
-    by_mlx = updates == "mlx" or name.endswith("_sde") or name in of_mlx
+    by_mlx = updates == "mlx" or name.endswith("_sde")
     assert (model._updater.compiled is not None) == by_mlx

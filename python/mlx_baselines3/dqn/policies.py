@@ -310,6 +310,8 @@ def _dqn_blueprint(policy: DQNPolicy) -> Blueprint:
     q_net = policy.q_net
     check_unchanged(policy, DQNPolicy, ("__call__", "forward", "_predict", "obs_to_tensor"))
     check_unchanged(q_net, QNetwork, ("__call__", "forward", "_predict", "extract_features"))
-    keys, (features,) = observed(q_net, q_net.features_extractor)
+    keys, codes, (features,) = observed(q_net, q_net.features_extractor)
     # DQN draws random actions before it calls the policy.
-    return Blueprint(tuple(mlp_layers(q_net.q_net)), "epsilon_greedy", keys=keys, features=features)
+    return Blueprint(
+        tuple(mlp_layers(q_net.q_net)), "epsilon_greedy", keys=keys, codes=codes, features=features
+    )

@@ -392,6 +392,6 @@ def _sac_blueprint(policy: SACPolicy) -> Blueprint:
         (actor.log_std, nn.Linear),
     )
     check_unchanged(actor.action_dist, SquashedDiagGaussianDistribution, DRAWING)
-    keys, (features,) = observed(actor, actor.features_extractor)
+    keys, codes, (features,) = observed(actor, actor.features_extractor)
     layers = (*mlp_layers(actor.latent_pi), Layer((actor.mu, actor.log_std)))
-    return Blueprint(layers, "squashed_gaussian", keys=keys, features=features)
+    return Blueprint(layers, "squashed_gaussian", keys=keys, codes=codes, features=features)

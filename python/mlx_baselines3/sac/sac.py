@@ -300,7 +300,7 @@ class SAC(OffPolicyAlgorithm):
         :raises NotNative: the actor's loss, or what it is made of, is not what Rust knows
         """
         check_unchanged(self, base, ("_actor_loss", "_critic_loss", "_value"))
-        check_unchanged(self.policy, SACPolicy, ("update_networks",))
+        check_unchanged(self.policy, SACPolicy, ("shared_features", "update_networks"))
         check_unchanged(self.actor, Actor, ("action_log_prob", "noise_shape"))
         dist = self.actor.action_dist
         # For other distributions the policy's blueprint gives the reason.

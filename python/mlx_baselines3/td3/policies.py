@@ -210,5 +210,5 @@ def _td3_blueprint(policy: TD3Policy) -> Blueprint:
     actor = policy.actor
     check_unchanged(policy, TD3Policy, ("__call__", "forward", "_predict", "obs_to_tensor"))
     check_unchanged(actor, Actor, ("__call__", "forward", "_predict", "extract_features"))
-    keys, (features,) = observed(actor, actor.features_extractor)
-    return Blueprint(tuple(mlp_layers(actor.mu)), "deterministic", keys=keys, features=features)
+    keys, codes, (features,) = observed(actor, actor.features_extractor)
+    return Blueprint(tuple(mlp_layers(actor.mu)), "deterministic", keys=keys, codes=codes, features=features)

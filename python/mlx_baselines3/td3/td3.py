@@ -202,7 +202,7 @@ class TD3(OffPolicyAlgorithm):
         return mx.random.normal((gradient_steps, batch_size, get_action_dim(self.action_space)))
 
     def _native_update(self, base: type[OffPolicyAlgorithm]) -> Any:
-        check_unchanged(self.policy, TD3Policy, ("update_networks",))
+        check_unchanged(self.policy, TD3Policy, ("shared_features", "update_networks"))
         return super()._native_update(base)
 
     def _optimizers(self) -> list[ParameterOptimizer]:

@@ -461,7 +461,7 @@ pub(crate) struct ActorCriticUpdate(CoreActorCritic);
 #[pymethods]
 impl ActorCriticUpdate {
     #[new]
-    #[pyo3(signature = (actor, critics, squashed, *, actor_size, critic_size, quantiles=None))]
+    #[pyo3(signature = (actor, critics, squashed, *, actor_size, critic_size, quantiles=None, branches=None))]
     fn new(
         actor: Many<LayerSpec>,
         critics: Many<Many<LayerSpec>>,
@@ -469,6 +469,7 @@ impl ActorCriticUpdate {
         actor_size: usize,
         critic_size: usize,
         quantiles: Option<(usize, usize)>,
+        branches: Option<(Many<BranchSpec>, Option<Many<BranchSpec>>)>,
     ) -> PyResult<Self> {
         crate::threads::check()?;
         let critics: PyResult<Vec<TrainableMlp>> = critics.0.into_iter().map(net).collect();
@@ -482,9 +483,14 @@ impl ActorCriticUpdate {
             critic: critic_size,
         };
         let quantiles = quantiles.map(|(of_each, kept)| Quantiles { of_each, kept });
-        CoreActorCritic::new(net(actor)?, critics?, kind, sizes, quantiles)
-            .map(Self)
-            .map_err(py_err)
+        let core = CoreActorCritic::new(net(actor)?, critics?, kind, sizes, quantiles);
+        let mut core = core.map_err(py_err)?;
+        if let Some((actor, critics)) = branches {
+            let critics = critics.as_ref().map(extractor).transpose()?;
+            let with_them = core.with_extractors(extractor(&actor)?, critics);
+            core = with_them.map_err(py_err)?;
+        }
+        Ok(Self(core))
     }
 
     /// Gives the native actor of the same policy the parameters of the actor.

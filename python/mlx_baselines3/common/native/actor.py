@@ -5,6 +5,7 @@ A policy class says with :func:`blueprint` which layers lead to its actions. MLX
 are copied before they are used.
 """
 
+import copy
 import math
 import operator
 import threading
@@ -70,9 +71,10 @@ class NativeActor:
         self._shape = shape
         self.plan = plan
         self._arrays: list[mx.array] = []
-        # Their memory and where it is, if there is a features extractor.
+        # Their memory, where it is, and what keeps it, if there is a features extractor.
         self._views: list[np.ndarray] = []
         self._places: list[Any] = []
+        self._kept: list[mx.array] = []
         self._mlx_state: bytes | None = None
         # Of Dict observations, in the order of the network's inputs.
         self.keys = plan.keys
@@ -120,12 +122,14 @@ class NativeActor:
             mx.eval(self._arrays)
             views = [np.ascontiguousarray(array) for array in self._arrays]
             if plan.features:
-                # Comparing millions of numbers would take longer than acting. While the last views hold the
-                # memory, other numbers lie elsewhere.
+                # Comparing millions of numbers would take longer than acting. While the memory is kept, other
+                # numbers lie elsewhere. A view alone does not keep it: it refers to the array, to which
+                # `weight += 1` gives other memory. A shallow copy does.
                 places = [view.__array_interface__["data"] for view in views]
                 same, self._places, self._views = places == self._places, places, views
                 if same:
                     return
+                self._kept = [*map(copy.copy, self._arrays)]
             if self._core.changed(views):
                 self._load(plan)
 
@@ -201,6 +205,8 @@ class NativeActor:
     def _rows(self, obs: Observations) -> "np.ndarray | list[np.ndarray]":
         if self.plan.features:
             return self.plan.columns(obs)
+        if self.plan.codes:
+            return self.plan.columns(obs)[0]
         array = side_by_side(obs, self.keys) if isinstance(obs, dict) else obs
         return np.ascontiguousarray(array, np.float32).reshape(len(array), -1)
 
@@ -307,7 +313,7 @@ class NativeActor:
     def lent(self) -> "Iterator[_native.Actor]":
         """Let others give it other weights, which :meth:`refresh` finds changed."""
         with self._lock:
-            self._arrays = []
+            self._arrays, self._places = [], []
             yield self._core
 
     def collect(

@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import singledispatch
 from typing import Any
 
@@ -13,7 +13,7 @@ from mlx.nn.layers.base import Module
 
 from mlx_baselines3.common.distributions.state_dependent_noise import StateDependentNoiseDistribution
 from mlx_baselines3.common.native.eligibility import NotNative
-from mlx_baselines3.common.native.extractors import Features, arrays_of, as_columns
+from mlx_baselines3.common.native.extractors import Codes, Features, arrays_of, as_columns
 from mlx_baselines3.common.native.layers import Layer
 from mlx_baselines3.common.nn.interop import to_numpy
 
@@ -39,6 +39,7 @@ class Blueprint:
     :param noise: whose ``get_std`` turns ``log_std`` into standard deviations (``state_dependent``)
     :param keys: those of Dict observations, which the network sees side by side in this order unless
         there are features
+    :param codes: what turns integer observations into numbers, by key; the key of a single array is empty
     :param features: what the network sees of the observations: branches side by side, for each key one; none
         where it sees the observations as they are
     :param critic_features: the same for the critic; the very same object if the two share an extractor
@@ -51,6 +52,7 @@ class Blueprint:
     critic: tuple[Layer, ...] = ()
     noise: StateDependentNoiseDistribution | None = None
     keys: tuple[str, ...] = ()
+    codes: Codes = field(default_factory=dict)
     features: Features = ()
     critic_features: Features = ()
 
@@ -65,13 +67,14 @@ class Blueprint:
 
     def without_features(self) -> "Blueprint":
         """:return: what follows the features extractor of the actor"""
-        return replace(self, features=(), critic_features=(), keys=())
+        return replace(self, features=(), critic_features=(), keys=(), codes={})
 
     def of_critic(self) -> "Blueprint":
         """:return: the network of the values, behind a features extractor that both share"""
-        shared = self.shares_features()
-        features, keys = ((), ()) if shared else (self.critic_features, self.keys)
-        return Blueprint(self.critic, "deterministic", keys=keys, features=features)
+        if self.shares_features():
+            return Blueprint(self.critic, "deterministic")
+        features, keys, codes = self.critic_features, self.keys, self.codes
+        return Blueprint(self.critic, "deterministic", keys=keys, codes=codes, features=features)
 
     def columns(self, observations: Any, batch_axes: int = 1) -> list[np.ndarray]:
         """
@@ -80,11 +83,20 @@ class Blueprint:
         :return: what the extractor takes, or the network where there is none: arrays (rows, numbers)
         """
         keys = self.keys if isinstance(observations, dict) else ()
+        if self.codes:
+            observations = self._encoded(observations, batch_axes)
         if self.features:
             arrays = as_columns(observations, keys)
         else:
             arrays = [np.ascontiguousarray(side_by_side(observations, keys, batch_axes), np.float32)]
         return [array.reshape(math.prod(array.shape[:batch_axes]), -1) for array in arrays]
+
+    def _encoded(self, observations: Any, batch_axes: int) -> Any:
+        """The observations with codes in place of integers."""
+        if not isinstance(observations, dict):
+            return self.codes[""].encode(observations, batch_axes)
+        codes = {key: code.encode(observations[key], batch_axes) for key, code in self.codes.items()}
+        return {**observations, **codes}
 
     def flat_columns(self, observations: Any, batch_axes: int = 1) -> list[np.ndarray]:
         """
@@ -99,7 +111,7 @@ class Blueprint:
         :param observations: (steps, n_envs, ...) an array, or one for each key
         :return: the same with one axis of rows
         """
-        if isinstance(observations, dict) and self.features:
+        if isinstance(observations, dict) and (self.features or self.codes):
             return {key: array.reshape(-1, *array.shape[2:]) for key, array in observations.items()}
         array = side_by_side(observations, self.keys, batch_axes=2)
         return array.reshape(-1, *array.shape[2:])

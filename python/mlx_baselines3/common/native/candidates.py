@@ -70,7 +70,7 @@ def play_candidates(
         raise NotNative("Monitor does not report the episodes")
     actor = native_actor(policy)
     plan = actor.plan
-    if plan.features or plan.keys:
+    if plan.features or plan.keys or plan.codes:
         raise NotNative("the policy has a features extractor")
     low = high = np.empty(0, np.float32)
     space = env.action_space

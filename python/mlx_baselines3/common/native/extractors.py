@@ -2,7 +2,7 @@
 
 import dis
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
@@ -15,11 +15,21 @@ from gymnasium import spaces
 from mlx_baselines3 import _native
 from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.native.layers import Layer, activation_of, sequence
+from mlx_baselines3.common.native.one_hot import OneHot, seen_shape
 from mlx_baselines3.common.nn.layers import Conv2d, Flatten, Module, ModuleDict, Sequential, is_exactly
 from mlx_baselines3.common.preprocessing import is_image_space
 from mlx_baselines3.common.torch_layers import CombinedExtractor
 
-__all__ = ["Branch", "Convolution", "Features", "Observed", "as_columns", "branch_specs", "observed"]
+__all__ = [
+    "Branch",
+    "Codes",
+    "Convolution",
+    "Features",
+    "Observed",
+    "as_columns",
+    "branch_specs",
+    "observed",
+]
 
 
 class Convolution(NamedTuple):
@@ -84,6 +94,7 @@ class Branch(NamedTuple):
 
 
 Features = tuple[Branch, ...]
+Codes = Mapping[str, OneHot]
 
 
 class Observed(NamedTuple):
@@ -91,11 +102,13 @@ class Observed(NamedTuple):
     What the networks of a policy see of an observation.
 
     :param keys: those of a Dict of arrays; none for a single one
+    :param codes: what turns integers into numbers, by key; the key of a single array is empty
     :param features: the branches of each extractor, side by side; none if all extractors give the numbers of
         the arrays as they are, in the order of the keys
     """
 
     keys: tuple[str, ...]
+    codes: Codes
     features: tuple[Features, ...]
 
 
@@ -108,24 +121,30 @@ def observed(network: Any, *extractors: Any) -> Observed:
     """
     space = network.observation_space
     keys = tuple(space.spaces) if isinstance(space, spaces.Dict) else ()
+    parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    codes = {
+        key: OneHot(part)
+        for key, part in parts.items()
+        if isinstance(part, (spaces.Discrete, spaces.MultiDiscrete))
+    }
     read = {id(extractor): _read(extractor, space, network.normalize_images) for extractor in extractors}
     # The very same object if two networks share an extractor.
     features = tuple(read[id(extractor)] for extractor in extractors)
     columns = list(range(len(keys) or 1))
     plain = all(branch.is_plain() for branches in features for branch in branches)
     if plain and all([branch.column for branch in branches] == columns for branches in features):
-        return Observed(keys, ((),) * len(features))
-    return Observed(keys, features)
+        return Observed(keys, codes, ((),) * len(features))
+    return Observed(keys, codes, features)
 
 
 def _read(extractor: Any, space: spaces.Space[Any], normalizes: bool) -> Features:
     if not isinstance(extractor, Module):
         raise NotNative(f"the policy has a {type(extractor).__name__}")
     if not isinstance(space, spaces.Dict):
-        _check_box(space, "the observation space is")
+        _check_numbers(space, "the observation space is")
         return (_branch(_called(extractor), space, 0, normalizes),)
     for key, part in space.spaces.items():
-        _check_box(part, f"the observation {key!r} is")
+        _check_numbers(part, f"the observation {key!r} is")
     if not isinstance(extractor, CombinedExtractor):
         raise NotNative(f"the policy has a {type(extractor).__name__}")
     check_unchanged(extractor, CombinedExtractor, ("__call__", "forward"))
@@ -138,9 +157,9 @@ def _read(extractor: Any, space: spaces.Space[Any], normalizes: bool) -> Feature
     )
 
 
-def _check_box(space: spaces.Space[Any], what: str) -> None:
-    if not isinstance(space, spaces.Box):
-        raise NotNative(f"{what} a {type(space).__name__} and not a Box")
+def _check_numbers(space: spaces.Space[Any], what: str) -> None:
+    if seen_shape(space) is None:
+        raise NotNative(f"{what} a {type(space).__name__}")
 
 
 def _branch(modules: list[Any], space: Any, column: int, normalizes: bool) -> Branch:
@@ -152,9 +171,9 @@ def _branch(modules: list[Any], space: Any, column: int, normalizes: bool) -> Br
     :raises NotNative: there is no native form of them
     """
     scale = 1.0 / 255.0 if normalizes and is_image_space(space) else 1.0
-    branch = Branch(column, math.prod(space.shape), scale)
     # The shape of what comes next, the axis of rows left out.
-    shape: tuple[int, ...] = space.shape
+    shape = seen_shape(space) or ()
+    branch = Branch(column, math.prod(shape), scale)
     for module in _flattened(modules):
         if type(module) is Flatten:
             check_unchanged(module, Flatten, ("forward",))
@@ -177,7 +196,7 @@ def _branch(modules: list[Any], space: Any, column: int, normalizes: bool) -> Br
 
 
 def _convolution(module: Conv2d, shape: tuple[int, ...], branch: Branch) -> Convolution:
-    check_unchanged(module, Conv2d, ("forward",))
+    check_unchanged(module, Conv2d, ("__call__", "forward", "convolve"))
     if len(shape) != 3 or branch.linears or shape[0] != module.weight.shape[1] or "bias" not in module:
         raise NotNative(f"a convolution takes observations of the shape {shape}")
     image = (shape[0], shape[1], shape[2])
@@ -188,10 +207,13 @@ def _convolution(module: Conv2d, shape: tuple[int, ...], branch: Branch) -> Conv
 
 
 def _pair(number: Any) -> tuple[int, int]:
-    pair = (number, number) if isinstance(number, int) else tuple(number)
-    if len(pair) != 2:
+    """Two numbers from what MLX takes for them: one, also of NumPy's, or two."""
+    if hasattr(number, "__index__") and not getattr(number, "shape", ()):
+        number = (number, number)
+    # A list could be changed without anybody noticing.
+    if not isinstance(number, tuple) or len(number) != 2:
         raise NotNative(f"a convolution has a stride or padding of {number}")
-    return int(pair[0]), int(pair[1])
+    return int(number[0]), int(number[1])
 
 
 def _activated(branch: Branch, module: Any) -> Branch:
@@ -239,6 +261,16 @@ def _called(extractor: Any) -> list[Any]:
     return [extractor[name] for name in names]
 
 
+# Instructions of a method that only calls children. Without jumps it cannot depend on an attribute or an
+# input, and without other stores it leaves nothing behind. The names are those of Python 3.10 to 3.14.
+_CALLING = frozenset(
+    ("CALL", "CALL_FUNCTION", "CALL_METHOD", "EXTENDED_ARG", "LOAD_ATTR", "LOAD_METHOD", "NOP", "PRECALL",
+     "PUSH_NULL", "RESUME", "RETURN_VALUE")
+)  # fmt: skip
+# The prefixes of instructions that load and store local variables, one or two at a time.
+_LOCAL = ("LOAD_FAST", "STORE_FAST")
+
+
 class _Value:
     """Stands for an array that a method passes on. Whatever else is done with it raises."""
 
@@ -246,9 +278,6 @@ class _Value:
 
     def __init__(self, names: tuple[str, ...]):
         self.names = names
-
-    def __bool__(self) -> bool:
-        raise TypeError
 
 
 class _Owner:
@@ -270,15 +299,14 @@ def _chain(code: CodeType) -> tuple[str, ...] | None:
     """
     The names of the children that a method calls, each with what the one before gave.
 
-    The method runs on stand-ins, without globals and built-in functions, so that it can neither see nor do
-    anything else: what it does here is what it always does.
+    The method consists of nothing but loads of attributes and calls in a row, and runs on stand-ins, without
+    globals and built-in functions. So what it does here is what it always does, and all that it does.
 
     :param code: of a method of one argument
     :return: the names; None if it does anything else
     """
-    # What is caught here might not be raised elsewhere. Python 3.11 has other names for this than 3.10.
-    catches = any(step.opname.startswith(("SETUP_", "PUSH_EXC")) for step in dis.get_instructions(code))
-    if catches or code.co_freevars:
+    names = {step.opname for step in dis.get_instructions(code)}
+    if code.co_freevars or any(name not in _CALLING and not name.startswith(_LOCAL) for name in names):
         return None
     owner = _Owner()
     try:

@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Any
 
 import mlx.core as mx
@@ -11,6 +12,7 @@ __all__ = ["Remembered", "Snapshot"]
 
 # Methods of a module that decide about what it computes, whatever its class is.
 _CALLS = ("__call__", "forward")
+_code = operator.attrgetter("__code__")
 
 
 class Snapshot:
@@ -27,7 +29,7 @@ class Snapshot:
 
     def __init__(self, policy: Module):
         self.policy = policy
-        modules = policy.modules()
+        modules = _reachable(policy)
         kinds = {type(module) for module in modules}
         # A distribution is no module; what it consists of decides about the actions, too.
         others = [vars(value) for module in modules if (value := vars(module).get("action_dist")) is not None]
@@ -44,6 +46,11 @@ class Snapshot:
         # A class can get a method that a base class has so far.
         users = {base for kind in kinds for base in kind.__mro__ if not _is_known(base)}
         self._users = [(vars(kind), dict(vars(kind))) for kind in users]
+        # IPython's autoreload gives a function other code and leaves it in its place.
+        self._users_functions = [
+            value for kind in users for value in vars(kind).values() if isinstance(value, FunctionType)
+        ]
+        self._codes = [*map(_code, self._users_functions)]
         methods = [(kind, name) for kind in kinds for name in _CALLS if hasattr(kind, name)]
         self._methods = [kind for kind, _ in methods], [name for _, name in methods]
         self._functions = [*map(getattr, *self._methods)]
@@ -61,6 +68,7 @@ class Snapshot:
                 and [array.shape for array in map(dict.__getitem__, *self._array_places)] == self._shapes
                 and all(map(operator.is_, map(getattr, *self._methods), self._functions))
                 and all(_same_entries(now, before) for now, before in self._users)
+                and all(map(operator.is_, map(_code, self._users_functions), self._codes))
             )
         except (AttributeError, KeyError):
             return False
@@ -71,7 +79,20 @@ def _is_known(kind: type) -> bool:
 
 
 def _same_entries(now: Mapping[str, Any], before: dict[str, Any]) -> bool:
-    return len(now) == len(before) and all(map(operator.is_, now.values(), before.values()))
+    return [*now] == [*before] and all(map(operator.is_, now.values(), before.values()))
+
+
+def _reachable(policy: Module) -> list[Module]:
+    """All modules of a policy, those included that it only has as attributes, such as aliases."""
+    found = {id(module): module for module in policy.modules()}
+    unseen = [*found.values()]
+    while unseen:
+        for value in vars(unseen.pop()).values():
+            if isinstance(value, Module) and id(value) not in found:
+                new = {id(module): module for module in value.modules()}
+                unseen += [module for key, module in new.items() if key not in found]
+                found |= new
+    return [*found.values()]
 
 
 class Remembered:

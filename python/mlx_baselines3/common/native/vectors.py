@@ -1,6 +1,7 @@
 """A network's parameters and its optimizer's state as NumPy vectors, for gradient steps in Rust."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import mlx.core as mx
@@ -80,18 +81,21 @@ class ParameterVector:
     :param network: the network
     :param layout: says where each parameter lies; the network's own optimizer or, for a target network,
         that of the network it follows
+    :param names: those of the parameters, if the vector is to have some of them only; zeros are in the
+        places of the others
     :raises NotNative: some parameters are not trained, or not float32
     """
 
-    def __init__(self, network: Module, layout: ParameterOptimizer):
+    def __init__(self, network: Module, layout: ParameterOptimizer, names: Collection[str] | None = None):
         self.network = network
         self._structure = Structure(network)
-        arrays = self._structure.arrays()
-        if list(arrays) != layout.names:
+        self._names = [name for name in self._structure.names if names is None or name in names]
+        if [name for name in layout.names if names is None or name in names] != self._names:
             raise NotNative("some of its parameters are not trained")
-        if any(array.dtype != mx.float32 for array in arrays.values()):
+        if any(array.dtype != mx.float32 for array in self._arrays().values()):
             raise NotNative("its weights are not float32")
-        self.places = layout.places()
+        places = layout.places()
+        self.places = {name: places[name] for name in self._names}
         self.values = np.zeros(layout.size, np.float32)
         self._before = np.zeros(layout.size, np.float32)
         self._views = self._views_of(self.values, layout)
@@ -101,10 +105,14 @@ class ParameterVector:
             view[...] = True
         self._gaps = np.flatnonzero(~used)
 
+    def _arrays(self) -> dict[str, mx.array]:
+        arrays = self._structure.arrays()
+        return {name: arrays[name] for name in self._names}
+
     def _views_of(self, vector: np.ndarray, layout: ParameterOptimizer) -> dict[str, np.ndarray]:
         return {
-            name: vector[place : place + int(np.prod(shape))].reshape(shape)
-            for (name, place), shape in zip(self.places.items(), layout.shapes.values(), strict=True)
+            name: vector[place : place + math.prod(layout.shapes[name])].reshape(layout.shapes[name])
+            for name, place in self.places.items()
         }
 
     def load(self) -> None:
@@ -113,7 +121,7 @@ class ParameterVector:
 
         :raises ValueError: a parameter has another shape than at first
         """
-        arrays = self._structure.arrays().values()
+        arrays = self._arrays().values()
         if self._gaps.size:
             self.values[self._gaps] = 0.0
         for (name, view), array in zip(self._views.items(), map(np.asarray, arrays), strict=True):
@@ -122,7 +130,8 @@ class ParameterVector:
 
     def store(self) -> None:
         """Give the network the parameters of the vector."""
-        self._structure.set_arrays({name: mx.array(view) for name, view in self._views.items()})
+        new = {name: mx.array(view) for name, view in self._views.items()}
+        self._structure.set_arrays(self._structure.arrays() | new)
 
     def keep(self) -> None:
         """Keep the parameters, for :meth:`take_back`."""
@@ -329,3 +338,18 @@ class TrainedVector(ParameterVector):
         :raises ValueError: as :meth:`layer_plans`
         """
         return branch_specs(features, self._places())
+
+    def slices_of(self, features: Features) -> list[slice]:
+        """
+        :param features: a features extractor of this network
+        :return: where the arrays of its parameters lie, in the order of :meth:`branch_plans`
+        :raises NotNative: as :meth:`layer_plans`
+        """
+        place, slices = self._places(), []
+        for branch in features:
+            for module in branch.modules():
+                for key in ("weight", "bias"):
+                    if key in module:
+                        start = place(module, key, module[key].shape)
+                        slices.append(slice(start, start + module[key].size))
+        return slices

@@ -377,7 +377,7 @@ def _actor_critic_blueprint(policy: ActorCriticPolicy) -> Blueprint:
         (policy.value_net, nn.Linear),
     )
     check_unchanged(mlp, MlpExtractor, ("__call__", "forward", "forward_actor", "forward_critic"))
-    keys, (features, critic_features) = observed(policy, *extractors)
+    keys, codes, (features, critic_features) = observed(policy, *extractors)
     return Blueprint(
         layers=(*mlp_layers(mlp.policy_net), Layer((policy.action_net,))),
         head=head,
@@ -386,6 +386,7 @@ def _actor_critic_blueprint(policy: ActorCriticPolicy) -> Blueprint:
         critic=(*mlp_layers(mlp.value_net), Layer((policy.value_net,))),
         noise=noise,
         keys=keys,
+        codes=codes,
         features=features,
         critic_features=critic_features,
     )

@@ -1,7 +1,7 @@
 """The gradient steps of DQN, TD3, DDPG and SAC in Rust; see ``native_on_policy``."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -19,6 +19,7 @@ from mlx_baselines3.common.native.layers import mlp_layers
 from mlx_baselines3.common.native.vectors import ParameterVector, TrainedVector, flat
 from mlx_baselines3.common.nn.interop import to_numpy
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
+from mlx_baselines3.common.nn.structure import Structure
 from mlx_baselines3.common.policies.critics import ContinuousCritic
 from mlx_baselines3.common.training.not_finite import check_finite
 
@@ -57,18 +58,21 @@ def _store(vectors: Mapping[str, ParameterVector], metrics: Metrics) -> None:
             vector.store()
 
 
-def _target_vector(network: Module, original: Module, optimizer: ParameterOptimizer) -> ParameterVector:
+def _target_vector(
+    network: Module, original: Module, optimizer: ParameterOptimizer, names: Collection[str] | None = None
+) -> ParameterVector:
     """
     :param network: a target network
     :param original: the network that it follows
     :param optimizer: that of the original
+    :param names: those of the parameters; all if not given
     :return: its parameters
     :raises NotNative: it computes in another way than the original
     """
     if type(network) is not type(original):
         raise NotNative(f"a {type(network).__name__} follows a {type(original).__name__}")
     check_unchanged(network, type(original), ("__call__", "forward", "extract_features"))
-    return ParameterVector(network, optimizer)
+    return ParameterVector(network, optimizer, names)
 
 
 def _check_same(features: Features, others: Features) -> None:
@@ -198,16 +202,79 @@ class NativeQUpdate:
         return None
 
 
-def _critic_plans(
-    critic: Any, base: type[ContinuousCritic], vector: TrainedVector
-) -> "list[list[_native.TrainableLayer]]":
+def _check_critic(critic: Any, base: type[ContinuousCritic]) -> None:
     if not isinstance(critic, base):
         raise NotNative(f"the critic is a {type(critic).__name__}")
     methods = ("__call__", "forward", "q1_forward", "q_networks", "extract_features")
     check_unchanged(critic, base, methods)
-    if any(observed(critic, critic.features_extractor).features):
-        raise NotNative("SAC and TD3 have no native gradient of a features extractor")
-    return [vector.layer_plans(mlp_layers(net)) for net in critic.q_networks]
+
+
+class _Extractors:
+    """
+    What actor and critics see of the observations.
+
+    :param networks: those of the update
+    :param optimizers: their optimizers
+    :param features: the actor's features extractor
+    :raises NotNative: the networks do not see what Rust can let them see
+    """
+
+    def __init__(
+        self, networks: Mapping[str, Any], optimizers: Mapping[str, ParameterOptimizer], features: Features
+    ):
+        actor, critic, target = networks["actor"], networks["critic"], networks["critic_target"]
+        self.of_actor = features
+        (self.of_critic,) = observed(critic, critic.features_extractor).features
+        # None of their own: what was read of one module is not the same object twice.
+        self.is_shared = critic.features_extractor is actor.features_extractor
+        if self.is_shared != critic.share_features_extractor:
+            raise NotNative("actor and critics have an extractor in common that is not shared")
+        if bool(self.of_actor) != bool(self.of_critic):
+            raise NotNative("actor and critics have features extractors of different kinds")
+        _check_same(self.of_critic, *observed(target, target.features_extractor).features)
+        # Parameters that the critics' target network has of its own, although the critics have none.
+        self.names: list[str] = []
+        if "actor_target" in networks:
+            followed = networks["actor_target"].features_extractor
+            _check_same(self.of_actor, *observed(networks["actor_target"], followed).features)
+            if self.is_shared != (target.features_extractor is followed):
+                raise NotNative("the target networks share their extractor in another way")
+        elif self.is_shared:
+            own = optimizers["critic"].names
+            self.names = [name for name in Structure(target).names if name not in own]
+
+    def plans(
+        self, actor: TrainedVector, critic: TrainedVector
+    ) -> "tuple[list[_native.FeatureBranch], list[_native.FeatureBranch] | None] | None":
+        """
+        :param actor: the parameters of the actor
+        :param critic: those of the critics
+        :return: the extractors as ``_native`` takes them
+        :raises NotNative: their parameters are not among them
+        """
+        if not self.of_actor:
+            return None
+        own = None if self.is_shared else critic.branch_plans(self.of_critic)
+        return actor.branch_plans(self.of_actor), own
+
+
+def _target_vectors(
+    networks: Mapping[str, Module], optimizers: Mapping[str, ParameterOptimizer], extractors: _Extractors
+) -> dict[str, ParameterVector]:
+    """
+    :return: name -> parameters of a target network. ``extractor_target`` is what critics that share the
+        actor's extractor follow it with, if the actor has no target network: laid out as the actor
+    """
+    critic, target = networks["critic"], networks["critic_target"]
+    own = optimizers["critic"].names if extractors.names else None
+    vectors = {"critic_target": _target_vector(target, critic, optimizers["critic"], own)}
+    if "actor_target" in networks:
+        vectors["actor_target"] = _target_vector(
+            networks["actor_target"], networks["actor"], optimizers["actor"]
+        )
+    if extractors.names:
+        vectors["extractor_target"] = ParameterVector(target, optimizers["actor"], extractors.names)
+    return vectors
 
 
 class NativeActorCriticUpdate:
@@ -232,24 +299,25 @@ class NativeActorCriticUpdate:
         critics: type[ContinuousCritic] = ContinuousCritic,
         quantiles: tuple[int, int] | None = None,
     ):
+        _check_critic(networks["critic"], critics)
         self._trained = {name: TrainedVector(networks[name], optimizers[name]) for name in optimizers}
-        self._targets = {
-            f"{name}_target": _target_vector(networks[f"{name}_target"], networks[name], optimizers[name])
-            for name in optimizers
-            if f"{name}_target" in networks
-        }
-        self._have_targets_moved = False
         self._squashed = plan.head == "squashed_gaussian"
-        if plan.features:
-            raise NotNative("SAC and TD3 have no native gradient of a features extractor")
         self._plan = plan
+        extractors = _Extractors(networks, optimizers, plan.features)
+        self._targets = _target_vectors(networks, optimizers, extractors)
+        self._have_targets_moved = False
         actor, critic = self._trained["actor"], self._trained["critic"]
+        self._extractor = actor.slices_of(plan.features)
+        # Parameters of the actor that are the critics', too: their target follows for both.
+        self._shared = self._extractor if extractors.is_shared else []
+        nets: Any = networks["critic"]
         self._core = _native.ActorCriticUpdate(
             actor.layer_plans(plan.layers),
-            _critic_plans(networks["critic"], critics, critic),
+            [critic.layer_plans(mlp_layers(net)) for net in nets.q_networks],
             self._squashed,
             actor_size=optimizers["actor"].size,
             critic_size=optimizers["critic"].size,
+            branches=extractors.plans(actor, critic),
             quantiles=quantiles,
         )
 
@@ -299,8 +367,11 @@ class NativeActorCriticUpdate:
         """
         :param actor: the native actor of the policy; it gets the present weights
         """
+        values = self._trained["actor"].values
         with actor.lent() as core:
-            self._core.load_actor(self._trained["actor"].values, core)
+            self._core.load_actor(values, core)
+            if self._extractor:
+                core.load_extractor(np.concatenate([values[place] for place in self._extractor]))
 
     def advance(
         self,
@@ -343,8 +414,12 @@ class NativeActorCriticUpdate:
 
     def _follow(self, tau: float) -> None:
         for name, target in self._targets.items():
-            source = self._trained[name.removesuffix("_target")]
-            _native.polyak_average(source.values, target.values, tau)
+            source = self._trained["critic" if name == "critic_target" else "actor"].values
+            # As part of the critics, and with TD3 as part of the actor again.
+            for place in self._shared if name != "critic_target" else ():
+                _native.polyak_average(source[place], target.values[place], tau)
+            if name != "extractor_target":
+                _native.polyak_average(source, target.values, tau)
 
     def _check(self, metrics: Metrics, tau: float | None, follows: bool) -> None:
         """
@@ -383,11 +458,10 @@ class NativeActorCriticUpdate:
         keeps: bool = False,
     ) -> "list[_native.ActorCriticResult]":
         """The steps of :meth:`run` on the vectors, which the networks do not see yet."""
-        # Rust writes to them: none may be another model's.
-        none = np.zeros(0, np.float32)
-        actor_target = self._targets["actor_target"].values if "actor_target" in self._targets else none
+        of_actor = self._targets.get("actor_target", self._targets.get("extractor_target"))
         targets: _native.TargetParameters = {
-            "actor": actor_target,
+            # Rust writes to them: none may be another model's.
+            "actor": np.zeros(0, np.float32) if of_actor is None else of_actor.values,
             "critic": self._targets["critic_target"].values,
         }
         drawn = to_numpy(noise)

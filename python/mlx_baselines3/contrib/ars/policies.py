@@ -127,7 +127,7 @@ LinearPolicy = ARSLinearPolicy
 def _ars_blueprint(policy: ARSPolicy) -> Blueprint:
     methods = ("__call__", "forward", "predict", "_predict", "obs_to_tensor", "extract_features")
     check_unchanged(policy, ARSPolicy, methods)
-    keys, (features,) = observed(policy, policy.features_extractor)
+    keys, codes, (features,) = observed(policy, policy.features_extractor)
     is_box = isinstance(policy.action_space, spaces.Box)
     head = "deterministic" if is_box else "epsilon_greedy"
-    return Blueprint(tuple(mlp_layers(policy.action_net)), head, keys=keys, features=features)
+    return Blueprint(tuple(mlp_layers(policy.action_net)), head, keys=keys, codes=codes, features=features)

@@ -193,9 +193,14 @@ def _qrdqn_blueprint(policy: QRDQNPolicy) -> Blueprint:
     network = policy.quantile_net
     check_unchanged(policy, QRDQNPolicy, ("__call__", "forward", "_predict", "obs_to_tensor"))
     check_unchanged(network, QuantileNetwork, ("__call__", "forward", "_predict", "extract_features"))
-    keys, (features,) = observed(network, network.features_extractor)
+    keys, codes, (features,) = observed(network, network.features_extractor)
     # The algorithm draws random actions before it calls the policy.
     options = (int(network.action_space.n),)
     return Blueprint(
-        tuple(mlp_layers(network.quantile_net)), "greedy_quantiles", options, keys=keys, features=features
+        tuple(mlp_layers(network.quantile_net)),
+        "greedy_quantiles",
+        options,
+        keys=keys,
+        codes=codes,
+        features=features,
     )

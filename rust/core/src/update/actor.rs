@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::actor_critic_data::ActorKind;
 use super::pieces::{Pieces, WithGradient};
 use super::squashed::{squash, squash_backward};
+use super::views::View;
 use crate::memory::OutOfMemory;
 use crate::nn::{Tape, TrainableMlp};
 
@@ -29,6 +30,7 @@ struct Piece {
     tape: Tape,
     sampled: SampledActions,
     by_outputs: Vec<f32>,
+    by_inputs: Vec<f32>,
     gradient: Vec<f32>,
 }
 
@@ -62,15 +64,10 @@ impl Actor {
         self.pieces.expect_room(rows, self.net.row_numbers(), size)
     }
 
-    /// What it does at these observations. `noise` are the standard normals of a squashed actor's draws.
-    pub(super) fn sample(
-        &mut self,
-        parameters: &[f32],
-        observations: &[f32],
-        noise: &[f32],
-        sampled: &mut SampledActions,
-    ) {
+    /// What it does at what it sees. `noise` are the standard normals of a squashed actor's draws.
+    pub(super) fn sample(&mut self, view: &View<'_>, noise: &[f32], sampled: &mut SampledActions) {
         let (net, dim, kind) = (&self.net, self.action_dim, self.kind);
+        let (observations, parameters) = (view.inputs, view.parameters);
         let rows = observations.len() / net.inputs();
         let work = |rows: Range<usize>, piece: &mut Piece| {
             let observations = rows_of(observations, &rows, net.inputs());
@@ -104,17 +101,17 @@ impl Actor {
         }
     }
 
-    /// The gradient of `size` parameters from that of the actions that it has sampled last, with the same
+    /// The gradient of `size` parameters, and of what the actor saw to `by_inputs` if that is wanted, from that of the actions that it has sampled last, with the same
     /// arguments, and from `weight` times their log-likelihoods.
     pub(super) fn gradient(
         &mut self,
-        parameters: &[f32],
-        observations: &[f32],
+        view: &View<'_>,
         noise: &[f32],
         (by_actions, weight): (&[f32], f32),
-        size: usize,
+        (size, all_by_inputs): (usize, &mut Vec<f32>),
     ) -> &[f32] {
         let (net, dim, kind) = (&self.net, self.action_dim, self.kind);
+        let (observations, parameters) = (view.inputs, view.parameters);
         let rows = observations.len() / net.inputs();
         let cost = 2 * rows * net.row_ns();
         self.pieces.visit_rows(rows, cost, |rows, piece| {
@@ -134,19 +131,22 @@ impl Actor {
             let Piece {
                 tape,
                 by_outputs,
+                by_inputs,
                 gradient,
                 ..
             } = piece;
             let observations = rows_of(observations, &rows, net.inputs());
-            net.backward(
-                parameters,
-                observations,
-                tape,
-                by_outputs,
-                Some(gradient),
-                false,
-            );
+            let (gradient, learns) = (Some(gradient.as_mut_slice()), view.learns);
+            let by = net.backward(parameters, observations, tape, by_outputs, gradient, learns);
+            by_inputs.clear();
+            if learns {
+                by_inputs.extend_from_slice(by);
+            }
         });
+        all_by_inputs.clear();
+        for piece in self.pieces.visited() {
+            all_by_inputs.extend_from_slice(&piece.by_inputs);
+        }
         self.pieces.gradient()
     }
 }

@@ -7,22 +7,47 @@ use super::actor_critic_data::{
 };
 use super::critic_quantiles::Quantiles;
 use super::critics::{Critics, MinValues, Pairs};
-use super::features::vectors;
+use super::views::{Sight, Views};
 use super::{UpdateError, check, polyak_update};
-use crate::nn::{InferenceMlp, TrainableMlp};
+use crate::nn::{Extractor, InferenceMlp, TrainableMlp};
 
 /// The update of an actor and critics.
 #[derive(Debug, Clone)]
 pub struct ActorCriticUpdate {
     actor: Actor,
     critics: Critics,
+    views: Views,
     sizes: ActorCriticSizes,
+    // The actor's layers in its whole vector, and the numbers of a gradient without extractors.
+    whole_actor: TrainableMlp,
+    head_sizes: [usize; 2],
     // What the critics give, unless that is values.
     quantiles: Option<Quantiles>,
+    // What they are to say: one number for each row, or several.
     targets: Vec<f32>,
     sampled: SampledActions,
     min_values: MinValues,
     by_actions: Vec<f32>,
+    by_inputs: Vec<f32>,
+}
+
+/// That a critic takes what the actor takes, and its actions, and gives so many `outputs`.
+fn check_critic(critic: &TrainableMlp, pair: usize, outputs: usize) -> Result<(), UpdateError> {
+    let widths = [
+        ("inputs", critic.inputs(), pair),
+        ("outputs", critic.outputs(), outputs),
+    ];
+    for (side, got, expected) in widths {
+        if got != expected {
+            return Err(UpdateError::Width {
+                what: "critic",
+                side,
+                got,
+                expected,
+            });
+        }
+    }
+    Ok(())
 }
 
 impl ActorCriticUpdate {
@@ -44,31 +69,14 @@ impl ActorCriticUpdate {
         check("the list of critics", count, count.max(1))?;
         let pair = actor.net.inputs() + actor.action_dim;
         let outputs = quantiles.map_or(1, |quantiles| quantiles.of_each);
-        if let Some(quantiles) = quantiles {
-            let most = quantiles.of_each.saturating_mul(count);
-            let kept = quantiles.kept;
-            check(
-                "the list of kept quantiles",
-                kept,
-                kept.clamp(1, most.max(1)),
-            )?;
+        if let Some(Quantiles { of_each, kept }) = quantiles {
+            let most = of_each.saturating_mul(count).max(1);
+            check("the list of kept quantiles", kept, kept.clamp(1, most))?;
         }
-        for critic in &critics.nets {
-            let widths = [
-                ("inputs", critic.inputs(), pair),
-                ("outputs", critic.outputs(), outputs),
-            ];
-            for (side, got, expected) in widths {
-                if got != expected {
-                    return Err(UpdateError::Width {
-                        what: "critic",
-                        side,
-                        got,
-                        expected,
-                    });
-                }
-            }
-        }
+        critics
+            .nets
+            .iter()
+            .try_for_each(|critic| check_critic(critic, pair, outputs))?;
         let needed = [
             (sizes.actor, actor.net.parameters()),
             (sizes.critic, critics.parameters()),
@@ -79,15 +87,42 @@ impl ActorCriticUpdate {
             }
         }
         Ok(Self {
+            whole_actor: actor.net.clone(),
+            head_sizes: [sizes.actor, sizes.critic],
             actor,
             critics,
+            views: Views::default(),
             sizes,
             quantiles,
             targets: Vec::new(),
             sampled: SampledActions::default(),
             min_values: MinValues::default(),
             by_actions: Vec::new(),
+            by_inputs: Vec::new(),
         })
+    }
+
+    /// The networks see the features of an extractor in the actor's vector, and the critics those of their own
+    /// if there is one. One that they share is trained by the actor's loss alone, and its target network lies in
+    /// the vector of the actor's target network, in the same places.
+    ///
+    /// # Errors
+    /// [`UpdateError::Width`] or [`UpdateError::Count`] if they do not fit.
+    pub fn with_extractors(
+        mut self,
+        actor: Extractor,
+        critics: Option<Extractor>,
+    ) -> Result<Self, UpdateError> {
+        let sizes = [self.sizes.actor, self.sizes.critic];
+        let mut views = Views::new(actor, critics, sizes)?;
+        self.actor.net = views.actor_head(&self.actor.net)?;
+        let action_dim = self.actor.action_dim;
+        for critic in &mut self.critics.nets {
+            *critic = views.critic_head(critic, action_dim)?;
+        }
+        self.head_sizes = views.head_sizes(sizes);
+        self.views = views;
+        Ok(self)
     }
 
     /// Gives the layers of the same actor for inference the weights in `parameters`.
@@ -100,7 +135,7 @@ impl ActorCriticUpdate {
         net: &mut InferenceMlp,
     ) -> Result<(), UpdateError> {
         check("the actor's vector", parameters.len(), self.sizes.actor)?;
-        Ok(self.actor.net.load_into(parameters, net)?)
+        Ok(self.whole_actor.load_into(parameters, net)?)
     }
 
     fn check(
@@ -109,7 +144,12 @@ impl ActorCriticUpdate {
         state: &ActorCriticState<'_>,
     ) -> Result<(), UpdateError> {
         let (obs_dim, action_dim) = (self.actor.net.inputs(), self.actor.action_dim);
-        batch.transitions.check(None, obs_dim, action_dim)?;
+        let [of_actor, of_critics] = self.views.trunks();
+        batch.transitions.check(of_actor, obs_dim, action_dim)?;
+        let seen_by_critics = self.critics.nets[0].inputs() - action_dim;
+        batch
+            .transitions
+            .check_observations(of_critics, seen_by_critics)?;
         let squashed = self.actor.kind == ActorKind::Squashed;
         let actions = batch.transitions.actions.len();
         let draws = if squashed { actions } else { 0 };
@@ -123,7 +163,8 @@ impl ActorCriticUpdate {
             state.critic_target.len(),
             critic,
         )?;
-        let target = if squashed { 0 } else { actor };
+        let has_target = !squashed || self.views.shares();
+        let target = if has_target { actor } else { 0 };
         check(
             "the actor's target network",
             state.actor_target.len(),
@@ -151,30 +192,24 @@ impl ActorCriticUpdate {
     ) -> Result<ActorCriticMetrics, UpdateError> {
         self.check(batch, state)?;
         let rows = batch.transitions.rows();
-        let observations = vectors(batch.transitions.observations)?;
-        let next_observations = vectors(batch.transitions.next_observations)?;
-        self.actor.expect_room(rows, self.sizes.actor)?;
-        self.critics.expect_room(rows, self.sizes.critic)?;
+        let [actor_size, critic_size] = self.head_sizes;
+        self.actor.expect_room(rows, actor_size)?;
+        self.critics.expect_room(rows, critic_size)?;
+        self.views.expect_room(rows)?;
         let weight = match (&state.log_ent_coef, self.actor.kind) {
             (Some(log_ent_coef), ActorKind::Squashed) => log_ent_coef.parameters[0].exp(),
             (None, ActorKind::Squashed) => settings.ent_coef,
             (_, ActorKind::Deterministic) => 0.0,
         };
         let mut metrics = ActorCriticMetrics {
-            critic_loss: self.critic_step(
-                batch,
-                [observations, next_observations],
-                settings,
-                weight,
-                state,
-            ),
+            critic_loss: self.critic_step(batch, settings, weight, state)?,
             actor_loss: f64::NAN,
             ent_coef: f64::from(weight),
             ent_coef_loss: f64::NAN,
         };
         if settings.update_actor {
             let log_prob;
-            (metrics.actor_loss, log_prob) = self.actor_step(batch, observations, weight, state);
+            (metrics.actor_loss, log_prob) = self.actor_step(batch, weight, state)?;
             if let Some(log_ent_coef) = &mut state.log_ent_coef {
                 let gap = log_prob + f64::from(settings.target_entropy);
                 metrics.ent_coef_loss = -f64::from(log_ent_coef.parameters[0]) * gap;
@@ -184,11 +219,21 @@ impl ActorCriticUpdate {
             }
         }
         if settings.update_targets {
-            let tau = settings.tau;
-            polyak_update(state.critic.parameters, state.critic_target, tau);
-            polyak_update(state.actor.parameters, state.actor_target, tau);
+            self.move_targets(settings.tau, state);
         }
         Ok(metrics)
+    }
+
+    fn move_targets(&self, tau: f32, state: &mut ActorCriticState<'_>) {
+        polyak_update(state.critic.parameters, state.critic_target, tau);
+        let (source, target) = (&*state.actor.parameters, &mut *state.actor_target);
+        // As part of the critics, and with TD3 as part of the actor again.
+        for place in self.views.shared_places() {
+            polyak_update(&source[place.clone()], &mut target[place], tau);
+        }
+        if self.actor.kind == ActorKind::Deterministic {
+            polyak_update(source, target, tau);
+        }
     }
 
     /// A step of the critics towards the values that their target networks give the next actions.
@@ -196,42 +241,95 @@ impl ActorCriticUpdate {
     fn critic_step(
         &mut self,
         batch: &ActorCriticBatch<'_>,
-        [observations, next]: [&[f32]; 2],
         settings: &ActorCriticSettings,
         weight: f32,
         state: &mut ActorCriticState<'_>,
-    ) -> f64 {
-        let (policy, half): (&[f32], f32) = match self.actor.kind {
-            ActorKind::Deterministic => (state.actor_target, 1.0),
-            // SAC halves the squares.
-            ActorKind::Squashed => (state.actor.parameters, 0.5),
-        };
+    ) -> Result<f64, UpdateError> {
+        self.find_targets(batch, settings, weight, state)?;
         let transitions = &batch.transitions;
-        let noise = batch.next_noise;
-        self.actor.sample(policy, next, noise, &mut self.sampled);
-        if self.actor.kind == ActorKind::Deterministic {
+        // SAC halves the squares.
+        let half = if self.actor.kind == ActorKind::Squashed {
+            0.5
+        } else {
+            1.0
+        };
+        let (columns, rows) = (transitions.observations, transitions.rows());
+        let sight = |parameters| Sight {
+            parameters,
+            columns,
+            rows,
+        };
+        if self.views.shares() {
+            // The actor's step sees the same: its parameters do not change before.
+            self.views.see_as_actor(&sight(state.actor.parameters));
+        }
+        let critics = sight(&*state.critic.parameters);
+        self.views.see_as_critics(&critics);
+        let pairs = Pairs {
+            view: self.views.of_critics(&critics)?,
+            actions: transitions.actions,
+            action_dim: self.actor.action_dim,
+        };
+        let of_inputs = (self.head_sizes[1], &mut self.by_inputs);
+        let (targets, critics_of) = (&self.targets, &mut self.critics);
+        let (of_heads, loss) = match self.quantiles {
+            None => critics_of.gradient(&pairs, targets, half, of_inputs),
+            Some(quantiles) => critics_of.quantile_gradient(&pairs, targets, quantiles, of_inputs),
+        };
+        let by_inputs = &mut self.by_inputs;
+        let gradient = self
+            .views
+            .gradient_of_critics(&critics, of_heads, by_inputs);
+        state.critic.step(gradient, 1.0);
+        Ok(loss)
+    }
+
+    /// Finds what the critics are to say about the batch.
+    fn find_targets(
+        &mut self,
+        batch: &ActorCriticBatch<'_>,
+        settings: &ActorCriticSettings,
+        weight: f32,
+        state: &ActorCriticState<'_>,
+    ) -> Result<(), UpdateError> {
+        let (transitions, noise) = (&batch.transitions, batch.next_noise);
+        let (columns, rows) = (transitions.next_observations, transitions.rows());
+        let sight = |parameters| Sight {
+            parameters,
+            columns,
+            rows,
+        };
+        let is_squashed = self.actor.kind == ActorKind::Squashed;
+        let policy: &[f32] = if is_squashed {
+            state.actor.parameters
+        } else {
+            state.actor_target
+        };
+        self.views.see_as_actor(&sight(policy));
+        let view = self.views.of_actor(&sight(policy))?;
+        self.actor.sample(&view, noise, &mut self.sampled);
+        if !is_squashed {
             add_target_noise(&mut self.sampled.actions, noise, settings);
         }
-        let action_dim = self.actor.action_dim;
+        if is_squashed && self.views.shares() {
+            // The critics' target network of the extractor.
+            self.views.see_as_actor(&sight(state.actor_target));
+        }
+        let critics = sight(&*state.critic_target);
+        self.views.see_as_critics(&critics);
         let next = Pairs {
-            observations: next,
+            view: self.views.of_critics(&critics)?,
             actions: &self.sampled.actions,
-            action_dim,
+            action_dim: self.actor.action_dim,
         };
-        let targets = match self.quantiles {
-            None => {
-                let (count, min_values) = (self.critics.nets.len(), &mut self.min_values);
-                self.critics
-                    .evaluate(state.critic_target, &next, count, min_values);
-                &mut min_values.values
-            }
-            Some(quantiles) => {
-                let targets = &mut self.targets;
-                self.critics
-                    .pool(state.critic_target, &next, quantiles, targets);
-                targets
-            }
-        };
+        let targets = &mut self.targets;
+        if let Some(quantiles) = self.quantiles {
+            self.critics.pool(&next, quantiles, targets);
+        } else {
+            let count = self.critics.nets.len();
+            self.critics.evaluate(&next, count, &mut self.min_values);
+            targets.clone_from(&self.min_values.values);
+        }
         let of_row = self.quantiles.map_or(1, |quantiles| quantiles.kept);
         let rows = targets.chunks_exact_mut(of_row).enumerate();
         for ((row, targets), log_prob) in rows.zip(&self.sampled.log_probs) {
@@ -239,21 +337,7 @@ impl ActorCriticUpdate {
                 *target = transitions.target(row, *target - weight * log_prob);
             }
         }
-        let pairs = Pairs {
-            observations,
-            actions: transitions.actions,
-            action_dim,
-        };
-        let (parameters, size) = (&*state.critic.parameters, self.sizes.critic);
-        let critics = &mut self.critics;
-        let (gradient, loss) = match self.quantiles {
-            None => critics.gradient(parameters, &pairs, targets, half, size),
-            Some(quantiles) => {
-                critics.quantile_gradient(parameters, &pairs, targets, quantiles, size)
-            }
-        };
-        state.critic.step(gradient, 1.0);
-        loss
+        Ok(())
     }
 
     /// A step of the actor towards actions that the critics value. TD3 takes the first critic, SAC the
@@ -261,43 +345,51 @@ impl ActorCriticUpdate {
     fn actor_step(
         &mut self,
         batch: &ActorCriticBatch<'_>,
-        observations: &[f32],
         weight: f32,
         state: &mut ActorCriticState<'_>,
-    ) -> (f64, f64) {
+    ) -> Result<(f64, f64), UpdateError> {
         let count = match self.actor.kind {
             ActorKind::Deterministic => 1,
             ActorKind::Squashed => self.critics.nets.len(),
         };
-        let noise = batch.noise;
-        let (parameters, critic) = (&*state.actor.parameters, &*state.critic.parameters);
-        self.actor
-            .sample(parameters, observations, noise, &mut self.sampled);
+        let (noise, rows) = (batch.noise, batch.transitions.rows());
+        let columns = batch.transitions.observations;
+        let [actor, critics] =
+            [&*state.actor.parameters, &*state.critic.parameters].map(|parameters| Sight {
+                parameters,
+                columns,
+                rows,
+            });
+        if !self.views.shares() {
+            self.views.see_as_actor(&actor);
+            self.views.see_as_critics(&critics);
+        }
+        let view = self.views.of_actor(&actor)?;
+        self.actor.sample(&view, noise, &mut self.sampled);
         let (sampled, min_values) = (&self.sampled, &mut self.min_values);
         let pairs = Pairs {
-            observations,
+            view: self.views.of_critics(&critics)?,
             actions: &sampled.actions,
             action_dim: self.actor.action_dim,
         };
-        let (critics, by_actions) = (&mut self.critics, &mut self.by_actions);
-        if self.quantiles.is_none() {
-            critics.evaluate(critic, &pairs, count, min_values);
-            critics.by_actions(critic, &pairs, count, min_values, by_actions);
+        let (critics_of, by_actions) = (&mut self.critics, &mut self.by_actions);
+        if self.quantiles.is_some() {
+            critics_of.mean_values(&pairs, &mut min_values.values);
+            critics_of.mean_by_actions(&pairs, by_actions);
         } else {
-            critics.mean_values(critic, &pairs, &mut min_values.values);
-            critics.mean_by_actions(critic, &pairs, by_actions);
+            critics_of.evaluate(&pairs, count, min_values);
+            critics_of.by_actions(&pairs, count, min_values, by_actions);
         }
-        let rows = batch.transitions.rows() as f64;
         let losses = sampled.log_probs.iter().zip(&min_values.values);
         let loss: f64 = losses.map(|(&l, &q)| f64::from(weight * l - q)).sum();
         let log_prob: f64 = sampled.log_probs.iter().map(|&l| f64::from(l)).sum();
         let slopes = (&by_actions[..], weight / rows as f32);
-        let size = self.sizes.actor;
-        let gradient = self
-            .actor
-            .gradient(parameters, observations, noise, slopes, size);
+        let of_inputs = (self.head_sizes[0], &mut self.by_inputs);
+        let of_heads = self.actor.gradient(&view, noise, slopes, of_inputs);
+        let by_inputs = &mut self.by_inputs;
+        let gradient = self.views.gradient_of_actor(&actor, of_heads, by_inputs);
         state.actor.step(gradient, 1.0);
-        (loss / rows, log_prob / rows)
+        Ok((loss / rows as f64, log_prob / rows as f64))
     }
 }
 

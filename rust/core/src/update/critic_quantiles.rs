@@ -1,7 +1,7 @@
 //! Critics whose outputs are quantiles of the return, as TQC has them (Kuznetsov et al. 2020,
 //! <https://arxiv.org/abs/2005.04269>).
 
-use super::critics::{Critics, Pairs};
+use super::critics::{Critics, Pairs, keep_inputs};
 use super::pieces::WithGradient;
 use super::quantiles::{PAIR_PS, quantile_huber};
 
@@ -16,14 +16,8 @@ pub struct Quantiles {
 
 impl Critics {
     /// For each row the smallest quantiles of all critics together, in no particular order.
-    pub(super) fn pool(
-        &mut self,
-        parameters: &[f32],
-        pairs: &Pairs<'_>,
-        quantiles: Quantiles,
-        pooled: &mut Vec<f32>,
-    ) {
-        self.pass(parameters, pairs);
+    pub(super) fn pool(&mut self, pairs: &Pairs<'_>, quantiles: Quantiles, pooled: &mut Vec<f32>) {
+        self.pass(pairs);
         let (count, width) = (self.nets.len(), quantiles.of_each);
         let all = count * width;
         let of_critics: Vec<_> = self.by_critic().collect();
@@ -46,17 +40,17 @@ impl Critics {
         }
     }
 
-    /// The gradient of `size` parameters, and the loss: the mean over all pairs of a critic's quantile and a
+    /// The gradient of `size` parameters, that of what the critics saw to `by_inputs` if it is wanted, and the
+    /// loss: the mean over all pairs of a critic's quantile and a
     /// target of its row.
     pub(super) fn quantile_gradient(
         &mut self,
-        parameters: &[f32],
         pairs: &Pairs<'_>,
         targets: &[f32],
         quantiles: Quantiles,
-        size: usize,
+        (size, by_inputs): (usize, &mut Vec<f32>),
     ) -> (&[f32], f64) {
-        let rows = pairs.rows();
+        let (parameters, rows) = (pairs.view.parameters, pairs.rows());
         let Quantiles { of_each, kept } = quantiles;
         let compared = (rows * self.nets.len()).saturating_mul(of_each.saturating_mul(kept));
         let share = 1.0 / compared as f64;
@@ -79,20 +73,17 @@ impl Critics {
             item.by_values.iter_mut().for_each(|slope| *slope *= scale);
             let (tape, by_values) = (&mut item.tape, &item.by_values);
             let gradient = Some(item.gradient.as_mut_slice());
-            net.backward(parameters, &item.pairs, tape, by_values, gradient, false);
+            let learns = pairs.view.learns;
+            let by_pairs = net.backward(parameters, &item.pairs, tape, by_values, gradient, learns);
+            keep_inputs(by_pairs, net.inputs(), pairs, &mut item.by_inputs);
         });
         let loss = self.losses() * share;
-        (self.sum_of_gradients(), loss)
+        (self.sum_of_gradients(by_inputs), loss)
     }
 
     /// For each row the mean of all quantiles of all critics.
-    pub(super) fn mean_values(
-        &mut self,
-        parameters: &[f32],
-        pairs: &Pairs<'_>,
-        means: &mut Vec<f32>,
-    ) {
-        self.pass(parameters, pairs);
+    pub(super) fn mean_values(&mut self, pairs: &Pairs<'_>, means: &mut Vec<f32>) {
+        self.pass(pairs);
         means.clear();
         means.resize(pairs.rows(), 0.0);
         let share = 1.0 / self.nets.len() as f32;
@@ -107,13 +98,9 @@ impl Critics {
     }
 
     /// The gradient, by the actions of the last [`Self::mean_values`], of minus the mean of the means.
-    pub(super) fn mean_by_actions(
-        &mut self,
-        parameters: &[f32],
-        pairs: &Pairs<'_>,
-        gradient: &mut Vec<f32>,
-    ) {
+    pub(super) fn mean_by_actions(&mut self, pairs: &Pairs<'_>, gradient: &mut Vec<f32>) {
         let (rows, dim, count) = (pairs.rows(), pairs.action_dim, self.nets.len());
+        let parameters = pairs.view.parameters;
         self.visit(rows, count, 1, 0, |net, item| {
             let slope = -1.0 / (rows * count * net.outputs()) as f32;
             item.by_values.clear();

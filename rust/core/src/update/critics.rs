@@ -4,13 +4,14 @@ use std::ops::Range;
 
 use super::actor::rows_of;
 use super::pieces::{Pieces, WithGradient};
+use super::views::View;
 use crate::memory::OutOfMemory;
 use crate::nn::{Tape, TrainableMlp, total};
 
-/// Observations and actions that critics evaluate.
+/// What critics see of observations, and the actions that they evaluate.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pairs<'a> {
-    pub(super) observations: &'a [f32],
+    pub(super) view: View<'a>,
     pub(super) actions: &'a [f32],
     pub(super) action_dim: usize,
 }
@@ -39,6 +40,7 @@ pub(super) struct Item {
     // Rows where this critic's value is the smallest, and the gradient by their actions.
     chosen: Vec<usize>,
     pub(super) by_actions: Vec<f32>,
+    pub(super) by_inputs: Vec<f32>,
     pub(super) gradient: Vec<f32>,
     pub(super) loss: f64,
 }
@@ -66,7 +68,7 @@ impl Item {
     /// Observations and actions side by side.
     pub(super) fn pair(&mut self, of: &Pairs<'_>, obs_dim: usize) {
         self.pairs.clear();
-        let observations = rows_of(of.observations, &self.rows, obs_dim).chunks_exact(obs_dim);
+        let observations = rows_of(of.view.inputs, &self.rows, obs_dim).chunks_exact(obs_dim);
         let actions = rows_of(of.actions, &self.rows, of.action_dim).chunks_exact(of.action_dim);
         for (observation, action) in observations.zip(actions) {
             self.pairs.extend_from_slice(observation);
@@ -121,10 +123,10 @@ impl Critics {
     }
 
     /// A forward pass of all critics.
-    pub(super) fn pass(&mut self, parameters: &[f32], pairs: &Pairs<'_>) {
+    pub(super) fn pass(&mut self, pairs: &Pairs<'_>) {
         self.visit(pairs.rows(), self.nets.len(), 1, 0, |net, item| {
             item.pair(pairs, net.inputs() - pairs.action_dim);
-            net.forward(parameters, &item.pairs, &mut item.tape);
+            net.forward(pairs.view.parameters, &item.pairs, &mut item.tape);
         });
     }
 
@@ -146,8 +148,9 @@ impl Critics {
         self.items.visited().iter().map(|item| item.loss).sum()
     }
 
-    /// The sum of the gradients of the last visit.
-    pub(super) fn sum_of_gradients(&mut self) -> &[f32] {
+    /// The sum of the gradients of the last visit; that of what the critics saw goes to `by_inputs`.
+    pub(super) fn sum_of_gradients(&mut self, by_inputs: &mut Vec<f32>) -> &[f32] {
+        add_up_inputs(self.items.visited(), by_inputs);
         self.items.gradient()
     }
 
@@ -162,14 +165,11 @@ impl Critics {
     }
 
     /// The smallest value of the first `count` critics, for each action.
-    pub(super) fn evaluate(
-        &mut self,
-        parameters: &[f32],
-        pairs: &Pairs<'_>,
-        count: usize,
-        min_values: &mut MinValues,
-    ) {
-        let rows = pairs.rows();
+    pub(super) fn evaluate(&mut self, pairs: &Pairs<'_>, count: usize, min_values: &mut MinValues) {
+        let (parameters, rows) = (
+            pairs.view.parameters,
+            pairs.actions.len() / pairs.action_dim,
+        );
         self.visit(rows, count, 1, 0, |net, item| {
             item.pair(pairs, net.inputs() - pairs.action_dim);
             net.forward(parameters, &item.pairs, &mut item.tape);
@@ -191,13 +191,12 @@ impl Critics {
     /// The gradient, by the actions of the last [`Self::evaluate`], of minus the mean of the smallest values.
     pub(super) fn by_actions(
         &mut self,
-        parameters: &[f32],
         pairs: &Pairs<'_>,
         count: usize,
         min_values: &MinValues,
         gradient: &mut Vec<f32>,
     ) {
-        let dim = pairs.action_dim;
+        let (parameters, dim) = (pairs.view.parameters, pairs.action_dim);
         let rows = pairs.actions.len() / dim;
         self.visit(rows, count, 1, 0, |net, item| {
             let argmin = &min_values.argmin[item.rows.clone()];
@@ -227,17 +226,17 @@ impl Critics {
         }
     }
 
-    /// The gradient of `size` parameters, and the loss: for each critic the mean of `half` times the
+    /// The gradient of `size` parameters, that of what the critics saw to `by_inputs` if it is wanted, and the
+    /// loss: for each critic the mean of `half` times the
     /// squares of how far it is from the targets.
     pub(super) fn gradient(
         &mut self,
-        parameters: &[f32],
         pairs: &Pairs<'_>,
         targets: &[f32],
         half: f32,
-        size: usize,
+        (size, by_inputs): (usize, &mut Vec<f32>),
     ) -> (&[f32], f64) {
-        let rows = targets.len();
+        let (parameters, rows) = (pairs.view.parameters, targets.len());
         let slope = 2.0 * half / rows as f32;
         self.visit(rows, self.nets.len(), 3, 0, |net, item| {
             item.pair(pairs, net.inputs() - pairs.action_dim);
@@ -252,10 +251,37 @@ impl Critics {
             }
             let (tape, by_values) = (&mut item.tape, &item.by_values);
             let gradient = Some(item.gradient.as_mut_slice());
-            net.backward(parameters, &item.pairs, tape, by_values, gradient, false);
+            let learns = pairs.view.learns;
+            let by_pairs = net.backward(parameters, &item.pairs, tape, by_values, gradient, learns);
+            keep_inputs(by_pairs, net.inputs(), pairs, &mut item.by_inputs);
         });
         let loss = self.losses() / rows as f64;
-        (self.items.gradient(), loss)
+        (self.sum_of_gradients(by_inputs), loss)
+    }
+}
+
+/// Keeps the gradient of what a critic saw, without that of the actions, if it is wanted.
+pub(super) fn keep_inputs(by_pairs: &[f32], width: usize, of: &Pairs<'_>, out: &mut Vec<f32>) {
+    out.clear();
+    if of.view.learns {
+        for row in by_pairs.chunks_exact(width) {
+            out.extend_from_slice(&row[..width - of.action_dim]);
+        }
+    }
+}
+
+/// Adds up over the critics the gradient of what they saw, row after row.
+fn add_up_inputs(items: &[Item], out: &mut Vec<f32>) {
+    out.clear();
+    for item in items {
+        if item.critic == 0 {
+            out.extend_from_slice(&item.by_inputs);
+            continue;
+        }
+        let width = item.by_inputs.len() / item.rows.len().max(1);
+        let sums = out[item.rows.start * width..].iter_mut();
+        sums.zip(&item.by_inputs)
+            .for_each(|(sum, &add)| *sum += add);
     }
 }
 
@@ -291,7 +317,11 @@ mod tests {
     fn answer(parameters: &[f32], actions: &[f32], count: usize) -> (f64, Vec<f32>) {
         let observations = numbers(3 * ROWS, 0.3);
         let pairs = Pairs {
-            observations: &observations,
+            view: View {
+                inputs: &observations,
+                parameters,
+                learns: false,
+            },
             actions,
             action_dim: 1,
         };
@@ -299,8 +329,8 @@ mod tests {
         let (mut min_values, mut gradient) = (MinValues::default(), vec![9.0]);
         // What was in the memory before does not matter.
         for _ in 0..2 {
-            critics.evaluate(parameters, &pairs, count, &mut min_values);
-            critics.by_actions(parameters, &pairs, count, &min_values, &mut gradient);
+            critics.evaluate(&pairs, count, &mut min_values);
+            critics.by_actions(&pairs, count, &min_values, &mut gradient);
         }
         let sum: f64 = min_values
             .values

@@ -90,14 +90,15 @@ impl Trunk {
         &mut self.packed
     }
 
-    /// The network whose parameters are packed, if it fits the extractor.
+    /// The network whose parameters are packed, if it takes what the extractor gives and as many `others`.
     pub(super) fn head(
         &mut self,
         net: &TrainableMlp,
         what: &'static str,
-        extractor: usize,
+        (extractor, others): (usize, usize),
     ) -> Result<TrainableMlp, UpdateError> {
-        let (got, expected) = (net.inputs(), self.extractors[extractor].extractor.outputs());
+        let outputs = self.extractors[extractor].extractor.outputs();
+        let (got, expected) = (net.inputs(), outputs + others);
         if got != expected {
             let side = "inputs";
             return Err(UpdateError::Width {
@@ -187,6 +188,16 @@ impl Trunk {
             let pairs = sum[start..].iter_mut().zip(by_last);
             pairs.for_each(|(sum, &add)| *sum += add);
         }
+    }
+
+    /// Takes the gradient of what the only extractor has given, and leaves memory of no use.
+    pub(super) fn take_sum(&mut self, by_features: &mut Vec<f32>) {
+        std::mem::swap(&mut self.extractors[0].by_features, by_features);
+    }
+
+    /// Where the parameters of the first extractor lie.
+    pub(super) fn extractor_places(&self) -> Vec<Range<usize>> {
+        self.extractors[0].extractor.places().collect()
     }
 
     /// The gradient of all parameters, from that of the networks. The other arguments are those of

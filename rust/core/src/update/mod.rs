@@ -22,6 +22,7 @@ mod q_learning;
 mod quantiles;
 mod squashed;
 mod transitions;
+mod views;
 
 use thiserror::Error;
 

@@ -182,8 +182,8 @@ impl OnPolicyUpdate {
         let count = extractors.len();
         check("the list of extractors", count, count.clamp(1, 2))?;
         let mut trunk = Trunk::new(extractors, self.size)?;
-        self.actor = trunk.head(&self.actor, "actor", 0)?;
-        self.critic = trunk.head(&self.critic, "critic", count - 1)?;
+        self.actor = trunk.head(&self.actor, "actor", (0, 0))?;
+        self.critic = trunk.head(&self.critic, "critic", (count - 1, 0))?;
         let packed = trunk.packed();
         self.distribution = self
             .distribution

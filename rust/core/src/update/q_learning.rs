@@ -156,7 +156,7 @@ impl QUpdate {
     /// [`UpdateError::Width`] or [`UpdateError::Count`] if it does not fit.
     pub fn with_extractor(mut self, extractor: Extractor) -> Result<Self, UpdateError> {
         let mut trunk = Trunk::new(vec![extractor], self.size)?;
-        self.net = trunk.head(&self.net, "Q network", 0)?;
+        self.net = trunk.head(&self.net, "Q network", (0, 0))?;
         self.head_size = trunk.head_size();
         self.trunk = Some(trunk);
         Ok(self)

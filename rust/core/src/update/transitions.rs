@@ -35,6 +35,22 @@ impl Transitions<'_> {
         obs_dim: usize,
         action_dim: usize,
     ) -> Result<(), UpdateError> {
+        self.check_observations(trunk, obs_dim)?;
+        let rows = self.rows();
+        check("actions", self.actions.len(), rows * action_dim)?;
+        check("dones", self.dones.len(), rows)?;
+        if self.discounts.len() == 1 {
+            return Ok(());
+        }
+        check("discounts", self.discounts.len(), rows)
+    }
+
+    /// That there are as many rows of observations.
+    pub(super) fn check_observations(
+        &self,
+        trunk: Option<&Trunk>,
+        obs_dim: usize,
+    ) -> Result<(), UpdateError> {
         let rows = self.rows();
         let both = [
             ("observations", self.observations),
@@ -46,12 +62,7 @@ impl Transitions<'_> {
                 None => check(what, vectors(columns)?.len(), rows * obs_dim)?,
             }
         }
-        check("actions", self.actions.len(), rows * action_dim)?;
-        check("dones", self.dones.len(), rows)?;
-        if self.discounts.len() == 1 {
-            return Ok(());
-        }
-        check("discounts", self.discounts.len(), rows)
+        Ok(())
     }
 
     /// The reward of a row and, unless its episode ended, the discounted value of what comes next.

@@ -13,8 +13,9 @@ import pytest
 from mlx_baselines3 import DQN, PPO, SAC
 from mlx_baselines3.common.native import actor as native_actors
 from mlx_baselines3.common.native.actor import native_actor, native_actor_or_none
-from mlx_baselines3.common.nn.layers import Sequential
+from mlx_baselines3.common.nn.layers import Linear, Sequential
 from mlx_baselines3.common.policies import ActorCriticPolicy
+from mlx_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 MODELS = [(PPO, "CartPole-v1"), (PPO, "Pendulum-v1"), (DQN, "CartPole-v1"), (SAC, "Pendulum-v1")]
 models = pytest.mark.parametrize(("algorithm", "env"), MODELS)
@@ -120,6 +121,64 @@ def test_why_there_is_no_native_actor_is_remembered(readings):
     changed.mlp_extractor.policy_net["1"] = Twice()
     assert [native_actor_or_none(changed) for _ in range(3)] == [None] * 3
     assert len(readings) == 1
+
+
+class Extractor(BaseFeaturesExtractor):
+    def __init__(self, space):
+        super().__init__(space, 3)
+        self.first, self.second = Linear(3, 3), Linear(3, 3)
+
+    def forward(self, observations):
+        return self.first(observations)
+
+
+def extracting():
+    kwargs = {"net_arch": [8], "features_extractor_class": Extractor}
+    made = PPO("MlpPolicy", "Pendulum-v1", policy_kwargs=kwargs, seed=0).policy
+    made.action_net.weight *= 30
+    return made
+
+
+def assert_acts_as_mlx(policy):
+    obs = np.linspace(-1, 1, 15, dtype=np.float32).reshape(5, 3)
+    # Not what `predict` answers, which is clipped.
+    native = native_actor(policy).act(obs, deterministic=True)
+    np.testing.assert_allclose(native, np.array(policy._predict(mx.array(obs), True)), rtol=1e-5, atol=1e-5)
+    # MLX's forward changes the distribution, so that the policy is read again.
+    native_actor(policy)
+
+
+def test_another_code_of_a_users_function_is_noticed(monkeypatch):
+    changed = extracting()
+    assert_acts_as_mlx(changed)
+    monkeypatch.setattr(
+        Extractor.forward, "__code__", (lambda self, observations: self.second(observations)).__code__
+    )
+    assert_acts_as_mlx(changed)
+
+
+def test_changes_in_a_module_that_is_only_an_attribute_are_noticed():
+    changed = extracting()
+    changed.set_alias("pi_features_extractor", Extractor(changed.observation_space))
+    assert_acts_as_mlx(changed)
+    changed.pi_features_extractor.first = Linear(3, 3)
+    assert_acts_as_mlx(changed)
+
+
+@pytest.mark.parametrize("make", [policy, extracting])
+def test_weights_changed_in_place_are_noticed(make):
+    changed = make()
+    assert_acts_as_mlx(changed)
+    extractor = getattr(changed.features_extractor, "first", None)
+    layers = [extractor, changed.mlp_extractor.policy_net[0], changed.action_net]
+    for layer in filter(None, layers):
+        for _ in range(3):
+            layer.bias += 0.5
+            assert_acts_as_mlx(changed)
+            layer.weight[0] = 0.25
+            assert_acts_as_mlx(changed)
+            layer.weight *= 0.9
+            assert_acts_as_mlx(changed)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,14 @@ impl ConvLayer {
         let bias = |at: usize| at.saturating_add(self.conv.out_channels());
         weights.max(self.bias.map_or(0, bias))
     }
+
+    /// Where its parameters lie.
+    pub(super) fn places(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let weights = self.weights..self.weights + self.conv.weights();
+        let channels = self.conv.out_channels();
+        let bias = self.bias.map(|at| at..at + channels);
+        std::iter::once(weights).chain(bias)
+    }
 }
 
 /// Into how many pieces a batch is cut at most: each has a gradient of its own.

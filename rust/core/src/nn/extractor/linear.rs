@@ -1,6 +1,8 @@
 //! Wide linear layers: each product is cut by outputs or inputs, since a gradient of their weights for
 //! every piece of a batch would cost more than the products.
 
+use std::ops::Range;
+
 use pulp::Arch;
 
 use super::Kept;
@@ -95,6 +97,13 @@ impl LinearLayer {
         self.weights
             .saturating_add(weights)
             .max(self.bias.map_or(0, bias))
+    }
+
+    /// Where its parameters lie.
+    pub(super) fn places(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (outputs, weights) = (self.outputs, self.inputs * self.outputs);
+        let bias = self.bias.map(|at| at..at + outputs);
+        std::iter::once(self.weights..self.weights + weights).chain(bias)
     }
 
     /// About how long a forward pass takes, in nanoseconds a row.

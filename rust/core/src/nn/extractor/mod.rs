@@ -5,6 +5,8 @@ mod convolutions;
 mod inference;
 mod linear;
 
+use std::ops::Range;
+
 use thiserror::Error;
 
 use super::observations::{ObservationColumn, Rows};
@@ -215,6 +217,14 @@ impl Extractor {
             convolutions.chain(linears).max().unwrap_or(0)
         };
         self.branches.iter().map(of_branch).max().unwrap_or(0)
+    }
+
+    /// Where its parameters lie in the vector.
+    pub fn places(&self) -> impl Iterator<Item = Range<usize>> {
+        self.branches.iter().flat_map(|branch| {
+            let convolutions = branch.convolutions.layers().flat_map(ConvLayer::places);
+            convolutions.chain(branch.linears.iter().flat_map(LinearLayer::places))
+        })
     }
 
     /// The columns that it takes, and the numbers of an observation in each.
