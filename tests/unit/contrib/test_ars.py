@@ -7,6 +7,7 @@ from gymnasium import spaces
 from mlx_baselines3 import PPO
 from mlx_baselines3.contrib import ARS
 from mlx_baselines3.contrib.ars.policies import ARSPolicy
+from mlx_baselines3.export import export_onnx
 from support.judging import judge
 
 
@@ -68,6 +69,20 @@ def test_a_policy_is_saved_alone(tmp_path):
     again = ARSPolicy.load(tmp_path / "policy")
     obs = np.ones((3, 3), np.float32)
     np.testing.assert_array_equal(again.predict(obs)[0], policy.predict(obs)[0])
+
+
+@pytest.mark.parametrize(
+    ("policy", "env_id"), [("LinearPolicy", "CartPole-v1"), ("MlpPolicy", "Pendulum-v1")]
+)
+    ("policy", "env_id"), [("LinearPolicy", "CartPole-v1"), ("MlpPolicy", "Pendulum-v1")]
+)
+def test_onnx_acts_alike(policy, env_id, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = ARS(policy, env_id, zero_policy=False, seed=0)
+    export_onnx(model, tmp_path / "ars.onnx")
+    obs = np.random.default_rng(0).normal(size=(50, *model.observation_space.shape)).astype(np.float32)
+    (actions,) = onnxruntime.InferenceSession(tmp_path / "ars.onnx").run(None, {"obs": obs})
+    np.testing.assert_allclose(actions, model.predict(obs)[0], rtol=0, atol=1e-5)
 
 
 def test_learns_to_balance():
