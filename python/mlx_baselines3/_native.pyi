@@ -39,6 +39,7 @@ __all__ = [
     "collect_rollout",
     "collect_transitions",
     "env_specs",
+    "evaluate_candidates",
     "flatten_env_major",
     "gae",
     "gather",
@@ -1057,6 +1058,44 @@ def polyak_average(source: _F32, target: _F32, tau: float) -> None:
     :raises ValueError: the two have not as many numbers, or share memory
     """
 
+# Evaluation of many policies
+
+@type_check_only
+class CandidateBounds(TypedDict):
+    """Lowest and highest action ``(width,)`` of the environment; empty if actions are discrete."""
+
+    low: _F32
+    high: _F32
+
+@type_check_only
+class Candidates(TypedDict):
+    """
+    Policies of one shape: their layers, and a row of parameters for each. Actions that are ``squashed`` are
+    scaled from [-1, 1] to the bounds, others are clipped.
+    """
+
+    layers: Sequence[TrainableLayer]
+    parameters: _F32
+    episodes: int
+    bounds: CandidateBounds
+    squashed: bool
+
+def evaluate_candidates(
+    envs: EnvBatch, actor: Actor, obs: _F32, candidates: Candidates
+) -> list[list[dict[str, Any]]]:
+    """
+    Play episodes with each of many policies, over the cores; as one environment would that plays them one
+    after the other. It is left as after the last episode.
+
+    :param envs: one environment that has just been reset
+    :param actor: a policy of the same shape
+    :param obs: what the reset gave
+    :param candidates: the policies
+    :return: for each its episodes, as Monitor reports them
+    :raises ValueError: the parts do not fit each other, or an action is not finite; nothing has changed then
+    :raises RuntimeError: the environment is closed or not reset
+    """
+
 # Whole iterations of learn()
 
 @type_check_only
@@ -1221,13 +1260,15 @@ class ActorCriticResult:
 @final
 class ActorCriticUpdate:
     """
-    The gradient steps of TD3, DDPG and SAC.
+    The gradient steps of TD3, DDPG, SAC and TQC.
 
     :param actor: its layers
     :param critics: the layers of each
     :param squashed: the actor gives means and logarithms of deviations (SAC) and not actions (TD3)
     :param actor_size: number of the actor's parameters
     :param critic_size: number of all critics' parameters
+    :param quantiles: how many quantiles each critic gives, and how many of those of all make the targets;
+        None: they give values
     :param branches: of the features extractors of actor and critics, if the networks see features;
         None for the critics' if they share the actor's
     :raises ValueError: the networks do not fit each other
@@ -1241,6 +1282,7 @@ class ActorCriticUpdate:
         *,
         actor_size: int,
         critic_size: int,
+        quantiles: tuple[int, int] | None = None,
         branches: tuple[Sequence[FeatureBranch], Sequence[FeatureBranch] | None] | None = None,
     ) -> ActorCriticUpdate: ...
     def load_actor(self, parameters: _F32, actor: Actor) -> None:

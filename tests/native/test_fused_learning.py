@@ -25,7 +25,7 @@ from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mlx_baselines3.common.torch_layers import BaseFeaturesExtractor
 from mlx_baselines3.common.training.native_off_policy import NativeActorCriticUpdate
 from mlx_baselines3.common.vec_env import NativeVecEnv
-from mlx_baselines3.contrib import QRDQN
+from mlx_baselines3.contrib import QRDQN, TQC
 
 _TIMES = ("time/fps", "time/time_elapsed")
 
@@ -218,7 +218,7 @@ CONTINUOUS = st.fixed_dictionaries(
                 },
             ]
         ),
-        "algorithm": st.sampled_from([SAC, TD3, DDPG]),
+        "algorithm": st.sampled_from([SAC, TQC, TD3, DDPG]),
         "train_freq": st.integers(1, 6),
         "gradient_steps": st.sampled_from([-1, 1, 1, 3]),
         "n_envs": st.integers(1, 3),
@@ -245,7 +245,7 @@ CONTINUOUS = st.fixed_dictionaries(
 def test_iterations_of_actors_and_critics_are_single_steps(
     case: dict[str, Any], steps: int, log_interval: int | None, every: int | None, fixed: bool
 ) -> None:
-    if fixed and case["algorithm"] is SAC:
+    if fixed and case["algorithm"] in (SAC, TQC):
         case = {**case, "ent_coef": 0.2, "target_update_interval": 2}
     arguments = (steps, log_interval, every, "file")
     assert_same(run(True, *arguments, **case), run(False, *arguments, **case))

@@ -18,7 +18,7 @@ from mlx_baselines3.common.logger import Logger
 from mlx_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from mlx_baselines3.common.utils import LinearSchedule
 from mlx_baselines3.common.vec_env import NativeVecEnv, VecNormalize
-from mlx_baselines3.contrib import QRDQN, MaskablePPO, RecurrentPPO
+from mlx_baselines3.contrib import QRDQN, TQC, CrossQ, MaskablePPO, RecurrentPPO
 
 SMALL = {"policy_kwargs": {"net_arch": [8]}}
 ROLLOUT = {"n_steps": 16, "batch_size": 8, "n_epochs": 2, **SMALL}
@@ -43,6 +43,12 @@ CASES = {
         {**REPLAY, "policy_kwargs": {"net_arch": [8], "n_quantiles": 5}, "target_update_interval": 30},
         300,
     ),
+    "crossq": (
+        *(CrossQ, "Pendulum-v1", 2, False),
+        {**REPLAY, "policy_kwargs": {"net_arch": [8], "renorm_warmup_steps": 40}},
+        240,
+    ),
+    "tqc": (TQC, "Pendulum-v1", 1, True, {**REPLAY, "train_freq": 7, "gradient_steps": 3}, 420),
     "sac": (SAC, "Pendulum-v1", 1, True, {**REPLAY, "train_freq": 7, "gradient_steps": 3}, 420),
     "sac_sde": (SAC, "Pendulum-v1", 2, False, {**REPLAY, "use_sde": True}, 240),
     "td3": (TD3, "Pendulum-v1", 2, False, {**REPLAY, "action_noise": WALK}, 440),

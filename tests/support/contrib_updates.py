@@ -26,7 +26,7 @@ def read_function(name: str) -> dict[str, dict[str, np.ndarray]]:
     with np.load(CONTRIB / "functions" / f"{name}.npz") as data:
         cases: dict[str, dict[str, np.ndarray]] = {}
         for path, array in data.items():
-            case, _, field = path.partition("/")
+            case, _, field = path.partition("/")  # a call, or the state before all
             cases.setdefault(case, {})[field] = array
     return cases
 

@@ -9,7 +9,7 @@ from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3, HerReplayBuffer
 from mlx_baselines3.common.envs import BitFlippingEnv
 from mlx_baselines3.common.nn.optimizers import RMSpropTFLike
 from mlx_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
-from mlx_baselines3.contrib import QRDQN
+from mlx_baselines3.contrib import QRDQN, TQC, TRPO, CrossQ
 from support.random_env import RandomEnv
 
 VECTOR = spaces.Box(-2.0, 2.0, (3,))
@@ -88,6 +88,26 @@ CASES = {
     "sac_sde": (SAC, "MlpPolicy", VECTOR, MOVE, {**REPLAY, "use_sde": True, "policy_kwargs": SMALL}),
     "sac_cnn": (SAC, "CnnPolicy", IMAGE, MOVE, {**REPLAY, "policy_kwargs": CNN}),
     "sac_mixed": (SAC, "MultiInputPolicy", MIXED, MOVE, {**REPLAY, "n_steps": 1, "policy_kwargs": MIX}),
+    "crossq_mlp": (CrossQ, "MlpPolicy", VECTOR, MOVE, {**REPLAY, "policy_kwargs": SMALL}),
+    "crossq_fixed": (
+        *(CrossQ, "MlpPolicy", VECTOR, MOVE),
+        {**REPLAY, "ent_coef": 0.1, "policy_kwargs": {**SMALL, "n_critics": 3}},
+    ),
+    "trpo_box": (TRPO, "MlpPolicy", VECTOR, MOVE, {"n_steps": 16, "batch_size": 8, "policy_kwargs": SMALL}),
+    "trpo_mixed": (
+        *(TRPO, "MultiInputPolicy", MIXED, spaces.Discrete(3)),
+        {"n_steps": 16, "batch_size": 8, "policy_kwargs": MIX},
+    ),
+    "tqc_auto": (TQC, "MlpPolicy", VECTOR, MOVE, {**REPLAY, "policy_kwargs": FEW}),
+    "tqc_sde": (TQC, "MlpPolicy", VECTOR, MOVE, {**REPLAY, "use_sde": True, "policy_kwargs": FEW}),
+    "tqc_cnn": (
+        *(TQC, "CnnPolicy", IMAGE, MOVE),
+        {**REPLAY, "ent_coef": 0.1, "policy_kwargs": {**CNN, "n_quantiles": 5}},
+    ),
+    "tqc_mixed": (
+        *(TQC, "MultiInputPolicy", MIXED, MOVE),
+        {**REPLAY, "policy_kwargs": {**MIX, "n_quantiles": 5, "share_features_extractor": True}},
+    ),
     "td3_mlp": (
         *(TD3, "MlpPolicy", VECTOR, MOVE),
         {**REPLAY, "n_steps": 3, "action_noise": NORMAL, "policy_kwargs": SMALL},

@@ -614,7 +614,7 @@ class OffPolicyAlgorithm(BaseAlgorithm):
             self._last_original_obs = original_obs
 
     def _on_step(self) -> None:
-        """Called after each step of the environments; DQN counts here."""
+        """Called after each step of the environments."""
 
     def _end_episodes(
         self, dones: np.ndarray, action_noise: ActionNoise | None, log_interval: int | None

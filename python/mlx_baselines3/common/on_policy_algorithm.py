@@ -461,6 +461,13 @@ class OnPolicyAlgorithm(BaseAlgorithm):
 
     def _gradient_step(self, step: GradientStep, batch: Arrays, settings: Arrays, variant: None) -> Arrays:
         """Descend on the loss of one minibatch; see :class:`CompiledUpdate`."""
+        batch = self._by_name(batch)
+        loss, metrics = step.descend("policy", lambda: self._loss(batch, settings), settings["max_grad_norm"])
+        return {"loss": loss, **metrics}
+
+    @staticmethod
+    def _by_name(batch: Arrays) -> Arrays:
+        """:return: a minibatch of :meth:`_arrays_of` with each column by its name"""
         if "scalars" in batch:
             # One gather has brought all of them; a column is one view.
             batch = dict(batch)
@@ -470,8 +477,7 @@ class OnPolicyAlgorithm(BaseAlgorithm):
         if "images" in batch:
             batch = dict(batch)
             batch["observations"] = batch.pop("images").transpose(0, 3, 1, 2)
-        loss, metrics = step.descend("policy", lambda: self._loss(batch, settings), settings["max_grad_norm"])
-        return {"loss": loss, **metrics}
+        return batch
 
     def _loss(self, batch: Arrays, settings: Arrays) -> tuple[mx.array, Arrays]:
         """

@@ -20,10 +20,13 @@ from mlx_baselines3.common.distributions import (
 from mlx_baselines3.common.formats.archive import atomic_open
 from mlx_baselines3.common.formats.paths import open_path
 from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
+from mlx_baselines3.common.nn.interop import to_numpy
 from mlx_baselines3.common.nn.layers import Sequential
 from mlx_baselines3.common.policies.actor_critic import ActorCriticPolicy
 from mlx_baselines3.common.preprocessing import is_image_space
 from mlx_baselines3.common.torch_layers import MlpExtractor
+from mlx_baselines3.contrib.ars.policies import ARSPolicy
+from mlx_baselines3.contrib.common.torch_layers import BatchRenorm1d
 from mlx_baselines3.contrib.qrdqn.policies import QRDQNPolicy, QuantileNetwork
 from mlx_baselines3.dqn.policies import DQNPolicy, QNetwork
 from mlx_baselines3.export.onnx_graph import Graph, NotInONNX, clip, emit
@@ -135,6 +138,26 @@ def _dqn(policy: DQNPolicy, graph: Graph, obs: Any) -> str:
     check_unchanged(policy.q_net, QNetwork, ("_predict", "__call__", "forward", "extract_features"))
     values = emit(policy.q_net.q_net, graph, emit(policy.q_net.features_extractor, graph, obs))
     return graph.add("ArgMax", values, axis=1, keepdims=0)
+
+
+@emit.register
+def _batch_renorm(module: BatchRenorm1d, graph: Graph, value: str) -> str:
+    """By the running averages, as in evaluation: one factor and one summand for each unit."""
+    check_unchanged(module, BatchRenorm1d, ("__call__", "forward"))
+    mean, var, scale, bias = (to_numpy(module[key]) for key in ("ra_mean", "ra_var", "scale", "bias"))
+    factor = 1 / np.sqrt(var + np.float32(module.eps))
+    factor, shift = (factor * scale, bias) if module.affine else (factor, np.zeros_like(bias))
+    value = graph.add("Sub", value, graph.constant(mean))
+    return graph.add("Add", graph.add("Mul", value, graph.constant(factor)), graph.constant(shift))
+
+
+@_actions.register
+def _ars(policy: ARSPolicy, graph: Graph, obs: Any) -> str:
+    check_unchanged(policy, ARSPolicy, ("predict", "_predict", "__call__", "forward", "extract_features"))
+    outputs = emit(policy.action_net, graph, emit(policy.features_extractor, graph, obs))
+    if isinstance(policy.action_space, spaces.Box):
+        return outputs
+    return graph.add("ArgMax", outputs, axis=1, keepdims=0)
 
 
 @_actions.register

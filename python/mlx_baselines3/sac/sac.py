@@ -164,6 +164,11 @@ class SAC(OffPolicyAlgorithm):
             with ModelCall(self):
                 self._setup_model()
 
+    @property
+    def _base(self) -> type[OffPolicyAlgorithm]:
+        """:return: the class of this package whose gradient step is taken, unless a user has overridden it"""
+        return SAC
+
     def _setup_model(self) -> None:
         super()._setup_model()
         self._create_aliases()
@@ -226,7 +231,7 @@ class SAC(OffPolicyAlgorithm):
         shared = self.policy.shared_features(obs, self.actor)
 
         def critic_loss() -> tuple[mx.array, None]:
-            return losses.critic_loss(self.critic(obs, batch["actions"], **shared), target), None
+            return self._critic_loss(self.critic(obs, batch["actions"], **shared), target), None
 
         metrics = {"ent_coef": ent_coef}
         metrics["critic_loss"], _ = step.descend("critic", critic_loss)
@@ -249,8 +254,16 @@ class SAC(OffPolicyAlgorithm):
         features = self.policy.shared_features(obs, self.actor)
         actions, log_prob = self.actor.action_log_prob(obs, batch["noise"][:1].squeeze(0), **features)
         log_prob = log_prob.reshape(-1, 1)
-        q_values = losses.smallest(self.critic(obs, actions, **features))
+        q_values = self._value(self.critic(obs, actions, **features))
         return losses.actor_loss(log_prob, q_values, ent_coef), log_prob
+
+    def _value(self, outputs: Any) -> mx.array:
+        """:return: (batch, 1) what the critics' outputs say of an action"""
+        return losses.smallest(outputs)
+
+    def _critic_loss(self, outputs: Any, target: mx.array) -> mx.array:
+        """:return: the loss of the critics, scalar"""
+        return losses.critic_loss(outputs, target)
 
     def _target(self, batch: Arrays, settings: Arrays, ent_coef: mx.array) -> mx.array:
         """:return: (batch, 1) targets of the critics"""
@@ -283,8 +296,11 @@ class SAC(OffPolicyAlgorithm):
             optimizers = {**optimizers, "ent_coef": self.ent_coef_optimizer}
         return Trained(networks, optimizers, targets)
 
-    def _native_update(self, base: type[OffPolicyAlgorithm]) -> Any:
-        check_unchanged(self, SAC, ("_actor_loss",))
+    def _check_native(self, base: type[OffPolicyAlgorithm]) -> None:
+        """
+        :raises NotNative: the actor's loss, or what it is made of, is not what Rust knows
+        """
+        check_unchanged(self, base, ("_actor_loss", "_critic_loss", "_value"))
         check_unchanged(self.policy, SACPolicy, ("shared_features", "update_networks"))
         check_unchanged(self.actor, Actor, ("action_log_prob", "noise_shape"))
         dist = self.actor.action_dist
@@ -295,6 +311,9 @@ class SAC(OffPolicyAlgorithm):
             )
             if dist.epsilon != SquashedDiagGaussianDistribution(1).epsilon:
                 raise NotNative(f"the squashed distribution's epsilon is {dist.epsilon}")
+
+    def _native_update(self, base: type[OffPolicyAlgorithm]) -> Any:
+        self._check_native(base)
         return super()._native_update(base)
 
     def _optimizers(self) -> list[ParameterOptimizer]:
@@ -311,7 +330,7 @@ class SAC(OffPolicyAlgorithm):
         return UpdateInputs(settings, noise, flags)
 
     def _native_learning(self, log_interval: int | None) -> NativeActorCriticLearning:
-        return NativeActorCriticLearning(self, SAC, log_interval)
+        return NativeActorCriticLearning(self, self._base, log_interval)
 
     @on_own_device
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
@@ -328,7 +347,7 @@ class SAC(OffPolicyAlgorithm):
         self.policy.settle_optimizers()
         self._update_learning_rate(self._optimizers())
         inputs = self._update_inputs(gradient_steps, batch_size)
-        metrics = self._updater.take_steps(self, SAC, gradient_steps, batch_size, *inputs)
+        metrics = self._updater.take_steps(self, self._base, gradient_steps, batch_size, *inputs)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name in self._metric_names:

@@ -170,7 +170,7 @@ fn actor_critic(c: &mut Criterion, name: &str, kind: ActorKind, hidden: [usize; 
         actor: actor_size,
         critic: critic_size,
     };
-    let mut update = ActorCriticUpdate::new(actor, vec![left, right], kind, sizes).unwrap();
+    let mut update = ActorCriticUpdate::new(actor, vec![left, right], kind, sizes, None).unwrap();
     let (mut actor, mut critic) = (Vectors::new(actor_size), Vectors::new(critic_size));
     let mut critic_target = critic.parameters.clone();
     let squashed = kind == ActorKind::Squashed;

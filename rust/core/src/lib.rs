@@ -10,6 +10,7 @@ pub mod advantage;
 pub mod buffer;
 pub mod collect;
 pub mod env;
+pub mod evaluate;
 pub mod interrupt;
 pub mod learn;
 pub mod memory;

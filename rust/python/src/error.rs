@@ -12,6 +12,7 @@ use mlx_baselines3_core::buffer::rows::RowError;
 use mlx_baselines3_core::buffer::terminal::BadBlock;
 use mlx_baselines3_core::collect::CollectError;
 use mlx_baselines3_core::env::EnvError;
+use mlx_baselines3_core::evaluate::EvaluateError;
 use mlx_baselines3_core::learn::LearnError;
 use mlx_baselines3_core::memory::OutOfMemory;
 use mlx_baselines3_core::nn::{ExtractorError, NnError};
@@ -122,6 +123,17 @@ impl Failure for CollectError {
         match self {
             Self::Env(error) => error.raised(),
             Self::Actor(error) => error.raised(),
+            other => bad(other),
+        }
+    }
+}
+
+impl Failure for EvaluateError {
+    fn raised(self) -> PyErr {
+        match self {
+            Self::Env(error) => error.raised(),
+            Self::Actor(error) => error.raised(),
+            Self::Network(error) => error.raised(),
             other => bad(other),
         }
     }

@@ -7,6 +7,7 @@ mod blas;
 mod buffers;
 mod collect;
 mod error;
+mod evaluate;
 mod extractor;
 mod ffi;
 mod learn;
@@ -28,6 +29,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     blas::register(m)?;
     buffers::register(m)?;
     collect::register(m)?;
+    evaluate::register(m)?;
     learn::register(m)?;
     threads::register(m)?;
     update::register(m)?;

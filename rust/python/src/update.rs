@@ -7,8 +7,8 @@ use mlx_baselines3_core::nn::{Extractor, ObservationColumn, TrainableMlp};
 use mlx_baselines3_core::update::{
     ActorCriticBatch, ActorCriticMetrics, ActorCriticSettings, ActorCriticSizes, ActorCriticState,
     ActorCriticUpdate as CoreActorCritic, ActorKind, Distribution, OnPolicyMetrics,
-    OnPolicySettings, OnPolicyUpdate as CoreOnPolicy, QSettings, QUpdate as CoreQ, Rollout,
-    Transitions, UpdateError, follow,
+    OnPolicySettings, OnPolicyUpdate as CoreOnPolicy, QSettings, QUpdate as CoreQ, Quantiles,
+    Rollout, Transitions, UpdateError, follow,
 };
 use mlx_baselines3_macros::guarded;
 use numpy::{Ix1, PyArray1, PyReadonlyArray1, PyReadwriteArray1};
@@ -464,7 +464,7 @@ impl ActorCriticResult {
     }
 }
 
-/// TD3, DDPG and SAC.
+/// TD3, DDPG, SAC and TQC.
 #[pyclass(module = "mlx_baselines3._native")]
 pub(crate) struct ActorCriticUpdate(CoreActorCritic);
 
@@ -472,13 +472,14 @@ pub(crate) struct ActorCriticUpdate(CoreActorCritic);
 #[pymethods]
 impl ActorCriticUpdate {
     #[new]
-    #[pyo3(signature = (actor, critics, squashed, *, actor_size, critic_size, branches=None))]
+    #[pyo3(signature = (actor, critics, squashed, *, actor_size, critic_size, quantiles=None, branches=None))]
     fn new(
         actor: Many<LayerSpec>,
         critics: Many<Many<LayerSpec>>,
         squashed: bool,
         actor_size: usize,
         critic_size: usize,
+        quantiles: Option<(usize, usize)>,
         branches: Option<(Many<BranchSpec>, Option<Many<BranchSpec>>)>,
     ) -> PyResult<Self> {
         crate::threads::check()?;
@@ -492,7 +493,8 @@ impl ActorCriticUpdate {
             actor: actor_size,
             critic: critic_size,
         };
-        let core = CoreActorCritic::new(net(actor)?, critics?, kind, sizes);
+        let quantiles = quantiles.map(|(of_each, kept)| Quantiles { of_each, kept });
+        let core = CoreActorCritic::new(net(actor)?, critics?, kind, sizes, quantiles);
         let mut core = core.map_err(py_err)?;
         if let Some((actor, critics)) = branches {
             let critics = critics.as_ref().map(extractor).transpose()?;

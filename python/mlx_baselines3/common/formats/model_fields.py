@@ -183,7 +183,8 @@ def _is_array(value: Any) -> bool:
 
 
 def _is_infos(value: Any) -> bool:
-    return isinstance(value, collections.deque) and all(_is_episode(info) for info in value)
+    # ARS has a list of the episodes of its last update.
+    return isinstance(value, (collections.deque, list)) and all(_is_episode(info) for info in value)
 
 
 def _is_episode(info: Any) -> bool:

@@ -42,6 +42,8 @@ class ContinuousCritic(BaseModel):
     :param normalize_images: divide uint8 images by 255
     :param n_critics: number of networks
     :param share_features_extractor: the extractor is the actor's, and only the actor's loss trains it
+    :param output_dim: numbers that each network gives
+    :param pre_linear_modules: classes of modules before each linear layer
     """
 
     features_extractor: BaseFeaturesExtractor
@@ -57,6 +59,8 @@ class ContinuousCritic(BaseModel):
         normalize_images: bool = True,
         n_critics: int = 2,
         share_features_extractor: bool = True,
+        output_dim: int = 1,
+        pre_linear_modules: list[Any] | None = None,
     ):
         super().__init__(
             observation_space,
@@ -68,7 +72,10 @@ class ContinuousCritic(BaseModel):
         self.n_critics = n_critics
         input_dim = features_dim + get_action_dim(action_space)
         for i in range(n_critics):
-            setattr(self, f"qf{i}", Sequential(*create_mlp(input_dim, 1, net_arch, activation_fn)))
+            layers = create_mlp(
+                input_dim, output_dim, net_arch, activation_fn, pre_linear_modules=pre_linear_modules
+            )
+            setattr(self, f"qf{i}", Sequential(*layers))
 
     def _optimizer_of(self, optimizer: optim.Optimizer) -> ParameterOptimizer:
         # Imported here because the class below is used by this one.
@@ -87,7 +94,7 @@ class ContinuousCritic(BaseModel):
         :param obs: (batch, ...) observations
         :param actions: (batch, action_dim) actions in [-1, 1]
         :param features: (batch, features_dim) features of ``obs``, if already computed
-        :return: (batch, 1) from each network
+        :return: (batch, output_dim) from each network
         """
         if features is None:
             features = self.extract_features(obs, self.features_extractor)
@@ -188,10 +195,12 @@ class ContinuousPolicy(BasePolicy):
     :param n_critics: number of critics
     :param share_features_extractor: one extractor for actor and critics, trained by the actor's loss alone
     :param actor_kwargs: arguments of the actor that critics do not have
+    :param critic_kwargs: arguments of the critics that the actor does not have
     """
 
     default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
     actor_class: ClassVar[type[ContinuousActor]]
+    critic_class: ClassVar[type[ContinuousCritic]] = ContinuousCritic
     actor: Any
     critic: ContinuousCritic
     critic_target: ContinuousCritic
@@ -211,6 +220,7 @@ class ContinuousPolicy(BasePolicy):
         n_critics: int,
         share_features_extractor: bool,
         actor_kwargs: dict[str, Any] | None = None,
+        critic_kwargs: dict[str, Any] | None = None,
     ):
         super().__init__(
             observation_space,
@@ -239,6 +249,7 @@ class ContinuousPolicy(BasePolicy):
             "n_critics": n_critics,
             "net_arch": critic_arch,
             "share_features_extractor": share_features_extractor,
+            **(critic_kwargs or {}),
         }
         self._build(lr_schedule)
         mx.eval(named_parameters(self))
@@ -290,7 +301,7 @@ class ContinuousPolicy(BasePolicy):
         :return: new critics
         """
         kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
-        return ContinuousCritic(**kwargs).to(self.device)
+        return self.critic_class(**kwargs).to(self.device)
 
     def _share_extractor(self, borrower: str, lender: str) -> None:
         """

@@ -39,9 +39,12 @@ Algorithm = TypeVar("Algorithm", bound=Model)
 # The algorithms that use each policy class.
 _FAMILIES = {
     "mlx_baselines3.common.policies:ActorCriticPolicy": ("PPO", "A2C"),
+    "mlx_baselines3.contrib.ars.policies:ARSPolicy": ("ARS",),
+    "mlx_baselines3.contrib.crossq.policies:CrossQPolicy": ("CrossQ",),
     "mlx_baselines3.contrib.common.maskable.policies:MaskableActorCriticPolicy": ("MaskablePPO",),
     "mlx_baselines3.contrib.common.recurrent.policies:RecurrentActorCriticPolicy": ("RecurrentPPO",),
     "mlx_baselines3.contrib.qrdqn.policies:QRDQNPolicy": ("QRDQN",),
+    "mlx_baselines3.contrib.tqc.policies:TQCPolicy": ("TQC",),
     "mlx_baselines3.dqn.policies:DQNPolicy": ("DQN",),
     "mlx_baselines3.sac.policies:SACPolicy": ("SAC",),
     "mlx_baselines3.td3.policies:TD3Policy": ("TD3", "DDPG"),

@@ -223,15 +223,16 @@ class NativeQUpdate(_Always):
         return None
 
 
-def check_critic(critic: Any) -> None:
+def check_critic(critic: Any, base: type[ContinuousCritic] = ContinuousCritic) -> None:
     """
-    :param critic: the critics of SAC or TD3
+    :param critic: the critics of SAC, TD3 or TQC
+    :param base: their class
     :raises NotNative: they compute in another way than this package's
     """
-    if not isinstance(critic, ContinuousCritic):
+    if not isinstance(critic, base):
         raise NotNative(f"the critic is a {type(critic).__name__}")
     methods = ("__call__", "forward", "q1_forward", "q_networks", "extract_features")
-    check_unchanged(critic, ContinuousCritic, methods)
+    check_unchanged(critic, base, methods)
 
 
 class _Extractors:
@@ -304,12 +305,15 @@ def _target_vectors(
 
 class NativeActorCriticUpdate(_Always):
     """
-    The gradient steps of TD3, DDPG and SAC.
+    The gradient steps of TD3, DDPG, SAC and TQC.
 
     :param networks: ``actor``, ``critic``, ``critic_target``, and where there are such ``actor_target`` and
         ``ent_coef``
     :param optimizers: those of ``actor``, ``critic`` and ``ent_coef``
     :param plan: how the actor computes
+    :param critics: the class whose way to compute the critics have
+    :param quantiles: how many quantiles each critic gives, and how many of all together make the targets;
+        None: they give values
     :raises NotNative: there is no native form of them
     """
 
@@ -318,8 +322,10 @@ class NativeActorCriticUpdate(_Always):
         networks: Mapping[str, Module],
         optimizers: Mapping[str, ParameterOptimizer],
         plan: Blueprint,
+        critics: type[ContinuousCritic] = ContinuousCritic,
+        quantiles: tuple[int, int] | None = None,
     ):
-        check_critic(networks["critic"])
+        check_critic(networks["critic"], critics)
         self._trained = {name: TrainedVector(networks[name], optimizers[name]) for name in optimizers}
         self._squashed = plan.head == "squashed_gaussian"
         self._plan = plan
@@ -330,14 +336,15 @@ class NativeActorCriticUpdate(_Always):
         self._extractor = actor.slices_of(plan.features)
         # Parameters of the actor that are the critics', too: their target follows for both.
         self._shared = self._extractor if extractors.is_shared else []
-        critics: Any = networks["critic"]
+        nets: Any = networks["critic"]
         self._core = _native.ActorCriticUpdate(
             actor.layer_plans(plan.layers),
-            [critic.layer_plans(mlp_layers(net)) for net in critics.q_networks],
+            [critic.layer_plans(mlp_layers(net)) for net in nets.q_networks],
             self._squashed,
             actor_size=optimizers["actor"].size,
             critic_size=optimizers["critic"].size,
             branches=extractors.plans(actor, critic),
+            quantiles=quantiles,
         )
 
     def run(

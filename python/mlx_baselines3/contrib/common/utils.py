@@ -79,7 +79,7 @@ def conjugate_gradient_solver(
     x = 1e-4 * (mx.random.normal(b.shape) if noise is None else noise)
     residual = b - matrix_vector_dot_fn(x)
     squared = mx.inner(residual, residual)
-    if bool(squared < residual_tol):
+    if float(squared) < residual_tol:
         return x
     direction = residual
     for i in range(max_iter):
@@ -90,7 +90,7 @@ def conjugate_gradient_solver(
             break
         residual = residual - length * product
         before, squared = squared, mx.inner(residual, residual)
-        if bool(squared < residual_tol):
+        if float(squared) < residual_tol:
             break
         direction = residual + (squared / before) * direction
     return x

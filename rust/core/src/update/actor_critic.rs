@@ -1,10 +1,11 @@
-//! The gradient steps of TD3, DDPG and SAC.
+//! The gradient steps of TD3, DDPG, SAC and TQC.
 
 use super::actor::{Actor, SampledActions};
 use super::actor_critic_data::{
     ActorCriticBatch, ActorCriticMetrics, ActorCriticSettings, ActorCriticSizes, ActorCriticState,
     ActorKind,
 };
+use super::critic_quantiles::Quantiles;
 use super::critics::{Critics, MinValues, Pairs};
 use super::views::{Sight, Views};
 use super::{UpdateError, check, polyak_update};
@@ -20,17 +21,21 @@ pub struct ActorCriticUpdate {
     // The actor's layers in its whole vector, and the numbers of a gradient without extractors.
     whole_actor: TrainableMlp,
     head_sizes: [usize; 2],
+    // What the critics give, unless that is values.
+    quantiles: Option<Quantiles>,
+    // What they are to say: one number for each row, or several.
+    targets: Vec<f32>,
     sampled: SampledActions,
     min_values: MinValues,
     by_actions: Vec<f32>,
     by_inputs: Vec<f32>,
 }
 
-/// That a critic takes what the actor takes, and its actions.
-fn check_critic(critic: &TrainableMlp, pair: usize) -> Result<(), UpdateError> {
+/// That a critic takes what the actor takes, and its actions, and gives so many `outputs`.
+fn check_critic(critic: &TrainableMlp, pair: usize, outputs: usize) -> Result<(), UpdateError> {
     let widths = [
         ("inputs", critic.inputs(), pair),
-        ("outputs", critic.outputs(), 1),
+        ("outputs", critic.outputs(), outputs),
     ];
     for (side, got, expected) in widths {
         if got != expected {
@@ -46,7 +51,8 @@ fn check_critic(critic: &TrainableMlp, pair: usize) -> Result<(), UpdateError> {
 }
 
 impl ActorCriticUpdate {
-    /// Networks whose parameters lie in a vector for the actor and one for all critics, of these sizes.
+    /// Networks whose parameters lie in a vector for the actor and one for all critics, of these sizes. The
+    /// critics give values, or quantiles of the return.
     ///
     /// # Errors
     /// [`UpdateError::Width`] or [`UpdateError::Count`] if they do not fit.
@@ -55,16 +61,22 @@ impl ActorCriticUpdate {
         critics: Vec<TrainableMlp>,
         kind: ActorKind,
         sizes: ActorCriticSizes,
+        quantiles: Option<Quantiles>,
     ) -> Result<Self, UpdateError> {
         let actor = Actor::new(actor, kind);
         let critics = Critics::new(critics);
         let count = critics.nets.len();
         check("the list of critics", count, count.max(1))?;
         let pair = actor.net.inputs() + actor.action_dim;
+        let outputs = quantiles.map_or(1, |quantiles| quantiles.of_each);
+        if let Some(Quantiles { of_each, kept }) = quantiles {
+            let most = of_each.saturating_mul(count).max(1);
+            check("the list of kept quantiles", kept, kept.clamp(1, most))?;
+        }
         critics
             .nets
             .iter()
-            .try_for_each(|critic| check_critic(critic, pair))?;
+            .try_for_each(|critic| check_critic(critic, pair, outputs))?;
         let needed = [
             (sizes.actor, actor.net.parameters()),
             (sizes.critic, critics.parameters()),
@@ -81,6 +93,8 @@ impl ActorCriticUpdate {
             critics,
             views: Views::default(),
             sizes,
+            quantiles,
+            targets: Vec::new(),
             sampled: SampledActions::default(),
             min_values: MinValues::default(),
             by_actions: Vec::new(),
@@ -257,8 +271,11 @@ impl ActorCriticUpdate {
             action_dim: self.actor.action_dim,
         };
         let of_inputs = (self.head_sizes[1], &mut self.by_inputs);
-        let targets = &self.min_values.values;
-        let (of_heads, loss) = self.critics.gradient(&pairs, targets, half, of_inputs);
+        let (targets, critics_of) = (&self.targets, &mut self.critics);
+        let (of_heads, loss) = match self.quantiles {
+            None => critics_of.gradient(&pairs, targets, half, of_inputs),
+            Some(quantiles) => critics_of.quantile_gradient(&pairs, targets, quantiles, of_inputs),
+        };
         let by_inputs = &mut self.by_inputs;
         let gradient = self
             .views
@@ -267,7 +284,7 @@ impl ActorCriticUpdate {
         Ok(loss)
     }
 
-    /// Leaves what the critics are to say about the batch among the smallest values.
+    /// Finds what the critics are to say about the batch.
     fn find_targets(
         &mut self,
         batch: &ActorCriticBatch<'_>,
@@ -305,17 +322,26 @@ impl ActorCriticUpdate {
             actions: &self.sampled.actions,
             action_dim: self.actor.action_dim,
         };
-        let count = self.critics.nets.len();
-        self.critics.evaluate(&next, count, &mut self.min_values);
-        let targets = self.min_values.values.iter_mut();
-        for (row, (target, log_prob)) in targets.zip(&self.sampled.log_probs).enumerate() {
-            *target = transitions.target(row, *target - weight * log_prob);
+        let targets = &mut self.targets;
+        if let Some(quantiles) = self.quantiles {
+            self.critics.pool(&next, quantiles, targets);
+        } else {
+            let count = self.critics.nets.len();
+            self.critics.evaluate(&next, count, &mut self.min_values);
+            targets.clone_from(&self.min_values.values);
+        }
+        let of_row = self.quantiles.map_or(1, |quantiles| quantiles.kept);
+        let rows = targets.chunks_exact_mut(of_row).enumerate();
+        for ((row, targets), log_prob) in rows.zip(&self.sampled.log_probs) {
+            for target in targets {
+                *target = transitions.target(row, *target - weight * log_prob);
+            }
         }
         Ok(())
     }
 
     /// A step of the actor towards actions that the critics value. TD3 takes the first critic, SAC the
-    /// smallest value. Returns the loss and the mean log-likelihood.
+    /// smallest value, TQC the mean of all quantiles. Returns the loss and the mean log-likelihood.
     fn actor_step(
         &mut self,
         batch: &ActorCriticBatch<'_>,
@@ -346,10 +372,14 @@ impl ActorCriticUpdate {
             actions: &sampled.actions,
             action_dim: self.actor.action_dim,
         };
-        self.critics.evaluate(&pairs, count, min_values);
-        let by_actions = &mut self.by_actions;
-        self.critics
-            .by_actions(&pairs, count, min_values, by_actions);
+        let (critics_of, by_actions) = (&mut self.critics, &mut self.by_actions);
+        if self.quantiles.is_some() {
+            critics_of.mean_values(&pairs, &mut min_values.values);
+            critics_of.mean_by_actions(&pairs, by_actions);
+        } else {
+            critics_of.evaluate(&pairs, count, min_values);
+            critics_of.by_actions(&pairs, count, min_values, by_actions);
+        }
         let losses = sampled.log_probs.iter().zip(&min_values.values);
         let loss: f64 = losses.map(|(&l, &q)| f64::from(weight * l - q)).sum();
         let log_prob: f64 = sampled.log_probs.iter().map(|&l| f64::from(l)).sum();

@@ -16,6 +16,12 @@ pub(super) struct Pairs<'a> {
     pub(super) action_dim: usize,
 }
 
+impl Pairs<'_> {
+    pub(super) fn rows(&self) -> usize {
+        self.actions.len() / self.action_dim
+    }
+}
+
 /// Critics, and the memory of their passes over a batch.
 #[derive(Debug, Clone)]
 pub(super) struct Critics {
@@ -25,18 +31,18 @@ pub(super) struct Critics {
 
 /// A critic and some rows, and what they give.
 #[derive(Debug, Clone, Default)]
-struct Item {
+pub(super) struct Item {
     critic: usize,
-    rows: Range<usize>,
-    pairs: Vec<f32>,
-    tape: Tape,
-    by_values: Vec<f32>,
+    pub(super) rows: Range<usize>,
+    pub(super) pairs: Vec<f32>,
+    pub(super) tape: Tape,
+    pub(super) by_values: Vec<f32>,
     // Rows where this critic's value is the smallest, and the gradient by their actions.
     chosen: Vec<usize>,
-    by_actions: Vec<f32>,
-    by_inputs: Vec<f32>,
-    gradient: Vec<f32>,
-    loss: f64,
+    pub(super) by_actions: Vec<f32>,
+    pub(super) by_inputs: Vec<f32>,
+    pub(super) gradient: Vec<f32>,
+    pub(super) loss: f64,
 }
 
 /// For each row the smallest value of the critics, and the index of its critic.
@@ -60,7 +66,7 @@ impl WithGradient for Item {
 
 impl Item {
     /// Observations and actions side by side.
-    fn pair(&mut self, of: &Pairs<'_>, obs_dim: usize) {
+    pub(super) fn pair(&mut self, of: &Pairs<'_>, obs_dim: usize) {
         self.pairs.clear();
         let observations = rows_of(of.view.inputs, &self.rows, obs_dim).chunks_exact(obs_dim);
         let actions = rows_of(of.actions, &self.rows, of.action_dim).chunks_exact(of.action_dim);
@@ -94,18 +100,20 @@ impl Critics {
             .expect_room(rows, numbers, size.saturating_mul(self.nets.len()))
     }
 
-    /// Lets `work` visit the items of the first `count` critics; `passes` is what it costs.
-    fn visit(
+    /// Lets `work` visit the items of the first `count` critics; so many `passes` and nanoseconds `more` are
+    /// what it costs.
+    pub(super) fn visit(
         &mut self,
         rows: usize,
         count: usize,
         passes: usize,
+        more: usize,
         work: impl Fn(&TrainableMlp, &mut Item) + Sync,
     ) {
         let size = item_rows(rows, count);
         let of_each = rows.div_ceil(size).max(1);
         let nets = &self.nets;
-        let cost = passes * rows * count * nets[0].row_ns();
+        let cost = passes * rows * count * nets[0].row_ns() + more;
         self.items.visit(count * of_each, cost, |index, item| {
             let first = index % of_each * size;
             item.critic = index / of_each;
@@ -114,13 +122,55 @@ impl Critics {
         });
     }
 
+    /// A forward pass of all critics.
+    pub(super) fn pass(&mut self, pairs: &Pairs<'_>) {
+        self.visit(pairs.rows(), self.nets.len(), 1, 0, |net, item| {
+            item.pair(pairs, net.inputs() - pairs.action_dim);
+            net.forward(pairs.view.parameters, &item.pairs, &mut item.tape);
+        });
+    }
+
+    /// For each critic of the last visit its items' rows and outputs.
+    pub(super) fn by_critic(&self) -> impl Iterator<Item = Vec<(Range<usize>, &[f32])>> {
+        self.items
+            .visited()
+            .chunk_by(|a, b| a.critic == b.critic)
+            .map(|items| {
+                let parts = items.iter();
+                parts
+                    .map(|item| (item.rows.clone(), item.tape.output()))
+                    .collect()
+            })
+    }
+
+    /// The sum of the losses of the last visit.
+    pub(super) fn losses(&self) -> f64 {
+        self.items.visited().iter().map(|item| item.loss).sum()
+    }
+
+    /// The sum of the gradients of the last visit; that of what the critics saw goes to `by_inputs`.
+    pub(super) fn sum_of_gradients(&mut self, by_inputs: &mut Vec<f32>) -> &[f32] {
+        add_up_inputs(self.items.visited(), by_inputs);
+        self.items.gradient()
+    }
+
+    /// Adds what all critics of the last visit say of the actions of all rows.
+    pub(super) fn add_by_actions(&self, dim: usize, gradient: &mut [f32]) {
+        for item in self.items.visited() {
+            let to = &mut gradient[item.rows.start * dim..item.rows.end * dim];
+            to.iter_mut()
+                .zip(&item.by_actions)
+                .for_each(|(to, add)| *to += add);
+        }
+    }
+
     /// The smallest value of the first `count` critics, for each action.
     pub(super) fn evaluate(&mut self, pairs: &Pairs<'_>, count: usize, min_values: &mut MinValues) {
         let (parameters, rows) = (
             pairs.view.parameters,
             pairs.actions.len() / pairs.action_dim,
         );
-        self.visit(rows, count, 1, |net, item| {
+        self.visit(rows, count, 1, 0, |net, item| {
             item.pair(pairs, net.inputs() - pairs.action_dim);
             net.forward(parameters, &item.pairs, &mut item.tape);
         });
@@ -148,7 +198,7 @@ impl Critics {
     ) {
         let (parameters, dim) = (pairs.view.parameters, pairs.action_dim);
         let rows = pairs.actions.len() / dim;
-        self.visit(rows, count, 1, |net, item| {
+        self.visit(rows, count, 1, 0, |net, item| {
             let argmin = &min_values.argmin[item.rows.clone()];
             item.chosen.clear();
             item.chosen
@@ -188,7 +238,7 @@ impl Critics {
     ) -> (&[f32], f64) {
         let (parameters, rows) = (pairs.view.parameters, targets.len());
         let slope = 2.0 * half / rows as f32;
-        self.visit(rows, self.nets.len(), 3, |net, item| {
+        self.visit(rows, self.nets.len(), 3, 0, |net, item| {
             item.pair(pairs, net.inputs() - pairs.action_dim);
             item.clear_gradient(size);
             item.by_values.clear();
@@ -203,18 +253,20 @@ impl Critics {
             let gradient = Some(item.gradient.as_mut_slice());
             let learns = pairs.view.learns;
             let by_pairs = net.backward(parameters, &item.pairs, tape, by_values, gradient, learns);
-            item.by_inputs.clear();
-            if learns {
-                for row in by_pairs.chunks_exact(net.inputs()) {
-                    item.by_inputs
-                        .extend_from_slice(&row[..net.inputs() - pairs.action_dim]);
-                }
-            }
+            keep_inputs(by_pairs, net.inputs(), pairs, &mut item.by_inputs);
         });
-        let losses = self.items.visited().iter().map(|item| item.loss);
-        let loss = losses.sum::<f64>() / rows as f64;
-        add_up_inputs(self.items.visited(), by_inputs);
-        (self.items.gradient(), loss)
+        let loss = self.losses() / rows as f64;
+        (self.sum_of_gradients(by_inputs), loss)
+    }
+}
+
+/// Keeps the gradient of what a critic saw, without that of the actions, if it is wanted.
+pub(super) fn keep_inputs(by_pairs: &[f32], width: usize, of: &Pairs<'_>, out: &mut Vec<f32>) {
+    out.clear();
+    if of.view.learns {
+        for row in by_pairs.chunks_exact(width) {
+            out.extend_from_slice(&row[..width - of.action_dim]);
+        }
     }
 }
 

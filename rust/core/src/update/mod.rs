@@ -11,6 +11,7 @@
 mod actor;
 mod actor_critic;
 mod actor_critic_data;
+mod critic_quantiles;
 mod critics;
 mod distribution;
 mod features;
@@ -35,6 +36,7 @@ pub use actor_critic_data::{
     ActorCriticBatch, ActorCriticMetrics, ActorCriticSettings, ActorCriticSizes, ActorCriticState,
     ActorKind,
 };
+pub use critic_quantiles::Quantiles;
 pub use distribution::Distribution;
 pub(crate) use distribution::forbid;
 pub use on_policy::{OnPolicyMetrics, OnPolicySettings, OnPolicyUpdate, Rollout};

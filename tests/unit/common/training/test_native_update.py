@@ -14,7 +14,7 @@ from mlx_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3, _native
 from mlx_baselines3.common.buffers import NStepReplayBuffer
 from mlx_baselines3.common.nn.optimizers import RMSpropTFLike
 from mlx_baselines3.common.policies import evaluated
-from mlx_baselines3.contrib import QRDQN
+from mlx_baselines3.contrib import QRDQN, TQC
 from support.native_models import (
     BOX,
     ROWS,
@@ -97,6 +97,20 @@ OFF_POLICY_CASES: dict[str, tuple[type, dict[str, Any]]] = {
         QRDQN,
         {"n_steps": 3, "policy_kwargs": {"net_arch": [], "n_quantiles": 1}},
     ),
+    "TQC": (TQC, {}),
+    "TQC in pieces, fixed entropy": (TQC, {"rows": 600, "ent_coef": 0.2, "policy_kwargs": {"net_arch": [9]}}),
+    "TQC of n steps, one critic, none dropped": (
+        TQC,
+        {
+            "n_steps": 3,
+            "top_quantiles_to_drop_per_net": 0,
+            "policy_kwargs": {"net_arch": [7], "n_critics": 1, "n_quantiles": 3},
+        },
+    ),
+    "TQC, three critics": (
+        TQC,
+        {"top_quantiles_to_drop_per_net": 4, "policy_kwargs": {"n_critics": 3, "n_quantiles": 18}},
+    ),
     "SAC": (SAC, {}),
     "SAC, fixed entropy": (SAC, {"ent_coef": 0.2, "target_update_interval": 2}),
     "SAC of n steps, three critics": (
@@ -159,7 +173,7 @@ def test_mlx_is_asked_for_random_numbers_alone(monkeypatch):
     assert [noise.shape for noise in drawn] == [(4, ROWS, 2)]
 
 
-@pytest.mark.parametrize("cls", [DQN, QRDQN, SAC, TD3])
+@pytest.mark.parametrize("cls", [DQN, QRDQN, TQC, SAC, TD3])
 def test_nan_changes_nothing(cls):
     model = off_policy(cls)
     train(model, 2)

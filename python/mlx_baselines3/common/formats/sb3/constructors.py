@@ -320,8 +320,9 @@ def _table() -> dict[tuple[str, str], Constructor]:
         ("types", "LambdaType"): _function,
         ("types", "FunctionType"): _function,
         ("cloudpickle.cloudpickle", "_fill_function"): _filled_function,
-        # Ignored.
+        # Ignored. A tensor among the attributes is ARS's, which has the same numbers in its policy.
         ("torch", "device"): _nothing,
+        ("torch._utils", "_rebuild_tensor_v2"): _nothing,
     }
     for core in ("numpy.core", "numpy._core"):
         table[f"{core}.multiarray", "_reconstruct"] = _reconstruct
