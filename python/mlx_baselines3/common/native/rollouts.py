@@ -17,7 +17,6 @@ from mlx_baselines3.common.native.actor import NativeActor, native_actor
 from mlx_baselines3.common.native.blueprint import Observations, side_by_side
 from mlx_baselines3.common.native.eligibility import NotNative, check_rollout_buffer, mlx_infers, python_steps
 from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
-from mlx_baselines3.common.nn.threads import tracing
 from mlx_baselines3.common.vec_env import VecEnv
 from mlx_baselines3.common.vec_env.native_vec_env import stepped_in_rust, why_stepped_in_python
 
@@ -277,16 +276,9 @@ class NativeRollout:
         """(batch, 1) values and (batch,) log-probabilities."""
         values, actor, seen = self._actor.evaluate(observations)
         log_probs = actor.log_probs(seen, actions)
-        if log_probs is not None:
-            return values, log_probs
-        # gSDE's likelihood goes by its features, too.
-        outputs, features = to_mlx(actor.outputs(seen)), to_mlx(actor.features(seen))
-        # Distributions are over vectors, whatever the shape of the action space.
-        taken = to_mlx(actions.reshape(len(actions), -1))
-        with tracing:
-            dist = self._policy.action_dist.proba_distribution(outputs, self._policy.log_std, features)
-            log_probs_of_mlx = dist.log_prob(taken)
-        return values, to_numpy(log_probs_of_mlx)
+        # Every distribution of an on-policy algorithm has likelihoods.
+        assert log_probs is not None
+        return values, log_probs
 
     def complete(self, new_obs: Observations) -> mx.array:
         """
