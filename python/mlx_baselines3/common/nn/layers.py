@@ -16,6 +16,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_baselines3.common.nn.activations import Tanh
+from mlx_baselines3.common.nn.convolutions import convolved
 from mlx_baselines3.common.nn.layer_hints import refuse_torch
 from mlx_baselines3.common.nn.memory import check_widths
 from mlx_baselines3.common.nn.named_arrays import bound, named_parameters, set_named_parameters
@@ -324,7 +325,7 @@ class Conv2d(Module):
         :param x: (batch, height, width, in_channels)
         :return: (batch, height', width', out_channels)
         """
-        out = mx.conv2d(x, self.weight.transpose(0, 2, 3, 1), self.stride, self.padding)
+        out = convolved(x, self.weight.transpose(0, 2, 3, 1), self.stride, self.padding)
         # The bias is added to every pixel of every image, so its gradient is a long sum.
         pixels = out.reshape(-1, out.shape[-1])
         return (pixels + repeated(self.bias, pixels)).reshape(out.shape)
