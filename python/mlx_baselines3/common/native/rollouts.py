@@ -16,6 +16,7 @@ from mlx_baselines3.common.buffers import RolloutBuffer
 from mlx_baselines3.common.native.actor import NativeActor, native_actor
 from mlx_baselines3.common.native.blueprint import Observations, side_by_side
 from mlx_baselines3.common.native.eligibility import NotNative, check_rollout_buffer, mlx_infers, python_steps
+from mlx_baselines3.common.nn.integer_observations import check_integers
 from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
 from mlx_baselines3.common.vec_env import VecEnv
 from mlx_baselines3.common.vec_env.native_vec_env import stepped_in_rust, why_stepped_in_python
@@ -183,6 +184,7 @@ class NativeRollout:
         new_obs, rewards, dones, infos = self._env.step(clipped_actions)
         # No policy has observations that are tuples.
         assert not isinstance(new_obs, tuple)
+        check_integers(new_obs, self._buffer.observation_space, "environment")
         return Steps(1, None, last, (actions, clipped_actions, new_obs, rewards, dones, infos), [], [])
 
     def _fused_steps(self, last: tuple[np.ndarray, np.ndarray], count: int) -> Steps:
