@@ -27,7 +27,8 @@ impl StateNoise {
     /// Where the logarithms lie.
     pub(super) fn parameters(&self) -> Range<usize> {
         let columns = if self.full { self.actions } else { 1 };
-        self.log_std..self.log_std + self.features * columns
+        let count = self.features.saturating_mul(columns);
+        self.log_std..self.log_std.saturating_add(count)
     }
 
     /// The same with the logarithms elsewhere.
