@@ -11,6 +11,8 @@ from timing import Effort, Figure, Pool, Runner, Side, measure
 from worker import Job
 
 IMAGES = "images"
+# Two vectors in a dictionary, and the same numbers in one; 6 actions, or a choice of two.
+DICT, VECTOR, DICT_CHOICE = "dict", "vector", "dict choice"
 
 # On a CPU Rust computes the gradient steps of MLPs and CNNs, and MLX all others.
 MLX_STEPS = (("MLX_BASELINES3_UPDATES", "mlx"),)
@@ -39,13 +41,38 @@ def _frames() -> Any:
     return Frames
 
 
+def _numbers(kind: str) -> Any:
+    """An environment of random numbers, 17 of them."""
+    gym, np = importlib.import_module("gymnasium"), importlib.import_module("numpy")
+    parts = {name: gym.spaces.Box(-1, 1, (size,), np.float32) for name, size in (("a", 9), ("b", 8))}
+    both = gym.spaces.Dict(parts)
+
+    class Numbers(gym.Env):  # type: ignore[misc, name-defined]
+        observation_space = gym.spaces.Box(-1, 1, (17,), np.float32) if kind == VECTOR else both
+        action_space = (
+            gym.spaces.Discrete(2) if kind == DICT_CHOICE else gym.spaces.Box(-1, 1, (6,), np.float32)
+        )
+        steps = 0
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            super().reset(seed=seed)
+            return self.observation_space.sample(), {}
+
+        def step(self, action: Any) -> Any:
+            self.steps += 1
+            return self.observation_space.sample(), 1.0, self.steps % 100 == 0, False, {}
+
+    return Numbers
+
+
 def _model(library: str, algorithm: str, env_id: str, n_envs: int, steps: int, settings: Any) -> Any:
     """A model with that many steps in its buffer."""
     package = importlib.import_module(library)
     images = env_id == IMAGES
-    env: Any = _frames() if images else env_id
+    numbers = env_id in (DICT, VECTOR, DICT_CHOICE)
+    env: Any = _frames() if images else _numbers(env_id) if numbers else env_id
     env = importlib.import_module(f"{library}.common.env_util").make_vec_env(env, n_envs, seed=0)
-    policy = "CnnPolicy" if images else "MlpPolicy"
+    policy = "CnnPolicy" if images else "MultiInputPolicy" if env_id in (DICT, DICT_CHOICE) else "MlpPolicy"
     model = getattr(package, algorithm)(policy, env, seed=0, **settings)
     logger = importlib.import_module(f"{library}.common.logger")
     model.set_logger(logger.Logger(None, []))
@@ -65,11 +92,15 @@ def on_policy(library: str, algorithm: str, env_id: str, n_envs: int, n_steps: i
     return Job(model.train, batches, finish=_finish(library))
 
 
-def off_policy(library: str, algorithm: str, env_id: str, batch_size: int, steps: int) -> Job:
+def off_policy(
+    library: str, algorithm: str, env_id: str, batch_size: int, steps: int, use_sde: bool = False
+) -> Job:
     """``train(1, batch_size)``, as the default settings call it after each step or every few."""
     settings: dict[str, Any] = {"learning_starts": steps}
     if env_id == IMAGES:
         settings["buffer_size"] = steps
+    if use_sde:
+        settings["use_sde"] = True
     model = _model(library, algorithm, env_id, 1, steps, settings)
     return Job(lambda: model.train(1, batch_size), finish=_finish(library))
 
@@ -140,7 +171,25 @@ def figures(quick: bool) -> list[Figure]:
         }
         sides = _sides("off_policy", args, round(1 / share, 1))
         found.append(Figure(f"{algorithm}, batch {batch}", "gradient step", *sides))
-    return found
+    return found + other_figures(quick)
+
+
+def other_figures(quick: bool) -> list[Figure]:
+    """
+    :param quick: shorter rollouts
+    :return: dictionaries and gSDE
+    """
+    steps = 300 if quick else 1000
+    sac = {"algorithm": "SAC", "batch_size": 256, "steps": steps}
+    args = {"algorithm": "PPO", "env_id": DICT_CHOICE, "n_envs": 1, "batch_size": 64, "n_epochs": 2}
+    ppo = _sides("on_policy", {**args, "n_steps": 256 if quick else 2048}, 4)
+    dictionary = _sides("off_policy", {**sac, "env_id": DICT}, 2.5)
+    sde = _sides("off_policy", {**sac, "env_id": VECTOR, "use_sde": True}, 2.5)
+    return [
+        Figure("PPO, MultiInput, batch 64", "gradient step", *ppo),
+        Figure("SAC, MultiInput, batch 256", "gradient step", *dictionary),
+        Figure("SAC, gSDE, batch 256", "gradient step", *sde),
+    ]
 
 
 def image_figures(quick: bool) -> list[Figure]:

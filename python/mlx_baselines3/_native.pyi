@@ -544,6 +544,12 @@ class Actor:
         :raises ValueError: too few, or there is no extractor
         """
 
+    def set_matrices(self, matrices: _F32) -> None:
+        """
+        :param matrices: exploration matrices of gSDE, that for all rows first; copied
+        :raises ValueError: the size is not that of whole matrices, or the head has none
+        """
+
     def load(self, index: int, weights: NDArray[np.float32], bias: NDArray[np.float32] | None) -> None:
         """
         :param index: number of a layer
@@ -954,9 +960,11 @@ class OnPolicyUpdate:
 
     :param actor: its layers
     :param critic: its layers
-    :param head: ``categorical``, ``bernoulli`` or ``gaussian``
+    :param head: ``categorical``, ``bernoulli``, ``gaussian``, ``state_dependent`` or
+        ``squashed_state_dependent``
     :param options: categories of each categorical distribution, or the number of the other distributions
-    :param log_std: where the logarithms of the deviations begin (``gaussian``)
+    :param log_std: where the logarithms of the deviations begin (``gaussian``), or those of the noise of the
+        state-dependent heads
     :param size: number of all parameters
     :param extractors: the branches of a features extractor that both share, or of one each
     :raises ValueError: the networks do not fit each other
@@ -968,7 +976,7 @@ class OnPolicyUpdate:
         critic: Sequence[TrainableLayer],
         head: str,
         options: Sequence[int],
-        log_std: int,
+        log_std: int | StateNoise,
         size: int,
         extractors: Sequence[Sequence[FeatureBranch]] | None = None,
     ) -> OnPolicyUpdate: ...
@@ -1227,6 +1235,19 @@ class ActorCriticSettings(TypedDict):
     target_entropy: float
 
 @type_check_only
+class StateNoise(TypedDict):
+    """
+    Noise that depends on the state: where the logarithms of the deviations begin, rows and columns of an
+    exploration matrix, whether each entry has its own deviation, whether positive ones are made by ``expln``.
+    """
+
+    log_std: int
+    features: int
+    actions: int
+    full: bool
+    expln: bool
+
+@type_check_only
 class TargetParameters(TypedDict):
     """
     Parameters of the target networks, written: the actor's and the critics'. A squashed actor has none; what
@@ -1269,6 +1290,7 @@ class ActorCriticUpdate:
     :param critic_size: number of all critics' parameters
     :param quantiles: how many quantiles each critic gives, and how many of those of all make the targets;
         None: they give values
+    :param noise: that of a squashed actor, if it depends on the state
     :param branches: of the features extractors of actor and critics, if the networks see features;
         None for the critics' if they share the actor's
     :raises ValueError: the networks do not fit each other
@@ -1283,6 +1305,7 @@ class ActorCriticUpdate:
         actor_size: int,
         critic_size: int,
         quantiles: tuple[int, int] | None = None,
+        noise: StateNoise | None = None,
         branches: tuple[Sequence[FeatureBranch], Sequence[FeatureBranch] | None] | None = None,
     ) -> ActorCriticUpdate: ...
     def load_actor(self, parameters: _F32, actor: Actor) -> None:

@@ -43,6 +43,9 @@ class Net(NamedTuple):
     extracts: bool
 
 
+STATE_HEADS = ("state_dependent", "squashed_state_dependent")
+
+
 class Update(NamedTuple):
     """Gradient steps and the sizes of their networks."""
 
@@ -175,13 +178,15 @@ class Fuzzer(Values):
         inputs = 7 if extracts else 3
         (actor, middle) = self.plans(inputs, 4, 2)
         critic, log_std = self.plans(inputs, 4, 1, start=middle)
-        size, extractors = log_std + 2, None
+        # Two logarithms, or those of a matrix of four features.
+        size, extractors = log_std + 8, None
         if extracts:
             first, middle = self.branches(size)
             second, size = self.branches(middle)
             extractors = self.rng.choice([[first], [first, second]])
-        head = self.rng.choice(["categorical", "bernoulli", "gaussian"])
-        core = self.native.OnPolicyUpdate(actor, critic, head, [2], log_std, size, extractors)
+        head = self.rng.choice(["categorical", "bernoulli", "gaussian", *STATE_HEADS])
+        deviations = self.state_noise(log_std, 2) if head in STATE_HEADS else log_std
+        core = self.native.OnPolicyUpdate(actor, critic, head, [2], deviations, size, extractors)
         return Update(core, head, (size,), extracts)
 
     def new_q(self) -> Update:
@@ -193,14 +198,34 @@ class Fuzzer(Values):
         return Update(self.native.QUpdate(layers, size, branches), "q", (size,), extracts)
 
     def new_actor_critic(self) -> Update:
-        squashed = self.rng.random() < 0.5
-        actor, size = self.plans(3, 4, 2 if squashed else 1)
-        first, middle = self.plans(4, 4, 1)
-        second, end = self.plans(4, 4, 1, start=middle)
+        kind = self.rng.choice(["plain", "squashed", "states"])
+        sees = self.rng.choice(["observations", "features", "shared features"])
+        width = 3 if sees == "observations" else 7
+        actor, size = self.plans(width, 4, 2 if kind == "squashed" else 1)
+        noise = self.state_noise(size, 1) if kind == "states" else None
+        size += 4
+        first, middle = self.plans(width + 1, 4, 1)
+        second, end = self.plans(width + 1, 4, 1, start=middle)
+        branches = None
+        if sees != "observations":
+            of_actor, size = self.branches(size)
+            of_critics, end = self.branches(end) if sees == "features" else (None, end)
+            branches = of_actor, of_critics
         core = self.native.ActorCriticUpdate(
-            actor, [first, second], squashed, actor_size=size, critic_size=end
+            actor,
+            [first, second],
+            kind != "plain",
+            actor_size=size,
+            critic_size=end,
+            noise=noise,
+            branches=branches,
         )
-        return Update(core, "squashed" if squashed else "plain", (size, end))
+        return Update(core, f"{kind}, {sees}", (size, end), sees != "observations")
+
+    def state_noise(self, log_std: int, actions: int) -> dict[str, Any]:
+        """Noise of four features."""
+        full, expln = (self.rng.random() < 0.5 for _ in range(2))
+        return {"log_std": log_std, "features": 4, "actions": actions, "full": full, "expln": expln}
 
     def trained(self, size: int) -> dict[str, Any]:
         rule = self.rng.choice(["adam", "rmsprop", "rmsprop_tf"])
@@ -405,6 +430,11 @@ class Fuzzer(Values):
     def call_Actor__load_extractor(self) -> None:
         self.some("actor").core.load_extractor(*self.args(self.f32(151)))
 
+    def call_Actor__set_matrices(self) -> None:
+        actor = self.some("actor")
+        count = self.rng.choice([1, 2, 4]) * actor.hidden * actor.width
+        actor.core.set_matrices(*self.args(self.f32(count)))
+
     def call_Actor__changed(self) -> None:
         self.some("actor").core.changed(*self.args([self.f32(3, 2), self.f32(4)]))
 
@@ -527,7 +557,9 @@ class Fuzzer(Values):
     def call_OnPolicyUpdate__new(self) -> None:
         (actor, middle) = self.plans(3, 4, 2)
         critic, end = self.plans(3, 4, 1, start=middle)
-        self.native.OnPolicyUpdate(*self.args(actor, critic, "gaussian", [2], end, end + 2))
+        deviations = self.rng.choice([("gaussian", end), (STATE_HEADS[0], self.state_noise(end, 2))])
+        head, log_std = deviations
+        self.native.OnPolicyUpdate(*self.args(actor, critic, head, [2], log_std, end + 8))
 
     def call_OnPolicyUpdate__epoch(self) -> None:
         update = self.some("on_policy")
@@ -617,13 +649,17 @@ class Fuzzer(Values):
     def call_ActorCriticUpdate__new(self) -> None:
         actor, size = self.plans(3, 4, 2)
         critic, end = self.plans(4, 4, 1)
-        *networks, actor_size, critic_size = self.args(actor, [critic, critic], True, size, end)
-        self.native.ActorCriticUpdate(*networks, actor_size=actor_size, critic_size=critic_size)
+        noise = self.rng.choice([None, self.state_noise(size, 2)])
+        *networks, actor_size, critic_size, noise = self.args(
+            actor, [critic, critic], True, size + 8, end, noise
+        )
+        self.native.ActorCriticUpdate(*networks, actor_size=actor_size, critic_size=critic_size, noise=noise)
 
     def call_ActorCriticUpdate__load_actor(self) -> None:
         update = self.some("actor_critic")
-        head = "squashed_gaussian" if update.kind == "squashed" else "deterministic"
-        layers = self.layers(3, 4, 2 if update.kind == "squashed" else 1)
+        squashed = update.kind.startswith("squashed")
+        head = "squashed_gaussian" if squashed else "deterministic"
+        layers = self.layers(7 if update.extracts else 3, 4, 2 if squashed else 1)
         actor = self.native.Actor(layers, head, [], [])
         update.core.load_actor(*self.args(self.f32(update.sizes[0]), actor))
 
@@ -632,12 +668,17 @@ class Fuzzer(Values):
 
     def call_ActorCriticUpdate__run(self) -> None:
         update = self.some("actor_critic")
-        (actor, critic), squashed = update.sizes, update.kind == "squashed"
-        noise = self.f32(6 if squashed else 0)
-        batches = {"transitions": self.batches(2, 3), "noise": noise, "next_noise": self.f32(6)}
+        actor, critic = update.sizes
+        kind, sees = update.kind.split(", ")
+        plain = kind == "plain"
+        count = 8 if kind == "states" else 6
+        noise = self.f32(0 if plain else count)
+        batches = {"transitions": self.batches(2, 3, update.extracts), "noise": noise}
+        batches["next_noise"] = self.f32(count)
         settings = {"tau": 0.1, "target_policy_noise": 0.2, "target_noise_clip": 0.5}
         settings |= {"ent_coef": 0.1, "target_entropy": -1.0}
-        targets = {"actor": self.f32(0 if squashed else actor), "critic": self.f32(critic)}
+        has_target = plain or sees == "shared features"
+        targets = {"actor": self.f32(actor if has_target else 0), "critic": self.f32(critic)}
         trained = {"actor": self.trained(actor), "critic": self.trained(critic)}
         trained["ent_coef"] = self.trained(1) if self.rng.random() < 0.5 else None
         flags = [dict.fromkeys(("update_actor", "update_targets"), flag) for flag in (True, False)]

@@ -19,7 +19,7 @@ HEADS = [
     *("categorical", "multi_categorical", "bernoulli", "gaussian", "squashed_gaussian", "state_dependent"),
     *("squashed_state_dependent", "deterministic", "epsilon_greedy"),
 ]
-ACTIVATIONS = ["tanh", "relu", "identity", "elu", "leaky_relu", "silu", "gelu"]
+ACTIVATIONS = ["tanh", "relu", "identity", "elu", "leaky_relu", "silu", "gelu", "hard_tanh"]
 
 
 class Liar(Sequence):  # type: ignore[type-arg]

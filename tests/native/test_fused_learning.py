@@ -241,10 +241,20 @@ CONTINUOUS = st.fixed_dictionaries(
     log_interval=st.sampled_from([None, 1, 3]),
     every=st.sampled_from([None, None, 13, 50]),
     fixed=st.booleans(),
+    noise=st.sampled_from(
+        [{}, {"use_sde": True}, {"use_sde": True, "sde_sample_freq": 2, "use_sde_at_warmup": True}]
+    ),
 )
 def test_iterations_of_actors_and_critics_are_single_steps(
-    case: dict[str, Any], steps: int, log_interval: int | None, every: int | None, fixed: bool
+    case: dict[str, Any],
+    steps: int,
+    log_interval: int | None,
+    every: int | None,
+    fixed: bool,
+    noise: dict[str, Any],
 ) -> None:
+    if case["algorithm"] is SAC:
+        case = {**case, **noise}
     if fixed and case["algorithm"] in (SAC, TQC):
         case = {**case, "ent_coef": 0.2, "target_update_interval": 2}
     arguments = (steps, log_interval, every, "file")

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from mlx_baselines3 import A2C, PPO
+from mlx_baselines3 import A2C, PPO, SAC
 from mlx_baselines3.common.callbacks import BaseCallback
 from mlx_baselines3.common.distributions import StateDependentNoiseDistribution
 from mlx_baselines3.common.env_util import make_vec_env
 from mlx_baselines3.common.native.actor import NativeActor, native_actor
 from mlx_baselines3.common.native.eligibility import NotNative
 from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
+from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mlx_baselines3.common.policies import ActorCriticPolicy
+from mlx_baselines3.common.policies import base as base_policy
 from mlx_baselines3.common.vec_env import DummyVecEnv
 from mlx_baselines3.common.vec_env.native_vec_env import NativeVecEnv
 
@@ -56,19 +58,24 @@ def test_means_and_log_probs_agree_with_mlx(kwargs: Any, rng: np.random.Generato
             assert np.abs(means - expected).max() <= 1e-5 * scale
             latent = policy.mlp_extractor.forward_actor(mx.array(obs))
             assert np.abs(actor.features(obs) - to_numpy(latent)).max() <= 1e-5 * float(mx.abs(latent).max())
-            if "squash_output" in kwargs:
-                continue
             actions = to_mlx(actor.act(obs))
             dist = policy.action_dist.proba_distribution(
                 to_mlx(actor.outputs(obs)), policy.log_std, to_mlx(actor.features(obs))
             )
-            log_prob, std = dist.log_prob(actions), dist.distribution.stddev
+            if "squash_output" in kwargs:
+                of_mlx = to_numpy(dist.log_prob(actions))
+                np.testing.assert_allclose(
+                    actor.log_probs(obs, to_numpy(actions)), of_mlx, rtol=2e-5, atol=2e-5
+                )
+                continue
+            log_prob, std = actor.log_probs(obs, to_numpy(actions)), dist.distribution.stddev
+            np.testing.assert_allclose(log_prob, to_numpy(dist.log_prob(actions)), rtol=2e-5, atol=2e-5)
             same = policy.get_distribution(mx.array(obs))
             assert np.abs(to_numpy(std / same.distribution.stddev) - 1).max() <= 1e-5
             expected = to_numpy(same.log_prob(actions))
             # Differences of the means are divided by the standard deviation.
             tolerance = 1e-5 * np.maximum(1.0, np.abs(expected)) * scale / float(std.min())
-            assert (np.abs(to_numpy(log_prob) - expected) <= tolerance).all()
+            assert (np.abs(log_prob - expected) <= tolerance).all()
 
 
 def test_noise_has_the_spread_that_the_log_probs_assume(rng: np.random.Generator) -> None:
@@ -85,6 +92,8 @@ def test_noise_has_the_spread_that_the_log_probs_assume(rng: np.random.Generator
 
 def test_random_predictions_keep_the_noise_of_the_last_reset() -> None:
     policy = made(2)
+    # Far from the bounds, where all actions would be the same.
+    policy.action_net.weight = policy.action_net.weight / 100
     obs = np.ones((1, 4), np.float32)
     first = policy.predict(obs)[0]
     np.testing.assert_array_equal(first, policy.predict(obs)[0])
@@ -195,3 +204,54 @@ def test_callbacks_find_the_matrices_of_the_step_in_the_distribution() -> None:
     changes = [i for i in range(1, 60) if (matrices[i] != matrices[i - 1]).any()]
     assert changes == list(range(4, 60, 4))
     assert np.isfinite(run["actions"]).all()
+
+
+def sac(**kwargs: Any) -> Any:
+    arguments: dict[str, Any] = {"buffer_size": 400, "learning_starts": 10, "batch_size": 16, "device": "cpu"}
+    env = NativeVecEnv("Pendulum-v1", N_ENVS)
+    return SAC("MlpPolicy", env, use_sde=True, seed=4, **{**arguments, **kwargs})
+
+
+@pytest.mark.parametrize("policy_kwargs", [{"net_arch": [8, 6]}, {"net_arch": [5], "clip_mean": 0.0}])
+def test_sac_acts_with_the_matrices_of_its_distribution(policy_kwargs: Any, rng: np.random.Generator) -> None:
+    model = sac(policy_kwargs={**policy_kwargs, "log_std_init": 0.0})
+    state = np.array(mx.random.state[0])
+    for n_envs in (1, 4):
+        model.policy.reset_noise(n_envs)
+        mine = np.array(mx.random.state[0])
+        for batch in (1, 4, 7):
+            obs = rng.normal(size=(batch, 3)).astype(np.float32)
+            for deterministic in (True, False):
+                got = native_actor(model.policy).act(obs, deterministic)
+                expected = to_numpy(model.actor(mx.array(obs), deterministic=deterministic))
+                np.testing.assert_allclose(got, expected, atol=2e-6)
+                got = model.predict(obs, deterministic=deterministic)[0]
+                np.testing.assert_allclose(got, 2 * expected, atol=4e-6)
+        # Acting draws nothing: all is in the matrices.
+        np.testing.assert_array_equal(np.array(mx.random.state[0]), mine)
+    assert (np.array(mx.random.state[0]) != state).any()
+
+
+@pytest.mark.parametrize("freq", [-1, 1, 3])
+def test_sac_with_gsde_is_the_same_run_by_mlx(freq: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both draw the same numbers: what differs is rounding."""
+    runs = []
+    for who in ("native", "mlx"):
+        with monkeypatch.context() as patch:
+            if who == "mlx":
+                patch.setenv("MLX_BASELINES3_UPDATES", "mlx")
+                patch.setattr(base_policy, "predict_natively", lambda *_: None)
+                patch.setattr(OffPolicyAlgorithm, "_native_chunk", lambda *_: None)
+            model = sac(
+                sde_sample_freq=freq,
+                train_freq=4,
+                policy_kwargs={"net_arch": [8], "optimizer_kwargs": {"eps": 1e-4}},
+            ).learn(72)
+            assert (model._updater.compiled is None) == (who == "native")
+            buffer = model.replay_buffer
+            weights = {name: np.array(array) for name, array in model.policy.state_dict().items()}
+            runs.append(
+                {"actions": buffer.actions[: buffer.pos], "obs": buffer.observations[: buffer.pos]} | weights
+            )
+    for name, array in runs[0].items():
+        np.testing.assert_allclose(array, runs[1][name], rtol=1e-3, atol=1e-3, err_msg=name)

@@ -50,6 +50,6 @@ def test_updates_equal_sb3s(name, buffer_class, golden_updates, updates):
     model.train(gradient_steps=gradient_steps, batch_size=batch_size)
 
     assert model.replay_buffer.drawn == gradient_steps
-    check_who_computed(model, name, updates)
+    check_who_computed(model, updates)
     assert_parameters_equal(model.policy.state_dict(), case.group("after"))
     assert_log_equal(model.logger.name_to_value, case.group("log"))

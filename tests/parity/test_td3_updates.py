@@ -20,6 +20,6 @@ def test_updates_equal_sb3s(golden_updates, updates, monkeypatch):
 
     model.train(gradient_steps=len(batches), batch_size=32)
 
-    check_who_computed(model, "td3", updates)
+    check_who_computed(model, updates)
     assert_parameters_equal(model.policy.state_dict(), case.group("after"))
     assert_log_equal(model.logger.name_to_value, case.group("log"))

@@ -81,7 +81,6 @@ def assert_log_equal(logged: dict[str, Any], expected: dict[str, np.ndarray]) ->
         np.testing.assert_allclose(logged[key], value, rtol=LOG_TOLERANCE, atol=1e-7, err_msg=key)
 
 
-def check_who_computed(model: Any, name: str, updates: str) -> None:
-    """The steps are Rust's, unless they are to be MLX's or there is no native form of them."""
-    by_mlx = updates == "mlx" or name.endswith("_sde")
-    assert (model._updater.compiled is not None) == by_mlx
+def check_who_computed(model: Any, updates: str) -> None:
+    """The steps are Rust's, unless they are to be MLX's."""
+    assert (model._updater.compiled is not None) == (updates == "mlx")

@@ -55,7 +55,7 @@ from mlx_baselines3.common.type_aliases import (
     TrainFrequencyUnit,
 )
 from mlx_baselines3.common.type_aliases import RolloutReturn as RolloutReturn
-from mlx_baselines3.common.utils import parse_train_freq
+from mlx_baselines3.common.utils import check_train_freq, parse_train_freq
 from mlx_baselines3.common.utils import safe_mean as safe_mean
 from mlx_baselines3.common.utils import should_collect_more_steps as should_collect_more_steps
 from mlx_baselines3.common.utils.observations import with_terminal_observations
@@ -440,7 +440,7 @@ class OffPolicyAlgorithm(BaseAlgorithm):
         parts = (env, replay_buffer, action_noise, learning_starts)
         if choice.collector is None:
             self.policy.set_training_mode(False)
-        _check_train_freq(env, train_freq)
+        check_train_freq(env, train_freq)
         check_integers(self._last_obs, self.observation_space, "environment")
         num_collected_steps, num_collected_episodes = 0, 0
         if self.use_sde:
@@ -488,6 +488,8 @@ class OffPolicyAlgorithm(BaseAlgorithm):
         :param learning_starts: environment steps with random actions
         :return: one flag for each step
         """
+        if self.use_sde and self.use_sde_at_warmup:
+            return [False] * count
         # A chunk may have millions of steps.
         n_random = max(math.ceil(min((learning_starts - self.num_timesteps) / n_envs, count)), 0)
         return [True] * n_random + [False] * (count - n_random)
@@ -502,6 +504,9 @@ class OffPolicyAlgorithm(BaseAlgorithm):
     ) -> ChunkResult | None:
         """Steps in Rust up to the next one that the callback must see, at least one; None if that is next."""
         unseen = NEVER if is_noop(callback) else steps_until_needed(callback) - 1
+        if self.use_sde and self.sde_sample_freq > 0:
+            # Then other noise is drawn.
+            unseen = min(unseen, self.sde_sample_freq - n_collected % self.sde_sample_freq)
         if unseen < 1:
             # It may change whatever it likes.
             choice.forget()
@@ -688,13 +693,3 @@ class OffPolicyAlgorithm(BaseAlgorithm):
 def _relabels_goals(buffer_class: type[Any]) -> bool:
     """Whether a buffer asks its environment for rewards, as ``HerReplayBuffer`` does."""
     return hasattr(buffer_class, "truncate_last_trajectory")
-
-
-def _check_train_freq(env: VecEnv, train_freq: TrainFreq) -> None:
-    assert isinstance(env, VecEnv), f"You must pass a VecEnv, got {type(env).__name__}"
-    assert train_freq.frequency > 0, (
-        f"Should at least collect one step or episode, got train_freq={train_freq.frequency}."
-    )
-    assert env.num_envs == 1 or train_freq.unit == TrainFrequencyUnit.STEP, (
-        f"You must use only one env when doing episodic training, got {env.num_envs}."
-    )

@@ -12,9 +12,10 @@ from mlx_baselines3.common.distributions import (
     SquashedDiagGaussianDistribution,
     StateDependentNoiseDistribution,
 )
-from mlx_baselines3.common.distributions.base import takes_noise
+from mlx_baselines3.common.distributions.base import TanhBijector, takes_noise
 from mlx_baselines3.common.native.actor import DRAWING, Blueprint, Layer, blueprint, mlp_layers, observed
 from mlx_baselines3.common.native.eligibility import NotNative, check_parts, check_unchanged
+from mlx_baselines3.common.native.layers import sequence
 from mlx_baselines3.common.nn.fused_mlp import Net, fused
 from mlx_baselines3.common.nn.layers import Linear, Module, Sequential
 from mlx_baselines3.common.policies import BasePolicy, ContinuousCritic
@@ -381,11 +382,11 @@ class MultiInputPolicy(SACPolicy):
 @blueprint.register
 def _sac_blueprint(policy: SACPolicy) -> Blueprint:
     actor = policy.actor
-    if actor.use_sde:
-        raise NotNative("gSDE is used")
     check_unchanged(policy, SACPolicy, ("__call__", "forward", "_predict", "obs_to_tensor"))
     methods = ("__call__", "forward", "_predict", "get_action_dist_params", "extract_features")
     check_unchanged(actor, Actor, methods)
+    if actor.use_sde:
+        return _state_dependent(policy)
     check_parts(
         (actor.action_dist, SquashedDiagGaussianDistribution),
         (actor.mu, nn.Linear),
@@ -395,3 +396,34 @@ def _sac_blueprint(policy: SACPolicy) -> Blueprint:
     keys, codes, (features,) = observed(actor, actor.features_extractor)
     layers = (*mlp_layers(actor.latent_pi), Layer((actor.mu, actor.log_std)))
     return Blueprint(layers, "squashed_gaussian", keys=keys, codes=codes, features=features)
+
+
+def _state_dependent(policy: SACPolicy) -> Blueprint:
+    actor = policy.actor
+    dist: Any = actor.action_dist
+    check_unchanged(policy, SACPolicy, ("reset_noise",))
+    check_unchanged(actor, Actor, ("reset_noise", "get_std"))
+    check_parts((dist, StateDependentNoiseDistribution), (dist.bijector, TanhBijector))
+    if (dist.epsilon, dist.bijector.epsilon) != (1e-6, 1e-6) or not dist.learn_features:
+        raise NotNative("the noise has other settings than SAC gives it")
+    methods = ("get_noise", "get_std", "log_prob", "log_prob_from_params", "sample_weights")
+    check_unchanged(dist, StateDependentNoiseDistribution, (*DRAWING, *methods))
+    check_unchanged(dist.bijector, TanhBijector, ("forward", "inverse", "log_prob_correction"))
+    mean, *clip = sequence(actor.mu) if isinstance(actor.mu, Sequential) else [actor.mu]
+    check_parts((mean, nn.Linear), *((part, HardTanh) for part in clip))
+    if len(clip) > 1:
+        raise NotNative("the means are clipped twice")
+    for part in clip:
+        check_unchanged(part, HardTanh, ("forward",))
+    head = Layer((mean,), "hard_tanh", float(clip[0].limit)) if clip else Layer((mean,))
+    keys, codes, (features,) = observed(actor, actor.features_extractor)
+    return Blueprint(
+        (*mlp_layers(actor.latent_pi), head),
+        "squashed_state_dependent",
+        log_std_owner=actor,
+        noise=dist,
+        draws_noise=False,
+        keys=keys,
+        codes=codes,
+        features=features,
+    )

@@ -159,7 +159,7 @@ fn actor_critic(c: &mut Criterion, name: &str, kind: ActorKind, hidden: [usize; 
     const ROWS: usize = 256;
     let (outputs, last) = match kind {
         ActorKind::Deterministic => (1, Activation::Tanh),
-        ActorKind::Squashed => (2, Activation::Identity),
+        _ => (2, Activation::Identity),
     };
     let [first, second] = hidden;
     let (actor, actor_size) = net(0, &[3, first, second, outputs], Activation::Relu, last);

@@ -53,6 +53,7 @@ fn reference(activation: Activation, x: f64) -> f64 {
             }
         }
         Activation::LeakyRelu(slope) => x.max(f64::from(slope) * x),
+        Activation::HardTanh(limit) => x.clamp(-f64::from(limit), f64::from(limit)),
         Activation::Silu => x / (1.0 + (-x).exp()),
         // Simpson's rule for the Gaussian distribution function.
         Activation::Gelu => {
@@ -73,7 +74,7 @@ fn reference(activation: Activation, x: f64) -> f64 {
     }
 }
 
-const ALL: [Activation; 7] = [
+const ALL: [Activation; 8] = [
     Activation::Identity,
     Activation::Tanh,
     Activation::Relu,
@@ -81,6 +82,7 @@ const ALL: [Activation; 7] = [
     Activation::LeakyRelu(0.01),
     Activation::Silu,
     Activation::Gelu,
+    Activation::HardTanh(1.5),
 ];
 
 #[test]

@@ -30,6 +30,7 @@ pub(crate) fn activation(name: &str, parameter: f32) -> PyResult<Activation> {
         "leaky_relu" => Activation::LeakyRelu(parameter),
         "silu" => Activation::Silu,
         "gelu" => Activation::Gelu,
+        "hard_tanh" => Activation::HardTanh(parameter),
         _ => return Err(bad(format!("no native activation is called {name:?}"))),
     })
 }
@@ -191,6 +192,11 @@ impl Actor {
             part,
             seen: Vec::new(),
         })
+    }
+
+    /// Takes exploration matrices that were drawn elsewhere.
+    fn set_matrices(&mut self, matrices: PyReadonlyArray1<'_, f32>) -> PyResult<()> {
+        self.core.set_matrices(matrices.as_slice()?).map_err(py_err)
     }
 
     /// Copies the parameters of the features extractor from their places in a vector.

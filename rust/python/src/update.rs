@@ -8,7 +8,7 @@ use mlx_baselines3_core::update::{
     ActorCriticBatch, ActorCriticMetrics, ActorCriticSettings, ActorCriticSizes, ActorCriticState,
     ActorCriticUpdate as CoreActorCritic, ActorKind, Distribution, OnPolicyMetrics,
     OnPolicySettings, OnPolicyUpdate as CoreOnPolicy, QSettings, QUpdate as CoreQ, Quantiles,
-    Rollout, Transitions, UpdateError, follow,
+    Rollout, StateNoise, Transitions, UpdateError, follow,
 };
 use mlx_baselines3_macros::guarded;
 use numpy::{Ix1, PyArray1, PyReadonlyArray1, PyReadwriteArray1};
@@ -27,7 +27,16 @@ fn extractor(specs: &Many<BranchSpec>) -> PyResult<Extractor> {
     Extractor::new(&branches(specs)?).map_err(py_err)
 }
 
-fn distribution(name: &str, options: Vec<usize>, log_std: usize) -> PyResult<Distribution> {
+fn distribution(name: &str, options: Vec<usize>, log_std: LogStd) -> PyResult<Distribution> {
+    let log_std = match log_std {
+        LogStd::Place(place) => place,
+        LogStd::OfStates(noise) => {
+            return Ok(Distribution::StateDependent {
+                noise: noise.into(),
+                squash: name == "squashed_state_dependent",
+            });
+        }
+    };
     let size = options.first().copied().unwrap_or(0);
     Ok(match name {
         "categorical" => Distribution::Categorical(options),
@@ -147,7 +156,7 @@ impl OnPolicyUpdate {
         critic: Many<LayerSpec>,
         head: &str,
         options: Many<usize>,
-        log_std: usize,
+        log_std: LogStd,
         size: usize,
         extractors: Option<Many<Many<BranchSpec>>>,
     ) -> PyResult<Self> {
@@ -328,6 +337,38 @@ fn share<T>(all: &[T], index: usize, count: usize) -> &[T] {
     &all[index * size..(index + 1) * size]
 }
 
+/// Noise that depends on the state: where the logarithms of its deviations lie, and what they are for.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct StateNoiseSpec {
+    log_std: usize,
+    features: usize,
+    actions: usize,
+    full: bool,
+    expln: bool,
+}
+
+impl From<StateNoiseSpec> for StateNoise {
+    fn from(spec: StateNoiseSpec) -> Self {
+        Self {
+            log_std: spec.log_std,
+            features: spec.features,
+            actions: spec.actions,
+            full: spec.full,
+            expln: spec.expln,
+        }
+    }
+}
+
+/// The logarithms of an on-policy actor's deviations.
+#[derive(FromPyObject)]
+enum LogStd {
+    /// Where they begin.
+    Place(usize),
+    /// Those of noise that depends on the state.
+    OfStates(StateNoiseSpec),
+}
+
 /// The numbers of the objectives of TD3 and SAC.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
@@ -472,7 +513,7 @@ pub(crate) struct ActorCriticUpdate(CoreActorCritic);
 #[pymethods]
 impl ActorCriticUpdate {
     #[new]
-    #[pyo3(signature = (actor, critics, squashed, *, actor_size, critic_size, quantiles=None, branches=None))]
+    #[pyo3(signature = (actor, critics, squashed, *, actor_size, critic_size, quantiles=None, noise=None, branches=None))]
     fn new(
         actor: Many<LayerSpec>,
         critics: Many<Many<LayerSpec>>,
@@ -480,14 +521,15 @@ impl ActorCriticUpdate {
         actor_size: usize,
         critic_size: usize,
         quantiles: Option<(usize, usize)>,
+        noise: Option<StateNoiseSpec>,
         branches: Option<(Many<BranchSpec>, Option<Many<BranchSpec>>)>,
     ) -> PyResult<Self> {
         crate::threads::check()?;
         let critics: PyResult<Vec<TrainableMlp>> = critics.0.into_iter().map(net).collect();
-        let kind = if squashed {
-            ActorKind::Squashed
-        } else {
-            ActorKind::Deterministic
+        let kind = match (squashed, noise) {
+            (false, _) => ActorKind::Deterministic,
+            (true, None) => ActorKind::Squashed,
+            (true, Some(noise)) => ActorKind::StateDependent(noise.into()),
         };
         let sizes = ActorCriticSizes {
             actor: actor_size,

@@ -84,7 +84,9 @@ class NativeActor:
         greedy = ("epsilon_greedy", "greedy_quantiles")
         self._discrete = head in ("categorical", "multi_categorical", *greedy)
         self.has_matrices = plan.noise is not None
-        self._draws = head not in ("deterministic", *greedy)
+        self._draws = head not in ("deterministic", *greedy) and plan.draws_noise
+        # The exploration matrices that were taken over last.
+        self._taken: tuple[Any, Any] = (None, None)
         self._shared_draws = 0
         self._critic: NativeActor | None = None
         # The actor without its features extractor.
@@ -245,7 +247,7 @@ class NativeActor:
         :param obs: (batch, ...) observations, for a Dict space a dictionary of them
         :param actions: (batch, ...) an action for each
         :param masks: (batch, choices) 0 where a choice was not allowed; None: all were
-        :return: (batch,) their log-likelihoods; None with gSDE or for a head that has none
+        :return: (batch,) their log-likelihoods; None for a head that has none
         """
         with self._lock:
             return self._core.log_probs(
@@ -272,10 +274,20 @@ class NativeActor:
         with self._lock:
             self._core.reset_noise(n_envs, max(every, 0))
 
+    def _take_noise(self) -> None:
+        """Take over the exploration matrices of the policy's distribution, if Rust does not draw its own."""
+        noise = self.plan.noise
+        if noise is None or self.plan.draws_noise:
+            return
+        drawn = noise.exploration_mat, noise.exploration_matrices
+        if not all(map(operator.is_, drawn, self._taken)):
+            self._core.set_matrices(np.concatenate([np.asarray(array).reshape(-1) for array in drawn]))
+            self._taken = drawn
+
     def share_noise(self) -> None:
         """Copy the exploration matrices to the policy's distribution, where SB3 has them."""
         noise = self.plan.noise
-        if noise is None or self._shared_draws == self._core.draws:
+        if noise is None or not self.plan.draws_noise or self._shared_draws == self._core.draws:
             return
         self._shared_draws = self._core.draws
         matrices = self._core.matrices().reshape(-1, noise.latent_sde_dim or 1, noise.action_dim)
@@ -333,6 +345,7 @@ class NativeActor:
         with self._lock:
             if not deterministic:
                 self._follow_mlx()
+                self._take_noise()
             if self._discrete:
                 allowed = None if masks is None else np.ascontiguousarray(masks, np.float32).reshape(-1)
                 return self._core.choose(rows, deterministic, allowed)
@@ -392,6 +405,7 @@ class NativeActor:
         with self._lock:
             if not all(plan["is_random"]):
                 self._follow_mlx()
+                self._take_noise()
             return _native.collect_transitions(envs, self._core, bounds, obs, plan, columns, cursor)
 
 
@@ -514,8 +528,8 @@ def predict_natively(
     actor = native_actor_or_none(policy)
     if actor is None or isinstance(observation, dict) != bool(actor.keys):
         return None
-    if actor.has_matrices and not deterministic:
-        # The noise of the last `reset_noise` is in MLX's distribution.
+    if actor.has_matrices and not deterministic and actor.plan.draws_noise:
+        # The noise is that of the last `reset_noise`, which MLX's distribution keeps.
         return None
     space = policy.observation_space
     if not actor.keys:

@@ -37,6 +37,7 @@ class Blueprint:
         ``state_dependent``)
     :param critic: the network of the values of the observations, if there is one
     :param noise: whose ``get_std`` turns ``log_std`` into standard deviations (``state_dependent``)
+    :param draws_noise: whether Rust draws exploration matrices; if not, it takes those of ``noise``
     :param keys: those of Dict observations, which the network sees side by side in this order unless
         there are features
     :param codes: what turns integer observations into numbers, by key; the key of a single array is empty
@@ -51,6 +52,7 @@ class Blueprint:
     log_std_owner: Module | None = None
     critic: tuple[Layer, ...] = ()
     noise: StateDependentNoiseDistribution | None = None
+    draws_noise: bool = True
     keys: tuple[str, ...] = ()
     codes: Codes = field(default_factory=dict)
     features: Features = ()

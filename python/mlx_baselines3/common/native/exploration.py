@@ -261,9 +261,6 @@ def choose_collector(
             return python_steps(reason)
     try:
         actor = native_actor(model.policy)
-        if model.use_sde:
-            # The noise lives in the policy's MLX arrays, which Rust does not see.
-            raise NotNative("gSDE is used")
     except NotNative as reason:
         return mlx_infers(reason)
     if core is None:

@@ -5,7 +5,6 @@ Values, log-probabilities and the values of truncated episodes are computed afte
 Native environments take as many steps at once as no callback needs to see, other environments one.
 """
 
-import copy
 from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
@@ -17,8 +16,8 @@ from mlx_baselines3.common.buffers import RolloutBuffer
 from mlx_baselines3.common.native.actor import NativeActor, is_outdated, native_actor
 from mlx_baselines3.common.native.blueprint import Observations, side_by_side
 from mlx_baselines3.common.native.eligibility import NotNative, check_rollout_buffer, mlx_infers, python_steps
+from mlx_baselines3.common.nn.integer_observations import check_integers
 from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
-from mlx_baselines3.common.nn.threads import tracing
 from mlx_baselines3.common.vec_env import VecEnv
 from mlx_baselines3.common.vec_env.native_vec_env import stepped_in_rust, why_stepped_in_python
 
@@ -154,8 +153,6 @@ class NativeRollout:
         self._core: Any = None if policy.squash_output else stepped_in_rust(env)
         # Steps that were taken, and those of them whose values and likelihoods are in the buffer.
         self._n_steps = self._n_complete = 0
-        # Of gSDE: those of the present actor.
-        self._log_std = copy.copy(getattr(policy, "log_std", None))
         # Whether a callback has had the opportunity to change the policy, and whether it can be followed.
         self._was_seen, self._follows = False, True
         self._sde_sample_freq = sde_sample_freq
@@ -218,7 +215,6 @@ class NativeRollout:
             # The present actor ends the rollout; the next one is MLX's.
             self._follows = False
             return
-        self._log_std = copy.copy(getattr(self._policy, "log_std", None))
         if self._actor is not before:
             self._actor.explore(self._env.num_envs, self._sde_sample_freq)
 
@@ -239,6 +235,7 @@ class NativeRollout:
         new_obs, rewards, dones, infos = self._env.step(clipped_actions)
         # No policy has observations that are tuples.
         assert not isinstance(new_obs, tuple)
+        check_integers(new_obs, self._buffer.observation_space, "environment")
         if self._masks is not None:
             self._masks.follow(dones, infos)
         return Steps(1, None, last, (actions, clipped_actions, new_obs, rewards, dones, infos), [], [])
@@ -350,16 +347,9 @@ class NativeRollout:
         """(batch, 1) values and (batch,) log-probabilities."""
         values, actor, seen = self._actor.evaluate(observations)
         log_probs = actor.log_probs(seen, actions, masks)
-        if log_probs is not None:
-            return values, log_probs
-        # gSDE's likelihood goes by its features, too.
-        outputs, features = to_mlx(actor.outputs(seen)), to_mlx(actor.features(seen))
-        # Distributions are over vectors, whatever the shape of the action space.
-        taken = to_mlx(actions.reshape(len(actions), -1))
-        with tracing:
-            dist = self._policy.action_dist.proba_distribution(outputs, self._log_std, features)
-            log_probs_of_mlx = dist.log_prob(taken)
-        return values, to_numpy(log_probs_of_mlx)
+        # Every distribution of an on-policy algorithm has likelihoods.
+        assert log_probs is not None
+        return values, log_probs
 
     def complete(self, new_obs: Observations) -> mx.array:
         """

@@ -11,6 +11,7 @@ import numpy as np
 from mlx.nn.layers.base import Module
 
 from mlx_baselines3 import _native
+from mlx_baselines3.common.native.blueprint import Blueprint
 from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.native.extractors import Features, branch_specs
 from mlx_baselines3.common.native.layers import Layer
@@ -18,7 +19,7 @@ from mlx_baselines3.common.nn.optimizers import Adam, RMSpropTFLike
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
 from mlx_baselines3.common.nn.structure import Structure
 
-__all__ = ["ParameterVector", "TrainedVector", "flat", "rule_name"]
+__all__ = ["ParameterVector", "TrainedVector", "flat", "rule_name", "state_noise"]
 
 
 def flat(array: np.ndarray) -> np.ndarray:
@@ -132,6 +133,14 @@ class ParameterVector:
         """Give the network the parameters of the vector."""
         new = {name: mx.array(view) for name, view in self._views.items()}
         self._structure.set_arrays(self._structure.arrays() | new)
+
+    def show(self, name: str) -> None:
+        """
+        Give the network one of the parameters.
+
+        :param name: its name
+        """
+        self._structure.set_arrays(self._structure.arrays() | {name: mx.array(self._views[name])})
 
     def keep(self) -> None:
         """Keep the parameters, for :meth:`take_back`."""
@@ -353,3 +362,24 @@ class TrainedVector(ParameterVector):
                         start = place(module, key, module[key].shape)
                         slices.append(slice(start, start + module[key].size))
         return slices
+
+
+def state_noise(plan: Blueprint, vector: TrainedVector) -> "_native.StateNoise | None":
+    """
+    :param plan: how a policy computes its actions
+    :param vector: its parameters
+    :return: its noise as ``_native`` takes it; None if that does not depend on the state
+    :raises NotNative: the deviations are not among the parameters
+    """
+    if plan.noise is None or plan.log_std is None:
+        return None
+    if "log_std" not in vector.places:
+        raise NotNative("the deviations of the noise are not trained")
+    features, columns = plan.log_std.shape
+    return {
+        "log_std": vector.places["log_std"],
+        "features": features,
+        "actions": plan.noise.action_dim,
+        "full": columns > 1 or plan.noise.full_std,
+        "expln": plan.noise.use_expln,
+    }

@@ -19,6 +19,7 @@ import numpy as np
 from mlx_baselines3.common.cuda import nvrtc
 from mlx_baselines3.common.cuda.bias_relu import bias_relu, suits
 from mlx_baselines3.common.nn.activations import Tanh
+from mlx_baselines3.common.nn.convolutions import convolved
 from mlx_baselines3.common.nn.layer_hints import refuse_torch
 from mlx_baselines3.common.nn.memory import check_widths
 from mlx_baselines3.common.nn.named_arrays import bound, named_parameters, set_named_parameters
@@ -334,9 +335,10 @@ class Conv2d(Module):
         :param rectifies: whether a ReLU follows, in one kernel with the bias
         :return: (batch, height', width', out_channels)
         """
-        out = mx.conv2d(x, self.weight.transpose(0, 2, 3, 1), self.stride, self.padding)
+        weight = self.weight.transpose(0, 2, 3, 1)
         if rectifies:
-            return bias_relu(out, self.bias)
+            return bias_relu(mx.conv2d(x, weight, self.stride, self.padding), self.bias)
+        out = convolved(x, weight, self.stride, self.padding)
         # The bias is added to every pixel of every image, so its gradient is a long sum.
         pixels = out.reshape(-1, out.shape[-1])
         return (pixels + repeated(self.bias, pixels)).reshape(out.shape)

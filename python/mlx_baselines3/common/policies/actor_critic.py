@@ -391,6 +391,11 @@ def actor_critic_blueprint(
         head = f"squashed_{head}"
     check_unchanged(policy, base, decisive)
     check_unchanged(dist, type(dist), (*DRAWING, "log_prob"))
+    if noise is not None:
+        check_unchanged(dist, type(dist), ("get_std",))
+        epsilons = [part.epsilon for part in (noise, noise.bijector) if part is not None]
+        if any(epsilon != 1e-6 for epsilon in epsilons):
+            raise NotNative(f"the epsilons of the noise are {epsilons}")
     mlp = policy.mlp_extractor
     extractors = (policy.pi_features_extractor, policy.vf_features_extractor)
     check_parts(

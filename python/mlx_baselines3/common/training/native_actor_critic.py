@@ -77,12 +77,19 @@ class NativeActorCriticLearning(NativeLearning):
     def _collect(self, collector: NativeCollector, count_steps: Callable[[int], None]) -> None:
         """The steps of an iteration."""
         model = self._model
-        left = model.train_freq.frequency
-        while left > 0:
-            chunk = collector.collect_chunk(model._last_obs, left)
+        taken, every = 0, model.sde_sample_freq if model.use_sde else 0
+        if model.use_sde:
+            model.actor.reset_noise(model.n_envs)
+        while taken < model.train_freq.frequency:
+            count = model.train_freq.frequency - taken
+            if every > 0:
+                if taken % every == 0:
+                    model.actor.reset_noise(model.n_envs)
+                count = min(count, every - taken % every)
+            chunk = collector.collect_chunk(model._last_obs, count)
             model._last_obs, model._last_original_obs = chunk.last.new_obs, chunk.seen
             self._account(chunk, count_steps)
-            left -= chunk.n_steps
+            taken += chunk.n_steps
 
     def _account(self, chunk: ChunkResult, count_steps: Callable[[int], None]) -> None:
         """Account for steps in the order in which they were taken."""
@@ -119,6 +126,8 @@ class NativeActorCriticLearning(NativeLearning):
         batches = replay_arrays(model.replay_buffer, n_steps, model.batch_size)
         metrics = update.advance(batches, *inputs)
         update.load_actor(collector.actor)
+        if model.use_sde:
+            update.show_deviations()
         model._n_updates += n_steps
         # TD3's actor does not learn in every update: its last loss stays.
         self._metrics |= {name: metrics[name] for name in model._metric_names if name in metrics}

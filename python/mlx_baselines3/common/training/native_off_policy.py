@@ -16,7 +16,7 @@ from mlx_baselines3.common.native.exploration import NativeCollector
 from mlx_baselines3.common.native.extractors import Features, observed
 from mlx_baselines3.common.native.interrupts import interrupts_allowed, interrupts_deferred
 from mlx_baselines3.common.native.layers import mlp_layers
-from mlx_baselines3.common.native.vectors import ParameterVector, TrainedVector, flat
+from mlx_baselines3.common.native.vectors import ParameterVector, TrainedVector, flat, state_noise
 from mlx_baselines3.common.nn.interop import to_numpy
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
 from mlx_baselines3.common.nn.structure import Structure
@@ -327,7 +327,7 @@ class NativeActorCriticUpdate(_Always):
     ):
         check_critic(networks["critic"], critics)
         self._trained = {name: TrainedVector(networks[name], optimizers[name]) for name in optimizers}
-        self._squashed = plan.head == "squashed_gaussian"
+        self._squashed = plan.head in ("squashed_gaussian", "squashed_state_dependent")
         self._plan = plan
         extractors = _Extractors(networks, optimizers, plan.features)
         self._targets = _target_vectors(networks, optimizers, extractors)
@@ -343,6 +343,7 @@ class NativeActorCriticUpdate(_Always):
             self._squashed,
             actor_size=optimizers["actor"].size,
             critic_size=optimizers["critic"].size,
+            noise=state_noise(plan, actor),
             branches=extractors.plans(actor, critic),
             quantiles=quantiles,
         )
@@ -381,6 +382,10 @@ class NativeActorCriticUpdate(_Always):
         for vector in (*self._trained.values(), *self._targets.values()):
             vector.load()
         self._have_targets_moved = False
+
+    def show_deviations(self) -> None:
+        """Give the actor the present deviations of gSDE, which others draw exploration matrices with."""
+        self._trained["actor"].show("log_std")
 
     def set_learning_rate(self, rate: float) -> None:
         """

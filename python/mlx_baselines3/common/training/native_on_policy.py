@@ -17,7 +17,7 @@ from mlx_baselines3 import _native
 from mlx_baselines3.common.native.blueprint import Blueprint
 from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.native.interrupts import interrupts_allowed, interrupts_deferred
-from mlx_baselines3.common.native.vectors import TrainedVector, flat
+from mlx_baselines3.common.native.vectors import TrainedVector, flat, state_noise
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
 from mlx_baselines3.common.training.not_finite import check_finite
 
@@ -29,6 +29,8 @@ _HEADS = {
     "multi_categorical": "categorical",
     "bernoulli": "bernoulli",
     "gaussian": "gaussian",
+    "state_dependent": "state_dependent",
+    "squashed_state_dependent": "squashed_state_dependent",
 }
 
 
@@ -47,6 +49,8 @@ class NativeOnPolicyUpdate:
             raise NotNative(f"there is no native gradient of a {plan.head} policy")
         dist = policy.action_dist
         check_unchanged(dist, type(dist), ("entropy",))
+        if plan.noise is not None and plan.noise.learn_features:
+            raise NotNative("the noise trains the features")
         self._vector = TrainedVector(policy, optimizer)
         self._plan = plan
         head = _HEADS[plan.head]
@@ -59,7 +63,7 @@ class NativeOnPolicyUpdate:
             self._vector.layer_plans(plan.critic),
             head,
             list(plan.options) or [outputs],
-            self._vector.places["log_std"] if head == "gaussian" else 0,
+            state_noise(plan, self._vector) or (self._vector.places["log_std"] if head == "gaussian" else 0),
             optimizer.size,
             [self._vector.branch_plans(features) for features in extractors] if extractors else None,
         )

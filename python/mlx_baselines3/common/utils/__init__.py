@@ -34,6 +34,7 @@ from mlx_baselines3.common.utils.observations import (
     without_far_bounds,
 )
 from mlx_baselines3.common.utils.parameters import get_parameters_by_name, polyak_average, polyak_update
+from mlx_baselines3.common.vec_env import VecEnv
 from mlx_baselines3.common.vec_env.abstract import GymEnv
 from mlx_baselines3.common.vec_env.util import check_shape_equal
 
@@ -366,4 +367,19 @@ def should_collect_more_steps(
     raise ValueError(
         "The unit of the `train_freq` must be either TrainFrequencyUnit.STEP "
         f"or TrainFrequencyUnit.EPISODE not '{train_freq.unit}'!"
+    )
+
+
+def check_train_freq(env: VecEnv, train_freq: TrainFreq) -> None:
+    """
+    :param env: the environments of an off-policy algorithm
+    :param train_freq: what is to be collected before an update
+    :raises AssertionError: that is nothing, or it is whole episodes of several environments
+    """
+    assert isinstance(env, VecEnv), f"You must pass a VecEnv, got {type(env).__name__}"
+    assert train_freq.frequency > 0, (
+        f"Should at least collect one step or episode, got train_freq={train_freq.frequency}."
+    )
+    assert env.num_envs == 1 or train_freq.unit == TrainFrequencyUnit.STEP, (
+        f"You must use only one env when doing episodic training, got {env.num_envs}."
     )

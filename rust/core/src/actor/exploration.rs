@@ -40,6 +40,17 @@ impl Exploration {
         (&self.matrices, self.draws)
     }
 
+    /// Takes these matrices: one for all rows, then one for each environment.
+    pub(super) fn take(&mut self, matrices: &[f32], n_envs: usize) -> Result<(), OutOfMemory> {
+        if matrices.len() > self.matrices.capacity() {
+            self.matrices = with_capacity(matrices.len())?;
+        }
+        self.matrices.clear();
+        self.matrices.extend_from_slice(matrices);
+        (self.n_envs, self.every, self.batches) = (n_envs, 0, 0);
+        Ok(())
+    }
+
     fn draw(&mut self, std: &[f32], rng: &mut Pcg64) {
         self.draws += 1;
         self.matrices.resize((1 + self.n_envs) * std.len(), 0.0);

@@ -58,6 +58,16 @@ pub enum ActorError {
     /// Exploration matrices that there is no memory for.
     #[error(transparent)]
     Memory(#[from] OutOfMemory),
+    /// Exploration matrices of another size, or for a head that has none.
+    #[error("got {got} numbers of exploration matrices, those of a {head} head have {size} each")]
+    Matrices {
+        /// Numbers given.
+        got: usize,
+        /// The head.
+        head: &'static str,
+        /// Numbers of a matrix.
+        size: usize,
+    },
     /// The work was stopped from outside.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
@@ -267,6 +277,24 @@ impl Actor {
             self.exploration.start(n_envs, every, std, &mut self.rng)?;
         }
         Ok(())
+    }
+
+    /// Takes exploration matrices that were drawn elsewhere: that of all rows, then one for each of some
+    /// environments. They stay until others come.
+    ///
+    /// # Errors
+    /// [`ActorError::Matrices`] or [`ActorError::Memory`]; nothing has changed then.
+    pub fn set_matrices(&mut self, matrices: &[f32]) -> Result<(), ActorError> {
+        let size = match &self.head {
+            Head::StateDependent { std, .. } => std.len(),
+            _ => 0,
+        };
+        let count = matrices.len().checked_div(size).unwrap_or(0);
+        if count == 0 || !matrices.len().is_multiple_of(size) {
+            let (got, head) = (matrices.len(), self.head.name());
+            return Err(ActorError::Matrices { got, head, size });
+        }
+        Ok(self.exploration.take(matrices, count - 1)?)
     }
 
     /// The exploration matrices, that of all rows first, and how often they were drawn so far.

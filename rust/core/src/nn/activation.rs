@@ -17,6 +17,8 @@ pub enum Activation {
     Silu,
     /// `x` times the Gaussian distribution function (Hendrycks and Gimpel 2016, <https://arxiv.org/abs/1606.08415>).
     Gelu,
+    /// `x`, no further from 0 than this number.
+    HardTanh(f32),
 }
 
 impl Activation {
@@ -36,6 +38,9 @@ impl Activation {
                 .for_each(|x| *x = at_least(*x, slope * *x)),
             Self::Silu => values.iter_mut().for_each(|x| *x *= sigmoid(*x)),
             Self::Gelu => values.iter_mut().for_each(|x| *x = gelu(*x)),
+            Self::HardTanh(limit) => values
+                .iter_mut()
+                .for_each(|x| *x = at_most(at_least(*x, -limit), limit)),
         }
     }
 }
@@ -72,6 +77,9 @@ impl Activation {
             Self::Gelu => scale(seen, gradient, |x| {
                 const DENSITY: f32 = 0.398_942_3; // 1 / sqrt(2 pi)
                 gaussian_cdf(x) + x * DENSITY * exp(-0.5 * x * x)
+            }),
+            Self::HardTanh(limit) => scale(seen, gradient, |y| {
+                if y > -limit && y < limit { 1.0 } else { 0.0 }
             }),
         }
     }

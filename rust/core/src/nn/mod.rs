@@ -26,7 +26,7 @@ pub use inference::{InferenceLayer, InferenceMlp, Outputs, Workspace};
 pub use observations::{ObservationColumn, Rows};
 pub use product::{Matrix, multiply};
 pub use training::{LayerPart, Tape, TrainableLayer, TrainableMlp};
-pub(crate) use training::{SUM_ROWS, total};
+pub(crate) use training::{SUM_ROWS, add_product, total};
 
 /// What can be wrong with a network or its input.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

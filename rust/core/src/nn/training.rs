@@ -135,7 +135,7 @@ pub(super) fn add_to_rows(rows: &mut [f32], stride: usize, row: &[f32]) {
 }
 
 /// Adds `a b` to `out`, row after row, in two levels, see [`SUM_ROWS`].
-pub(super) fn add_product(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
+pub(crate) fn add_product(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
     // `gemm` multiplies blocks and adds these up, but a vector and a matrix in one level.
     let vector = a.rows() == 1 || b.columns() == 1;
     if !vector || b.rows() <= SUM_ROWS {
@@ -192,6 +192,14 @@ impl Tape {
     #[must_use]
     pub fn output(&self) -> &[f32] {
         self.layers.last().map_or(&[], |last| &last.output)
+    }
+
+    /// What the last layer has taken in the last forward pass, which took `input`.
+    pub(crate) fn last_input<'a>(&'a self, input: &'a [f32]) -> &'a [f32] {
+        match self.layers.len().checked_sub(2) {
+            Some(before) => &self.layers[before].output,
+            None => input,
+        }
     }
 
     /// Forgets all rows of the last forward pass, of `rows` rows, but those at `kept`, in rising order.
@@ -359,6 +367,19 @@ impl TrainableMlp {
         input: &[f32],
         tape: &'t mut Tape,
         outputs: &[f32],
+        gradient: Option<&mut [f32]>,
+        wanted: bool,
+    ) -> &'t [f32] {
+        self.backward_from(parameters, input, tape, (outputs, &[]), gradient, wanted)
+    }
+
+    /// The same where what the last layer takes goes elsewhere, too: also from the gradient that it has there.
+    pub(crate) fn backward_from<'t>(
+        &self,
+        parameters: &[f32],
+        input: &[f32],
+        tape: &'t mut Tape,
+        (outputs, last_input): (&[f32], &[f32]),
         mut gradient: Option<&mut [f32]>,
         wanted: bool,
     ) -> &'t [f32] {
@@ -379,9 +400,18 @@ impl TrainableMlp {
             if index > 0 || wanted {
                 layer.to_input(parameters, delta, next_delta);
                 std::mem::swap(delta, next_delta);
+                if index + 1 == self.layers.len() {
+                    let sums = delta.iter_mut().zip(last_input);
+                    sums.for_each(|(sum, &add)| *sum += add);
+                }
             }
         }
         delta
+    }
+
+    /// Numbers that the last layer takes.
+    pub(crate) fn features(&self) -> usize {
+        self.layers[self.layers.len() - 1].inputs
     }
 }
 
@@ -389,7 +419,8 @@ impl TrainableMlp {
 mod tests {
     use super::*;
 
-    const ACTIVATIONS: [Activation; 7] = [
+    const ACTIVATIONS: [Activation; 8] = [
+        Activation::HardTanh(0.4),
         Activation::Identity,
         Activation::Tanh,
         Activation::Relu,

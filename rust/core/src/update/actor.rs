@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 
+use super::UpdateError;
 use super::actor_critic_data::ActorKind;
 use super::pieces::{Pieces, WithGradient};
-use super::squashed::{squash, squash_backward};
+use super::squashed::{squash, squash_backward, squash_states, squash_states_backward};
+use super::state_noise::{Spread, StateNoise, StateRows};
 use super::views::View;
 use crate::memory::OutOfMemory;
 use crate::nn::{Tape, TrainableMlp};
@@ -22,6 +24,7 @@ pub(super) struct Actor {
     pub(super) net: TrainableMlp,
     pub(super) kind: ActorKind,
     pub(super) action_dim: usize,
+    spread: Spread,
     pieces: Pieces<Piece>,
 }
 
@@ -31,6 +34,8 @@ struct Piece {
     sampled: SampledActions,
     by_outputs: Vec<f32>,
     by_inputs: Vec<f32>,
+    states: StateRows,
+    by_features: Vec<f32>,
     gradient: Vec<f32>,
 }
 
@@ -40,23 +45,81 @@ impl WithGradient for Piece {
     }
 }
 
+impl Piece {
+    /// From the gradient of the actions, and of `weight` times their log-likelihoods, to that of the means, of
+    /// what the last layer takes, and of the deviations.
+    fn through_states(
+        &mut self,
+        with: (&StateNoise, &Spread),
+        view: &View<'_>,
+        observations: &[f32],
+        (by_actions, weight): (&[f32], f32),
+    ) {
+        let Self {
+            tape,
+            sampled,
+            by_outputs,
+            states,
+            by_features,
+            gradient,
+            ..
+        } = self;
+        let features = tape.last_input(observations);
+        let variances = &states.variances;
+        let slices = [tape.output(), variances, &sampled.actions, by_actions];
+        let answer = (&mut states.by_offsets, &mut states.by_variances);
+        squash_states_backward(slices, weight, by_outputs, answer);
+        states.add_gradient(with, view.parameters, features, gradient);
+        states.by_features(with, features, by_features);
+    }
+}
+
 /// Some rows of numbers, `width` in each.
 pub(super) fn rows_of<'a>(numbers: &'a [f32], rows: &Range<usize>, width: usize) -> &'a [f32] {
     &numbers[rows.start * width..rows.end * width]
 }
 
 impl Actor {
-    pub(super) fn new(net: TrainableMlp, kind: ActorKind) -> Self {
+    /// # Errors
+    /// [`UpdateError::Width`] if the network does not fit the noise.
+    pub(super) fn new(net: TrainableMlp, kind: ActorKind) -> Result<Self, UpdateError> {
         let action_dim = match kind {
-            ActorKind::Deterministic => net.outputs(),
             ActorKind::Squashed => net.outputs() / 2,
+            _ => net.outputs(),
         };
-        Self {
+        if let ActorKind::StateDependent(noise) = kind {
+            let sides = [
+                ("outputs", action_dim, noise.actions),
+                ("features", net.features(), noise.features),
+            ];
+            for (side, got, expected) in sides {
+                if got != expected {
+                    let what = "actor";
+                    return Err(UpdateError::Width {
+                        what,
+                        side,
+                        got,
+                        expected,
+                    });
+                }
+            }
+        }
+        Ok(Self {
             net,
             kind,
             action_dim,
+            spread: Spread::default(),
             pieces: Pieces::default(),
-        }
+        })
+    }
+
+    /// How long the vector of parameters has to be.
+    pub(super) fn parameters(&self) -> usize {
+        let of_noise = match self.kind {
+            ActorKind::StateDependent(noise) => noise.parameters().end,
+            _ => 0,
+        };
+        self.net.parameters().max(of_noise)
     }
 
     /// That there is memory for passes of as many rows.
@@ -69,6 +132,10 @@ impl Actor {
         let (net, dim, kind) = (&self.net, self.action_dim, self.kind);
         let (observations, parameters) = (view.inputs, view.parameters);
         let rows = observations.len() / net.inputs();
+        if let ActorKind::StateDependent(state_noise) = &kind {
+            self.spread.load(state_noise, parameters, noise);
+        }
+        let spread = &self.spread;
         let work = |rows: Range<usize>, piece: &mut Piece| {
             let observations = rows_of(observations, &rows, net.inputs());
             let outputs = net.forward(parameters, observations, &mut piece.tape);
@@ -87,6 +154,15 @@ impl Actor {
                         dim,
                         (actions, log_probs),
                     );
+                }
+                ActorKind::StateDependent(noise) => {
+                    let features = piece.tape.last_input(observations);
+                    piece.states.see(&noise, spread, features);
+                    let StateRows {
+                        offsets, variances, ..
+                    } = &piece.states;
+                    let numbers = [piece.tape.output(), offsets, variances];
+                    squash_states(numbers, dim, (actions, log_probs));
                 }
             }
         };
@@ -114,9 +190,12 @@ impl Actor {
         let (observations, parameters) = (view.inputs, view.parameters);
         let rows = observations.len() / net.inputs();
         let cost = 2 * rows * net.row_ns();
+        let spread = &self.spread;
         self.pieces.visit_rows(rows, cost, |rows, piece| {
             piece.clear_gradient(size);
             let by_actions = rows_of(by_actions, &rows, dim);
+            let observations = rows_of(observations, &rows, net.inputs());
+            piece.by_features.clear();
             match kind {
                 ActorKind::Deterministic => {
                     piece.by_outputs.clear();
@@ -127,17 +206,26 @@ impl Actor {
                     let slices = [outputs, noise, &piece.sampled.actions, by_actions];
                     squash_backward(slices, dim, weight, &mut piece.by_outputs);
                 }
+                ActorKind::StateDependent(noise) => {
+                    piece.through_states(
+                        (&noise, spread),
+                        view,
+                        observations,
+                        (by_actions, weight),
+                    );
+                }
             }
             let Piece {
                 tape,
                 by_outputs,
                 by_inputs,
+                by_features,
                 gradient,
                 ..
             } = piece;
-            let observations = rows_of(observations, &rows, net.inputs());
             let (gradient, learns) = (Some(gradient.as_mut_slice()), view.learns);
-            let by = net.backward(parameters, observations, tape, by_outputs, gradient, learns);
+            let by_what = (&by_outputs[..], &by_features[..]);
+            let by = net.backward_from(parameters, observations, tape, by_what, gradient, learns);
             by_inputs.clear();
             if learns {
                 by_inputs.extend_from_slice(by);

@@ -63,7 +63,7 @@ impl ActorCriticUpdate {
         sizes: ActorCriticSizes,
         quantiles: Option<Quantiles>,
     ) -> Result<Self, UpdateError> {
-        let actor = Actor::new(actor, kind);
+        let actor = Actor::new(actor, kind)?;
         let critics = Critics::new(critics);
         let count = critics.nets.len();
         check("the list of critics", count, count.max(1))?;
@@ -78,7 +78,7 @@ impl ActorCriticUpdate {
             .iter()
             .try_for_each(|critic| check_critic(critic, pair, outputs))?;
         let needed = [
-            (sizes.actor, actor.net.parameters()),
+            (sizes.actor, actor.parameters()),
             (sizes.critic, critics.parameters()),
         ];
         for (size, needed) in needed {
@@ -116,6 +116,9 @@ impl ActorCriticUpdate {
         let sizes = [self.sizes.actor, self.sizes.critic];
         let mut views = Views::new(actor, critics, sizes)?;
         self.actor.net = views.actor_head(&self.actor.net)?;
+        if let ActorKind::StateDependent(noise) = &mut self.actor.kind {
+            *noise = noise.moved(|from, count| views.pack_of_actor(from, count));
+        }
         let action_dim = self.actor.action_dim;
         for critic in &mut self.critics.nets {
             *critic = views.critic_head(critic, action_dim)?;
@@ -150,11 +153,11 @@ impl ActorCriticUpdate {
         batch
             .transitions
             .check_observations(of_critics, seen_by_critics)?;
-        let squashed = self.actor.kind == ActorKind::Squashed;
-        let actions = batch.transitions.actions.len();
-        let draws = if squashed { actions } else { 0 };
-        check("noise", batch.noise.len(), draws)?;
-        check("noise of the next actions", batch.next_noise.len(), actions)?;
+        let is_random = self.actor.kind.is_random();
+        let draws = self.actor.kind.noise(batch.transitions.rows(), action_dim);
+        let now = if is_random { draws } else { 0 };
+        check("noise", batch.noise.len(), now)?;
+        check("noise of the next actions", batch.next_noise.len(), draws)?;
         let ActorCriticSizes { actor, critic } = self.sizes;
         state.actor.check("the actor's vector", actor)?;
         state.critic.check("the critics' vector", critic)?;
@@ -163,7 +166,7 @@ impl ActorCriticUpdate {
             state.critic_target.len(),
             critic,
         )?;
-        let has_target = !squashed || self.views.shares();
+        let has_target = !is_random || self.views.shares();
         let target = if has_target { actor } else { 0 };
         check(
             "the actor's target network",
@@ -197,9 +200,9 @@ impl ActorCriticUpdate {
         self.critics.expect_room(rows, critic_size)?;
         self.views.expect_room(rows)?;
         let weight = match (&state.log_ent_coef, self.actor.kind) {
-            (Some(log_ent_coef), ActorKind::Squashed) => log_ent_coef.parameters[0].exp(),
-            (None, ActorKind::Squashed) => settings.ent_coef,
             (_, ActorKind::Deterministic) => 0.0,
+            (Some(log_ent_coef), _) => log_ent_coef.parameters[0].exp(),
+            (None, _) => settings.ent_coef,
         };
         let mut metrics = ActorCriticMetrics {
             critic_loss: self.critic_step(batch, settings, weight, state)?,
@@ -248,7 +251,7 @@ impl ActorCriticUpdate {
         self.find_targets(batch, settings, weight, state)?;
         let transitions = &batch.transitions;
         // SAC halves the squares.
-        let half = if self.actor.kind == ActorKind::Squashed {
+        let half = if self.actor.kind.is_random() {
             0.5
         } else {
             1.0
@@ -299,8 +302,8 @@ impl ActorCriticUpdate {
             columns,
             rows,
         };
-        let is_squashed = self.actor.kind == ActorKind::Squashed;
-        let policy: &[f32] = if is_squashed {
+        let is_random = self.actor.kind.is_random();
+        let policy: &[f32] = if is_random {
             state.actor.parameters
         } else {
             state.actor_target
@@ -308,10 +311,10 @@ impl ActorCriticUpdate {
         self.views.see_as_actor(&sight(policy));
         let view = self.views.of_actor(&sight(policy))?;
         self.actor.sample(&view, noise, &mut self.sampled);
-        if !is_squashed {
+        if !is_random {
             add_target_noise(&mut self.sampled.actions, noise, settings);
         }
-        if is_squashed && self.views.shares() {
+        if is_random && self.views.shares() {
             // The critics' target network of the extractor.
             self.views.see_as_actor(&sight(state.actor_target));
         }
@@ -350,7 +353,7 @@ impl ActorCriticUpdate {
     ) -> Result<(f64, f64), UpdateError> {
         let count = match self.actor.kind {
             ActorKind::Deterministic => 1,
-            ActorKind::Squashed => self.critics.nets.len(),
+            _ => self.critics.nets.len(),
         };
         let (noise, rows) = (batch.noise, batch.transitions.rows());
         let columns = batch.transitions.observations;

@@ -1,6 +1,6 @@
 //! What goes into a gradient step of an actor and critics, and what comes out.
 
-use super::{Trained, Transitions};
+use super::{StateNoise, Trained, Transitions};
 
 /// How the actor's outputs become actions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,6 +9,24 @@ pub enum ActorKind {
     Deterministic,
     /// Means and logarithms of the deviations of squashed Gaussians (SAC).
     Squashed,
+    /// Means of squashed actions whose noise depends on the state (SAC with gSDE). The noise of a batch is the
+    /// standard normals of one exploration matrix.
+    StateDependent(StateNoise),
+}
+
+impl ActorKind {
+    /// Whether actions are random, and a weight of their entropy is part of the objective.
+    pub(super) fn is_random(&self) -> bool {
+        *self != Self::Deterministic
+    }
+
+    /// How many standard normals go with `rows` rows of `action_dim` numbers.
+    pub(super) fn noise(&self, rows: usize, action_dim: usize) -> usize {
+        match self {
+            Self::Deterministic | Self::Squashed => rows * action_dim,
+            Self::StateDependent(noise) => noise.features * noise.actions,
+        }
+    }
 }
 
 /// Transitions, and the draws of the actor.

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::{UpdateError, choice};
+use super::squashed::{draw_of, log_prob_of};
+use super::{StateNoise, UpdateError, choice};
 use crate::nn::total;
 
 /// What the outputs of a policy network are, by their place.
@@ -18,6 +19,13 @@ pub enum Distribution {
         size: usize,
         /// Where the logarithms begin among the parameters.
         log_std: usize,
+    },
+    /// Means of normal distributions whose variances depend on the state, see [`StateNoise`].
+    StateDependent {
+        /// What gives the variances.
+        noise: StateNoise,
+        /// Whether tanh makes the actions of the draws.
+        squash: bool,
     },
 }
 
@@ -36,6 +44,57 @@ pub(crate) fn forbid(logits: &mut [f32], mask: &[f32]) {
 /// Half of the logarithm of 2 pi.
 pub(super) const HALF_LOG_2_PI: f32 = 0.918_938_5;
 
+/// The log-likelihood of a number by its mean and variance.
+pub(super) fn normal_log_prob(number: f32, mean: f32, variance: f32) -> f32 {
+    let distance = number - mean;
+    -0.5 * distance * distance / variance - 0.5 * variance.ln() - HALF_LOG_2_PI
+}
+
+/// The log-likelihood and the entropy of an action whose variances depend on the state. The entropy of a squashed
+/// one is estimated by its likelihood.
+pub(crate) fn measure_states(
+    means: &[f32],
+    variances: &[f32],
+    action: &[f32],
+    squash: bool,
+) -> (f32, f32) {
+    let numbers = action.iter().zip(means).zip(variances);
+    let (mut log_prob, mut entropy) = (0.0, 0.0);
+    for ((&action, &mean), &variance) in numbers {
+        if squash {
+            log_prob += log_prob_of(action, mean, variance);
+        } else {
+            log_prob += normal_log_prob(action, mean, variance);
+            entropy += 0.5 + HALF_LOG_2_PI + 0.5 * variance.ln();
+        }
+    }
+    (log_prob, if squash { -log_prob } else { entropy })
+}
+
+/// Turns the means into the gradient of `by_log_prob * log-likelihood + by_entropy * entropy`, and adds that of
+/// the variances to a list.
+pub(super) fn differentiate_states(
+    means: &mut [f32],
+    variances: &[f32],
+    action: &[f32],
+    squash: bool,
+    [by_log_prob, by_entropy]: [f32; 2],
+    by_variances: &mut Vec<f32>,
+) {
+    let (by_log_prob, by_entropy) = if squash {
+        (by_log_prob - by_entropy, 0.0)
+    } else {
+        (by_log_prob, by_entropy)
+    };
+    for ((x, &action), &variance) in means.iter_mut().zip(action).zip(variances) {
+        let draw = if squash { draw_of(action) } else { action };
+        let z = (draw - *x) / variance;
+        let by_variance = by_log_prob * (z * z - 1.0 / variance) + by_entropy / variance;
+        by_variances.push(0.5 * by_variance);
+        *x = by_log_prob * z;
+    }
+}
+
 impl Distribution {
     /// Outputs of the network.
     #[must_use]
@@ -43,6 +102,7 @@ impl Distribution {
         match self {
             Self::Categorical(options) => total(options.iter().copied()),
             Self::Bernoulli(size) | Self::Gaussian { size, .. } => *size,
+            Self::StateDependent { noise, .. } => noise.actions,
         }
     }
 
@@ -52,6 +112,7 @@ impl Distribution {
         match self {
             Self::Categorical(options) => options.len(),
             Self::Bernoulli(size) | Self::Gaussian { size, .. } => *size,
+            Self::StateDependent { noise, .. } => noise.actions,
         }
     }
 
@@ -59,11 +120,13 @@ impl Distribution {
     pub(super) fn parameters(&self) -> usize {
         match self {
             Self::Gaussian { size, log_std } => log_std.saturating_add(*size),
+            Self::StateDependent { noise, .. } => noise.parameters().end,
             _ => 0,
         }
     }
 
-    /// Where the parameters that are not outputs of a network lie: the logarithms of the deviations.
+    /// Where the parameters that are not outputs of a network lie: the logarithms of the deviations, unless
+    /// these depend on the state.
     pub(super) fn own_parameters(&self) -> Range<usize> {
         match self {
             Self::Gaussian { size, log_std } => *log_std..log_std + size,
@@ -77,6 +140,10 @@ impl Distribution {
             Self::Gaussian { size, log_std } => Self::Gaussian {
                 size,
                 log_std: place(log_std, size),
+            },
+            Self::StateDependent { noise, squash } => Self::StateDependent {
+                noise: noise.moved(place),
+                squash,
             },
             _ => self.clone(),
         }
@@ -127,6 +194,8 @@ impl Distribution {
                     entropy += 0.5 + HALF_LOG_2_PI + log_std;
                 }
             }
+            // Needs the variances of the row: `measure_states`.
+            Self::StateDependent { .. } => return (f32::NAN, f32::NAN),
         }
         (log_prob, entropy)
     }
@@ -173,6 +242,7 @@ impl Distribution {
                     *x = by_log_prob * distance * precision;
                 }
             }
+            Self::StateDependent { .. } => {}
         }
     }
 }

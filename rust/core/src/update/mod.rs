@@ -21,6 +21,7 @@ mod pieces;
 mod q_learning;
 mod quantiles;
 mod squashed;
+mod state_noise;
 mod transitions;
 mod views;
 
@@ -38,10 +39,12 @@ pub use actor_critic_data::{
 };
 pub use critic_quantiles::Quantiles;
 pub use distribution::Distribution;
-pub(crate) use distribution::forbid;
+pub(crate) use distribution::{forbid, measure_states};
 pub use on_policy::{OnPolicyMetrics, OnPolicySettings, OnPolicyUpdate, Rollout};
 pub use optimizer::{Moments, Rule, Trained};
 pub use q_learning::{QSettings, QUpdate};
+pub use state_noise::StateNoise;
+pub(crate) use state_noise::variances_of;
 pub use transitions::Transitions;
 
 /// What can be wrong with the networks or the data of an update.

@@ -3,8 +3,10 @@
 use std::ops::Range;
 
 use super::actor::rows_of;
+use super::distribution::{differentiate_states, measure_states};
 use super::features::{Trunk, vectors};
 use super::pieces::{Pieces, WithGradient};
+use super::state_noise::{Spread, StateRows};
 use super::{Distribution, Trained, UpdateError, check, forbid, optimizer::clip};
 use crate::interrupt::Watch;
 use crate::nn::{Extractor, ObservationColumn, Rows, SUM_ROWS, Tape, TrainableMlp};
@@ -75,6 +77,7 @@ pub struct OnPolicyUpdate {
     size: usize,
     head_size: usize,
     trunk: Option<Trunk>,
+    spread: Spread,
     pieces: Pieces<Piece>,
 }
 
@@ -88,6 +91,7 @@ struct Piece {
     by_outputs: Vec<f32>,
     by_values: Vec<f32>,
     by_own: Vec<f32>,
+    states: StateRows,
     by_features: [Vec<f32>; 2],
     gradient: Vec<f32>,
     sums: OnPolicyMetrics,
@@ -154,6 +158,11 @@ impl OnPolicyUpdate {
             let expected = distribution.outputs();
             return Err(wrong("actor", "outputs", actor.outputs(), expected));
         }
+        if let Distribution::StateDependent { noise, .. } = &distribution
+            && actor.features() != noise.features
+        {
+            return Err(wrong("actor", "features", actor.features(), noise.features));
+        }
         if critic.outputs() != 1 {
             return Err(wrong("critic", "outputs", critic.outputs(), 1));
         }
@@ -172,6 +181,7 @@ impl OnPolicyUpdate {
             size,
             head_size: size,
             trunk: None,
+            spread: Spread::default(),
             pieces: Pieces::default(),
         })
     }
@@ -307,6 +317,9 @@ impl OnPolicyUpdate {
             centre,
             scale,
         };
+        if let Distribution::StateDependent { noise, .. } = &self.distribution {
+            self.spread.load(noise, batch.parameters, &[]);
+        }
         let cost = 3 * rows.len() * (self.actor.row_ns() + self.critic.row_ns());
         let mut memory = std::mem::take(&mut self.pieces);
         memory.visit_rows(rows.len(), cost, |range, piece| {
@@ -367,23 +380,52 @@ impl OnPolicyUpdate {
         let own = self.distribution.own_parameters();
         piece.by_own.clear();
         piece.by_own.resize(own.len(), 0.0);
+        let state_noise = match &self.distribution {
+            Distribution::StateDependent { noise, squash } => {
+                let features = piece.actor.last_input(seen);
+                piece.states.see(noise, &self.spread, features);
+                piece.states.by_variances.clear();
+                Some((noise, *squash, features))
+            }
+            _ => None,
+        };
         let rows_and_values = rows.iter().zip(values.iter());
         for (index, ((outputs, action), (&row, &value))) in all.zip(rows_and_values).enumerate() {
             if index.is_multiple_of(SUM_ROWS) {
                 add_up_block(&mut piece.gradient[own.clone()], &mut piece.by_own);
             }
-            let (log_prob, entropy) = self.distribution.measure(parameters, outputs, action);
+            let of_row = index * action_dim..(index + 1) * action_dim;
+            let (log_prob, entropy) = match state_noise {
+                Some((_, squash, _)) => {
+                    let variances = &piece.states.variances[of_row.clone()];
+                    measure_states(outputs, variances, action, squash)
+                }
+                None => self.distribution.measure(parameters, outputs, action),
+            };
             let (by_log_prob, by_value) = batch.row(row as usize, log_prob, value, &mut piece.sums);
             piece.sums.entropy_loss -= f64::from(entropy);
             let weights = [by_log_prob, -batch.settings.ent_coef / batch.size];
-            self.distribution.differentiate(
-                parameters,
-                outputs,
-                action,
-                weights,
-                &mut piece.by_own,
-            );
+            if let Some((_, squash, _)) = state_noise {
+                let StateRows {
+                    variances,
+                    by_variances,
+                    ..
+                } = &mut piece.states;
+                let variances = &variances[of_row];
+                differentiate_states(outputs, variances, action, squash, weights, by_variances);
+            } else {
+                let by_own = &mut piece.by_own;
+                self.distribution
+                    .differentiate(parameters, outputs, action, weights, by_own);
+            }
             piece.by_values.push(by_value);
+        }
+        if let Some((noise, _, features)) = state_noise {
+            let with = (noise, &self.spread);
+            let gradient = &mut piece.gradient;
+            piece
+                .states
+                .add_gradient(with, parameters, features, gradient);
         }
         add_up_block(&mut piece.gradient[own], &mut piece.by_own);
         let Piece {

@@ -151,6 +151,14 @@ impl Views {
         self.actor.head(net, "actor", 0)
     }
 
+    /// Where `count` other parameters of the actor go that lie at `from`.
+    pub(super) fn pack_of_actor(&mut self, from: usize, count: usize) -> usize {
+        match &mut self.actor.trunk {
+            Some(trunk) => trunk.packed().add(from, count),
+            None => from,
+        }
+    }
+
     /// A critic behind its extractor, which takes actions of `action_dim` numbers, too.
     pub(super) fn critic_head(
         &mut self,

@@ -43,6 +43,18 @@ PPO_CASES: dict[str, dict[str, Any]] = {
     "other depths": {"policy_kwargs": {"net_arch": {"pi": [9, 4, 3], "vf": [6]}}},
     "a tight clip": {"max_grad_norm": 1e-3},
     "pieces": {"rows": 300, "batch_size": 300},
+    "gSDE": {"use_sde": True},
+    "gSDE, one deviation a feature, expln": {
+        "use_sde": True,
+        "policy_kwargs": {"net_arch": [7], "full_std": False, "use_expln": True, "log_std_init": 0.3},
+    },
+    "gSDE, squashed": {"use_sde": True, "policy_kwargs": {"net_arch": [7, 5], "squash_output": True}},
+    "gSDE, one action, pieces": {
+        "use_sde": True,
+        "rows": 600,
+        "batch_size": 600,
+        "action_space": spaces.Box(-1, 1, (1,), np.float32),
+    },
 }
 
 
@@ -63,10 +75,18 @@ def test_activations(monkeypatch, activation_fn):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"use_rms_prop": False}, {"normalize_advantage": True, "ent_coef": 0.1}]
+    "options",
+    [
+        {},
+        {"use_rms_prop": False},
+        {"normalize_advantage": True, "ent_coef": 0.1},
+        {"use_sde": True, "ent_coef": 0.1, "action_space": BOX},
+    ],
 )
 def test_a2c(monkeypatch, options):
-    assert_close(*both_ways(monkeypatch, lambda: on_policy(A2C, spaces.Discrete(3), **options)))
+    assert_close(
+        *both_ways(monkeypatch, lambda: on_policy(A2C, **{"action_space": spaces.Discrete(3), **options}))
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,6 +138,19 @@ OFF_POLICY_CASES: dict[str, tuple[type, dict[str, Any]]] = {
         {"replay_buffer_class": NStepReplayBuffer, "policy_kwargs": {"net_arch": [7], "n_critics": 3}},
     ),
     "SAC in pieces": (SAC, {"rows": 300, "policy_kwargs": {"net_arch": [130, 140]}}),
+    "SAC, gSDE": (SAC, {"use_sde": True}),
+    "SAC, gSDE, expln, means as they are": (
+        SAC,
+        {
+            "use_sde": True,
+            "rows": 300,
+            "policy_kwargs": {"net_arch": [9], "use_expln": True, "clip_mean": 0.0, "log_std_init": 0.2},
+        },
+    ),
+    "SAC, gSDE, tight means, no hidden layers": (
+        SAC,
+        {"use_sde": True, "policy_kwargs": {"net_arch": {"pi": [], "qf": [5]}, "clip_mean": 0.1}},
+    ),
     "TD3": (TD3, {}),
     "TD3 at each step": (TD3, {"policy_delay": 1, "target_policy_noise": 0.5, "target_noise_clip": 0.2}),
     "DDPG": (DDPG, {"tau": 0.1}),

@@ -36,14 +36,23 @@ class OwnBuffer(RolloutBuffer):
     pass
 
 
+def learns_from_noise(model):
+    model.policy.action_dist.learn_features = True
+    model.verbose = 1
+    return model
+
+
+def no_margin(model):
+    model.actor.action_dist.epsilon = 1e-4
+    model.verbose = 1
+    return model
+
+
 SMALL = {"net_arch": [4]}
 REASONS = [
     (lambda: on_policy(OwnLoss, batch_size=8, verbose=1), "OwnLoss has its own _loss"),
     (lambda: on_policy(A2C, rollout_buffer_class=OwnBuffer, verbose=1), "the rollout buffer is a OwnBuffer"),
-    (
-        lambda: on_policy(PPO, batch_size=8, use_sde=True, verbose=1),
-        "there is no native gradient of a state_dependent policy",
-    ),
+    (lambda: learns_from_noise(on_policy(PPO, batch_size=8, use_sde=True)), "the noise trains the features"),
     (
         lambda: on_policy(A2C, verbose=1, policy_kwargs={"optimizer_class": optim.AdamW, **SMALL}),
         "there is no native AdamW with these arguments",
@@ -64,7 +73,10 @@ REASONS = [
         lambda: on_policy(A2C, verbose=1, policy_kwargs={"activation_fn": nn.Softplus, **SMALL}),
         "there is no native Softplus layer",
     ),
-    (lambda: off_policy(SAC, use_sde=True, verbose=1), "gSDE is used"),
+    (
+        lambda: no_margin(off_policy(SAC, use_sde=True)),
+        "the noise has other settings than SAC gives it",
+    ),
 ]
 
 
