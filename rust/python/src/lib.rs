@@ -10,6 +10,7 @@ mod error;
 mod extractor;
 mod ffi;
 mod learn;
+mod recurrent;
 mod replay;
 mod signals;
 mod terminal;
@@ -30,6 +31,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     collect::register(m)?;
     learn::register(m)?;
     threads::register(m)?;
+    recurrent::register(m)?;
     update::register(m)?;
     replay::register(m)?;
     terminal::register(m)?;

@@ -18,6 +18,7 @@ mod on_policy;
 mod optimizer;
 mod pieces;
 mod q_learning;
+mod recurrent;
 mod squashed;
 mod transitions;
 
@@ -38,6 +39,7 @@ pub(crate) use distribution::forbid;
 pub use on_policy::{OnPolicyMetrics, OnPolicySettings, OnPolicyUpdate, Rollout};
 pub use optimizer::{Moments, Rule, Trained};
 pub use q_learning::{QSettings, QUpdate};
+pub use recurrent::{CriticInput, Memories, RecurrentUpdate, StoredStates};
 pub use transitions::Transitions;
 
 /// What can be wrong with the networks or the data of an update.

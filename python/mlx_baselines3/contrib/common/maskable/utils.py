@@ -210,7 +210,9 @@ class MaskSource:
             return
         assert self._seen is not None
         for i, done in enumerate(dones):
-            info = self._env.unwrapped.reset_infos[i] if done and "autoreset_step" not in infos[i] else infos[i]
+            info = (
+                self._env.unwrapped.reset_infos[i] if done and "autoreset_step" not in infos[i] else infos[i]
+            )
             if (mask := _mask_in(info)) is None:
                 raise KeyError(
                     f"The info of environment {i} has no action mask, unlike that of its reset: {info}. "
