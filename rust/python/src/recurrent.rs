@@ -63,14 +63,15 @@ impl Lstm {
         let core = spec.lstm()?;
         let mut weights = LstmWeights::default();
         let zeros = mlx_baselines3_core::memory::filled(0.0, core.parameters()).map_err(py_err)?;
-        core.load(&zeros, &mut weights).map_err(py_err)?;
+        core.load(&zeros, &mut weights, false).map_err(py_err)?;
         Ok(Self { core, weights })
     }
 
     /// Takes the weights out of a vector.
     fn load(&mut self, parameters: PyReadonlyArray1<'_, f32>) -> PyResult<()> {
         let (core, parameters) = (&self.core, parameters.as_slice()?);
-        core.load(parameters, &mut self.weights).map_err(py_err)
+        core.load(parameters, &mut self.weights, false)
+            .map_err(py_err)
     }
 
     /// One step: the hidden states of the last layer. Both states are changed.

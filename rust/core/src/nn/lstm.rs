@@ -3,12 +3,12 @@
 //! Gates lie in torch's order: input, forget, cell, output. The steps of sequences lie one after the other, the
 //! longest sequence first: step t of all sequences that are that long. There is no padding.
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 
 use super::product::{Matrix, multiply};
-use super::training::{add_product, add_rows, add_to_rows};
-use super::{NnError, sigmoid, tanh};
-use crate::memory::{OutOfMemory, filled};
+use super::training::{add_product, add_rows};
+use super::{Activation, InferenceLayer, NnError, kernel, sigmoid, tanh};
+use crate::memory::filled;
 
 /// Where the parameters of a layer lie in a vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,12 +29,28 @@ pub struct Lstm {
     layers: Vec<LstmPlaces>,
 }
 
-/// The weights of a layer, transposed, so that each input adds a row to the gates.
-#[derive(Debug, Clone, Default)]
+/// The weights of a layer: of the inputs, of the hidden state, and the latter from the gates back to it.
+#[derive(Debug, Clone)]
 struct LayerWeights {
-    ih: Vec<f32>,
-    hh: Vec<f32>,
+    ih: InferenceLayer,
+    hh: InferenceLayer,
+    back: InferenceLayer,
     bias: Vec<f32>,
+}
+
+impl LayerWeights {
+    fn zeros(inputs: usize, hidden: usize) -> Result<Self, NnError> {
+        let layer = |from, to| InferenceLayer::zeros(from, to, Activation::Identity);
+        let ih = layer(inputs, 4 * hidden)?;
+        // Takes the gates as they lie, with what pads them.
+        let back = layer(ih.stride(), hidden)?;
+        Ok(Self {
+            ih,
+            hh: layer(hidden, 4 * hidden)?,
+            back,
+            bias: filled(0.0, 4 * hidden)?,
+        })
+    }
 }
 
 /// The weights of an [`Lstm`] as its steps take them.
@@ -165,11 +181,16 @@ impl Lstm {
         (0..self.layers.len()).map(products).sum()
     }
 
-    /// Takes the weights out of a vector of parameters.
+    /// Takes the weights out of a vector of parameters; those for a backward pass if it is for `training`.
     ///
     /// # Errors
     /// [`NnError::Count`] if it is too short, [`NnError::Memory`] if there is not enough.
-    pub fn load(&self, parameters: &[f32], weights: &mut LstmWeights) -> Result<(), NnError> {
+    pub fn load(
+        &self,
+        parameters: &[f32],
+        weights: &mut LstmWeights,
+        training: bool,
+    ) -> Result<(), NnError> {
         if parameters.len() < self.parameters() {
             return Err(NnError::Count {
                 what: "parameters of an LSTM",
@@ -178,21 +199,31 @@ impl Lstm {
             });
         }
         let (gates, hidden) = (4 * self.hidden, self.hidden);
-        weights
-            .layers
-            .resize_with(self.layers.len(), LayerWeights::default);
+        if weights.layers.len() != self.layers.len() {
+            let layers = (0..self.layers.len()).map(|layer| self.layer_inputs(layer));
+            let layers: Result<_, _> = layers
+                .map(|inputs| LayerWeights::zeros(inputs, hidden))
+                .collect();
+            weights.layers = layers?;
+        }
         for (index, (places, to)) in self.layers.iter().zip(&mut weights.layers).enumerate() {
-            let inputs = self.layer_inputs(index);
-            transposed(&parameters[places.weight_ih..], gates, inputs, &mut to.ih)?;
-            transposed(&parameters[places.weight_hh..], gates, hidden, &mut to.hh)?;
-            to.bias.clear();
-            to.bias.resize(gates, 0.0);
+            let of = |start: usize, size| &parameters[start..start + gates * size];
+            let (ih, hh) = (
+                of(places.weight_ih, self.layer_inputs(index)),
+                of(places.weight_hh, hidden),
+            );
+            to.bias.fill(0.0);
             for start in places.biases.into_iter().flatten() {
-                let bias = &parameters[start..start + gates];
+                let bias = of(start, 1);
                 to.bias
                     .iter_mut()
                     .zip(bias)
                     .for_each(|(sum, &add)| *sum += add);
+            }
+            to.ih.load(ih, Some(&to.bias))?;
+            to.hh.load(hh, None)?;
+            if training {
+                to.back.load_transposed(hh)?;
             }
         }
         Ok(())
@@ -208,7 +239,8 @@ impl Lstm {
         let rows = input.len() / self.inputs;
         let width = rows * self.hidden;
         assert!(hidden.len() == width * self.layers.len() && cell.len() == hidden.len());
-        let mut gates = vec![0.0; rows * 4 * self.hidden];
+        let size = self.hidden;
+        let (mut gates, mut of_hidden) = (Vec::new(), Vec::new());
         let mut scratch = vec![0.0; width];
         for (layer, weights) in weights.layers.iter().enumerate() {
             let (below, own) = hidden.split_at_mut(layer * width);
@@ -218,13 +250,15 @@ impl Lstm {
             } else {
                 &below[(layer - 1) * width..]
             };
-            for row in gates.chunks_exact_mut(4 * self.hidden) {
-                row.copy_from_slice(&weights.bias);
-            }
-            add_products(input, self.layer_inputs(layer), &weights.ih, &mut gates);
-            add_products(own, self.hidden, &weights.hh, &mut gates);
+            products(&weights.ih, input, &mut gates);
+            products(&weights.hh, own, &mut of_hidden);
+            gates
+                .iter_mut()
+                .zip(&of_hidden)
+                .for_each(|(sum, &add)| *sum += add);
             let cell = &mut cell[layer * width..(layer + 1) * width];
-            open(&mut gates, cell, own, &mut scratch, self.hidden);
+            let stride = weights.ih.stride();
+            open((&mut gates, stride), cell, own, &mut scratch, size);
         }
     }
 
@@ -245,15 +279,26 @@ impl Lstm {
         tape.layers
             .resize_with(self.layers.len(), LayerTape::default);
         let sequences = steps.counts.first().copied().unwrap_or(0) * self.hidden;
-        let LstmTape { layers, cell, .. } = tape;
+        let LstmTape {
+            layers,
+            cell,
+            of_hidden,
+            ..
+        } = tape;
         for index in 0..self.layers.len() {
             let (below, rest) = layers.split_at_mut(index);
             let input = below.last().map_or(input, |below| &below.hidden);
             let place = index * sequences..(index + 1) * sequences;
             let states = states.map(|states| &states[place.clone()]);
-            let inputs = self.layer_inputs(index);
-            let layer = &weights.layers[index];
-            self.layer_forward(layer, steps, (input, inputs), states, &mut rest[0], cell);
+            let work = (&mut *cell, &mut *of_hidden);
+            self.layer_forward(
+                &weights.layers[index],
+                steps,
+                input,
+                states,
+                &mut rest[0],
+                work,
+            );
         }
         tape.output()
     }
@@ -262,62 +307,62 @@ impl Lstm {
         &self,
         weights: &LayerWeights,
         steps: &Steps,
-        (input, inputs): (&[f32], usize),
+        input: &[f32],
         [hidden, cell_state]: [&[f32]; 2],
         tape: &mut LayerTape,
-        cell: &mut Vec<f32>,
+        (cell, of_hidden): (&mut Vec<f32>, &mut Vec<f32>),
     ) {
-        let (rows, hidden_size, gates) = (steps.rows(), self.hidden, 4 * self.hidden);
-        assert_eq!(input.len(), rows * inputs);
+        let (rows, size, stride) = (steps.rows(), self.hidden, weights.ih.stride());
+        assert_eq!(input.len(), rows * weights.ih.inputs());
         for numbers in [
             &mut tape.hidden,
             &mut tape.hidden_before,
             &mut tape.cell_before,
             &mut tape.tanh_cell,
         ] {
-            numbers.resize(rows * hidden_size, 0.0);
+            numbers.resize(rows * size, 0.0);
         }
-        tape.gates.resize(rows * gates, 0.0);
-        let x = Matrix::new(input, rows, inputs, inputs);
-        let w = Matrix::new(&weights.ih, inputs, gates, gates);
-        multiply(x, w, &mut tape.gates, gates, false);
-        add_to_rows(&mut tape.gates, gates, &weights.bias);
+        // What does not depend on the state, for all steps at once.
+        products(&weights.ih, input, &mut tape.gates);
         cell.clear();
         cell.extend_from_slice(cell_state);
         let mut start = 0;
         for (step, &count) in steps.counts.iter().enumerate() {
-            let (from, to) = (start * hidden_size, (start + count) * hidden_size);
+            let (from, to) = (start * size, (start + count) * size);
             let before = if step == 0 {
                 hidden
             } else {
-                let last = (start - steps.counts[step - 1]) * hidden_size;
-                &tape.hidden[last..last + count * hidden_size]
+                let last = (start - steps.counts[step - 1]) * size;
+                &tape.hidden[last..last + count * size]
             };
-            tape.hidden_before[from..to].copy_from_slice(&before[..count * hidden_size]);
-            let own = &mut tape.gates[start * gates..(start + count) * gates];
-            add_products(&tape.hidden_before[from..to], hidden_size, &weights.hh, own);
-            let cell = &mut cell[..count * hidden_size];
+            tape.hidden_before[from..to].copy_from_slice(&before[..count * size]);
+            products(&weights.hh, &tape.hidden_before[from..to], of_hidden);
+            let own = &mut tape.gates[start * stride..(start + count) * stride];
+            own.iter_mut()
+                .zip(&*of_hidden)
+                .for_each(|(sum, &add)| *sum += add);
+            let cell = &mut cell[..count * size];
             tape.cell_before[from..to].copy_from_slice(cell);
             let tanh_cell = &mut tape.tanh_cell[from..to];
             open(
-                own,
+                (own, stride),
                 cell,
                 &mut tape.hidden[from..to],
                 tanh_cell,
-                hidden_size,
+                size,
             );
             start += count;
         }
     }
 
     /// Adds to `gradient` that of the parameters. `outputs` is the gradient of what [`Lstm::forward`] gave for
-    /// `input`; `tape` is that pass's, whose gates become derivatives.
+    /// `input`; `tape` is that pass's, whose gates become derivatives. The weights are loaded for training.
     ///
     /// # Panics
     /// If a length is not that of the forward pass.
     pub fn backward(
         &self,
-        parameters: &[f32],
+        (parameters, weights): (&[f32], &LstmWeights),
         steps: &Steps,
         input: &[f32],
         outputs: &[f32],
@@ -337,11 +382,11 @@ impl Lstm {
             let (places, inputs) = (self.layers[index], self.layer_inputs(index));
             let (below, rest) = layers.split_at_mut(index);
             let own = &mut rest[0];
-            let (gates, rows) = (4 * self.hidden, steps.rows());
-            let hh = &parameters[places.weight_hh..places.weight_hh + gates * self.hidden];
-            self.through_time(hh, steps, own, delta, (of_hidden, of_cell));
+            let (gates, rows, stride) = (4 * self.hidden, steps.rows(), weights.stride(index));
+            let layer = &weights.layers[index];
+            self.through_time(layer, steps, own, delta, (of_hidden, of_cell));
             let input = below.last().map_or(input, |below| &below.hidden);
-            let of_gates = Matrix::new(&own.gates, rows, gates, gates);
+            let of_gates = Matrix::new(&own.gates, rows, gates, stride);
             for (place, from, width) in [
                 (places.weight_ih, input, inputs),
                 (places.weight_hh, &own.hidden_before, self.hidden),
@@ -351,7 +396,7 @@ impl Lstm {
                 add_product(of_gates.transposed(), from, sum);
             }
             for start in places.biases.into_iter().flatten() {
-                add_rows(&own.gates, gates, &mut gradient[start..start + gates]);
+                add_rows(&own.gates, stride, &mut gradient[start..start + gates]);
             }
             if index > 0 {
                 let ih = &parameters[places.weight_ih..places.weight_ih + gates * inputs];
@@ -365,173 +410,142 @@ impl Lstm {
     /// From the gradient of the hidden states to that of what the gates took, which takes the gates' place.
     fn through_time(
         &self,
-        hh: &[f32],
+        weights: &LayerWeights,
         steps: &Steps,
         tape: &mut LayerTape,
         delta: &[f32],
         (of_hidden, of_cell): (&mut Vec<f32>, &mut Vec<f32>),
     ) {
-        let (hidden, gates) = (self.hidden, 4 * self.hidden);
+        let (size, stride) = (self.hidden, weights.ih.stride());
+        let next = weights.back.stride();
         let sequences = steps.counts.first().copied().unwrap_or(0);
-        for numbers in [&mut *of_hidden, &mut *of_cell] {
-            numbers.clear();
-            numbers.resize(sequences * hidden, 0.0);
-        }
+        of_cell.clear();
+        of_cell.resize(sequences * size, 0.0);
+        of_hidden.clear();
         let mut start = steps.rows();
         for &count in steps.counts.iter().rev() {
             start -= count;
-            let (from, to) = (start * hidden, (start + count) * hidden);
-            let of_gates = &mut tape.gates[start * gates..(start + count) * gates];
-            // Sequences that end here have nothing behind them: zeros.
-            close(
-                of_gates,
-                [&delta[from..to], &of_hidden[..count * hidden]],
-                [&tape.cell_before[from..to], &tape.tanh_cell[from..to]],
-                &mut of_cell[..count * hidden],
-                hidden,
-            );
-            let of_hidden = &mut of_hidden[..count * hidden];
-            of_hidden.fill(0.0);
-            add_products(of_gates, gates, hh, of_hidden);
+            let (from, to) = (start * size, (start + count) * size);
+            let of_gates = &mut tape.gates[start * stride..(start + count) * stride];
+            // Sequences that end here have nothing behind them.
+            of_hidden.resize(count * next, 0.0);
+            close(Close {
+                gates: (of_gates, stride),
+                above: &delta[from..to],
+                next: (of_hidden, next),
+                cell_before: &tape.cell_before[from..to],
+                tanh_cell: &tape.tanh_cell[from..to],
+                of_cell: &mut of_cell[..count * size],
+                size,
+            });
+            products(&weights.back, of_gates, of_hidden);
         }
     }
 }
 
-/// `to <- weights^T`, for `(rows, columns)` weights at the start of a slice.
-fn transposed(
-    weights: &[f32],
-    rows: usize,
-    columns: usize,
-    to: &mut Vec<f32>,
-) -> Result<(), OutOfMemory> {
-    const BLOCK: usize = 16;
-    if to.len() != rows * columns {
-        *to = filled(0.0, rows.saturating_mul(columns))?;
+impl LstmWeights {
+    /// Numbers from one row of gates to the next.
+    fn stride(&self, layer: usize) -> usize {
+        self.layers[layer].ih.stride()
     }
-    for first in (0..rows).step_by(BLOCK) {
-        for column in 0..columns {
-            let last = rows.min(first + BLOCK);
-            for row in first..last {
-                to[column * rows + row] = weights[row * columns + column];
-            }
-        }
-    }
-    Ok(())
 }
 
-/// Adds to each row of `out` the products of a row of `x`, of `inputs` numbers, with the rows of `weights`, in
-/// their order.
-fn add_products(x: &[f32], inputs: usize, weights: &[f32], out: &mut [f32]) {
-    let outputs = weights.len() / inputs;
-    Arch::new().dispatch(|| {
-        let mut x = x.chunks_exact(4 * inputs);
-        let mut out = out.chunks_exact_mut(4 * outputs);
-        for (x, out) in x.by_ref().zip(out.by_ref()) {
-            add_block::<4>(x, inputs, weights, out, outputs);
-        }
-        let rest = x.remainder().chunks_exact(inputs);
-        for (x, out) in rest.zip(out.into_remainder().chunks_exact_mut(outputs)) {
-            add_block::<1>(x, inputs, weights, out, outputs);
-        }
-    });
-}
-
-/// The same for `R` rows, which share the loads of the weights. The sums stay in registers.
-#[inline(always)]
-fn add_block<const R: usize>(
-    x: &[f32],
-    inputs: usize,
-    weights: &[f32],
-    out: &mut [f32],
-    outputs: usize,
-) {
-    const LANES: usize = 64;
-    let whole = outputs - outputs % LANES;
-    for at in (0..whole).step_by(LANES) {
-        let mut sums = [[0.0_f32; LANES]; R];
-        for (row, sums) in sums.iter_mut().enumerate() {
-            sums.copy_from_slice(&out[row * outputs + at..row * outputs + at + LANES]);
-        }
-        for (input, weights) in weights.chunks_exact(outputs).enumerate() {
-            let weights = &weights[at..at + LANES];
-            for (row, sums) in sums.iter_mut().enumerate() {
-                let factor = x[row * inputs + input];
-                for (sum, &weight) in sums.iter_mut().zip(weights) {
-                    *sum += factor * weight;
-                }
-            }
-        }
-        for (row, sums) in sums.iter().enumerate() {
-            out[row * outputs + at..row * outputs + at + LANES].copy_from_slice(sums);
-        }
-    }
-    for (input, weights) in weights.chunks_exact(outputs).enumerate() {
-        for row in 0..R {
-            let factor = x[row * inputs + input];
-            let out = &mut out[row * outputs + whole..(row + 1) * outputs];
-            for (sum, &weight) in out.iter_mut().zip(&weights[whole..]) {
-                *sum += factor * weight;
-            }
-        }
-    }
+/// What a layer gives for each row of `x`, rows of its stride.
+fn products(layer: &InferenceLayer, x: &[f32], out: &mut Vec<f32>) {
+    let rows = x.len() / layer.inputs();
+    out.resize(rows * layer.stride(), 0.0);
+    kernel::outputs(layer, 0, x, out, layer.stride());
 }
 
 /// Opens the gates: `c <- f c + i g`, `h <- o tanh(c)`. The gates become what they let through.
 fn open(
-    gates: &mut [f32],
+    (gates, stride): (&mut [f32], usize),
     cell: &mut [f32],
     hidden: &mut [f32],
     tanh_cell: &mut [f32],
     size: usize,
 ) {
-    Arch::new().dispatch(|| {
-        let states = cell
-            .chunks_exact_mut(size)
-            .zip(hidden.chunks_exact_mut(size));
-        let rows = gates
-            .chunks_exact_mut(4 * size)
-            .zip(tanh_cell.chunks_exact_mut(size));
+    Arch::new().dispatch(Open {
+        gates,
+        stride,
+        cell,
+        hidden,
+        tanh_cell,
+        size,
+    });
+}
+
+struct Open<'a> {
+    gates: &'a mut [f32],
+    stride: usize,
+    cell: &'a mut [f32],
+    hidden: &'a mut [f32],
+    tanh_cell: &'a mut [f32],
+    size: usize,
+}
+
+impl WithSimd for Open<'_> {
+    type Output = ();
+
+    // The compiler's own vectors, of the width that the unit has.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let size = self.size;
+        let states = self.cell.chunks_exact_mut(size);
+        let states = states.zip(self.hidden.chunks_exact_mut(size));
+        let rows = self.gates.chunks_exact_mut(self.stride);
+        let rows = rows.zip(self.tanh_cell.chunks_exact_mut(size));
         for ((gates, tanh_cell), (cell, hidden)) in rows.zip(states) {
-            let (both, rest) = gates.split_at_mut(2 * size);
+            let (taken, rest) = gates.split_at_mut(size);
+            let (kept, rest) = rest.split_at_mut(size);
             let (new, shown) = rest.split_at_mut(size);
-            both.iter_mut().for_each(|x| *x = sigmoid(*x));
-            new.iter_mut().for_each(|x| *x = tanh(*x));
-            shown.iter_mut().for_each(|x| *x = sigmoid(*x));
-            let (taken, kept) = both.split_at(size);
-            for (((cell, &kept), &taken), &new) in cell.iter_mut().zip(kept).zip(taken).zip(&*new) {
-                *cell = kept * *cell + taken * new;
-            }
-            for (((hidden, tanh_cell), &cell), &shown) in
-                hidden.iter_mut().zip(tanh_cell).zip(&*cell).zip(&*shown)
-            {
-                *tanh_cell = tanh(cell);
-                *hidden = shown * *tanh_cell;
+            let shown = &mut shown[..size];
+            for i in 0..size {
+                taken[i] = sigmoid(taken[i]);
+                kept[i] = sigmoid(kept[i]);
+                new[i] = tanh(new[i]);
+                shown[i] = sigmoid(shown[i]);
+                cell[i] = kept[i] * cell[i] + taken[i] * new[i];
+                tanh_cell[i] = tanh(cell[i]);
+                hidden[i] = shown[i] * tanh_cell[i];
             }
         }
-    });
+    }
 }
 
 /// The derivatives of a step: from those of the hidden state, as the layer above and as the next step have them,
 /// and of the cell, which becomes that of the cell before, to those of what the gates took.
-fn close(
-    gates: &mut [f32],
-    of_hidden: [&[f32]; 2],
-    [cell_before, tanh_cell]: [&[f32]; 2],
-    of_cell: &mut [f32],
+struct Close<'a> {
+    gates: (&'a mut [f32], usize),
+    above: &'a [f32],
+    next: (&'a [f32], usize),
+    cell_before: &'a [f32],
+    tanh_cell: &'a [f32],
+    of_cell: &'a mut [f32],
     size: usize,
-) {
-    Arch::new().dispatch(|| {
-        for (row, (gates, of_cell)) in gates
-            .chunks_exact_mut(4 * size)
-            .zip(of_cell.chunks_exact_mut(size))
-            .enumerate()
-        {
+}
+
+fn close(work: Close<'_>) {
+    Arch::new().dispatch(work);
+}
+
+impl WithSimd for Close<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let size = self.size;
+        let rows = self.gates.0.chunks_exact_mut(self.gates.1);
+        let rows = rows.zip(self.of_cell.chunks_exact_mut(size));
+        for (row, (gates, of_cell)) in rows.enumerate() {
             let place = row * size..(row + 1) * size;
-            let [above, next] = of_hidden.map(|numbers| &numbers[place.clone()]);
-            let (before, tanh_cell) = (&cell_before[place.clone()], &tanh_cell[place]);
+            let (above, before) = (&self.above[place.clone()], &self.cell_before[place.clone()]);
+            let next = &self.next.0[row * self.next.1..row * self.next.1 + size];
+            let tanh_cell = &self.tanh_cell[place];
             let (taken, rest) = gates.split_at_mut(size);
             let (kept, rest) = rest.split_at_mut(size);
             let (new, shown) = rest.split_at_mut(size);
+            let shown = &mut shown[..size];
             for i in 0..size {
                 let (a, f, g, o) = (taken[i], kept[i], new[i], shown[i]);
                 let (of_hidden, t) = (above[i] + next[i], tanh_cell[i]);
@@ -543,7 +557,7 @@ fn close(
                 of_cell[i] = by_cell * f;
             }
         }
-    });
+    }
 }
 
 #[cfg(test)]
@@ -583,10 +597,16 @@ mod tests {
         }
     }
 
+    fn weights_of(lstm: &Lstm, parameters: &[f32]) -> LstmWeights {
+        let mut weights = LstmWeights::default();
+        lstm.load(parameters, &mut weights, true).unwrap();
+        weights
+    }
+
     fn output(lstm: &Lstm, parameters: &[f32], input: &[f32], tape: &mut LstmTape) -> Vec<f32> {
         let states = [numbers(2 * 3 * HIDDEN, 5), numbers(2 * 3 * HIDDEN, 9)];
         let mut weights = LstmWeights::default();
-        lstm.load(parameters, &mut weights).unwrap();
+        lstm.load(parameters, &mut weights, true).unwrap();
         let states = states.each_ref().map(Vec::as_slice);
         lstm.forward(&weights, &steps(), input, states, tape)
             .to_vec()
@@ -605,7 +625,7 @@ mod tests {
         let mut parameters = vec![100.0, -100.0, 0.25, 0.0, 0.0, 0.0, 0.25, 0.0];
         parameters.resize(12, 0.0);
         let mut weights = LstmWeights::default();
-        lstm.load(&parameters, &mut weights).unwrap();
+        lstm.load(&parameters, &mut weights, true).unwrap();
         let (mut hidden, mut cell) = ([9.0], [7.0]);
         lstm.step(&weights, &[3.0], &mut hidden, &mut cell);
         // c = 0 * 7 + 1 * tanh(0.5), h = 0.5 tanh(c)
@@ -619,7 +639,7 @@ mod tests {
         let input = numbers(6 * INPUTS, 0);
         let together = output(&lstm, &parameters, &input, &mut LstmTape::default());
         let mut weights = LstmWeights::default();
-        lstm.load(&parameters, &mut weights).unwrap();
+        lstm.load(&parameters, &mut weights, true).unwrap();
         let pick = |states: &[f32], sequence: usize| -> Vec<f32> {
             let row = |layer: usize| (layer * 3 + sequence) * HIDDEN;
             (0..2)
@@ -657,7 +677,7 @@ mod tests {
         output(&lstm, &parameters, &input, &mut tape);
         let mut gradient = vec![0.0; parameters.len()];
         lstm.backward(
-            &parameters,
+            (&parameters, &weights_of(&lstm, &parameters)),
             &steps(),
             &input,
             &weights,
@@ -679,25 +699,34 @@ mod tests {
     }
 
     #[test]
-    fn products_of_several_rows_are_those_of_each() {
-        let (inputs, outputs) = (5, 70);
-        let (x, weights) = (numbers(7 * inputs, 1), numbers(inputs * outputs, 2));
-        let mut together = numbers(7 * outputs, 4);
-        let mut each = together.clone();
-        add_products(&x, inputs, &weights, &mut together);
-        for (x, out) in x.chunks(inputs).zip(each.chunks_mut(outputs)) {
-            add_products(x, inputs, &weights, out);
+    fn a_row_has_the_same_bits_in_any_batch() {
+        let (lstm, parameters) = lstm();
+        let mut weights = LstmWeights::default();
+        lstm.load(&parameters, &mut weights, false).unwrap();
+        for rows in 2..8 {
+            let (input, states) = (numbers(rows * INPUTS, 0), numbers(2 * rows * HIDDEN, 5));
+            let (mut hidden, mut cell) = (states.clone(), states.clone());
+            lstm.step(&weights, &input, &mut hidden, &mut cell);
+            for row in 0..rows {
+                let of_row = |states: &[f32]| -> Vec<f32> {
+                    let start = |layer: usize| (layer * rows + row) * HIDDEN;
+                    (0..2)
+                        .flat_map(|layer| states[start(layer)..start(layer) + HIDDEN].to_vec())
+                        .collect()
+                };
+                let (mut one, mut one_cell) = (of_row(&states), of_row(&states));
+                let input = &input[row * INPUTS..(row + 1) * INPUTS];
+                lstm.step(&weights, input, &mut one, &mut one_cell);
+                assert_eq!((one, one_cell), (of_row(&hidden), of_row(&cell)));
+            }
         }
-        assert_eq!(together, each);
-        let sum: f32 = (0..inputs).map(|i| x[i] * weights[i * outputs + 69]).sum();
-        assert!((together[69] - numbers(7 * outputs, 4)[69] - sum).abs() < 1e-5);
     }
 
     #[test]
     fn sizes_that_do_not_fit_are_refused() {
         assert_eq!(Lstm::new(1, 1, Vec::new()), Err(NnError::NoLayers));
         let (lstm, parameters) = lstm();
-        let error = lstm.load(&parameters[1..], &mut LstmWeights::default());
+        let error = lstm.load(&parameters[1..], &mut LstmWeights::default(), true);
         assert!(matches!(error, Err(NnError::Count { .. })));
     }
 }

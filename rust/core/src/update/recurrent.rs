@@ -80,7 +80,7 @@ impl Side {
         input: &[f32],
     ) -> Result<(), UpdateError> {
         if let Some(lstm) = &self.lstm {
-            lstm.load(parameters, &mut self.weights)?;
+            lstm.load(parameters, &mut self.weights, true)?;
             let states = self.states.each_ref().map(Vec::as_slice);
             lstm.forward(&self.weights, steps, input, states, &mut self.lstm_tape);
         }
@@ -98,7 +98,8 @@ impl Side {
             .backward(parameters, seen, tape, &self.by_outputs, gradient, wanted);
         if let Some(lstm) = &self.lstm {
             let (tape, gradient) = (&mut self.lstm_tape, &mut self.gradient);
-            lstm.backward(parameters, steps, input, of_seen, tape, gradient);
+            let weights = (parameters, &self.weights);
+            lstm.backward(weights, steps, input, of_seen, tape, gradient);
         }
     }
 
