@@ -193,8 +193,10 @@ def test_callbacks_see_what_contribs_see():
         seen.append(
             {name: names[name] for name in ("values", "log_probs", "lstm_states", "infos", "n_steps")}
         )
+        return True
 
     make().learn(32, callback=look)
+    assert len(seen) == 16
     assert isinstance(seen[0]["values"], mx.array)
     assert seen[0]["values"].shape == (2, 1)
     assert seen[3]["lstm_states"].pi[0].shape == (1, 2, 8)
