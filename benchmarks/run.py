@@ -22,6 +22,7 @@ import boundary
 import buffers
 import environments
 import first_learn
+import masks_and_memory
 import report
 import rollouts
 import sweep
@@ -122,6 +123,7 @@ PARTS: dict[str, Part] = {
     "updates": lambda s: updates.measure_all(s.pool, s.effort if s.quick else Effort(5, 0.2), s.quick),
     "first_learn": lambda s: first_learn.measure_all(s.quick),
     "whole_runs": lambda s: s.compare(whole_runs.figures(s.quick)),
+    "masks_and_memory": lambda s: s.compare(masks_and_memory.figures(s.quick)),
     "boundary": lambda s: boundary.measure_all(s.pool, s.effort),
     "sweep": lambda s: sweep.measure_all(s.pool, s.effort, s.bare_loop, s.out, s.quick),
 }

@@ -26,10 +26,12 @@ __all__ = [
     "Infos",
     "LastStep",
     "LearnedChunk",
+    "Lstm",
     "OnPolicyResult",
     "OnPolicyUpdate",
     "QResult",
     "QUpdate",
+    "RecurrentUpdate",
     "ReplayColumns",
     "SampledBatches",
     "Storage",
@@ -1335,4 +1337,119 @@ class ActorCriticUpdate:
         :param trained: the parameters
         :return: the metrics
         :raises ValueError: the sizes do not fit
+        """
+
+@type_check_only
+class _LstmLayer(TypedDict):
+    """Where the parameters of a layer lie in a vector; it has both biases or none."""
+
+    weight_ih: int
+    weight_hh: int
+    bias_ih: int | None
+    bias_hh: int | None
+
+@type_check_only
+class LstmSpec(TypedDict):
+    """Layers of an LSTM, whose gates are in torch's order: input, forget, cell, output."""
+
+    inputs: int
+    hidden: int
+    layers: list[_LstmLayer]
+
+@final
+class Lstm:
+    """
+    An LSTM that takes single steps.
+
+    :param spec: its layers
+    :raises ValueError: there is no layer, or a size is 0
+    """
+
+    def __new__(cls, spec: LstmSpec) -> Lstm: ...
+    def load(self, parameters: NDArray[np.float32]) -> None:
+        """
+        Take the weights out of a vector.
+
+        :param parameters: the vector
+        :raises ValueError: it is too short
+        """
+
+    def step(
+        self, input: NDArray[np.float32], hidden: NDArray[np.float32], cell: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """
+        Take one step. A row gives the same bits in any batch.
+
+        :param input: ``(batch, inputs)``
+        :param hidden: hidden states ``(layers, batch, hidden)``, which are changed
+        :param cell: cell states of the same shape, which are changed
+        :return: ``(batch, hidden)``, the hidden states of the last layer
+        :raises ValueError: a shape does not fit
+        """
+
+@type_check_only
+class MemoryArrays(TypedDict):
+    """
+    The states before each row of a rollout, ``(rows, layers, hidden)`` flat, where its episodes begin, and
+    how many rows an environment has.
+    """
+
+    hidden_states_pi: _F32
+    cell_states_pi: _F32
+    hidden_states_vf: _F32
+    cell_states_vf: _F32
+    episode_starts: _F32
+    env_rows: int
+
+@final
+class RecurrentUpdate:
+    """
+    The gradient steps of PPO with a recurrent policy.
+
+    :param actor_lstm: the LSTM of the actor
+    :param actor: the layers behind it
+    :param critic_lstm: the LSTM of the critic, if it has its own
+    :param critic: the layers behind it
+    :param critic_sees_actor: without an LSTM of its own the critic takes what the actor's gives, as a
+        constant, instead of the observations
+    :param head: as for :class:`OnPolicyUpdate`
+    :param options: as for :class:`OnPolicyUpdate`
+    :param log_std: as for :class:`OnPolicyUpdate`
+    :param size: length of the vector of parameters
+    :raises ValueError: they do not fit each other
+    """
+
+    def __new__(
+        cls,
+        actor_lstm: LstmSpec,
+        actor: list[TrainableLayer],
+        critic_lstm: LstmSpec | None,
+        critic: list[TrainableLayer],
+        critic_sees_actor: bool,
+        head: str,
+        options: list[int],
+        log_std: int,
+        size: int,
+    ) -> RecurrentUpdate: ...
+    def epoch(
+        self,
+        rollout: RolloutArrays,
+        memory: MemoryArrays,
+        order: NDArray[np.uint32],
+        batch_size: int,
+        settings: OnPolicySettings,
+        trained: Trained,
+    ) -> OnPolicyResult:
+        """
+        One pass over a rollout, whose sequences end where an episode or an environment does.
+
+        :param rollout: the rollout
+        :param memory: its states
+        :param order: the rows in their order, which is that of time
+        :param batch_size: rows of a gradient step
+        :param settings: numbers of the objective
+        :param trained: changed
+        :return: the metrics of each minibatch
+        :raises ValueError: data or networks do not fit; nothing has changed then
+        :raises MemoryError: there is not enough memory for a batch
         """

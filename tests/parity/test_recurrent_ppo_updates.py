@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mlx_baselines3.common.logger import Logger
+from mlx_baselines3.common.native.actor import NativeActor
 from mlx_baselines3.contrib import RecurrentPPO
 from mlx_baselines3.contrib.common.recurrent.buffers import STATES, create_sequencers
 from mlx_baselines3.contrib.common.recurrent.type_aliases import RNNStates
@@ -47,6 +48,8 @@ def test_update_equals_contribs(name, updates, monkeypatch):
     np.testing.assert_allclose(model.rollout_buffer.returns, expected["returns"], atol=1e-5)
     split_as_recorded(monkeypatch, case)
     model.train()
+    # Rust takes Dict observations of vectors only.
+    assert (model._updater.compiled is not None) == (updates == "mlx" or name == "recurrent_dict")
     assert_parameters_equal(model.policy.state_dict(), case.group("after"))
     assert_log_equal(model.logger.name_to_value, case.group("log"))
 
@@ -103,13 +106,18 @@ def test_predict_hands_on_the_states_as_contribs(name):
         np.testing.assert_allclose(state[1], recorded["cell_states"][step], **CLOSE)
 
 
+@pytest.mark.parametrize("who", ["native", "mlx"])
 @pytest.mark.parametrize("name", CASES)
-def test_rollout_equals_contribs(name, monkeypatch):
+def test_rollout_equals_contribs(name, who, monkeypatch):
     """The same environments and actions give the same buffer, states included."""
     case, env = update_case(name), playback(name)
     model = model_of(name, RecurrentPPO, env)
     rollout, said = case.group("rollout"), case.group("policy")
     taken = iter(rollout["actions"])
+    if who == "mlx":
+        # A method of its own, which Rust does not know.
+        model.policy.forward = model.policy.forward
+    monkeypatch.setattr(NativeActor, "act", lambda self, obs: next(taken).reshape(len(obs), -1))
     monkeypatch.setattr(type(model.policy.action_dist), "sample", lambda self: mx.array(next(taken)))
     _, callback = model._setup_learn(1)
     model._last_episode_starts = rollout["first_episode_starts"]
@@ -118,6 +126,7 @@ def test_rollout_equals_contribs(name, monkeypatch):
     vf = [mx.array(rollout[name][0]) for name in STATES[2:]]
     model._last_lstm_states = RNNStates(tuple(pi), tuple(vf))
     assert model.collect_rollouts(env, callback, model.rollout_buffer, model.n_steps)
+    assert (model._native is not None) == (who == "native" and name != "recurrent_dict")
     buffer = model.rollout_buffer
     np.testing.assert_array_equal(buffer.episode_starts, rollout["episode_starts"])
     np.testing.assert_allclose(buffer.values, said["values"], **CLOSE)

@@ -24,6 +24,8 @@ RUNS = {
     "ddpg": (1100, MEAN_RETURN, []),
     "dqn": (1300, MEAN_RETURN, []),
     "her": (600, r"Solved \d+ of 100 episodes of 10 bits", []),
+    "masked_game": (300, MEAN_RETURN, []),
+    "memory": (300, MEAN_RETURN, []),
     "normalized_vec_env": (300, MEAN_RETURN, ["normalized/model.zip", "normalized/statistics.pkl"]),
     "sac": (300, MEAN_RETURN, ["sac_pendulum/model.zip", "sac_pendulum/replay_buffer.pkl"]),
     "td3": (1100, MEAN_RETURN, []),

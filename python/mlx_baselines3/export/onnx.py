@@ -26,6 +26,9 @@ from mlx_baselines3.common.policies.actor_critic import ActorCriticPolicy
 from mlx_baselines3.common.preprocessing import is_image_space
 from mlx_baselines3.common.torch_layers import MlpExtractor
 from mlx_baselines3.contrib.ars.policies import ARSPolicy
+from mlx_baselines3.contrib.common.maskable.policies import MaskableActorCriticPolicy
+from mlx_baselines3.contrib.common.recurrent.lstm import LSTM
+from mlx_baselines3.contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from mlx_baselines3.contrib.common.torch_layers import BatchRenorm1d
 from mlx_baselines3.contrib.qrdqn.policies import QRDQNPolicy, QuantileNetwork
 from mlx_baselines3.dqn.policies import DQNPolicy, QNetwork
@@ -50,6 +53,10 @@ def export_onnx(model: BaseAlgorithm, path: str | pathlib.Path | io.BufferedIOBa
     ``obs``, or one input per key of a Dict space, in the dtype of the space, images channel-first. It returns
     ``actions`` inside the action space. Image scaling, one-hot encoding, clipping and unscaling are part of
     the graph; ``VecNormalize`` is not.
+
+    The graph of a MaskablePPO also takes ``action_masks`` ``(batch, choices)``, booleans. That of a
+    RecurrentPPO takes ``hidden_state`` and ``cell_state`` ``(layers, batch, hidden)``, zeros at first, and
+    ``episode_start`` ``(batch,)``, booleans; it returns ``next_hidden_state`` and ``next_cell_state``.
 
     :param model: the algorithm
     :param path: the file (".onnx" is added if there is no suffix) or an open binary file
@@ -107,24 +114,86 @@ def _actions(policy: Any, graph: Graph, obs: Any) -> str:
     raise NotInONNX(f"a {type(policy).__name__} cannot be exported to ONNX")
 
 
+def _choices(graph: Graph, logits: str, sizes: list[int]) -> str:
+    """The likeliest choice of each component of an action."""
+    ends = np.cumsum(sizes).tolist()
+    parts = [graph.columns(logits, end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    return graph.add("Concat", *(graph.add("ArgMax", p, axis=1, keepdims=1) for p in parts), axis=1)
+
+
+@_actions.register
+def _maskable(policy: MaskableActorCriticPolicy, graph: Graph, obs: Any) -> str:
+    own = ("predict", "_predict", "get_distribution", "_get_action_dist_from_latent", "extract_features")
+    check_unchanged(policy, MaskableActorCriticPolicy, own)
+    check_unchanged(policy.mlp_extractor, MlpExtractor, ("forward_actor",))
+    features = emit(policy.pi_features_extractor, graph, obs)
+    logits = emit(policy.action_net, graph, emit(policy.mlp_extractor.policy_net, graph, features))
+    sizes = policy.mask_groups
+    masks = graph.input("action_masks", np.bool_, ["batch", sum(sizes)])
+    logits = graph.add("Where", masks, logits, graph.constant(np.float32(-1e8)))
+    if isinstance(policy.action_space, spaces.Discrete):
+        return graph.add("ArgMax", logits, axis=1, keepdims=0)
+    choices = _choices(graph, logits, sizes)
+    # predict() returns integers, but for MultiBinary the file has floats.
+    return graph.cast(choices, np.float32) if isinstance(policy.action_space, spaces.MultiBinary) else choices
+
+
+def _lstm(graph: Graph, lstm: LSTM, value: str) -> str:
+    """One step of an LSTM, whose states are inputs and outputs of the file."""
+    shape = [lstm.num_layers, "batch", lstm.hidden_size]
+    states = [graph.input(name, np.float32, shape) for name in ("hidden_state", "cell_state")]
+    starts = graph.input("episode_start", np.bool_, ["batch"])
+    keep = graph.cast(graph.add("Not", starts), np.float32)
+    keep = graph.add("Unsqueeze", keep, graph.constant(np.array([1])))
+    after: list[list[str]] = [[], []]
+    for layer in range(lstm.num_layers):
+        index = graph.constant(np.array(layer))
+        hidden, cell = (graph.add("Mul", graph.add("Gather", s, index, axis=0), keep) for s in states)
+        products = []
+        for name, taken in (("ih", value), ("hh", hidden)):
+            inputs = [graph.constant(to_numpy(getattr(lstm, f"weight_{name}_l{layer}")))]
+            if lstm.has_bias:
+                inputs.append(graph.constant(to_numpy(getattr(lstm, f"bias_{name}_l{layer}"))))
+            products.append(graph.add("Gemm", taken, *inputs, transB=1))
+        gates = graph.add("Add", *products)
+        size = lstm.hidden_size
+        parts = [graph.columns(gates, i * size, (i + 1) * size) for i in range(4)]
+        i, f, o = (graph.add("Sigmoid", parts[k]) for k in (0, 1, 3))
+        new = graph.add("Mul", i, graph.add("Tanh", parts[2]))
+        cell = graph.add("Add", graph.add("Mul", f, cell), new)
+        value = graph.add("Mul", o, graph.add("Tanh", cell))
+        for states_after, state in zip(after, (value, cell), strict=True):
+            states_after.append(graph.add("Unsqueeze", state, graph.constant(np.array([0]))))
+    for name, parts in zip(("next_hidden_state", "next_cell_state"), after, strict=True):
+        graph.output(name, graph.add("Concat", *parts, axis=0), np.float32, shape)
+    return value
+
+
+@_actions.register
+def _recurrent(policy: RecurrentActorCriticPolicy, graph: Graph, obs: Any) -> str:
+    own = ("predict", "_predict", "get_distribution", "_process_sequence", "extract_features")
+    check_unchanged(policy, RecurrentActorCriticPolicy, own)
+    latent = _lstm(graph, policy.lstm_actor, emit(policy.pi_features_extractor, graph, obs))
+    return _head(policy, graph, latent)
+
+
 @_actions.register
 def _actor_critic(policy: ActorCriticPolicy, graph: Graph, obs: Any) -> str:
     own = ("predict", "_predict", "get_distribution", "_get_action_dist_from_latent", "extract_features")
     check_unchanged(policy, ActorCriticPolicy, own)
+    return _head(policy, graph, emit(policy.pi_features_extractor, graph, obs))
+
+
+def _head(policy: ActorCriticPolicy, graph: Graph, features: str) -> str:
+    """The most likely actions, by the features of a policy."""
+    check_unchanged(policy, ActorCriticPolicy, ("_get_action_dist_from_latent",))
     check_unchanged(policy.mlp_extractor, MlpExtractor, ("forward_actor",))
-    features = emit(policy.pi_features_extractor, graph, obs)
     value = emit(policy.action_net, graph, emit(policy.mlp_extractor.policy_net, graph, features))
     dist = policy.action_dist
     if isinstance(dist, CategoricalDistribution):
         return graph.add("ArgMax", value, axis=1, keepdims=0)
     if isinstance(dist, MultiCategoricalDistribution):
-        ends = np.cumsum(dist.action_dims)
-        axes = graph.constant(np.array([1]))
-        choices = []
-        for end, size in zip(ends, dist.action_dims, strict=True):
-            bounds = (graph.constant(np.array([bound])) for bound in (end - size, end))
-            choices.append(graph.add("ArgMax", graph.add("Slice", value, *bounds, axes), axis=1, keepdims=1))
-        return graph.add("Concat", *choices, axis=1)
+        return _choices(graph, value, dist.action_dims)
     if isinstance(dist, BernoulliDistribution):
         return graph.cast(graph.add("Greater", value, graph.constant(np.float32(0))), np.float32)
     if isinstance(dist, StateDependentNoiseDistribution) and dist.bijector is not None:
@@ -227,13 +296,19 @@ def _file(graph: Graph, parts: dict[str, spaces.Space[Any]], action_space: space
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         return helper.make_tensor_value_info(name, kind, ["batch", *shape])
 
+    def further(name: str, dtype: Any, shape: list[Any]) -> Any:
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        return helper.make_tensor_value_info(name, kind, shape)
+
     inputs = [tensor(name, space.dtype, space.shape or ()) for name, space in parts.items()]
     # predict() returns MultiBinary actions as float32.
     dtype: Any = np.float32 if isinstance(action_space, spaces.MultiBinary) else np.int64
     if isinstance(action_space, spaces.Box):
         dtype = _box_dtype(action_space)
     output = tensor("actions", dtype, action_space.shape or ())
-    made = helper.make_graph(graph.nodes, "policy", inputs, [output], graph.constants)
+    inputs += [further(*described) for described in graph.inputs]
+    outputs = [output, *(further(*described) for described in graph.outputs)]
+    made = helper.make_graph(graph.nodes, "policy", inputs, outputs, graph.constants)
 
     file = helper.make_model(
         made,

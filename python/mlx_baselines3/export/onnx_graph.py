@@ -33,6 +33,9 @@ class Graph:
         self.onnx = onnx
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
+        # Name, dtype and shape of inputs besides the observation, and of outputs besides the actions.
+        self.inputs: list[tuple[str, Any, list[Any]]] = []
+        self.outputs: list[tuple[str, Any, list[Any]]] = []
 
     def constant(self, value: Any) -> str:
         """
@@ -53,6 +56,36 @@ class Graph:
         name = f"policy/{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(self.onnx.helper.make_node(operator, inputs, [name], name=name, **attributes))
         return name
+
+    def input(self, name: str, dtype: Any, shape: list[Any]) -> str:
+        """
+        :param name: name of an input besides the observation
+        :param dtype: its dtype
+        :param shape: its shape, with names for free axes
+        :return: the name
+        """
+        self.inputs.append((name, dtype, shape))
+        return name
+
+    def output(self, name: str, value: str, dtype: Any, shape: list[Any]) -> None:
+        """
+        :param name: name of an output besides the actions
+        :param value: name of its value
+        :param dtype: its dtype
+        :param shape: its shape, with names for free axes
+        """
+        self.nodes.append(self.onnx.helper.make_node("Identity", [value], [name], name=name))
+        self.outputs.append((name, dtype, shape))
+
+    def columns(self, value: str, start: int, end: int) -> str:
+        """
+        :param value: name of an array of two axes
+        :param start: first column
+        :param end: the column after the last
+        :return: name of these columns
+        """
+        bounds = (self.constant(np.array([bound])) for bound in (start, end, 1))
+        return self.add("Slice", value, *bounds)
 
     def cast(self, value: str, dtype: Any) -> str:
         """

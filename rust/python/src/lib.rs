@@ -11,6 +11,7 @@ mod evaluate;
 mod extractor;
 mod ffi;
 mod learn;
+mod recurrent;
 mod replay;
 mod signals;
 mod terminal;
@@ -32,6 +33,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     evaluate::register(m)?;
     learn::register(m)?;
     threads::register(m)?;
+    recurrent::register(m)?;
     update::register(m)?;
     replay::register(m)?;
     terminal::register(m)?;

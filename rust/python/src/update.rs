@@ -27,7 +27,11 @@ fn extractor(specs: &Many<BranchSpec>) -> PyResult<Extractor> {
     Extractor::new(&branches(specs)?).map_err(py_err)
 }
 
-fn distribution(name: &str, options: Vec<usize>, log_std: LogStd) -> PyResult<Distribution> {
+pub(crate) fn distribution(
+    name: &str,
+    options: Vec<usize>,
+    log_std: LogStd,
+) -> PyResult<Distribution> {
     let log_std = match log_std {
         LogStd::Place(place) => place,
         LogStd::OfStates(noise) => {
@@ -62,7 +66,7 @@ impl Observations<'_> {
 /// The columns of a rollout.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-struct RolloutArrays<'py> {
+pub(crate) struct RolloutArrays<'py> {
     observations: Observations<'py>,
     actions: PyReadonlyArray1<'py, f32>,
     values: PyReadonlyArray1<'py, f32>,
@@ -73,7 +77,28 @@ struct RolloutArrays<'py> {
 }
 
 impl RolloutArrays<'_> {
-    fn places(&self) -> Vec<Range<usize>> {
+    pub(crate) fn columns(&self) -> PyResult<Vec<ObservationColumn<'_>>> {
+        self.observations.columns()
+    }
+
+    /// The rollout with these observations, which are those of [`RolloutArrays::columns`].
+    pub(crate) fn rollout<'a>(
+        &'a self,
+        observations: &'a [ObservationColumn<'a>],
+    ) -> PyResult<Rollout<'a>> {
+        let masks = self.masks.as_ref().map(|masks| masks.as_slice());
+        Ok(Rollout {
+            observations,
+            actions: self.actions.as_slice()?,
+            values: self.values.as_slice()?,
+            log_probs: self.log_probs.as_slice()?,
+            advantages: self.advantages.as_slice()?,
+            returns: self.returns.as_slice()?,
+            masks: masks.transpose()?,
+        })
+    }
+
+    pub(crate) fn places(&self) -> Vec<Range<usize>> {
         let rest = [
             &self.actions,
             &self.values,
@@ -94,7 +119,7 @@ impl RolloutArrays<'_> {
 /// The numbers of PPO's objective, or of A2C's: it has no clip range.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-struct OnPolicyNumbers {
+pub(crate) struct OnPolicyNumbers {
     clip_range: Option<f32>,
     clip_range_vf: Option<f32>,
     ent_coef: f32,
@@ -102,6 +127,20 @@ struct OnPolicyNumbers {
     max_grad_norm: f32,
     target_kl: Option<f32>,
     normalize: bool,
+}
+
+impl OnPolicyNumbers {
+    pub(crate) fn settings(&self) -> OnPolicySettings {
+        OnPolicySettings {
+            clip_range: self.clip_range,
+            clip_range_vf: self.clip_range_vf,
+            ent_coef: self.ent_coef,
+            vf_coef: self.vf_coef,
+            max_grad_norm: self.max_grad_norm,
+            target_kl: self.target_kl,
+            normalize: self.normalize,
+        }
+    }
 }
 
 /// The metrics of each minibatch of an epoch, and how it ended.
@@ -123,7 +162,7 @@ fn column<T>(py: Python<'_>, rows: &[T], of: fn(&T) -> f64) -> Py<PyArray1<f64>>
 }
 
 impl OnPolicyResult {
-    fn new(
+    pub(crate) fn new(
         py: Python<'_>,
         metrics: &[OnPolicyMetrics],
         stopped_early: bool,
@@ -187,29 +226,8 @@ impl OnPolicyUpdate {
             &written,
             &[&read[..], &rollout.places(), &[place(&order)]].concat(),
         )?;
-        let observations = rollout.observations.columns()?;
-        let rollout = Rollout {
-            observations: &observations,
-            actions: rollout.actions.as_slice()?,
-            values: rollout.values.as_slice()?,
-            log_probs: rollout.log_probs.as_slice()?,
-            advantages: rollout.advantages.as_slice()?,
-            returns: rollout.returns.as_slice()?,
-            masks: rollout
-                .masks
-                .as_ref()
-                .map(|masks| masks.as_slice())
-                .transpose()?,
-        };
-        let settings = OnPolicySettings {
-            clip_range: settings.clip_range,
-            clip_range_vf: settings.clip_range_vf,
-            ent_coef: settings.ent_coef,
-            vf_coef: settings.vf_coef,
-            max_grad_norm: settings.max_grad_norm,
-            target_kl: settings.target_kl,
-            normalize: settings.normalize,
-        };
+        let columns = rollout.columns()?;
+        let (rollout, settings) = (rollout.rollout(&columns)?, settings.settings());
         let (core, order) = (&mut self.0, order.as_slice()?);
         let mut state = trained.trained()?;
         let (metrics, stopped) = watched_whole(py, |watch| {
@@ -340,7 +358,7 @@ fn share<T>(all: &[T], index: usize, count: usize) -> &[T] {
 /// Noise that depends on the state: where the logarithms of its deviations lie, and what they are for.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-struct StateNoiseSpec {
+pub(crate) struct StateNoiseSpec {
     log_std: usize,
     features: usize,
     actions: usize,
@@ -362,7 +380,7 @@ impl From<StateNoiseSpec> for StateNoise {
 
 /// The logarithms of an on-policy actor's deviations.
 #[derive(FromPyObject)]
-enum LogStd {
+pub(crate) enum LogStd {
     /// Where they begin.
     Place(usize),
     /// Those of noise that depends on the state.

@@ -362,14 +362,20 @@ class BaseModel(Module):
             have different numbers of rows
         """
         use_mlx()
-        if isinstance(observation, dict):
-            batches, vectorized = self._dict_batch(observation)
-            if len({len(batch) for batch in batches.values()}) > 1:
-                lengths = ", ".join(f"{key!r} has {len(batch)}" for key, batch in batches.items())
-                raise ValueError(f"The keys of the observation differ in their number of rows: {lengths}.")
-            return obs_as_tensor(batches, self.device), vectorized
-        batch, vectorized = _as_batch(observation, self.observation_space)
+        batch, vectorized = self._batch_of(observation)
         return obs_as_tensor(batch, self.device), vectorized
+
+    def _batch_of(
+        self, observation: np.ndarray | dict[str, np.ndarray]
+    ) -> tuple[np.ndarray | dict[str, np.ndarray], bool]:
+        """:return: (batch, ...) observations of NumPy, and whether they were a batch"""
+        if not isinstance(observation, dict):
+            return _as_batch(observation, self.observation_space)
+        batches, vectorized = self._dict_batch(observation)
+        if len({len(batch) for batch in batches.values()}) > 1:
+            lengths = ", ".join(f"{key!r} has {len(batch)}" for key, batch in batches.items())
+            raise ValueError(f"The keys of the observation differ in their number of rows: {lengths}.")
+        return batches, vectorized
 
 
 def _as_batch(observation: np.ndarray, space: spaces.Space[Any]) -> tuple[np.ndarray, bool]:

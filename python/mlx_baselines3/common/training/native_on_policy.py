@@ -21,10 +21,10 @@ from mlx_baselines3.common.native.vectors import TrainedVector, flat, state_nois
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
 from mlx_baselines3.common.training.not_finite import check_finite
 
-__all__ = ["NativeOnPolicyUpdate"]
+__all__ = ["HEADS", "NativeOnPolicyUpdate"]
 
 # The native distribution of each head whose derivatives Rust knows.
-_HEADS = {
+HEADS = {
     "categorical": "categorical",
     "multi_categorical": "categorical",
     "bernoulli": "bernoulli",
@@ -45,7 +45,7 @@ class NativeOnPolicyUpdate:
     """
 
     def __init__(self, policy: Module, optimizer: ParameterOptimizer, plan: Blueprint):
-        if plan.head not in _HEADS:
+        if plan.head not in HEADS:
             raise NotNative(f"there is no native gradient of a {plan.head} policy")
         dist = policy.action_dist
         check_unchanged(dist, type(dist), ("entropy",))
@@ -53,12 +53,12 @@ class NativeOnPolicyUpdate:
             raise NotNative("the noise trains the features")
         self._vector = TrainedVector(policy, optimizer)
         self._plan = plan
-        head = _HEADS[plan.head]
+        head = HEADS[plan.head]
         # The features of all arrays at once, or of the actor and of the critic.
         extractors = [plan.features, plan.critic_features][: 1 if plan.shares_features() else 2]
         extractors = [features for features in extractors if features]
         outputs = sum(linear.weight.shape[0] for linear in plan.layers[-1].linears)
-        self._core = _native.OnPolicyUpdate(
+        self._core: Any = _native.OnPolicyUpdate(
             self._vector.layer_plans(plan.layers),
             self._vector.layer_plans(plan.critic),
             head,
@@ -105,7 +105,7 @@ class NativeOnPolicyUpdate:
         :raises FloatingPointError: if a loss or a parameter is nan or infinite; nothing has changed then
         :raises ValueError: the rollout does not fit the networks; nothing has changed then
         """
-        columns = self._columns(rollout)
+        data = self._data(rollout)
         objective: _native.OnPolicySettings = {
             "clip_range": settings.get("clip_range"),
             "clip_range_vf": settings.get("clip_range_vf"),
@@ -121,7 +121,7 @@ class NativeOnPolicyUpdate:
             self._vector.load()
             for order in orders:
                 size = batch_size or len(order)
-                done = self._core.epoch(columns, order, size, objective, self._vector.as_native())
+                done = self._core.epoch(*data, order, size, objective, self._vector.as_native())
                 self._vector.record_steps(done.optimizer_steps)
                 epochs.append(_metrics(done, policy_loss))
                 if done.stopped_early:
@@ -132,6 +132,10 @@ class NativeOnPolicyUpdate:
         with interrupts_deferred():
             self._vector.store()
         return epochs
+
+    def _data(self, rollout: Mapping[str, np.ndarray]) -> tuple[Any, ...]:
+        """:return: the first arguments of an epoch in Rust"""
+        return (self._columns(rollout),)
 
     def _columns(self, rollout: Mapping[str, np.ndarray]) -> "_native.RolloutArrays":
         return {

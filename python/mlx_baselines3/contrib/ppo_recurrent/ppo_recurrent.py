@@ -9,15 +9,19 @@ from gymnasium import spaces
 
 from mlx_baselines3.common.buffers import RolloutBuffer
 from mlx_baselines3.common.callbacks import BaseCallback
+from mlx_baselines3.common.callbacks.base import is_noop
+from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged, mlx_infers
 from mlx_baselines3.common.native.rollouts import actions_for_env
 from mlx_baselines3.common.nn.integer_observations import check_integers
 from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
 from mlx_baselines3.common.nn.packed_optimizer import Arrays
 from mlx_baselines3.common.nn.threads import tracing
+from mlx_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from mlx_baselines3.common.policies import BasePolicy
 from mlx_baselines3.common.policies.evaluated import ModelCall
 from mlx_baselines3.common.training.compiled_update import Minibatch
 from mlx_baselines3.common.training.dead_steps import dead_mask
+from mlx_baselines3.common.training.native_on_policy import NativeOnPolicyUpdate
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.common.utils import obs_as_tensor
 from mlx_baselines3.common.vec_env import VecEnv
@@ -27,9 +31,11 @@ from mlx_baselines3.contrib.common.recurrent.buffers import (
     RecurrentRolloutBuffer,
     Sequences,
 )
+from mlx_baselines3.contrib.common.recurrent.native_memory import NativeMemory, native_memory
 from mlx_baselines3.contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from mlx_baselines3.contrib.common.recurrent.type_aliases import RNNStates
 from mlx_baselines3.contrib.ppo_recurrent.losses import masked_mean, normalize
+from mlx_baselines3.contrib.ppo_recurrent.native_update import NativeRecurrentUpdate
 from mlx_baselines3.contrib.ppo_recurrent.policies import CnnLstmPolicy, MlpLstmPolicy, MultiInputLstmPolicy
 from mlx_baselines3.ppo.base import BasePPO
 
@@ -83,6 +89,8 @@ class RecurrentPPO(BasePPO):
     rollout_buffer: RecurrentRolloutBuffer
     # The states after the last step.
     _last_lstm_states: RNNStates | None = None
+    # What acts in Rust, in the present rollout.
+    _native: NativeMemory | None = None
 
     def __init__(
         self,
@@ -202,7 +210,39 @@ class RecurrentPPO(BasePPO):
             self.policy.reset_noise(env.num_envs)
         callback.on_rollout_start()
         check_integers(self._last_obs, self.observation_space, "environment")
+        try:
+            self._native = native_memory(self.policy)
+            self._native.actor.reseed()
+        except NotNative as reason:
+            self._native = None
+            self._explain_once(mlx_infers(reason))
         return self._collect_step_by_step(env, callback, rollout_buffer, n_rollout_steps)
+
+    def _infer(self) -> tuple[Any, Any, Any, RNNStates]:
+        """:return: actions of NumPy, values, log-probabilities, and the states after the step"""
+        states: Any = self._last_lstm_states
+        if self._native is not None:
+            obs: Any = self._last_obs
+            starts = self._last_episode_starts
+            actions, values, log_probs, *native_states = self._native.infer(obs, states, starts)
+            after: Any = RNNStates(*native_states)  # type: ignore[arg-type]
+            return actions.reshape(-1, *(self.action_space.shape or ())), values, log_probs, after
+        obs_tensor = obs_as_tensor(self._last_obs, self.device)
+        episode_starts = mx.array(np.asarray(self._last_episode_starts, np.float32))
+        # The distribution is the policy's only one: not while another thread predicts.
+        with tracing:
+            actions, values, log_probs, after = self.policy(obs_tensor, states, episode_starts)
+        # One evaluation for all; each is then only copied out.
+        mx.eval(actions, values, log_probs, after)
+        return to_numpy(actions), values, log_probs, after
+
+    def _values(self, obs: Any, states: Any, starts: Any) -> np.ndarray:
+        """:return: (batch, 1) values of observations, with the critic's states before them"""
+        if self._native is not None:
+            return self._native.values(obs, states, starts)
+        tensor = obs_as_tensor(obs, self.device)
+        values = self.policy.predict_values(tensor, states, mx.array(np.asarray(starts, np.float32)))
+        return to_numpy(values)
 
     def _collect_step_by_step(
         self,
@@ -211,7 +251,7 @@ class RecurrentPPO(BasePPO):
         rollout_buffer: RecurrentRolloutBuffer,
         n_rollout_steps: int,
     ) -> bool:
-        """As :meth:`collect_rollouts`, with actions from MLX."""
+        """As :meth:`collect_rollouts`, once it is known who acts."""
         n_steps = 0
         dead: list[tuple[int, int]] = []
         lstm_states = self._last_lstm_states
@@ -219,19 +259,15 @@ class RecurrentPPO(BasePPO):
         while n_steps < n_rollout_steps:
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
                 self.policy.reset_noise(env.num_envs)
-            obs_tensor = obs_as_tensor(self._last_obs, self.device)
-            episode_starts = mx.array(np.asarray(self._last_episode_starts, np.float32))
-            # The distribution is the policy's only one: not while another thread predicts.
-            with tracing:
-                actions, values, log_probs, lstm_states = self.policy(obs_tensor, lstm_states, episode_starts)
-            # One evaluation for all; each is then only copied out.
-            mx.eval(actions, values, log_probs, lstm_states)
-            actions = to_numpy(actions)
+            actions, values, log_probs, lstm_states = self._infer()
             clipped_actions = actions_for_env(self.policy, self.action_space, actions)
             new_obs, rewards, dones, infos = env.step(clipped_actions)
             check_integers(new_obs, self.observation_space, "environment")
             self.num_timesteps += env.num_envs
 
+            if self._native is not None and not is_noop(callback):
+                values, log_probs = to_mlx(values), to_mlx(log_probs)
+                obs_tensor = obs_as_tensor(self._last_obs, self.device)
             callback.update_locals(locals())
             if not callback.on_step():
                 return False
@@ -248,9 +284,7 @@ class RecurrentPPO(BasePPO):
             self._last_lstm_states = lstm_states
 
         rollout_buffer.dead_steps = dead_mask(dead, (n_rollout_steps, env.num_envs))
-        episode_starts = mx.array(np.asarray(dones, np.float32))
-        obs_tensor = obs_as_tensor(new_obs, self.device)
-        values = self.policy.predict_values(obs_tensor, lstm_states.vf, episode_starts)  # type: ignore[union-attr, arg-type]
+        values = to_mlx(self._values(new_obs, lstm_states.vf, dones))  # type: ignore[union-attr]
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
         callback.update_locals(locals())
         callback.on_rollout_end()
@@ -270,26 +304,33 @@ class RecurrentPPO(BasePPO):
                 dead.append(i)
             terminal_obs = infos[i].get("terminal_observation")
             if terminal_obs is not None and infos[i].get("TimeLimit.truncated", False):
-                obs, _ = self.policy.obs_to_tensor(terminal_obs)
                 own = states.vf[0][:, i : i + 1], states.vf[1][:, i : i + 1]
-                value = self.policy.predict_values(obs, own, mx.zeros(1))
-                rewards[i] += self.gamma * to_numpy(value)[0, 0]
+                if isinstance(terminal_obs, dict):
+                    obs: Any = {key: np.asarray(part)[None] for key, part in terminal_obs.items()}
+                else:
+                    obs = np.asarray(terminal_obs)[None]
+                rewards[i] += self.gamma * self._values(obs, own, np.zeros(1))[0, 0]
         return dead
+
+    def _known(self) -> type[OnPolicyAlgorithm]:
+        return RecurrentPPO
+
+    def _native_update(self, base: type[OnPolicyAlgorithm]) -> NativeOnPolicyUpdate:
+        check_unchanged(self, base, self._decisive)
+        return NativeRecurrentUpdate(self.policy, self.policy.optimizer, self.n_steps)
 
     def _epochs(self, batch_size: int | None, n_epochs: int) -> Iterator[Iterable[Minibatch]]:
         buffer = self.rollout_buffer
-        dead = None if buffer.dead_steps is None else buffer.dead_steps.T.reshape(-1)
         buffer.flatten()
         check_integers(buffer.observations, self.observation_space)
         env_change = buffer.env_change()
         for _ in range(n_epochs):
-            parts = [buffer.sequences(rows, env_change) for rows in buffer.orders(batch_size)]
-            yield (self._padded(part, dead) for part in parts)
+            parts = [buffer.sequences(rows, env_change) for rows in buffer.minibatches(batch_size)]
+            yield map(self._padded, parts)
 
-    def _padded(self, part: Sequences, dead: np.ndarray | None) -> Arrays:
+    def _padded(self, part: Sequences) -> Arrays:
         """A minibatch of sequences, with padding, as MLX has it."""
         buffer, rows = self.rollout_buffer, part.rows.reshape(-1)
-        mask = part.is_real if dead is None else part.is_real & ~dead[part.rows]
         names = {
             "values": "values",
             "log_probs": "log_probs",
@@ -309,7 +350,7 @@ class RecurrentPPO(BasePPO):
         batch["episode_starts"] = to_mlx(
             np.where(part.is_real, buffer.episode_starts[part.rows, 0], 0).reshape(-1)
         )
-        batch["mask"] = to_mlx(mask.reshape(-1))
+        batch["mask"] = to_mlx(part.is_real.reshape(-1))
         for name in STATES:
             column = getattr(buffer, name)
             states = np.zeros((len(part.rows), *column.shape[1:]), np.float32)
@@ -395,4 +436,4 @@ class RecurrentPPO(BasePPO):
         self._last_lstm_states = RNNStates(pi, vf)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_last_lstm_states"]
+        return [*super()._excluded_save_params(), "_last_lstm_states", "_native"]

@@ -96,6 +96,29 @@ impl InferenceLayer {
         }
     }
 
+    /// Takes `(inputs, outputs)` weights, row after row, for the first inputs; those of the others, and the
+    /// biases, stay as they are.
+    ///
+    /// # Errors
+    /// [`NnError::Count`] if there are too many; nothing has changed then.
+    pub(super) fn load_transposed(&mut self, weights: &[f32]) -> Result<(), NnError> {
+        if weights.len() > self.inputs * self.outputs {
+            check("weights", weights.len(), self.inputs * self.outputs)?;
+        }
+        for (panel, to) in self
+            .weights
+            .chunks_exact_mut(self.inputs * LANES)
+            .enumerate()
+        {
+            let (first, last) = (panel * LANES, self.outputs.min((panel + 1) * LANES));
+            let rows = weights.chunks_exact(self.outputs);
+            for (to, from) in to.chunks_exact_mut(LANES).zip(rows) {
+                to[..last - first].copy_from_slice(&from[first..last]);
+            }
+        }
+        Ok(())
+    }
+
     /// Numbers in an input row.
     #[must_use]
     pub fn inputs(&self) -> usize {

@@ -153,6 +153,14 @@ fn dense<S: Simd>(
             (y_several, y_stride),
         );
     }
+    let few = (x_rest, x_stride);
+    match rows - several {
+        2 => return block::<S, 2>(simd, layer, first, few, (y_rest, y_stride)),
+        3 => return block::<S, 3>(simd, layer, first, few, (y_rest, y_stride)),
+        4 => return block::<S, 4>(simd, layer, first, few, (y_rest, y_stride)),
+        5 => return block::<S, 5>(simd, layer, first, few, (y_rest, y_stride)),
+        _ => {}
+    }
     let rows = x_rest
         .chunks_exact(x_stride)
         .zip(y_rest.chunks_exact_mut(y_stride));
@@ -168,6 +176,27 @@ fn dense<S: Simd>(
         for at in four..vectors {
             tile::<S, 1, 1>(simd, layer, x, (y, y_stride), (first, at));
         }
+    }
+}
+
+/// `R` rows, fewer than a block: they share the loads of the weights, too.
+#[inline(always)]
+fn block<S: Simd, const R: usize>(
+    simd: S,
+    layer: &InferenceLayer,
+    first: usize,
+    (x, x_stride): (&[f32], usize),
+    (y, y_stride): (&mut [f32], usize),
+) {
+    let vectors = y_stride / S::F32_LANES;
+    let inputs: [&[f32]; R] =
+        std::array::from_fn(|r| &x[r * x_stride..r * x_stride + layer.inputs()]);
+    let pairs = vectors - vectors % 2;
+    for at in (0..pairs).step_by(2) {
+        tile::<S, R, 2>(simd, layer, inputs, (&mut *y, y_stride), (first, at));
+    }
+    for at in pairs..vectors {
+        tile::<S, R, 1>(simd, layer, inputs, (&mut *y, y_stride), (first, at));
     }
 }
 

@@ -8,6 +8,7 @@ mod conv;
 mod extractor;
 mod inference;
 mod kernel;
+mod lstm;
 mod observations;
 mod product;
 mod training;
@@ -23,6 +24,7 @@ pub use extractor::{
     InferenceExtractor, LinearLayer,
 };
 pub use inference::{InferenceLayer, InferenceMlp, Outputs, Workspace};
+pub use lstm::{Lstm, LstmPlaces, LstmTape, LstmWeights, Steps};
 pub use observations::{ObservationColumn, Rows};
 pub use product::{Matrix, multiply};
 pub use training::{LayerPart, Tape, TrainableLayer, TrainableMlp};

@@ -41,6 +41,13 @@ pub(crate) fn forbid(logits: &mut [f32], mask: &[f32]) {
     }
 }
 
+/// Whether a logit, or a log-probability, can be that of a choice that is taken; also true of a nan.
+///
+/// The exponentials of the others are 0, and take ten times as long.
+fn is_possible(logit: f32) -> bool {
+    logit >= FORBIDDEN / 2.0 || logit.is_nan()
+}
+
 /// Half of the logarithm of 2 pi.
 pub(super) const HALF_LOG_2_PI: f32 = 0.918_938_5;
 
@@ -216,8 +223,13 @@ impl Distribution {
                 let mut rest = outputs;
                 for (&options, &action) in options.iter().zip(action) {
                     let (log_probs, after) = rest.split_at_mut(options);
-                    let entropy: f32 = -log_probs.iter().map(|&l| l.exp() * l).sum::<f32>();
+                    let possible = log_probs.iter().filter(|&&l| is_possible(l));
+                    let entropy: f32 = -possible.map(|&l| l.exp() * l).sum::<f32>();
                     for (index, x) in log_probs.iter_mut().enumerate() {
+                        if !is_possible(*x) {
+                            *x = 0.0;
+                            continue;
+                        }
                         let (log_p, p) = (*x, x.exp());
                         let taken = if index == action as usize { 1.0 } else { 0.0 };
                         *x = by_log_prob * (taken - p) - by_entropy * p * (log_p + entropy);
@@ -257,12 +269,16 @@ fn normalize(logits: &mut [f32]) -> f32 {
     let most = logits
         .iter()
         .fold(f32::NEG_INFINITY, |a, &b| if b < a { a } else { b });
-    let total: f32 = logits.iter().map(|&logit| (logit - most).exp()).sum();
+    let possible = logits.iter().filter(|&&logit| is_possible(logit));
+    let total: f32 = possible.map(|&logit| (logit - most).exp()).sum();
     let log_total = most + total.ln();
     let mut entropy = 0.0;
     for logit in logits {
+        let possible = is_possible(*logit);
         *logit -= log_total;
-        entropy -= logit.exp() * *logit;
+        if possible {
+            entropy -= logit.exp() * *logit;
+        }
     }
     entropy
 }

@@ -104,12 +104,11 @@ impl WithGradient for Piece {
 }
 
 /// What the rows of a minibatch have in common.
-struct Minibatch<'a> {
-    rollout: &'a Rollout<'a>,
-    rows: &'a [u32],
-    parameters: &'a [f32],
-    inputs: Inputs<'a>,
-    settings: &'a OnPolicySettings,
+pub(super) struct Minibatch<'a> {
+    pub(super) rollout: &'a Rollout<'a>,
+    pub(super) rows: &'a [u32],
+    pub(super) parameters: &'a [f32],
+    pub(super) settings: &'a OnPolicySettings,
     size: f32,
     // What to subtract from an advantage, and to multiply it with then.
     centre: f32,
@@ -290,11 +289,6 @@ impl OnPolicyUpdate {
         settings: &OnPolicySettings,
         trained: &mut Trained<'_>,
     ) -> (OnPolicyMetrics, bool) {
-        let (centre, scale) = if settings.normalize {
-            normalization(rows.iter().map(|&row| rollout.advantages[row as usize]))
-        } else {
-            (0.0, 1.0)
-        };
         let (mut trunk, columns) = (self.trunk.take(), rollout.observations);
         if let Some(trunk) = &mut trunk {
             trunk.see(trained.parameters, columns, Rows::Listed(rows));
@@ -305,27 +299,20 @@ impl OnPolicyUpdate {
             // Has been refused.
             (None, _) => Inputs::Observations(&[]),
         };
-        let batch = Minibatch {
-            rollout,
-            rows,
-            parameters: trunk
-                .as_ref()
-                .map_or(&*trained.parameters, Trunk::parameters),
-            inputs,
-            settings,
-            size: rows.len() as f32,
-            centre,
-            scale,
-        };
+        let parameters = trunk
+            .as_ref()
+            .map_or(&*trained.parameters, Trunk::parameters);
+        let batch = Minibatch::new(rollout, rows, parameters, settings);
         if let Distribution::StateDependent { noise, .. } = &self.distribution {
             self.spread.load(noise, batch.parameters, &[]);
         }
         let cost = 3 * rows.len() * (self.actor.row_ns() + self.critic.row_ns());
         let mut memory = std::mem::take(&mut self.pieces);
         memory.visit_rows(rows.len(), cost, |range, piece| {
-            self.piece(piece, &batch, range);
+            self.piece(piece, &batch, inputs, range);
         });
-        let metrics = total(memory.visited(), rows.len(), settings);
+        let sums = memory.visited().iter().map(|piece| &piece.sums);
+        let metrics = total(sums, rows.len(), settings);
         let far = |target: f32| metrics.approx_kl > 1.5 * f64::from(target);
         let near = !settings.target_kl.is_some_and(far);
         if near {
@@ -347,12 +334,18 @@ impl OnPolicyUpdate {
     }
 
     /// What some rows add to the gradient and the metrics of their minibatch.
-    fn piece(&self, piece: &mut Piece, batch: &Minibatch<'_>, range: Range<usize>) {
+    fn piece(
+        &self,
+        piece: &mut Piece,
+        batch: &Minibatch<'_>,
+        inputs: Inputs<'_>,
+        range: Range<usize>,
+    ) {
         piece.clear_gradient(self.head_size);
         piece.sums = OnPolicyMetrics::default();
         let (rows, action_dim) = (&batch.rows[range.clone()], self.distribution.action_dim());
         take(&mut piece.actions, batch.rollout.actions, rows, action_dim);
-        let [seen, valued] = match batch.inputs {
+        let [seen, valued] = match inputs {
             Inputs::Observations(all) => {
                 take(&mut piece.observations, all, rows, self.actor.inputs());
                 [piece.observations.as_slice(); 2]
@@ -437,7 +430,7 @@ impl OnPolicyUpdate {
             gradient,
             ..
         } = piece;
-        let wanted = matches!(batch.inputs, Inputs::Features(_));
+        let wanted = matches!(inputs, Inputs::Features(_));
         let passes = [
             (&self.actor, seen, actor, &*by_outputs),
             (&self.critic, valued, critic, &*by_values),
@@ -453,14 +446,14 @@ impl OnPolicyUpdate {
 }
 
 /// Adds the sum of a block of rows to that of all, and begins anew.
-fn add_up_block(sum: &mut [f32], of_block: &mut [f32]) {
+pub(super) fn add_up_block(sum: &mut [f32], of_block: &mut [f32]) {
     for (sum, of_block) in sum.iter_mut().zip(of_block) {
         *sum += std::mem::take(of_block);
     }
 }
 
 /// Copies `rows` of `from`, each of `width` numbers.
-fn take(to: &mut Vec<f32>, from: &[f32], rows: &[u32], width: usize) {
+pub(super) fn take(to: &mut Vec<f32>, from: &[f32], rows: &[u32], width: usize) {
     to.clear();
     for &row in rows {
         let start = row as usize * width;
@@ -468,9 +461,38 @@ fn take(to: &mut Vec<f32>, from: &[f32], rows: &[u32], width: usize) {
     }
 }
 
-impl Minibatch<'_> {
+impl<'a> Minibatch<'a> {
+    /// The rows of a minibatch, with what normalises their advantages.
+    pub(super) fn new(
+        rollout: &'a Rollout<'a>,
+        rows: &'a [u32],
+        parameters: &'a [f32],
+        settings: &'a OnPolicySettings,
+    ) -> Self {
+        let (centre, scale) = if settings.normalize {
+            normalization(rows.iter().map(|&row| rollout.advantages[row as usize]))
+        } else {
+            (0.0, 1.0)
+        };
+        Self {
+            rollout,
+            rows,
+            parameters,
+            settings,
+            size: rows.len() as f32,
+            centre,
+            scale,
+        }
+    }
+
     /// Adds to the sums what a row gives; the derivatives of the loss by its log-likelihood and value.
-    fn row(&self, row: usize, log_prob: f32, value: f32, sums: &mut OnPolicyMetrics) -> (f32, f32) {
+    pub(super) fn row(
+        &self,
+        row: usize,
+        log_prob: f32,
+        value: f32,
+        sums: &mut OnPolicyMetrics,
+    ) -> (f32, f32) {
         let (rollout, settings) = (self.rollout, self.settings);
         let advantage = (rollout.advantages[row] - self.centre) * self.scale;
         let by_log_prob = match settings.clip_range {
@@ -509,10 +531,12 @@ impl Minibatch<'_> {
 }
 
 /// The metrics of a minibatch of `rows` rows.
-fn total(pieces: &[Piece], rows: usize, settings: &OnPolicySettings) -> OnPolicyMetrics {
-    let mean = |of: fn(&OnPolicyMetrics) -> f64| {
-        pieces.iter().map(|piece| of(&piece.sums)).sum::<f64>() / rows as f64
-    };
+pub(super) fn total<'a>(
+    sums: impl Iterator<Item = &'a OnPolicyMetrics> + Clone,
+    rows: usize,
+    settings: &OnPolicySettings,
+) -> OnPolicyMetrics {
+    let mean = |of: fn(&OnPolicyMetrics) -> f64| sums.clone().map(of).sum::<f64>() / rows as f64;
     let mut metrics = OnPolicyMetrics {
         loss: 0.0,
         entropy_loss: mean(|sums| sums.entropy_loss),

@@ -210,17 +210,14 @@ class RecurrentRolloutBuffer(RolloutBuffer):
     def _sequences_of(self, batch_size: int | None) -> Generator[Any, None, None]:
         self.flatten()
         env_change = self.env_change()
-        for batch_inds in self.orders(batch_size):
+        for batch_inds in self.minibatches(batch_size):
             yield self._get_samples(batch_inds, env_change)
 
     def flatten(self) -> None:
         """Reshape the columns so that the steps of each environment follow each other."""
         if self.generator_ready:
             return
-        columns = self._flat_columns()
-        columns["episode_starts"] = self.swap_and_flatten(self.episode_starts)
-        for name in STATES:
-            columns[name] = self.swap_and_flatten(getattr(self, name).swapaxes(1, 2))
+        columns = {**self._flat_columns(), **self._flat_memory(), "episode_starts": self._flat_starts()}
         self.__dict__.update(columns)
         self.generator_ready = True
 
@@ -230,16 +227,46 @@ class RecurrentRolloutBuffer(RolloutBuffer):
         change[:, 0] = 1
         return change.reshape(-1, 1)
 
-    def orders(self, batch_size: int | None) -> Iterator[np.ndarray]:
+    def shuffled_rows(self) -> np.ndarray:
         """
-        :param batch_size: rows per minibatch, None for all
-        :return: the rows of each minibatch of one pass: all rows in their order, from a random one on
+        Draw the order of one pass over the rollout: that of time, environment after environment, from a
+        random row on.
+
+        :return: rows of :meth:`flattened`, each once, without ``dead_steps``
         """
         count = self.buffer_size * self.n_envs
         split = np.random.randint(count)  # noqa: NPY002 - sb3-contrib's generator, sb3-contrib's minibatches
         order = np.roll(np.arange(count), -split)
-        for start in range(0, count, batch_size or count):
-            yield order[start : start + (batch_size or count)]
+        return order if self.dead_steps is None else order[~self.dead_steps.T.reshape(-1)[order]]
+
+    def minibatches(self, batch_size: int | None) -> Iterator[np.ndarray]:
+        """
+        :param batch_size: rows per minibatch, None for all
+        :return: the rows of each minibatch of one pass
+        """
+        order = self.shuffled_rows()
+        size = batch_size or len(order)
+        return (order[start : start + size] for start in range(0, len(order), size))
+
+    def flattened(self) -> dict[str, Any]:
+        """
+        As :meth:`RolloutBuffer.flattened`, with ``episode_starts`` and the states before each step
+        ``(n_envs * buffer_size, layers, hidden)``.
+
+        :return: the columns of the whole rollout
+        :raises AssertionError: the buffer is not full
+        """
+        columns = super().flattened()
+        return {**columns, **self._flat_memory(), "episode_starts": self._flat_starts()}
+
+    def _flat_starts(self) -> np.ndarray:
+        return self.episode_starts if self.generator_ready else self.swap_and_flatten(self.episode_starts)
+
+    def _flat_memory(self) -> dict[str, np.ndarray]:
+        columns = {name: getattr(self, name) for name in STATES}
+        if self.generator_ready:
+            return columns
+        return {name: self.swap_and_flatten(column.swapaxes(1, 2)) for name, column in columns.items()}
 
     def sequences(self, batch_inds: np.ndarray, env_change: np.ndarray) -> Sequences:
         """

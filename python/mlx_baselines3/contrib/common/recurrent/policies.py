@@ -1,5 +1,6 @@
 """Policies of RecurrentPPO: an LSTM between the features and the networks of policy and value."""
 
+from functools import singledispatch
 from typing import Any
 
 import mlx.core as mx
@@ -32,6 +33,24 @@ __all__ = [
 ]
 
 States = tuple[mx.array, mx.array]
+
+
+@singledispatch
+def predict_natively(
+    policy: Any, observation: Any, deterministic: bool, state: Any, episode_start: Any, memory: list[Any]
+) -> tuple[np.ndarray, bool] | None:
+    """
+    :param policy: a recurrent policy
+    :param observation: one observation or a batch
+    :param deterministic: the most likely actions instead of random ones
+    :param state: hidden and cell states, or None
+    :param episode_start: where new episodes begin, or None
+    :param memory: receives both states after the step
+    :return: (batch, action_dim) actions before clipping, and whether the observation was a batch; None if
+        only MLX can tell
+    :raises ValueError: a shape does not fit
+    """
+    return None
 
 
 class RecurrentActorCriticPolicy(ActorCriticPolicy):
@@ -309,6 +328,11 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             actions, after = self._predict(batch, before, to_mlx(starts), deterministic)
             extras["memory"] += map(to_numpy, after)
             return actions, vectorized
+
+    def _choose_natively(
+        self, observation: np.ndarray | dict[str, np.ndarray], deterministic: bool, **extras: Any
+    ) -> tuple[np.ndarray, bool] | None:
+        return predict_natively(self, observation, deterministic, **extras)
 
     def check_memory(
         self, state: Any, episode_start: Any, n_rows: int
