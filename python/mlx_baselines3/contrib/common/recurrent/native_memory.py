@@ -107,7 +107,7 @@ def memory_plan(policy: Any) -> MemoryPlan:
             check_unchanged(lstm, LSTM, ("__call__", "forward", "_layer"))
             if lstm.dropout:
                 raise NotNative("the LSTM has a dropout")
-    keys, features = observed(policy, policy.pi_features_extractor, policy.vf_features_extractor)
+    keys, codes, features = observed(policy, policy.pi_features_extractor, policy.vf_features_extractor)
     if any(features):
         raise NotNative("the LSTM is behind a features extractor with layers")
     first: list[Layer] = []
@@ -121,6 +121,7 @@ def memory_plan(policy: Any) -> MemoryPlan:
         log_std_owner=policy if head == "gaussian" else None,
         critic=(*first, *mlp_layers(mlp.value_net), Layer((policy.value_net,))),
         keys=keys,
+        codes=codes,
     )
     return MemoryPlan(behind, policy.lstm_actor, policy.lstm_critic, policy.shared_lstm)
 
