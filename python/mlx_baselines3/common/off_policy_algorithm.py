@@ -47,13 +47,7 @@ from mlx_baselines3.common.training.native_learning import NativeLearning
 from mlx_baselines3.common.training.native_off_policy import NativeActorCriticUpdate
 from mlx_baselines3.common.training.program_actor_critic import ProgramActorCriticUpdate
 from mlx_baselines3.common.training.updater import Trained, Updater
-from mlx_baselines3.common.type_aliases import (
-    GymEnv,
-    MaybeCallback,
-    Schedule,
-    TrainFreq,
-    TrainFrequencyUnit,
-)
+from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
 from mlx_baselines3.common.type_aliases import RolloutReturn as RolloutReturn
 from mlx_baselines3.common.utils import check_train_freq, parse_train_freq
 from mlx_baselines3.common.utils import safe_mean as safe_mean
@@ -667,7 +661,7 @@ class OffPolicyAlgorithm(BaseAlgorithm):
         """
         :param base: the algorithm whose gradient step Rust knows
         :return: the gradient steps in Rust, or in one kernel on a GPU; here of an actor and critics
-        :raises NotNative: the step, the batches or the networks are not those that Rust knows
+        :raises NotNative: the step, the batches or the networks are not known
         """
         check_unchanged(self, base, ("_gradient_step", "_target", "_batches"))
         update = ProgramActorCriticUpdate if self.device.type == mx.gpu else NativeActorCriticUpdate
