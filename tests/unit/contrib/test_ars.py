@@ -74,8 +74,6 @@ def test_a_policy_is_saved_alone(tmp_path):
 @pytest.mark.parametrize(
     ("policy", "env_id"), [("LinearPolicy", "CartPole-v1"), ("MlpPolicy", "Pendulum-v1")]
 )
-    ("policy", "env_id"), [("LinearPolicy", "CartPole-v1"), ("MlpPolicy", "Pendulum-v1")]
-)
 def test_onnx_acts_alike(policy, env_id, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     model = ARS(policy, env_id, zero_policy=False, seed=0)
