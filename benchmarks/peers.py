@@ -34,7 +34,7 @@ class Peer:
 PEERS = {
     "ours": Peer(None, ("mlx-baselines3", "mlx", "numpy")),
     "gymnasium": Peer(None, ("gymnasium",)),
-    "sb3": Peer("stable_baselines3", ("stable-baselines3", "torch", "gymnasium", "numpy")),
+    "sb3": Peer("stable_baselines3", ("stable-baselines3", "sb3-contrib", "torch", "gymnasium", "numpy")),
     "sbx": Peer("sbx", ("sbx-rl", "jax", "flax", "stable-baselines3")),
     "rlox": Peer("rlox", ("rlox",)),
     "envpool": Peer("envpool", ("envpool",)),

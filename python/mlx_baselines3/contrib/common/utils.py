@@ -96,15 +96,22 @@ def conjugate_gradient_solver(
     return x
 
 
-def flat_grad(output: Callable[[list[mx.array]], mx.array], parameters: Sequence[mx.array]) -> mx.array:
+def flat_grad(
+    output: Callable[[list[mx.array]], mx.array],
+    parameters: Sequence[mx.array],
+    create_graph: bool = False,
+    retain_graph: bool = False,
+) -> mx.array:
     """
     The gradient of a function in one vector.
 
-    MLX differentiates functions, so ``output`` is one, where torch's takes a tensor; the gradient can be
-    differentiated again without further arguments.
+    MLX differentiates functions, so ``output`` is one, where torch's takes a tensor. The gradient can be
+    differentiated again whatever the other arguments are.
 
     :param output: a scalar function of the list of parameters
     :param parameters: arrays
+    :param create_graph: for compatibility with sb3-contrib
+    :param retain_graph: for compatibility with sb3-contrib
     :return: (total size,) the gradients one after the other
     """
     gradients = mx.grad(output)(list(parameters))
