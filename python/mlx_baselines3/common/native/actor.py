@@ -523,7 +523,7 @@ def predict_natively(
     :param masks_of: gives for a number of rows (rows, choices) masks, 0 where a choice is not allowed
     :return: (batch, action_dim) actions before clipping, and whether the observation was a batch; None if
         only MLX can tell
-    :raises ValueError: the shape of the observation fits neither one nor a batch
+    :raises ValueError: the shape of an observation that is an array fits neither one nor a batch
     """
     actor = native_actor_or_none(policy)
     if actor is None or isinstance(observation, dict) != bool(actor.keys):
@@ -538,8 +538,14 @@ def predict_natively(
         return actor.act(rows, deterministic, masks), is_batch
     if observation.keys() != space.spaces.keys():
         return None
-    batches = {key: _as_rows(observation[key], space[key]) for key in actor.keys}
+    try:
+        batches = {key: _as_rows(observation[key], space[key]) for key in actor.keys}
+    except ValueError:
+        # An axis of one too many, which does no harm to the policy's own way, or an error that it tells.
+        return None
     parts = {key: rows for key, (rows, _) in batches.items()}
+    if len({len(rows) for rows in parts.values()}) > 1:
+        return None
     masks = None if masks_of is None else masks_of(len(parts[actor.keys[0]]))
     return actor.act(parts, deterministic, masks), any(is_batch for _, is_batch in batches.values())
 
