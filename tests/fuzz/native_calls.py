@@ -17,6 +17,7 @@ IDS: dict[str, tuple[int, int | None]] = {
     "Acrobot-v1": (6, None),
     "MountainCar-v0": (2, None),
     "MountainCarContinuous-v0": (2, 1),
+    "mlx_baselines3/InvalidAction-v0": (80, None),
 }
 FLAGS = ("weak_scalars", "pow_squares", "fused_uniform", "compensated_sum")
 CHOICES = ("categorical", "multi_categorical", "epsilon_greedy")
@@ -338,6 +339,9 @@ class Fuzzer(Values):
         envs = self.some("envs")
         envs.core.step(*self.args(self.actions(envs)))
 
+    def call_EnvBatch__action_masks(self) -> None:
+        self.some("envs").core.action_masks()
+
     def call_EnvBatch__get_state(self) -> None:
         self.some("envs").core.get_state(*self.args(0))
 
@@ -432,6 +436,56 @@ class Fuzzer(Values):
     def call_Actor__choose(self) -> None:
         self.observed("choose", self.rng.random() < 0.5)
 
+    def lstm(self, start: int = 0) -> tuple[dict[str, Any], int]:
+        """An LSTM of two layers from 3 numbers to 4, and where its parameters end."""
+        layers = []
+        for inputs in (3, 4):
+            places = [start, start + 16 * inputs, start + 16 * (inputs + 4), start + 16 * (inputs + 5)]
+            layers.append(dict(zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), places, strict=True)))
+            start = places[-1] + 16
+        return {"inputs": 3, "hidden": 4, "layers": layers}, start
+
+    def call_Lstm__new(self) -> None:
+        self.native.Lstm(*self.args(self.lstm()[0]))
+
+    def call_Lstm__load(self) -> None:
+        spec, end = self.lstm()
+        self.native.Lstm(spec).load(*self.args(self.f32(end)))
+
+    def call_Lstm__step(self) -> None:
+        spec, end = self.lstm()
+        lstm = self.native.Lstm(spec)
+        lstm.load(self.f32(end))
+        lstm.step(*self.args(self.f32(5, 3), self.f32(2, 5, 4), self.f32(2, 5, 4)))
+
+    def recurrent(self) -> tuple[list[Any], int]:
+        """Arguments of a recurrent update, and the length of its vector of parameters."""
+        actor, end = self.lstm()
+        own, end = self.lstm(end)
+        layers, end = self.plans(4, 2, start=end)
+        values, end = self.plans(4, 1, start=end)
+        critic = self.rng.choice([own, None])
+        return [actor, layers, critic, values, critic is None, "categorical", [2], 0, end], end
+
+    def call_RecurrentUpdate__new(self) -> None:
+        self.native.RecurrentUpdate(*self.args(*self.recurrent()[0]))
+
+    def call_RecurrentUpdate__epoch(self) -> None:
+        arguments, size = self.recurrent()
+        rows = 6
+        names = ("values", "log_probs", "advantages", "returns")
+        rollout: dict[str, Any] = {name: self.f32(rows) for name in names}
+        rollout |= {"observations": [self.f32(rows * 3)], "actions": self.flags(rows)}
+        rollout["masks"] = self.rng.choice([None, self.flags(rows * 2)])
+        states = ("hidden_states_pi", "cell_states_pi", "hidden_states_vf", "cell_states_vf")
+        memory: dict[str, Any] = {name: self.f32(rows * 2 * 4) for name in states}
+        memory |= {"episode_starts": self.flags(rows), "env_rows": 3}
+        order = np.arange(rows, dtype=np.uint32)
+        settings = {"clip_range": 0.2, "clip_range_vf": None, "ent_coef": 0.01, "vf_coef": 0.5}
+        settings |= {"max_grad_norm": 0.5, "target_kl": None, "normalize": True}
+        rest = self.args(rollout, memory, order, 4, settings, self.trained(size))
+        self.read(self.native.RecurrentUpdate(*arguments).epoch(*rest))
+
     def call_Actor__act(self) -> None:
         self.observed("act", self.rng.random() < 0.5)
 
@@ -478,6 +532,7 @@ class Fuzzer(Values):
             "actions": actions(4, envs.n),
             "rewards": self.f32(4, envs.n),
             "episode_starts": self.f32(4, envs.n),
+            "masks": self.rng.choice([None, self.f32(4, envs.n, 80), self.f32(4, envs.n, 2)]),
         }
         current = {"obs": self.f32(envs.n, envs.dim), "episode_starts": np.ones(envs.n, bool)}
         core, actor, bounds, *rest = self.args(envs.core, actor, bounds, current, columns)
@@ -532,6 +587,7 @@ class Fuzzer(Values):
         rollout: dict[str, Any] = {"observations": self.flat_columns(rows, update.extracts)}
         rollout["actions"] = self.flags(rows * width)
         rollout |= {name: self.f32(rows) for name in names}
+        rollout["masks"] = self.rng.choice([None, self.flags(rows * 5), self.flags(rows * 3)])
         order = self.numbers.permutation(rows).astype(np.uint32)
         settings = {
             "clip_range": 0.2,

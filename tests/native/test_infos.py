@@ -313,7 +313,7 @@ def test_a_chunk_that_its_infos_lead_back_to_is_garbage(algorithm: Any) -> None:
     if algorithm is PPO:
         buffer = model.rollout_buffer
         columns = {name: getattr(buffer, name)[:3] for name in ("observations", "actions", "rewards")}
-        columns["episode_starts"] = buffer.episode_starts[:3]
+        columns |= {"episode_starts": buffer.episode_starts[:3], "masks": None}
         current = {"obs": obs, "episode_starts": np.ones(2, bool)}
         chunk = actor.collect(envs._core, _native.ActionBounds(low=none, high=none), current, columns)
     else:
