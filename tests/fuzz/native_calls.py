@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from native_values import ACTIVATIONS, HEADS, Values
+from native_buffer_calls import BufferCalls
+from native_values import ACTIVATIONS, HEADS
 
 # Numbers of an observation, numbers of an action or None for choices.
 IDS: dict[str, tuple[int, int | None]] = {
@@ -17,6 +18,7 @@ IDS: dict[str, tuple[int, int | None]] = {
     "Acrobot-v1": (6, None),
     "MountainCar-v0": (2, None),
     "MountainCarContinuous-v0": (2, 1),
+    "mlx_baselines3/InvalidAction-v0": (80, None),
 }
 FLAGS = ("weak_scalars", "pow_squares", "fused_uniform", "compensated_sum")
 CHOICES = ("categorical", "multi_categorical", "epsilon_greedy")
@@ -55,7 +57,7 @@ class Update(NamedTuple):
     extracts: bool = False
 
 
-class Fuzzer(Values):
+class Fuzzer(BufferCalls):
     """
     Makes calls on a pool of objects. Each method ``call_...`` is a target, ``__`` standing for a point.
 
@@ -250,107 +252,6 @@ class Fuzzer(Values):
 
     # Targets: buffers
 
-    def call_Storage__new(self) -> None:
-        self.native.Storage(*self.args(5, {"a": 4, "b": 12}))
-
-    def call_Storage__column(self) -> None:
-        column = self.some("storage").column(*self.args("a"))
-        column[:] = 7
-
-    def call_Storage__address(self) -> None:
-        self.some("storage").address(*self.args("a"))
-
-    def call_Storage__row(self) -> None:
-        self.some("storage").row(*self.args("a", 0))
-
-    def call_Storage__nbytes(self) -> None:
-        _ = self.some("storage").nbytes
-
-    def call_gae(self) -> None:
-        names = ("rewards", "values", "episode_starts", "advantages", "returns")
-        rollout = {name: self.f32(5, 3) for name in names}
-        rollout |= {"last_values": self.f32(3), "dones": self.flags(3), "gamma": 0.99, "gae_lambda": 0.95}
-        (arguments,) = self.args(rollout)
-        self.native.gae(**arguments)
-
-    def call_flatten_env_major(self) -> None:
-        self.native.flatten_env_major(*self.args(self.bytes(24), self.bytes(24), 3, 2))
-
-    def call_gather(self) -> None:
-        sources, targets = [self.bytes(40), self.bytes(10)], [self.bytes(12), self.bytes(3)]
-        self.native.gather(*self.args(sources, targets, self.ints(10, 3)))
-
-    def call_randint(self) -> None:
-        self.native.randint(*self.args(0, 7, 5))
-
-    def call_n_step_spans(self) -> None:
-        rows, envs = self.ints(5, 4), self.ints(2, 4)
-        flags, cursor = [self.flags(5, 2), self.flags(5, 2)], {"capacity": 5, "pos": 2, "full": True}
-        self.native.n_step_spans(*self.args(*flags, cursor, 3, rows, envs))
-
-    def buffer(self) -> dict[str, Any]:
-        """The attributes of a replay buffer."""
-        rows, n_envs, kept = 6, 2, self.rng.random() < 0.4
-        observations: Any = self.f32(rows, n_envs, 3)
-        following: Any = self.f32(rows, n_envs, 3)
-        if self.rng.random() < 0.3 and not kept:
-            observations, following = ({"a": x, "b": x.copy()} for x in (observations, following))
-        terminal = self.native.TerminalObs(np.array([1]), self.bytes(12)) if kept else None
-        return {
-            "buffer_size": rows,
-            "pos": 2,
-            "full": self.rng.random() < 0.5,
-            "n_envs": n_envs,
-            "observations": observations,
-            "next_observations": following,
-            "_terminal": terminal,
-            "actions": self.ints(2, rows, n_envs, 1),
-            "rewards": self.f32(rows, n_envs),
-            "dones": self.flags(rows, n_envs),
-            "timeouts": self.flags(rows, n_envs),
-            "handle_timeout_termination": True,
-        }
-
-    def call_sample_batches(self) -> None:
-        self.read(self.native.sample_batches(*self.args(self.buffer(), 2, 3, self.rng.random() < 0.5)))
-
-    def call_store_step(self) -> None:
-        buffer = self.buffer()
-        is_dict = isinstance(buffer["observations"], dict)
-        obs: Any = {"a": self.f32(2, 3), "b": self.f32(2, 3)} if is_dict else self.f32(2, 3)
-        infos = self.rng.choice([[{}, {"TimeLimit.truncated": True}], self.some("infos")])
-        step = [obs, copy.deepcopy(obs), self.ints(2, 2, 1), self.f32(2), np.array([True, False]), infos]
-        self.native.store_step(*self.args(buffer, *step))
-
-    def call_take_batch(self) -> None:
-        columns, targets = [self.f32(6, 2, 3), self.flags(6, 2)], [self.f32(4, 3), self.f32(4)]
-        self.native.take_batch(*self.args(columns, targets, self.ints(9, 4), self.ints(2, 4), 6, 2))
-
-    # Targets: observations kept apart
-
-    def call_TerminalObs__new(self) -> None:
-        self.native.TerminalObs(*self.args(np.array([1, 4]), self.bytes(8)))
-
-    def call_TerminalObs__len(self) -> None:
-        len(self.some("terminal"))
-
-    def call_TerminalObs__before_write(self) -> None:
-        cursor = {"capacity": 3, "pos": self.rng.randrange(3), "full": self.rng.random() < 0.5}
-        self.some("terminal").before_write(*self.args(cursor, self.bytes(48), self.bytes(16), 2))
-
-    def call_TerminalObs__patch(self) -> None:
-        self.some("terminal").patch(*self.args(np.array([3, 1]), self.bytes(16)))
-
-    def call_TerminalObs__clear(self) -> None:
-        self.some("terminal").clear()
-
-    def call_TerminalObs__export(self) -> None:
-        kept = self.some("terminal")
-        kept.export()
-        copy.deepcopy(kept)
-
-    # Targets: environments
-
     def call_EnvBatch__new(self) -> None:
         arguments = self.args(self.rng.choice(list(IDS)), 2, *[True] * 4)
         self.native.EnvBatch(*arguments[:2], **dict(zip(FLAGS, arguments[2:], strict=True)))
@@ -362,6 +263,9 @@ class Fuzzer(Values):
     def call_EnvBatch__step(self) -> None:
         envs = self.some("envs")
         envs.core.step(*self.args(self.actions(envs)))
+
+    def call_EnvBatch__action_masks(self) -> None:
+        self.some("envs").core.action_masks()
 
     def call_EnvBatch__get_state(self) -> None:
         self.some("envs").core.get_state(*self.args(0))
@@ -377,9 +281,6 @@ class Fuzzer(Values):
 
     def call_EnvBatch__has_rng(self) -> None:
         self.some("envs").core.has_rng(*self.args(0))
-
-    def call_EnvBatch__action_masks(self) -> None:
-        self.some("envs").core.action_masks()
 
     def call_EnvBatch__close(self) -> None:
         if self.rng.random() < 0.1:
@@ -465,6 +366,56 @@ class Fuzzer(Values):
     def call_Actor__choose(self) -> None:
         self.observed("choose", self.rng.random() < 0.5)
 
+    def lstm(self, start: int = 0) -> tuple[dict[str, Any], int]:
+        """An LSTM of two layers from 3 numbers to 4, and where its parameters end."""
+        layers = []
+        for inputs in (3, 4):
+            places = [start, start + 16 * inputs, start + 16 * (inputs + 4), start + 16 * (inputs + 5)]
+            layers.append(dict(zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), places, strict=True)))
+            start = places[-1] + 16
+        return {"inputs": 3, "hidden": 4, "layers": layers}, start
+
+    def call_Lstm__new(self) -> None:
+        self.native.Lstm(*self.args(self.lstm()[0]))
+
+    def call_Lstm__load(self) -> None:
+        spec, end = self.lstm()
+        self.native.Lstm(spec).load(*self.args(self.f32(end)))
+
+    def call_Lstm__step(self) -> None:
+        spec, end = self.lstm()
+        lstm = self.native.Lstm(spec)
+        lstm.load(self.f32(end))
+        lstm.step(*self.args(self.f32(5, 3), self.f32(2, 5, 4), self.f32(2, 5, 4)))
+
+    def recurrent(self) -> tuple[list[Any], int]:
+        """Arguments of a recurrent update, and the length of its vector of parameters."""
+        actor, end = self.lstm()
+        own, end = self.lstm(end)
+        layers, end = self.plans(4, 2, start=end)
+        values, end = self.plans(4, 1, start=end)
+        critic = self.rng.choice([own, None])
+        return [actor, layers, critic, values, critic is None, "categorical", [2], 0, end], end
+
+    def call_RecurrentUpdate__new(self) -> None:
+        self.native.RecurrentUpdate(*self.args(*self.recurrent()[0]))
+
+    def call_RecurrentUpdate__epoch(self) -> None:
+        arguments, size = self.recurrent()
+        rows = 6
+        names = ("values", "log_probs", "advantages", "returns")
+        rollout: dict[str, Any] = {name: self.f32(rows) for name in names}
+        rollout |= {"observations": [self.f32(rows * 3)], "actions": self.flags(rows)}
+        rollout["masks"] = self.rng.choice([None, self.flags(rows * 2)])
+        states = ("hidden_states_pi", "cell_states_pi", "hidden_states_vf", "cell_states_vf")
+        memory: dict[str, Any] = {name: self.f32(rows * 2 * 4) for name in states}
+        memory |= {"episode_starts": self.flags(rows), "env_rows": 3}
+        order = np.arange(rows, dtype=np.uint32)
+        settings = {"clip_range": 0.2, "clip_range_vf": None, "ent_coef": 0.01, "vf_coef": 0.5}
+        settings |= {"max_grad_norm": 0.5, "target_kl": None, "normalize": True}
+        rest = self.args(rollout, memory, order, 4, settings, self.trained(size))
+        self.read(self.native.RecurrentUpdate(*arguments).epoch(*rest))
+
     def call_Actor__act(self) -> None:
         self.observed("act", self.rng.random() < 0.5)
 
@@ -511,7 +462,7 @@ class Fuzzer(Values):
             "actions": actions(4, envs.n),
             "rewards": self.f32(4, envs.n),
             "episode_starts": self.f32(4, envs.n),
-            "masks": self.rng.choice([None, None, self.f32(4, envs.n, 2)]),
+            "masks": self.rng.choice([None, self.f32(4, envs.n, 80), self.f32(4, envs.n, 2)]),
         }
         current = {"obs": self.f32(envs.n, envs.dim), "episode_starts": np.ones(envs.n, bool)}
         core, actor, bounds, *rest = self.args(envs.core, actor, bounds, current, columns)
@@ -568,7 +519,8 @@ class Fuzzer(Values):
         rollout: dict[str, Any] = {"observations": self.flat_columns(rows, update.extracts)}
         rollout["actions"] = self.flags(rows * width)
         rollout |= {name: self.f32(rows) for name in names}
-        rollout["masks"] = self.flags(rows * 2) if width == 1 and self.rng.random() < 0.5 else None
+        masks = [None, self.flags(rows * 2), self.flags(rows * 5), self.flags(rows * 3)]
+        rollout["masks"] = self.rng.choice(masks)
         order = self.numbers.permutation(rows).astype(np.uint32)
         settings = {
             "clip_range": 0.2,

@@ -188,5 +188,5 @@ LEARNED = {
 def test_it_learns_to_repeat_what_it_sees(env):
     make = LEARNED[env]
     settings = {"n_steps": 256, "batch_size": 64, "gamma": 0.4, "seed": 32, "learning_rate": 1e-3}
-    model = MaskablePPO("MlpPolicy", DummyVecEnv([make] * 4), **settings).learn(20_000)
+    model = MaskablePPO("MlpPolicy", DummyVecEnv([make] * 4), **settings).learn(40_000)
     assert evaluate_policy(model, DummyVecEnv([make]), 20, warn=False)[0] > 90
