@@ -142,7 +142,7 @@ def single_rows(rows: int) -> tuple[Callable[[], Any], np.ndarray]:
     update = _native.OnPolicyUpdate([layer(1, 2)], [layer(1, 1, weights=2)], "categorical", [2], 0, 3)
     names = ("actions", "values", "log_probs", "advantages", "returns")
     rollout: dict[str, Any] = {name: np.zeros(rows, np.float32) for name in names}
-    rollout["observations"] = [np.zeros(rows, np.float32)]
+    rollout |= {"observations": [np.zeros(rows, np.float32)], "masks": None}
     settings = {"clip_range": 0.2, "clip_range_vf": None, "ent_coef": 0.0, "vf_coef": 0.5, "target_kl": None}
     settings |= {"max_grad_norm": 0.5, "normalize": False}
     order = np.arange(rows, dtype=np.uint32)
