@@ -43,6 +43,9 @@ class BufferCalls(Values):
     def call_randint(self) -> None:
         self.native.randint(*self.args(0, 7, 5))
 
+    def call_permutation(self) -> None:
+        self.native.permutation(*self.args(7))
+
     def call_n_step_spans(self) -> None:
         rows, envs = self.ints(5, 4), self.ints(2, 4)
         flags, cursor = [self.flags(5, 2), self.flags(5, 2)], {"capacity": 5, "pos": 2, "full": True}

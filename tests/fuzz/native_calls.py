@@ -491,6 +491,23 @@ class Fuzzer(BufferCalls):
         done = self.native.collect_transitions(core, actor, known[0], last, plan, known[1], cursor)
         self.read(done, done.last, *done.episodes)
 
+    def call_evaluate_candidates(self) -> None:
+        name, (dim, width) = self.rng.choice(list(IDS.items()))
+        batch = self.native.EnvBatch(name, 1, **dict.fromkeys(FLAGS, True))
+        obs = batch.reset([[1, 2]], [None])
+        outputs = width or 2
+        plans, size = self.plans(dim, 4, outputs)
+        actor = self.actor_for(dim, "categorical" if width is None else "deterministic", outputs)
+        high = np.ones(width or 0, np.float32)
+        candidates = {
+            "layers": plans,
+            "parameters": self.f32(3, size),
+            "episodes": 1,
+            "bounds": {"low": -high, "high": high},
+            "squashed": False,
+        }
+        self.native.evaluate_candidates(*self.args(batch, actor.core, np.asarray(obs, np.float32), candidates))
+
     # Targets: threads and BLAS
 
     def call_threads_count(self) -> None:
