@@ -280,7 +280,7 @@ class ModelCall:
     ) -> None:
         try:
             if self._outermost:
-                _evaluate_all(_arrays_of(self._model))
+                evaluate(*_arrays_of(self._model))
         finally:
             self._computing.__exit__(kind, error, traceback)
         # The call may have created the policy.
