@@ -506,7 +506,9 @@ class Fuzzer(BufferCalls):
             "bounds": {"low": -high, "high": high},
             "squashed": False,
         }
-        self.native.evaluate_candidates(*self.args(batch, actor.core, np.asarray(obs, np.float32), candidates))
+        self.native.evaluate_candidates(
+            *self.args(batch, actor.core, np.asarray(obs, np.float32), candidates)
+        )
 
     # Targets: threads and BLAS
 

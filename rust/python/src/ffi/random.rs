@@ -14,6 +14,9 @@ use pyo3::types::{PyCapsule, PyModule, PyString, PyType};
 /// More numbers than this are NumPy's to draw.
 const MANY: usize = 1 << 17;
 
+/// More numbers are NumPy's to shuffle: 64 million take a quarter of a gigabyte.
+const MOST_SHUFFLED: u32 = 1 << 26;
+
 /// The start of `bitgen_t` of `numpy/random/bitgen.h`, in a capsule called `BitGenerator`.
 #[repr(C)]
 struct BitGenerator {
@@ -89,8 +92,11 @@ pub(crate) fn with_numbers<T>(
 /// `None` where that is not possible here: Python calls NumPy then.
 pub(crate) fn permutation(py: Python<'_>, count: usize) -> PyResult<Option<Vec<u32>>> {
     let name = intern!(py, "permutation");
-    let (Ok(count), Some((_, lock, bits))) = (u32::try_from(count), global_generator(py, name)?)
-    else {
+    // NumPy raises a MemoryError by itself.
+    let Some(count) = u32::try_from(count).ok().filter(|&n| n <= MOST_SHUFFLED) else {
+        return Ok(None);
+    };
+    let Some((_, lock, bits)) = global_generator(py, name)? else {
         return Ok(None);
     };
     lock.call_method0(intern!(py, "acquire"))?;
