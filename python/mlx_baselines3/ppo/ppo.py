@@ -10,7 +10,7 @@ from gymnasium import spaces
 from mlx_baselines3.common.buffers import RolloutBuffer
 from mlx_baselines3.common.cuda.nvrtc import usable
 from mlx_baselines3.common.nn.packed_optimizer import Arrays
-from mlx_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from mlx_baselines3.common.on_policy_algorithm import BaseCallback, OnPolicyAlgorithm
 from mlx_baselines3.common.policies import (
     ActorCriticCnnPolicy,
     ActorCriticPolicy,
@@ -19,6 +19,7 @@ from mlx_baselines3.common.policies import (
 )
 from mlx_baselines3.common.policies.evaluated import ModelCall
 from mlx_baselines3.common.training.device_choice import on_own_device
+from mlx_baselines3.common.training.native_rollout_learning import NativeRolloutLearning
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.common.utils import FloatSchedule
 from mlx_baselines3.common.utils import explained_variance as explained_variance
@@ -209,20 +210,16 @@ class PPO(OnPolicyAlgorithm):
             metrics["stop"] = metrics["approx_kl"] > 1.5 * settings["target_kl"]
         return metrics.pop("loss"), metrics
 
-    def _settings(self) -> dict[str, float]:
-        """Scalars that may change between updates; they enter the compiled step as arrays."""
-        progress = self._current_progress_remaining
-        settings = {
-            "clip_range": FloatSchedule(self.clip_range)(progress),
-            "ent_coef": self.ent_coef,
-            "vf_coef": self.vf_coef,
-            "max_grad_norm": self.max_grad_norm,
-        }
+    def _settings(self, progress: float) -> dict[str, float]:
+        settings = {"clip_range": FloatSchedule(self.clip_range)(progress), **super()._settings(progress)}
         if self.clip_range_vf is not None:
             settings["clip_range_vf"] = FloatSchedule(self.clip_range_vf)(progress)
         if self.target_kl is not None:
             settings["target_kl"] = self.target_kl
         return settings
+
+    def _native_learning(self, callback: BaseCallback, log_interval: int | None) -> NativeRolloutLearning:
+        return NativeRolloutLearning(self, PPO, callback, log_interval)
 
     @on_own_device
     def train(self) -> None:
@@ -230,7 +227,7 @@ class PPO(OnPolicyAlgorithm):
         self.policy.set_training_mode(True)
         self.policy.settle_optimizers()
         self._update_learning_rate(self.policy.optimizer)
-        settings = self._settings()
+        settings = self._settings(self._current_progress_remaining)
         epochs = self._updater.take_epochs(self, PPO, settings, self.batch_size, self.n_epochs)
         self._n_updates += len(epochs)
         self._log_update(epochs, settings)

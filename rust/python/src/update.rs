@@ -79,7 +79,7 @@ impl RolloutArrays<'_> {
 /// The numbers of PPO's objective, or of A2C's: it has no clip range.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-struct OnPolicyNumbers {
+pub(crate) struct OnPolicyNumbers {
     clip_range: Option<f32>,
     clip_range_vf: Option<f32>,
     ent_coef: f32,
@@ -87,6 +87,20 @@ struct OnPolicyNumbers {
     max_grad_norm: f32,
     target_kl: Option<f32>,
     normalize: bool,
+}
+
+impl OnPolicyNumbers {
+    pub(crate) fn settings(&self) -> OnPolicySettings {
+        OnPolicySettings {
+            clip_range: self.clip_range,
+            clip_range_vf: self.clip_range_vf,
+            ent_coef: self.ent_coef,
+            vf_coef: self.vf_coef,
+            max_grad_norm: self.max_grad_norm,
+            target_kl: self.target_kl,
+            normalize: self.normalize,
+        }
+    }
 }
 
 /// The metrics of each minibatch of an epoch, and how it ended.
@@ -108,7 +122,7 @@ fn column<T>(py: Python<'_>, rows: &[T], of: fn(&T) -> f64) -> Py<PyArray1<f64>>
 }
 
 impl OnPolicyResult {
-    fn new(
+    pub(crate) fn new(
         py: Python<'_>,
         metrics: &[OnPolicyMetrics],
         stopped_early: bool,
@@ -129,7 +143,7 @@ impl OnPolicyResult {
 
 /// PPO and A2C.
 #[pyclass(module = "mlx_baselines3._native")]
-pub(crate) struct OnPolicyUpdate(CoreOnPolicy);
+pub(crate) struct OnPolicyUpdate(pub(crate) CoreOnPolicy);
 
 #[guarded]
 #[pymethods]
@@ -181,15 +195,7 @@ impl OnPolicyUpdate {
             advantages: rollout.advantages.as_slice()?,
             returns: rollout.returns.as_slice()?,
         };
-        let settings = OnPolicySettings {
-            clip_range: settings.clip_range,
-            clip_range_vf: settings.clip_range_vf,
-            ent_coef: settings.ent_coef,
-            vf_coef: settings.vf_coef,
-            max_grad_norm: settings.max_grad_norm,
-            target_kl: settings.target_kl,
-            normalize: settings.normalize,
-        };
+        let settings = settings.settings();
         let (core, order) = (&mut self.0, order.as_slice()?);
         let mut state = trained.trained()?;
         let (metrics, stopped) = watched_whole(py, |watch| {

@@ -124,6 +124,14 @@ class ParameterVector:
         """Give the network the parameters of the vector."""
         self._structure.set_arrays({name: mx.array(view) for name, view in self._views.items()})
 
+    def show(self, name: str) -> None:
+        """
+        Give the network one parameter of the vector.
+
+        :param name: its name
+        """
+        self._structure.set_arrays({**self._structure.arrays(), name: mx.array(self._views[name])})
+
     def keep(self) -> None:
         """Keep the parameters, for :meth:`take_back`."""
         self._before[...] = self.values

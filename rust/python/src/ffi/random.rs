@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyCapsule, PyModule, PyType};
+use pyo3::types::{PyCapsule, PyModule, PyString, PyType};
 
 /// More numbers than this are NumPy's to draw.
 const MANY: usize = 1 << 17;
@@ -67,6 +67,16 @@ impl Numbers<'_> {
             }
         }
     }
+
+    /// Exchanges the items as `np.random.permutation` does.
+    pub(crate) fn shuffle(&mut self, items: &mut [u32]) {
+        for last in (1..items.len()).rev() {
+            // Rows of a rollout are counted in 32 bits.
+            let largest = u32::try_from(last).unwrap_or(u32::MAX);
+            let other = self.draw(Bounds { low: 0, largest });
+            items.swap(last, other.cast_unsigned() as usize);
+        }
+    }
 }
 
 /// What `work` makes of the generator, which others wait for meanwhile. `None`, and no call, where
@@ -93,7 +103,16 @@ impl GlobalNumbers {
     /// The one that `np.random.randint` draws from at this moment, if it does that the way that is known
     /// here.
     pub(crate) fn find(py: Python<'_>) -> PyResult<Option<Self>> {
-        Ok(global_generator(py)?.map(|(capsule, lock)| Self {
+        Self::behind(py, intern!(py, "randint"))
+    }
+
+    /// The same for `np.random.permutation`.
+    pub(crate) fn of_permutations(py: Python<'_>) -> PyResult<Option<Self>> {
+        Self::behind(py, intern!(py, "permutation"))
+    }
+
+    fn behind(py: Python<'_>, method: &Bound<'_, PyString>) -> PyResult<Option<Self>> {
+        Ok(global_generator(py, method)?.map(|(capsule, lock)| Self {
             capsule: capsule.unbind(),
             lock: lock.unbind(),
         }))
@@ -142,17 +161,20 @@ pub(crate) fn randint(
 
 type Source<'py> = (Bound<'py, PyCapsule>, Bound<'py, PyAny>);
 
-/// Capsule and lock of the bits that `np.random.randint` draws from at this moment, if that is the
-/// method of NumPy's legacy generator.
-fn global_generator(py: Python<'_>) -> PyResult<Option<Source<'_>>> {
+/// Capsule and lock of the bits that `np.random.randint` (or another `method`) draws from at this moment, if
+/// that is the method of NumPy's legacy generator.
+fn global_generator<'py>(
+    py: Python<'py>,
+    method: &Bound<'py, PyString>,
+) -> PyResult<Option<Source<'py>>> {
     static RANDOM: PyOnceLock<(Py<PyModule>, Py<PyType>)> = PyOnceLock::new();
     let (module, legacy) = RANDOM.get_or_try_init(py, || {
         let module = py.import("numpy.random")?;
         let legacy = module.getattr("RandomState")?.cast_into::<PyType>()?;
         Ok::<_, PyErr>((module.unbind(), legacy.unbind()))
     })?;
-    let randint = module.bind(py).getattr(intern!(py, "randint"))?;
-    let Ok(state) = randint.getattr(intern!(py, "__self__")) else {
+    let method = module.bind(py).getattr(method)?;
+    let Ok(state) = method.getattr(intern!(py, "__self__")) else {
         return Ok(None);
     };
     if !state.get_type().is(legacy.bind(py)) {
