@@ -45,6 +45,7 @@ __all__ = [
     "flatten_env_major",
     "gae",
     "gather",
+    "learn_on_policy",
     "learn_q",
     "n_step_spans",
     "permutation",
@@ -524,8 +525,8 @@ class Actor:
     :param head_name: what the outputs mean
     :param options: categories of each distribution of a ``multi_categorical`` head, the number of actions of
         a ``greedy_quantiles`` head
-    :param numbers: standard deviations (``gaussian``; ``state_dependent``: one row for each feature),
-        probability to explore (``epsilon_greedy``)
+    :param numbers: logarithms of the standard deviations (``gaussian``), standard deviations
+        (``state_dependent``: one row for each feature), probability to explore (``epsilon_greedy``)
     :param branches: a features extractor before the layers
     :raises ValueError: unknown names, or widths that do not fit
     """
@@ -1200,6 +1201,93 @@ def learn_q(
     :param plan: what the iterations are made of
     :param buffer: written
     :param learned: written
+    :return: what happened; None, and nothing has, where NumPy's global generator is not of the usual kind
+    :raises ValueError: the parts do not fit each other; nothing has happened
+    :raises RuntimeError: the environments are closed
+    """
+
+@type_check_only
+class OnPolicyPlan(TypedDict):
+    """
+    What iterations of PPO and A2C are made of: lowest and highest action; discount factors of what follows a
+    time limit, and of the advantages, with lambda; passes over a rollout, and rows of a gradient step (None:
+    all); the objective without its clip ranges; learning rate and clip ranges of each update; the state of
+    MLX's generator, which the actions of each rollout begin with, and what it moves on by; whether the
+    rollout of the first update is there. Without learning rates one rollout is collected.
+    """
+
+    bounds: ActionBounds
+    gamma: float
+    advantage: tuple[float, float]
+    epochs: int
+    batch_size: int | None
+    settings: OnPolicySettings
+    learning_rates: _F32
+    clip_ranges: _F32 | None
+    clip_ranges_vf: _F32 | None
+    key: int
+    key_step: int
+    is_collected: bool
+
+@type_check_only
+class RolloutBufferColumns(TypedDict):
+    """All columns of a rollout buffer, ``(n_steps, n_envs, ...)`` each."""
+
+    observations: _F32
+    actions: _I64 | _F32
+    rewards: _F32
+    episode_starts: _F32
+    values: _F32
+    log_probs: _F32
+    advantages: _F32
+    returns: _F32
+
+@type_check_only
+class RolloutLearning(TypedDict):
+    """What acts, values and learns; the first two have the weights of some moment afterwards."""
+
+    actor: Actor
+    critic: Actor
+    update: OnPolicyUpdate
+    network: LearnedVector
+
+@final
+class LearnedRollouts:
+    """
+    What some iterations gave: steps that were taken; rollouts that were begun; updates, how many of them
+    moved the parameters, and their passes; the metrics of the last one, and the minibatches of each of its
+    passes; the losses of one that gave nan or infinity and is not counted; steps of the optimizer so far; why
+    there is no next step, if there should be one; the episodes that ended.
+    """
+
+    n_steps: Final[int]
+    n_rollouts: Final[int]
+    n_updates: Final[int]
+    n_moves: Final[int]
+    n_epochs: Final[int]
+    metrics: Final[OnPolicyResult]
+    epoch_sizes: Final[list[int]]
+    nonfinite_losses: Final[list[float]]
+    optimizer_steps: Final[int]
+    error: Final[BaseException | None]
+    episodes: Final[list[FinishedEpisode]]
+
+def learn_on_policy(
+    envs: EnvBatch,
+    current: CurrentObs,
+    plan: OnPolicyPlan,
+    buffer: RolloutBufferColumns,
+    parts: RolloutLearning,
+) -> LearnedRollouts | None:
+    """
+    Iterations of PPO or A2C: a rollout with its advantages, then the gradient steps on it, until there are no
+    more learning rates.
+
+    :param envs: environments
+    :param current: written: the present observations and episode starts
+    :param plan: what the iterations are made of
+    :param buffer: written
+    :param parts: what acts and learns
     :return: what happened; None, and nothing has, where NumPy's global generator is not of the usual kind
     :raises ValueError: the parts do not fit each other; nothing has happened
     :raises RuntimeError: the environments are closed

@@ -1,10 +1,8 @@
 """Whole iterations of learn() in Rust are single steps and updates in Python, bit for bit."""
 
-import json
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -18,7 +16,6 @@ from mlx.utils import tree_flatten
 from mlx_baselines3 import DDPG, DQN, SAC, TD3
 from mlx_baselines3.common.callbacks import BaseCallback, EveryNTimesteps
 from mlx_baselines3.common.layers import Flatten, Linear, Sequential
-from mlx_baselines3.common.logger import JSONOutputFormat, Logger
 from mlx_baselines3.common.native.exploration import NativeCollector
 from mlx_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from mlx_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -26,35 +23,9 @@ from mlx_baselines3.common.torch_layers import BaseFeaturesExtractor
 from mlx_baselines3.common.training.native_off_policy import NativeActorCriticUpdate
 from mlx_baselines3.common.vec_env import NativeVecEnv
 from mlx_baselines3.contrib import QRDQN, TQC
+from support.fused import TIMES, Seen, assert_same, heard_signals, logs, written
 
-_TIMES = ("time/fps", "time/time_elapsed")
-
-
-class Pages(Logger):
-    """Keeps what is written, except for the time, in the order in which it was recorded."""
-
-    def __init__(self) -> None:
-        super().__init__(None, [])
-        self.written: list[Any] = []
-
-    def dump(self, step: int = 0) -> None:
-        entry = [(key, value) for key, value in self.name_to_value.items() if key not in _TIMES]
-        self.written.append((step, entry))
-        super().dump(step)
-
-
-class Seen(BaseCallback):
-    """Looks at the model whenever it is called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[Any] = []
-
-    def _on_step(self) -> bool:
-        model: Any = self.model
-        weights = [np.array(array).tolist() for array in model.policy.state_dict().values()]
-        self.seen.append((self.num_timesteps, model._n_updates, weights))
-        return True
+__all__ = ["heard_signals"]
 
 
 class Chunks:
@@ -111,20 +82,6 @@ def outcome(model: Any) -> dict[str, Any]:
     return result
 
 
-def logs(kind: str, folder: str) -> Logger:
-    """A user's logger, which sees the model at every entry, or one of this package's."""
-    return Pages() if kind == "pages" else Logger(folder, [JSONOutputFormat(f"{folder}/log.json")])
-
-
-def written(logger: Logger, folder: str) -> list[Any]:
-    if isinstance(logger, Pages):
-        return logger.written
-    logger.close()
-    with open(f"{folder}/log.json") as file:
-        entries = [json.loads(line) for line in file]
-    return [[item for item in entry.items() if item[0] not in _TIMES] for entry in entries]
-
-
 def run(
     fused: bool, steps: int, log_interval: int | None, every: int | None, log: str = "pages", **case: Any
 ) -> Any:
@@ -136,15 +93,8 @@ def run(
         callback = None if every is None else EveryNTimesteps(every, seen)
         for part, resets in ((steps // 3, True), (steps - steps // 3, False)):
             model.learn(part, callback, log_interval=log_interval, reset_num_timesteps=resets)
-        recorded = [item for item in logger.name_to_value.items() if item[0] not in _TIMES]
+        recorded = [item for item in logger.name_to_value.items() if item[0] not in TIMES]
         return outcome(model), written(logger, folder), recorded, seen.seen
-
-
-def assert_same(fused: Any, stepwise: Any) -> None:
-    for key, value in fused[0].items():
-        assert np.array_equal(value, stepwise[0][key]), key
-    assert fused[0].keys() == stepwise[0].keys()
-    assert fused[1:] == stepwise[1:]
 
 
 CASES = st.fixed_dictionaries(
@@ -323,14 +273,6 @@ def test_what_a_callback_does_to_the_weights_counts(monkeypatch: pytest.MonkeyPa
             return (outcome(model),)
 
     assert_same(trained(True), trained(False))
-
-
-@pytest.fixture
-def heard_signals() -> Iterator[None]:
-    """Ctrl-C as at a terminal: a shell's background jobs ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("heard_signals")

@@ -300,7 +300,9 @@ def test_it_says_once_why_mlx_infers(capsys: pytest.CaptureFixture[str]) -> None
         model = make_idle_model("Pendulum-v1", n_steps=10, verbose=1, **kwargs)
         model.learn(60)
         assert capsys.readouterr().out.count(f"because {reason}.\n") == 1
-    make_idle_model("Pendulum-v1", n_steps=10, verbose=1).learn(60)
+    PPO("MlpPolicy", NativeVecEnv("Pendulum-v1"), n_steps=10, batch_size=10, device="cpu", verbose=1).learn(
+        20
+    )
     assert "because" not in capsys.readouterr().out
 
 

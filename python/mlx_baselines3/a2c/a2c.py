@@ -4,12 +4,13 @@ from typing import Any, ClassVar, TypeVar
 
 import mlx.core as mx
 import mlx.optimizers as optim
+import numpy as np
 from gymnasium import spaces
 
 from mlx_baselines3.a2c import losses
 from mlx_baselines3.common.buffers import RolloutBuffer
 from mlx_baselines3.common.nn.packed_optimizer import Arrays
-from mlx_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from mlx_baselines3.common.on_policy_algorithm import BaseCallback, OnPolicyAlgorithm
 from mlx_baselines3.common.policies import (
     ActorCriticCnnPolicy,
     ActorCriticPolicy,
@@ -18,6 +19,7 @@ from mlx_baselines3.common.policies import (
 )
 from mlx_baselines3.common.policies.evaluated import ModelCall
 from mlx_baselines3.common.training.device_choice import on_own_device
+from mlx_baselines3.common.training.native_rollout_learning import NativeRolloutLearning
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.common.utils import explained_variance as explained_variance
 
@@ -141,15 +143,22 @@ class A2C(OnPolicyAlgorithm):
         )
         return loss, metrics
 
+    def _native_learning(self, callback: BaseCallback, log_interval: int | None) -> NativeRolloutLearning:
+        return NativeRolloutLearning(self, A2C, callback, log_interval)
+
     @on_own_device
     def train(self) -> None:
         """Update the policy with the rollout that was just collected: one gradient step on all of it."""
         self.policy.set_training_mode(True)
         self.policy.settle_optimizers()
         self._update_learning_rate(self.policy.optimizer)
-        settings = {"ent_coef": self.ent_coef, "vf_coef": self.vf_coef, "max_grad_norm": self.max_grad_norm}
-        (metrics,) = self._updater.take_epochs(self, A2C, settings, None, 1)
+        settings = self._settings(self._current_progress_remaining)
+        epochs = self._updater.take_epochs(self, A2C, settings, None, 1)
         self._n_updates += 1
+        self._log_update(epochs, settings)
+
+    def _log_update(self, epochs: list[dict[str, np.ndarray]], settings: dict[str, float]) -> None:
+        (metrics,) = epochs
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name in ("entropy_loss", "policy_loss", "value_loss"):
             self.logger.record(f"train/{name}", metrics[name][-1])

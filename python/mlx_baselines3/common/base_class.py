@@ -17,6 +17,7 @@ from gymnasium import spaces
 from mlx_baselines3._lazy_names import lazy_names
 from mlx_baselines3.common import utils
 from mlx_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
+from mlx_baselines3.common.callbacks.base import unseen_steps
 from mlx_baselines3.common.env_util import is_wrapped as is_wrapped
 from mlx_baselines3.common.logger import Logger as Logger
 from mlx_baselines3.common.monitor import Monitor as Monitor
@@ -59,6 +60,7 @@ from mlx_baselines3.common.vec_env import (
 )
 from mlx_baselines3.common.vec_env import VecTransposeImage as VecTransposeImage
 from mlx_baselines3.common.vec_env import is_vecenv_wrapped as is_vecenv_wrapped
+from mlx_baselines3.common.vec_env.native_vec_env import stepped_in_rust
 
 if not TYPE_CHECKING:
     __getattr__ = lazy_names(globals(), "gym")
@@ -108,6 +110,7 @@ class BaseAlgorithm(ABC):
     _resumed: RunRecord | None = None
     # The last sentence that said why Rust does not do all that it could.
     _why_not_native: str | None = None
+    _why_iterating: str | None = None
 
     def __init__(
         self,
@@ -205,6 +208,7 @@ class BaseAlgorithm(ABC):
             "_compile_notice",
             "_updater",
             "_why_not_native",
+            "_why_iterating",
             "_resumed",
         ]
 
@@ -409,6 +413,29 @@ class BaseAlgorithm(ABC):
         if self.verbose >= 1 and why and why != self._why_not_native:
             self._why_not_native = why
             print(why)
+
+    def _unseen_steps(self, callback: BaseCallback) -> int | None:
+        """
+        :param callback: that of ``learn``
+        :return: steps that it does not have to see from now on; None, and a line that says why, if it lets no
+            whole iterations pass
+        """
+        unseen, why = unseen_steps(callback)
+        self._explain_iterations(why)
+        return None if why else unseen
+
+    def _explain_iterations(self, why: str) -> None:
+        """
+        Say why the iterations of ``learn`` are not taken in Rust as a whole.
+
+        :param why: completes "because"; nothing if there is nothing to say
+        """
+        if self.env is None or stepped_in_rust(self.env) is None:
+            # Python takes the steps, and what is in between is the least.
+            return
+        if self.verbose >= 1 and why and why != self._why_iterating:
+            self._why_iterating = why
+            print(f"Python goes through each iteration of learn(), because {why}.")
 
     def _dump_logs(self, *args: Any) -> None:
         warnings.warn(

@@ -399,9 +399,8 @@ class OffPolicyAlgorithm(BaseAlgorithm):
 
     def _iterate_natively(self, callback: BaseCallback) -> bool | None:
         """Collect and learn in Rust until Python has something to do; see :meth:`NativeLearning.run`."""
-        if self._learning is None or not has_no_rollout_hooks(callback):
+        if self._learning is None or (unseen := self._unseen_steps(callback)) is None:
             return None
-        unseen = NEVER if is_noop(callback) else steps_until_needed(callback) - 1
         return self._learning.run(unseen, callback._pass_steps)
 
     # Callbacks get the local variables of the next method: the names that SB3's has too are a contract.

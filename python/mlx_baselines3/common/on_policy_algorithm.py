@@ -30,6 +30,7 @@ from mlx_baselines3.common.preprocessing import is_image_space
 from mlx_baselines3.common.training.compiled_update import GradientStep, Minibatch
 from mlx_baselines3.common.training.dead_steps import dead_mask, warn_of_own_minibatches
 from mlx_baselines3.common.training.native_on_policy import NativeOnPolicyUpdate
+from mlx_baselines3.common.training.native_rollout_learning import NativeRolloutLearning
 from mlx_baselines3.common.training.program_on_policy import ProgramOnPolicyUpdate
 from mlx_baselines3.common.training.updater import Trained, Updater
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -489,6 +490,22 @@ class OnPolicyAlgorithm(BaseAlgorithm):
         """
         raise NotImplementedError
 
+    def _settings(self, progress: float) -> dict[str, float]:
+        """
+        :param progress: the progress that remains
+        :return: scalars of the loss that may change between updates; they enter the compiled step as arrays
+        """
+        return {"ent_coef": self.ent_coef, "vf_coef": self.vf_coef, "max_grad_norm": self.max_grad_norm}
+
+    def _log_update(self, epochs: list[dict[str, np.ndarray]], settings: dict[str, float]) -> None:
+        """
+        Record SB3's keys. Each algorithm has its own.
+
+        :param epochs: the metrics of every minibatch, a dictionary per epoch
+        :param settings: those of the update
+        """
+        raise NotImplementedError
+
     def _record_fit(self) -> None:
         """Record how well the values explain the returns, and the width of the action noise."""
         buffer = self.rollout_buffer
@@ -553,7 +570,11 @@ class OnPolicyAlgorithm(BaseAlgorithm):
         with released_on_error(callback):
             callback.on_training_start(locals(), globals())
             with ModelCall(self), mx.stream(self.device):
+                learning = self._native_learning(callback, log_interval)
                 while self.num_timesteps < total_timesteps:
+                    if (made := self._iterate_natively(learning, callback, iteration)) > 0:
+                        iteration += made
+                        continue
                     if not self._collect(callback):
                         break
                     iteration += 1
@@ -564,6 +585,20 @@ class OnPolicyAlgorithm(BaseAlgorithm):
                         self.train()
             callback.on_training_end()
         return self
+
+    def _native_learning(
+        self, callback: BaseCallback, log_interval: int | None
+    ) -> NativeRolloutLearning | None:
+        """:return: what takes whole iterations in Rust, if there is such a thing"""
+        return None
+
+    def _iterate_natively(
+        self, learning: NativeRolloutLearning | None, callback: BaseCallback, iteration: int
+    ) -> int:
+        """:return: iterations that Rust has taken; 0 if the next one is Python's"""
+        if learning is None or (unseen := self._unseen_steps(callback)) is None:
+            return 0
+        return learning.run(unseen, iteration)
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []

@@ -98,15 +98,8 @@ class BasePPO(OnPolicyAlgorithm):
             metrics["stop"] = metrics["approx_kl"] > 1.5 * settings["target_kl"]
         return metrics.pop("loss"), metrics
 
-    def _settings(self) -> dict[str, float]:
-        """Scalars that may change between updates; they enter the compiled step as arrays."""
-        progress = self._current_progress_remaining
-        settings = {
-            "clip_range": FloatSchedule(self.clip_range)(progress),
-            "ent_coef": self.ent_coef,
-            "vf_coef": self.vf_coef,
-            "max_grad_norm": self.max_grad_norm,
-        }
+    def _settings(self, progress: float) -> dict[str, float]:
+        settings = {"clip_range": FloatSchedule(self.clip_range)(progress), **super()._settings(progress)}
         if self.clip_range_vf is not None:
             settings["clip_range_vf"] = FloatSchedule(self.clip_range_vf)(progress)
         if self.target_kl is not None:
@@ -119,7 +112,7 @@ class BasePPO(OnPolicyAlgorithm):
         self.policy.set_training_mode(True)
         self.policy.settle_optimizers()
         self._update_learning_rate(self.policy.optimizer)
-        settings = self._settings()
+        settings = self._settings(self._current_progress_remaining)
         epochs = self._updater.take_epochs(self, self._known(), settings, self.batch_size, self.n_epochs)
         self._n_updates += len(epochs)
         self._log_update(epochs, settings)

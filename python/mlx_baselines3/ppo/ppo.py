@@ -8,6 +8,7 @@ from gymnasium import spaces
 
 from mlx_baselines3._lazy_names import lazy_names
 from mlx_baselines3.common.buffers import RolloutBuffer
+from mlx_baselines3.common.on_policy_algorithm import BaseCallback
 from mlx_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm as OnPolicyAlgorithm
 from mlx_baselines3.common.policies import (
     ActorCriticCnnPolicy,
@@ -16,6 +17,7 @@ from mlx_baselines3.common.policies import (
     MultiInputActorCriticPolicy,
 )
 from mlx_baselines3.common.policies.evaluated import ModelCall
+from mlx_baselines3.common.training.native_rollout_learning import NativeRolloutLearning
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.common.utils import FloatSchedule as FloatSchedule
 from mlx_baselines3.common.utils import explained_variance as explained_variance
@@ -154,6 +156,9 @@ class PPO(BasePPO):
                 f"A `batch_size` that divides `n_steps * n_envs` ({sizes}) avoids it.",
                 stacklevel=4,
             )
+
+    def _native_learning(self, callback: BaseCallback, log_interval: int | None) -> NativeRolloutLearning:
+        return NativeRolloutLearning(self, PPO, callback, log_interval)
 
     def learn(
         self: SelfPPO,

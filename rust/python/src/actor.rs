@@ -35,12 +35,17 @@ pub(crate) fn activation(name: &str, parameter: f32) -> PyResult<Activation> {
     })
 }
 
+fn gaussian(log_stds: &[f64]) -> Head {
+    let log_stds: Vec<f32> = log_stds.iter().map(|&log_std| log_std as f32).collect();
+    Head::gaussian(&log_stds)
+}
+
 fn head(name: &str, options: Vec<usize>, numbers: &[f64]) -> PyResult<Head> {
     Ok(match name {
         "categorical" => Head::Categorical,
         "multi_categorical" => Head::MultiCategorical(options),
         "bernoulli" => Head::Bernoulli,
-        "gaussian" => Head::Gaussian(numbers.iter().map(|&std| std as f32).collect()),
+        "gaussian" => gaussian(numbers),
         "squashed_gaussian" => Head::SquashedGaussian,
         "state_dependent" | "squashed_state_dependent" => Head::StateDependent {
             std: numbers.iter().map(|&std| std as f32).collect(),
@@ -249,7 +254,7 @@ impl Actor {
     fn set_numbers(&mut self, numbers: Many<f64>) -> PyResult<()> {
         let Many(numbers) = numbers;
         let head = match self.core.head() {
-            Head::Gaussian(_) => Head::Gaussian(numbers.iter().map(|&std| std as f32).collect()),
+            Head::Gaussian(_) => gaussian(&numbers),
             Head::EpsilonGreedy(_) => Head::EpsilonGreedy(numbers.first().copied().unwrap_or(0.0)),
             Head::StateDependent { squash, .. } => Head::StateDependent {
                 std: numbers.iter().map(|&std| std as f32).collect(),

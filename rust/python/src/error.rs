@@ -154,6 +154,8 @@ impl Failure for LearnError {
     fn raised(self) -> PyErr {
         match self {
             Self::Collect(error) => error.raised(),
+            Self::Actor(error) => error.raised(),
+            Self::Advantage(error) => error.raised(),
             Self::Update(error) => error.raised(),
             Self::Network(error) => error.raised(),
             Self::Memory(error) => error.raised(),

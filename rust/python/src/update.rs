@@ -183,7 +183,7 @@ impl OnPolicyResult {
 
 /// PPO and A2C.
 #[pyclass(module = "mlx_baselines3._native")]
-pub(crate) struct OnPolicyUpdate(CoreOnPolicy);
+pub(crate) struct OnPolicyUpdate(pub(crate) CoreOnPolicy);
 
 #[guarded]
 #[pymethods]

@@ -327,5 +327,28 @@ def has_no_rollout_hooks(callback: BaseCallback) -> bool:
     return is_shipped(callback._on_rollout_start) and is_shipped(callback._on_rollout_end)
 
 
+def unseen_steps(callback: BaseCallback) -> tuple[int, str]:
+    """
+    :param callback: that of ``learn``
+    :return: steps that it does not have to see from now on, whole rollouts among them; and what completes
+        "because" where it never lets a whole rollout pass
+    """
+    if not has_no_rollout_hooks(callback):
+        return 0, "the callback has something to do at the ends of rollouts"
+    if _sees_every_step(callback):
+        return 0, "the callback is called at every step"
+    return (NEVER if is_noop(callback) else steps_until_needed(callback) - 1), ""
+
+
+def _sees_every_step(callback: BaseCallback) -> bool:
+    if type(callback) is CallbackList:
+        return any(map(_sees_every_step, callback.callbacks))
+    if type(callback) is ConvertCallback:
+        return callback.callback is not None
+    promise = _definer(callback, "_steps_until_needed")
+    no_promise = type(callback)._steps_until_needed is BaseCallback._steps_until_needed
+    return no_promise or any(_definer(callback, name) < promise for name in _SEES_EVERY_STEP)
+
+
 MaybeCallback = Callable[[dict[str, Any], dict[str, Any]], Any] | list[BaseCallback] | BaseCallback | None
 """The ``callback`` of ``learn``: a callback, a list or a function; import it from ``common.type_aliases``."""

@@ -22,6 +22,7 @@ from mlx_baselines3 import _native
 from mlx_baselines3.common.native.blueprint import DRAWING, Blueprint, Observations, blueprint, side_by_side
 from mlx_baselines3.common.native.eligibility import NotNative
 from mlx_baselines3.common.native.extractors import arrays_of, branch_specs, observed
+from mlx_baselines3.common.native.interrupts import interrupts_allowed
 from mlx_baselines3.common.native.layers import Layer, mlp_layers
 from mlx_baselines3.common.native.snapshot import Remembered, Snapshot
 from mlx_baselines3.common.nn.interop import to_mlx
@@ -68,7 +69,7 @@ class NativeActor:
             for inputs, outputs, activation, parameter in layers
         ]
         branches = branch_specs(plan.features, _one_after_the_other()) if plan.features else None
-        self._core = _native.Actor(specs, head, options, plan.standard_deviations().tolist(), branches)
+        self._core = _native.Actor(specs, head, options, plan.deviations().tolist(), branches)
         self._shape = shape
         self.plan = plan
         self._arrays: list[mx.array] = []
@@ -168,7 +169,7 @@ class NativeActor:
             ]
             self._core.load(index, _joined(weights), _joined(biases))
         if plan.log_std is not None:
-            self._core.set_numbers(plan.standard_deviations().tolist())
+            self._core.set_numbers(plan.deviations().tolist())
 
     def _part(self, known: "NativeActor | None", plan_of: Callable[[], Blueprint]) -> "NativeActor":
         """Another network of the policy, loaded once after each :meth:`refresh`."""
@@ -316,15 +317,50 @@ class NativeActor:
 
     def reseed(self) -> None:
         """Seed the generator from MLX's, and advance MLX's."""
-        high, low = np.frombuffer(_mlx_random_state(), np.uint32).tolist()
-        seed = high << 32 | low
-        # The next of Weyl's sequence, whose 2**64 keys MLX hashes. Drawing a number from MLX, to be hashed as
-        # the seed is anyway, would take ten times as long.
-        mx.random.seed((seed + _GOLDEN) % 2**64)
+        seed = _mlx_key()
+        _move_on(seed, 1)
         with self._lock:
             # Not the seed itself: an environment seeded with it would draw the same numbers.
             self._core.seed(2**64 - 1 - seed)
             self._mlx_state = _mlx_random_state()
+
+    def learn(
+        self,
+        envs: "_native.EnvBatch",
+        current: "_native.CurrentObs",
+        plan: "_native.OnPolicyPlan",
+        buffer: "_native.RolloutBufferColumns",
+        update: "_native.OnPolicyUpdate",
+        network: "_native.LearnedVector",
+    ) -> "_native.LearnedRollouts | None":
+        """
+        Collect rollouts and learn from them in turn. The generator begins each as :meth:`reseed` lets it.
+
+        :param envs: native environments
+        :param current: the present observations and episode starts; they follow the environments
+        :param plan: what to do; its ``key`` is found here
+        :param buffer: the columns of the rollout buffer
+        :param update: takes the gradient steps
+        :param network: the parameters, which the weights follow
+        :return: what happened; None if nothing has
+        :raises ValueError: the parts do not fit each other; nothing has happened then
+        :raises RuntimeError: the environments are closed
+        """
+        # A signal that is seen to in Rust comes back as an error, with what came before it.
+        with self.lent() as actor, self.critic().lent() as critic, interrupts_allowed():
+            key = _mlx_key()
+            parts: _native.RolloutLearning = {
+                "actor": actor,
+                "critic": critic,
+                "update": update,
+                "network": network,
+            }
+            plan = {**plan, "key": key, "key_step": _GOLDEN}
+            done = _native.learn_on_policy(envs, current, plan, buffer, parts)
+            if done is not None and done.n_rollouts:
+                _move_on(key, done.n_rollouts)
+                self._mlx_state = _mlx_random_state()
+        return done
 
     def _follow_mlx(self) -> None:
         if self._draws and not self.is_seeded:
@@ -429,6 +465,18 @@ def _mlx_random_state() -> bytes:
     """:return: the key of MLX's generator, 8 bytes"""
     use_generator()
     return random_key()
+
+
+def _mlx_key() -> int:
+    """:return: the seed that puts MLX's generator where it is"""
+    high, low = np.frombuffer(_mlx_random_state(), np.uint32).tolist()
+    return int(high << 32 | low)
+
+
+def _move_on(key: int, times: int) -> None:
+    # The next of Weyl's sequence, whose 2**64 keys MLX hashes. Drawing a number from MLX, to be hashed as
+    # the seed is anyway, would take ten times as long.
+    mx.random.seed((key + times * _GOLDEN) % 2**64)
 
 
 _actors: "weakref.WeakSet[NativeActor]" = weakref.WeakSet()

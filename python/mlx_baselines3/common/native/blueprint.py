@@ -139,12 +139,15 @@ class Blueprint:
             return {key: np.stack(batch) for key, batch in batches.items()}
         return np.stack([np.asarray(one) for one in observations])
 
-    def standard_deviations(self) -> np.ndarray:
-        """:return: the standard deviations, row after row; none for a head that has none"""
+    def deviations(self) -> np.ndarray:
+        """
+        :return: the standard deviations of a ``state_dependent`` head, row after row; their logarithms of a
+            ``gaussian`` one; none of others
+        """
         if self.log_std is None:
             return np.empty(0, np.float32)
         if self.noise is None:
-            return np.exp(to_numpy(self.log_std)).ravel()
+            return to_numpy(self.log_std).ravel()
         return to_numpy(self.noise.get_std(self.log_std)).ravel()
 
     def arrays(self) -> list[mx.array]:

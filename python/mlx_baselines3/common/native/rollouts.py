@@ -21,7 +21,15 @@ from mlx_baselines3.common.nn.interop import to_mlx, to_numpy
 from mlx_baselines3.common.vec_env import VecEnv
 from mlx_baselines3.common.vec_env.native_vec_env import stepped_in_rust, why_stepped_in_python
 
-__all__ = ["Estimates", "Masks", "NativeRollout", "Steps", "actions_for_env", "choose_actor"]
+__all__ = [
+    "Estimates",
+    "Masks",
+    "NativeRollout",
+    "Steps",
+    "actions_for_env",
+    "bounds_of",
+    "choose_actor",
+]
 
 
 def choose_actor(policy: Any, buffer: Any) -> NativeActor | str:
@@ -54,6 +62,18 @@ def actions_for_env(policy: Any, action_space: spaces.Space[Any], actions: np.nd
         unscaled: np.ndarray = policy.unscale_action(actions)
         return unscaled
     return np.clip(actions, action_space.low, action_space.high)
+
+
+def bounds_of(space: spaces.Space[Any]) -> "_native.ActionBounds":
+    """
+    :param space: the action space of environments
+    :return: its bounds as ``_native`` takes them
+    """
+    low = high = np.empty(0, np.float32)
+    if isinstance(space, spaces.Box):
+        # Those of integers are no float32; environments with such actions are stepped in Python.
+        low, high = (bound.ravel().astype(np.float32) for bound in (space.low, space.high))
+    return _native.ActionBounds(low=low, high=high)
 
 
 class _Truncation(NamedTuple):
@@ -144,11 +164,7 @@ class NativeRollout:
         self._actor, self._policy, self._env, self._buffer = actor, policy, env, buffer
         self._gamma = gamma
         self._space = buffer.action_space
-        low = high = np.empty(0, np.float32)
-        if isinstance(self._space, spaces.Box):
-            # Those of integers are no float32; environments with such actions are stepped in Python.
-            low, high = (bound.ravel().astype(np.float32) for bound in (self._space.low, self._space.high))
-        self._bounds = _native.ActionBounds(low=low, high=high)
+        self._bounds = bounds_of(self._space)
         # Rust clips actions; it does not stretch squashed ones to the bounds.
         self._core: Any = None if policy.squash_output else stepped_in_rust(env)
         # Steps that were taken, and those of them whose values and likelihoods are in the buffer.

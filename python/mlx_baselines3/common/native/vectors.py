@@ -136,11 +136,11 @@ class ParameterVector:
 
     def show(self, name: str) -> None:
         """
-        Give the network one of the parameters.
+        Give the network one parameter of the vector.
 
         :param name: its name
         """
-        self._structure.set_arrays(self._structure.arrays() | {name: mx.array(self._views[name])})
+        self._structure.set_arrays({**self._structure.arrays(), name: mx.array(self._views[name])})
 
     def keep(self) -> None:
         """Keep the parameters, for :meth:`take_back`."""

@@ -15,7 +15,11 @@ from mlx_baselines3.common.buffers.batches import replay_arrays
 from mlx_baselines3.common.native.exploration import ChunkResult, NativeCollector, ends_by_step
 from mlx_baselines3.common.native.interrupts import interrupts_deferred
 from mlx_baselines3.common.training.dead_steps import ended_episodes
-from mlx_baselines3.common.training.native_learning import NativeLearning
+from mlx_baselines3.common.training.native_learning import (
+    NativeLearning,
+    are_logs_shipped,
+    learning_rate_at,
+)
 from mlx_baselines3.common.training.native_off_policy import NativeActorCriticUpdate
 from mlx_baselines3.common.utils import update_learning_rate
 
@@ -48,7 +52,11 @@ class NativeActorCriticLearning(NativeLearning):
     def run(self, unseen: int, count_steps: Callable[[int], None]) -> bool | None:
         model = self._model
         frequency = model.train_freq.frequency
-        if unseen < frequency or not self._is_due() or not self._are_logs_shipped():
+        self._explain_unit()
+        if unseen < frequency or not self._is_due():
+            return None
+        if not are_logs_shipped(model):
+            model._explain_iterations("code of your own sees the log entries")
             return None
         collector = self._choose_collector()
         update = None if collector is None else self._find_update()
@@ -120,7 +128,7 @@ class NativeActorCriticLearning(NativeLearning):
     def _update(self, update: NativeActorCriticUpdate, collector: NativeCollector) -> None:
         """The gradient steps of an iteration."""
         model, n_steps = self._model, self._gradient_steps()
-        self._rate = self._learning_rate(model._current_progress_remaining)
+        self._rate = learning_rate_at(model, model._current_progress_remaining)
         update.set_learning_rate(self._rate)
         inputs: UpdateInputs = model._update_inputs(n_steps, model.batch_size)
         batches = replay_arrays(model.replay_buffer, n_steps, model.batch_size)

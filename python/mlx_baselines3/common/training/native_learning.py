@@ -8,7 +8,7 @@ out is what the methods that it takes the place of would have given, bit for bit
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +29,14 @@ from mlx_baselines3.common.utils import (
     update_learning_rate,
 )
 
-__all__ = ["NativeLearning", "NativeQLearning"]
+__all__ = [
+    "NativeLearning",
+    "NativeQLearning",
+    "are_logs_shipped",
+    "has_constant_rate",
+    "learning_rate_at",
+    "own_hook",
+]
 
 # Methods that a call replaces.
 _HOOKS = (
@@ -102,6 +109,45 @@ class _Parts(NamedTuple):
         self.random_actions.put_back()
 
 
+def own_hook(part: Any, names: Iterable[str]) -> str | None:
+    """
+    :param part: a model, or a part of it
+    :param names: methods
+    :return: the first one that is not this package's
+    """
+    own, kind = vars(part), type(part)
+    return next((name for name in names if name in own or not is_shipped(getattr(kind, name))), None)
+
+
+def learning_rate_at(model: Any, progress: float) -> float:
+    """
+    :param model: an algorithm
+    :param progress: the progress that remains
+    :return: the learning rate, as ``train`` finds it
+    :raises ValueError: it is none
+    """
+    rate: float = model.lr_schedule(progress)
+    return check_learning_rate(max(rate, 0.0) if progress < 0 else rate)
+
+
+def has_constant_rate(model: Any) -> bool:
+    """
+    :param model: an algorithm
+    :return: whether its learning rate is a number
+    """
+    schedule = model.lr_schedule
+    return type(schedule) is FloatSchedule and type(schedule.value_schedule) is ConstantSchedule
+
+
+def are_logs_shipped(model: Any) -> bool:
+    """
+    :param model: an algorithm
+    :return: whether no code of a user's sees a log entry
+    """
+    methods = [model.dump_logs, model.logger.dump, *(out.write for out in model.logger.output_formats)]
+    return all(map(is_shipped, methods))
+
+
 class NativeLearning:
     """
     Iterations of an off-policy algorithm, for one call of ``learn()``.
@@ -141,6 +187,10 @@ class NativeLearning:
             and (self._log_interval is None or self._log_interval > 0)
         )
 
+    def _explain_unit(self) -> None:
+        if self._model.train_freq.unit != TrainFrequencyUnit.STEP:
+            self._model._explain_iterations("train_freq counts episodes")
+
     def _gradient_steps(self) -> int:
         """Gradient steps of an iteration."""
         model = self._model
@@ -150,12 +200,15 @@ class NativeLearning:
     def _choose_collector(self) -> NativeCollector | None:
         """What takes the steps; None if somebody's own method would have to take part in an iteration."""
         model, logger = self._model, self._model.logger
-        if (
-            any(name in vars(model) or not is_shipped(getattr(type(model), name)) for name in _HOOKS)
-            or "record" in vars(logger)
-            or not is_shipped(type(logger).record)
-            or model.env.num_envs != model.n_envs
-        ):
+        why = ""
+        if name := own_hook(model, _HOOKS):
+            why = f"{type(model).__name__} has its own {name}"
+        elif name := own_hook(logger, ("record",)):
+            why = f"the logger has its own {name}"
+        elif model.env.num_envs != model.n_envs:
+            why = f"the model was made for {model.n_envs} environments"
+        if why:
+            model._explain_iterations(why)
             return None
         buffer, noise = model.replay_buffer, model.action_noise
         collector = choose_collector(model, model.env, buffer, noise, model.learning_starts)
@@ -172,21 +225,6 @@ class NativeLearning:
             return None
         return model._updater.find_native(model, self._base)
 
-    def _learning_rate(self, progress: float) -> float:
-        """
-        :param progress: the progress that remains
-        :return: the learning rate, as `train` finds it
-        :raises ValueError: it is none
-        """
-        rate: float = self._model.lr_schedule(progress)
-        return check_learning_rate(max(rate, 0.0) if progress < 0 else rate)
-
-    def _are_logs_shipped(self) -> bool:
-        """Whether no code of a user's sees a log entry."""
-        model, logger = self._model, self._model.logger
-        methods = [model.dump_logs, logger.dump, *(out.write for out in logger.output_formats)]
-        return all(map(is_shipped, methods))
-
 
 class NativeQLearning(NativeLearning):
     """Iterations of DQN, see :class:`NativeLearning`: many in one call."""
@@ -201,6 +239,7 @@ class NativeQLearning(NativeLearning):
 
     def run(self, unseen: int, count_steps: Callable[[int], None]) -> bool | None:
         self._is_collected = False
+        self._explain_unit()
         has_run = False
         try:
             while (n_steps := self._run_once(unseen, count_steps)) is not None:
@@ -268,24 +307,29 @@ class NativeQLearning(NativeLearning):
         space = self._model.action_space
         is_known = type(space) is spaces.Discrete and "sample" not in vars(space)
         if not is_known or not _can_sample(self._model.replay_buffer):
+            part = "replay buffer samples" if is_known else "action space draws"
+            self._model._explain_iterations(f"the {part} in a way that Rust does not know")
             return None
         collector = self._choose_collector()
         update = None if collector is None else self._find_update()
-        if collector is None or type(update) is not NativeQUpdate or update.has_extractor:
+        if collector is None or type(update) is not NativeQUpdate:
+            return None
+        if update.has_extractor:
+            self._model._explain_iterations("the policy has a features extractor with layers")
             return None
         update.load()
         return _Parts(collector, update, _RandomActions(space), self._gradient_steps())
 
     def _learning_rates(self, count: int) -> list[float]:
         """The learning rates of the next iterations, up to one that `train` refuses."""
-        model, schedule = self._model, self._model.lr_schedule
+        model = self._model
         each = model.train_freq.frequency * model.n_envs
         first = model.num_timesteps + (0 if self._is_collected else each)
-        is_constant = type(schedule) is FloatSchedule and type(schedule.value_schedule) is ConstantSchedule
+        is_constant = has_constant_rate(model)
         rates: list[float] = []
         for i in range(1 if is_constant else count):
             try:
-                rates.append(self._learning_rate(model.progress_at(first + i * each)))
+                rates.append(learning_rate_at(self._model, model.progress_at(first + i * each)))
             except ValueError:
                 break
         return rates * count if is_constant else rates
@@ -390,7 +434,7 @@ class NativeQLearning(NativeLearning):
         model, interval = self._model, self._log_interval
         if interval is None or model._episode_num // interval == (model._episode_num + n_ended) // interval:
             return False
-        return not self._are_logs_shipped()
+        return not are_logs_shipped(self._model)
 
     def _count_steps(self, n_steps: int) -> None:
         model = self._model

@@ -14,6 +14,7 @@ import numpy as np
 from mlx.nn.layers.base import Module
 
 from mlx_baselines3 import _native
+from mlx_baselines3.common.native.actor import NativeActor
 from mlx_baselines3.common.native.blueprint import Blueprint
 from mlx_baselines3.common.native.eligibility import NotNative, check_unchanged
 from mlx_baselines3.common.native.interrupts import interrupts_allowed, interrupts_deferred
@@ -21,7 +22,7 @@ from mlx_baselines3.common.native.vectors import TrainedVector, flat, state_nois
 from mlx_baselines3.common.nn.packed_optimizer import ParameterOptimizer
 from mlx_baselines3.common.training.not_finite import check_finite
 
-__all__ = ["HEADS", "NativeOnPolicyUpdate"]
+__all__ = ["HEADS", "NativeOnPolicyUpdate", "objective_of"]
 
 # The native distribution of each head whose derivatives Rust knows.
 HEADS = {
@@ -105,17 +106,7 @@ class NativeOnPolicyUpdate:
         :raises FloatingPointError: if a loss or a parameter is nan or infinite; nothing has changed then
         :raises ValueError: the rollout does not fit the networks; nothing has changed then
         """
-        data = self._data(rollout)
-        objective: _native.OnPolicySettings = {
-            "clip_range": settings.get("clip_range"),
-            "clip_range_vf": settings.get("clip_range_vf"),
-            "ent_coef": settings["ent_coef"],
-            "vf_coef": settings["vf_coef"],
-            "max_grad_norm": settings["max_grad_norm"],
-            "target_kl": settings.get("target_kl"),
-            "normalize": bool(normalize),
-        }
-        policy_loss = "policy_gradient_loss" if "clip_range" in settings else "policy_loss"
+        data, objective = self._data(rollout), objective_of(settings, normalize)
         epochs = []
         with interrupts_allowed():
             self._vector.load()
@@ -123,12 +114,10 @@ class NativeOnPolicyUpdate:
                 size = batch_size or len(order)
                 done = self._core.epoch(*data, order, size, objective, self._vector.as_native())
                 self._vector.record_steps(done.optimizer_steps)
-                epochs.append(_metrics(done, policy_loss))
+                epochs.append(_metrics(done, settings))
                 if done.stopped_early:
                     break
-        losses = np.concatenate([epoch["loss"] for epoch in epochs])
-        wrong = self._vector.nonfinite_names()
-        check_finite({"loss": losses}, {} if wrong is None else {"policy": (wrong, len(self._vector.places))})
+        self._check(np.concatenate([epoch["loss"] for epoch in epochs]))
         with interrupts_deferred():
             self._vector.store()
         return epochs
@@ -136,6 +125,78 @@ class NativeOnPolicyUpdate:
     def _data(self, rollout: Mapping[str, np.ndarray]) -> tuple[Any, ...]:
         """:return: the first arguments of an epoch in Rust"""
         return (self._columns(rollout),)
+
+    def _check(self, losses: np.ndarray) -> None:
+        wrong = self._vector.nonfinite_names()
+        check_finite({"loss": losses}, {} if wrong is None else {"policy": (wrong, len(self._vector.places))})
+
+    @property
+    def has_extractor(self) -> bool:
+        """:return: whether the networks see the features of an extractor"""
+        return bool(self._plan.features)
+
+    def load(self) -> None:
+        """Take over the policy and the optimizer, for :meth:`iterate`."""
+        self._vector.load()
+
+    def iterate(
+        self,
+        actor: NativeActor,
+        envs: "_native.EnvBatch",
+        current: "_native.CurrentObs",
+        plan: "_native.OnPolicyPlan",
+        buffer: "_native.RolloutBufferColumns",
+    ) -> "tuple[_native.LearnedRollouts | None, FloatingPointError | None]":
+        """
+        Collect rollouts and learn from them in turn, after :meth:`load` and before :meth:`store`.
+
+        :param actor: acts and values
+        :param envs: native environments
+        :param current: the present observations and episode starts; they follow the environments
+        :param plan: what to do
+        :param buffer: the columns of the rollout buffer
+        :return: what happened, None if nothing has; and what to raise if an update gave numbers that are nan
+            or infinite, which has been undone
+        :raises ValueError: the parts do not fit each other; nothing has happened then
+        """
+        vector = self._vector
+        done = actor.learn(envs, current, plan, buffer, self._core, vector.as_learned())
+        if done is None:
+            return None, None
+        wrong = None
+        if done.nonfinite_losses:
+            try:
+                self._check(np.array(done.nonfinite_losses))
+            except FloatingPointError as error:
+                wrong = error
+            vector.take_back()
+        vector.record_updates(done.n_moves, done.optimizer_steps)
+        return done, wrong
+
+    def store(self) -> None:
+        """Give the policy and the optimizer what came of :meth:`iterate`."""
+        self._vector.store()
+
+    def show(self, name: str) -> None:
+        """
+        Give the policy one parameter.
+
+        :param name: its name
+        """
+        self._vector.show(name)
+
+    @staticmethod
+    def epochs_of(
+        done: "_native.LearnedRollouts", settings: Mapping[str, float]
+    ) -> list[dict[str, np.ndarray]]:
+        """
+        :param done: what :meth:`iterate` gave
+        :param settings: those of the last update
+        :return: the metrics of its passes, as :meth:`run` gives them
+        """
+        metrics, ends = _metrics(done.metrics, settings), np.cumsum(done.epoch_sizes)[:-1]
+        parts = {name: np.split(values, ends) for name, values in metrics.items()}
+        return [{name: split[i] for name, split in parts.items()} for i in range(len(done.epoch_sizes))]
 
     def _columns(self, rollout: Mapping[str, np.ndarray]) -> "_native.RolloutArrays":
         return {
@@ -149,7 +210,25 @@ class NativeOnPolicyUpdate:
         }
 
 
-def _metrics(done: "_native.OnPolicyResult", policy_loss: str) -> dict[str, np.ndarray]:
+def objective_of(settings: Mapping[str, float], normalize: bool) -> "_native.OnPolicySettings":
+    """
+    :param settings: those of the MLX step
+    :param normalize: normalise the advantages of each minibatch
+    :return: the same as ``_native`` takes them
+    """
+    return {
+        "clip_range": settings.get("clip_range"),
+        "clip_range_vf": settings.get("clip_range_vf"),
+        "ent_coef": settings["ent_coef"],
+        "vf_coef": settings["vf_coef"],
+        "max_grad_norm": settings["max_grad_norm"],
+        "target_kl": settings.get("target_kl"),
+        "normalize": bool(normalize),
+    }
+
+
+def _metrics(done: "_native.OnPolicyResult", settings: Mapping[str, float]) -> dict[str, np.ndarray]:
+    policy_loss = "policy_gradient_loss" if "clip_range" in settings else "policy_loss"
     return {
         "loss": done.loss,
         "entropy_loss": done.entropy_loss,

@@ -144,6 +144,12 @@ pub enum ActionsOut<'a> {
 }
 
 impl Head {
+    /// Gaussians with these logarithms of the standard deviations.
+    #[must_use]
+    pub fn gaussian(log_std: &[f32]) -> Self {
+        Self::Gaussian(log_std.iter().map(|log_std| log_std.exp()).collect())
+    }
+
     fn name(&self) -> &'static str {
         match self {
             Self::Categorical => "categorical",

@@ -78,7 +78,7 @@ pub enum ActionColumn<'a> {
 }
 
 impl ActionColumn<'_> {
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::Ints(column) => column.len(),
             Self::Floats(column) => column.len(),

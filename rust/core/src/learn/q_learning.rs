@@ -1,15 +1,13 @@
 //! The iterations of DQN.
 
 use super::batches::{Batch, MultiStep, Source};
-use super::{LearnError, SharedNumbers};
+use super::{LearnError, LearnedVector, SharedNumbers};
 use crate::actor::Actor;
 use crate::collect::{
     ActionBounds, ActionPlan, LastStep, RandomActions, ReplayColumns, collect_transitions,
 };
 use crate::interrupt::Watch;
-use crate::update::{
-    Moments, QSettings, QUpdate, Rule, Trained, all_finite, average, check as expect,
-};
+use crate::update::{QSettings, QUpdate, Trained, average, check as expect};
 use crate::vec_env::{Episode, VectorEnv};
 
 /// What the iterations of a chunk are made of.
@@ -50,37 +48,17 @@ pub struct QPlan<'a> {
 pub struct QLearning<'a> {
     /// The gradient step.
     pub update: &'a mut QUpdate,
-    /// Parameters of the Q network.
-    pub parameters: &'a mut [f32],
-    /// Those before the last gradient steps.
-    pub parameters_before: &'a mut [f32],
-    /// Those of the target network.
+    /// The Q network.
+    pub network: LearnedVector<'a>,
+    /// Parameters of the target network.
     pub target: &'a mut [f32],
-    /// First moments of the gradient (or none): the present ones, and memory for the next ones.
-    pub exp_avg: [&'a mut [f32]; 2],
-    /// Second moments likewise. Both change places with each iteration's gradient steps.
-    pub exp_avg_sq: [&'a mut [f32]; 2],
-    /// Steps of the optimizer so far.
-    pub optimizer_steps: u64,
-    /// Its rule.
-    pub rule: Rule,
 }
 
 impl QLearning<'_> {
     fn check(&self) -> Result<(), LearnError> {
         let size = self.update.size();
-        expect("the vector of parameters", self.parameters.len(), size)?;
-        expect("the earlier parameters", self.parameters_before.len(), size)?;
         expect("the target's parameters", self.target.len(), size)?;
-        let first = match self.rule {
-            Rule::Adam { .. } => size,
-            _ => 0,
-        };
-        for (exp_avg, exp_avg_sq) in self.exp_avg.iter().zip(&self.exp_avg_sq) {
-            expect("the first moment", exp_avg.len(), first)?;
-            expect("the second moment", exp_avg_sq.len(), size)?;
-        }
-        Ok(())
+        self.network.check(size)
     }
 }
 
@@ -238,7 +216,7 @@ impl Chunk<'_> {
             learning
                 .update
                 .net()
-                .load_into(learning.parameters, actor.net_mut())?;
+                .load_into(learning.network.parameters, actor.net_mut())?;
             self.is_actor_current = true;
         }
         let n_envs = self.source.n_envs;
@@ -258,7 +236,7 @@ impl Chunk<'_> {
         let moves =
             (before + new.steps as u64) / plan.target_interval - before / plan.target_interval;
         for _ in 0..moves {
-            average(learning.parameters, learning.target, plan.shares);
+            average(learning.network.parameters, learning.target, plan.shares);
         }
         let episodes = new.episodes.iter();
         done.episodes
@@ -283,27 +261,21 @@ impl Chunk<'_> {
         numbers: &mut dyn SharedNumbers,
         watch: &mut Watch<'_>,
     ) -> Result<bool, LearnError> {
-        learning
-            .parameters_before
-            .copy_from_slice(learning.parameters);
         self.losses.clear();
-        let steps = match self.descend(index, learning, replay, numbers, watch) {
-            Ok(steps) => steps,
-            Err(error) => {
-                learning
-                    .parameters
-                    .copy_from_slice(learning.parameters_before);
-                return Err(error);
-            }
-        };
-        let finite = self.losses.iter().all(|loss| loss.is_finite());
-        if !finite || !all_finite(learning.parameters) {
+        let QLearning {
+            update,
+            network,
+            target,
+        } = learning;
+        let rate = self.plan.learning_rates[index];
+        let finite = network.update(rate, |trained| {
+            self.descend((update, target), replay, trained, numbers, watch)?;
+            Ok(self.losses.iter().all(|loss| loss.is_finite()))
+        })?;
+        if !finite {
             self.done.nonfinite_losses = std::mem::take(&mut self.losses);
             return Ok(false);
         }
-        learning.optimizer_steps = steps;
-        learning.exp_avg.swap(0, 1);
-        learning.exp_avg_sq.swap(0, 1);
         std::mem::swap(&mut self.done.losses, &mut self.losses);
         self.done.updates += 1;
         self.is_actor_current = false;
@@ -312,42 +284,23 @@ impl Chunk<'_> {
 
     fn descend(
         &mut self,
-        index: usize,
-        learning: &mut QLearning<'_>,
+        (update, target): (&mut QUpdate, &[f32]),
         replay: &ReplayColumns<'_>,
+        trained: &mut Trained<'_>,
         numbers: &mut dyn SharedNumbers,
         watch: &mut Watch<'_>,
-    ) -> Result<u64, LearnError> {
-        let plan = self.plan;
-        let [exp_avg_before, exp_avg] = &mut learning.exp_avg;
-        let [exp_avg_sq_before, exp_avg_sq] = &mut learning.exp_avg_sq;
-        let mut steps = learning.optimizer_steps;
-        let mut trained = Trained {
-            parameters: &mut *learning.parameters,
-            exp_avg,
-            exp_avg_sq,
-            previous: Some(Moments {
-                exp_avg: exp_avg_before,
-                exp_avg_sq: exp_avg_sq_before,
-            }),
-            before: None,
-            steps: &mut steps,
-            rule: learning.rule,
-            learning_rate: plan.learning_rates[index],
-        };
+    ) -> Result<(), LearnError> {
         let settings = QSettings {
-            max_grad_norm: plan.max_grad_norm,
+            max_grad_norm: self.plan.max_grad_norm,
         };
-        for _ in 0..plan.gradient_steps {
+        for _ in 0..self.plan.gradient_steps {
             watch.check()?;
             self.batch.sample(replay, &self.source, numbers)?;
             let observations = self.batch.observations();
             let batch = self.batch.transitions(&observations);
-            let loss = learning
-                .update
-                .step(&batch, &settings, learning.target, &mut trained)?;
+            let loss = update.step(&batch, &settings, target, trained)?;
             self.losses.push(loss);
         }
-        Ok(steps)
+        Ok(())
     }
 }

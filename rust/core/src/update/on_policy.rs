@@ -205,6 +205,31 @@ impl OnPolicyUpdate {
         Ok(self)
     }
 
+    /// Numbers in the vector of parameters.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Numbers of an action.
+    #[must_use]
+    pub fn action_dim(&self) -> usize {
+        self.distribution.action_dim()
+    }
+
+    pub(crate) fn distribution(&self) -> &Distribution {
+        &self.distribution
+    }
+
+    pub(crate) fn has_extractors(&self) -> bool {
+        self.trunk.is_some()
+    }
+
+    /// The networks of the policy and of the values.
+    pub(crate) fn nets(&self) -> [&TrainableMlp; 2] {
+        [&self.actor, &self.critic]
+    }
+
     fn check(&self, rollout: &Rollout<'_>, rows: &[u32]) -> Result<(), UpdateError> {
         let count = rollout.advantages.len();
         let dim = self.distribution.action_dim();

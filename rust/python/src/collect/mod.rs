@@ -21,6 +21,7 @@ use crate::args::place;
 use crate::ffi::new_array::array_of;
 use crate::vec_env::EnvBatch;
 
+pub(crate) use rollout::CurrentArrays;
 pub(crate) use transitions::{NewStep, ReplayColumns};
 
 /// Episodes that are reported without a look at the signals.
@@ -79,7 +80,7 @@ impl ActionBounds {
 }
 
 impl ActionBounds {
-    fn borrowed<'py>(&self, py: Python<'py>) -> PyResult<BoundArrays<'py>> {
+    pub(crate) fn borrowed<'py>(&self, py: Python<'py>) -> PyResult<BoundArrays<'py>> {
         Ok(BoundArrays {
             low: self.low.bind(py).try_readonly()?,
             high: self.high.bind(py).try_readonly()?,
@@ -88,17 +89,17 @@ impl ActionBounds {
 }
 
 /// The arrays of [`ActionBounds`] during a call.
-struct BoundArrays<'py> {
+pub(crate) struct BoundArrays<'py> {
     low: PyReadonlyArray1<'py, f32>,
     high: PyReadonlyArray1<'py, f32>,
 }
 
 impl BoundArrays<'_> {
-    fn places(&self) -> [Range<usize>; 2] {
+    pub(crate) fn places(&self) -> [Range<usize>; 2] {
         [place(&self.low), place(&self.high)]
     }
 
-    fn bounds(&self) -> PyResult<CoreBounds<'_>> {
+    pub(crate) fn bounds(&self) -> PyResult<CoreBounds<'_>> {
         Ok(CoreBounds {
             low: self.low.as_slice()?,
             high: self.high.as_slice()?,
@@ -107,24 +108,25 @@ impl BoundArrays<'_> {
 }
 
 /// An array of actions of either kind.
-enum Actions<Ints, Floats> {
+pub(crate) enum Actions<Ints, Floats> {
     Ints(Ints),
     Floats(Floats),
 }
 
 /// A column of actions.
-type ActionArray<'py> = Actions<PyReadwriteArrayDyn<'py, i64>, PyReadwriteArrayDyn<'py, f32>>;
+pub(crate) type ActionArray<'py> =
+    Actions<PyReadwriteArrayDyn<'py, i64>, PyReadwriteArrayDyn<'py, f32>>;
 
 impl ActionArray<'_> {
     /// Where the numbers lie.
-    fn place(&self) -> Range<usize> {
+    pub(crate) fn place(&self) -> Range<usize> {
         match self {
             Self::Ints(column) => place(column),
             Self::Floats(column) => place(column),
         }
     }
 
-    fn column(&mut self) -> PyResult<ActionColumn<'_>> {
+    pub(crate) fn column(&mut self) -> PyResult<ActionColumn<'_>> {
         Ok(match self {
             Self::Ints(column) => ActionColumn::Ints(column.as_slice_mut()?),
             Self::Floats(column) => ActionColumn::Floats(column.as_slice_mut()?),

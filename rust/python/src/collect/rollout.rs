@@ -23,9 +23,22 @@ use crate::vec_env::infos::Infos;
 /// The present observations, and whether they are the first of an episode.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-struct CurrentArrays<'py> {
+pub(crate) struct CurrentArrays<'py> {
     obs: PyReadwriteArrayDyn<'py, f32>,
     episode_starts: PyReadwriteArray1<'py, bool>,
+}
+
+impl CurrentArrays<'_> {
+    pub(crate) fn places(&self) -> [Range<usize>; 2] {
+        [place(&self.obs), place(&self.episode_starts)]
+    }
+
+    pub(crate) fn slices(&mut self) -> PyResult<CurrentObs<'_>> {
+        Ok(CurrentObs {
+            obs: self.obs.as_slice_mut()?,
+            starts: self.episode_starts.as_slice_mut()?,
+        })
+    }
 }
 
 /// The rows of a rollout buffer that a chunk fills.
@@ -102,13 +115,10 @@ fn collect_rollout<'py>(
 ) -> PyResult<CollectedRollout> {
     envs.check_open()?;
     let bounds = bounds.get().borrowed(py)?;
-    let mut written = vec![place(&current.obs), place(&current.episode_starts)];
+    let mut written = current.places().to_vec();
     written.extend(columns.places());
     apart(&written, &bounds.places())?;
-    let current = CurrentObs {
-        obs: current.obs.as_slice_mut()?,
-        starts: current.episode_starts.as_slice_mut()?,
-    };
+    let current = current.slices()?;
     let (bounds, columns) = (bounds.bounds()?, columns.columns()?);
     let (core, batch) = (&mut actor.core, &mut *envs.envs);
     let (collected, raised) = watched(py, |watch| {

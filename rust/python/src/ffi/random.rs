@@ -72,6 +72,16 @@ impl Numbers<'_> {
             }
         }
     }
+
+    /// Exchanges the items as `np.random.permutation` does.
+    pub(crate) fn shuffle(&mut self, items: &mut [u32]) {
+        for last in (1..items.len()).rev() {
+            // Rows of a rollout are counted in 32 bits.
+            let largest = u32::try_from(last).unwrap_or(u32::MAX);
+            let other = self.draw(Bounds { low: 0, largest });
+            items.swap(last, other.cast_unsigned() as usize);
+        }
+    }
 }
 
 /// What `work` makes of the generator, which others wait for meanwhile. `None`, and no call, where
@@ -142,8 +152,17 @@ impl GlobalNumbers {
     /// The one that `np.random.randint` draws from at this moment, if it does that the way that is known
     /// here.
     pub(crate) fn find(py: Python<'_>) -> PyResult<Option<Self>> {
+        Self::behind(py, intern!(py, "randint"))
+    }
+
+    /// The same for `np.random.permutation`.
+    pub(crate) fn of_permutations(py: Python<'_>) -> PyResult<Option<Self>> {
+        Self::behind(py, intern!(py, "permutation"))
+    }
+
+    fn behind(py: Python<'_>, function: &Bound<'_, PyString>) -> PyResult<Option<Self>> {
         Ok(
-            global_generator(py, intern!(py, "randint"))?.map(|(capsule, lock, _)| Self {
+            global_generator(py, function)?.map(|(capsule, lock, _)| Self {
                 capsule: capsule.unbind(),
                 lock: lock.unbind(),
             }),

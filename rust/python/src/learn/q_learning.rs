@@ -1,8 +1,7 @@
-//! Many iterations of an off-policy algorithm in one call, as `training/native_learning.py` makes it.
+//! Iterations of DQN, as `training/native_learning.py` asks for them.
 
 use std::ops::Range;
 
-use mlx_baselines3_core::interrupt::Interrupted;
 use mlx_baselines3_core::learn::{
     LearnedChunk as CoreChunk, MultiStep, QLearning, QPlan, SharedNumbers, learn_q as core_learn_q,
 };
@@ -12,13 +11,13 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
+use super::{Shared, VectorArrays};
 use crate::actor::Actor;
 use crate::args::{Cursor, apart, place};
 use crate::collect::{NewStep, ReplayColumns, exception, report_episodes};
 use crate::error::{bad, py_err};
-use crate::ffi::random::{Bounds, GlobalNumbers};
+use crate::ffi::random::GlobalNumbers;
 use crate::signals::watched;
-use crate::trained::RuleSpec;
 use crate::update::QUpdate;
 use crate::vec_env::EnvBatch;
 
@@ -92,26 +91,6 @@ impl QPlanArrays<'_> {
     }
 }
 
-/// First and second moment of the gradient, to be written.
-#[derive(FromPyObject)]
-#[pyo3(from_item_all)]
-struct MomentArrays<'py> {
-    exp_avg: PyReadwriteArray1<'py, f32>,
-    exp_avg_sq: PyReadwriteArray1<'py, f32>,
-}
-
-/// Parameters and their optimizer. All vectors are written.
-#[derive(FromPyObject)]
-#[pyo3(from_item_all)]
-struct VectorArrays<'py> {
-    parameters: PyReadwriteArray1<'py, f32>,
-    parameters_before: PyReadwriteArray1<'py, f32>,
-    moments: MomentArrays<'py>,
-    next_moments: MomentArrays<'py>,
-    optimizer_steps: u64,
-    rule: RuleSpec,
-}
-
 /// A replay buffer.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
@@ -127,20 +106,6 @@ struct QArrays<'py> {
     network: VectorArrays<'py>,
     target: PyReadwriteArray1<'py, f32>,
     update: PyRefMut<'py, QUpdate>,
-}
-
-impl VectorArrays<'_> {
-    fn places(&self) -> [Range<usize>; 6] {
-        let (now, next) = (&self.moments, &self.next_moments);
-        [
-            place(&self.parameters),
-            place(&self.parameters_before),
-            place(&now.exp_avg),
-            place(&now.exp_avg_sq),
-            place(&next.exp_avg),
-            place(&next.exp_avg_sq),
-        ]
-    }
 }
 
 /// What a chunk of iterations gave.
@@ -164,64 +129,6 @@ impl LearnedChunk {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.error)?;
         visit.call(&self.episodes)
-    }
-}
-
-/// The generator, for work without the GIL. An exception that comes meanwhile waits in `raised`.
-struct Shared<'a> {
-    numbers: &'a GlobalNumbers,
-    raised: Option<PyErr>,
-}
-
-impl Shared<'_> {
-    fn visit<T: Send>(
-        &mut self,
-        work: impl FnOnce(&mut crate::ffi::random::Numbers<'_>) -> T + Send,
-    ) -> Result<T, Interrupted> {
-        // None while the interpreter ends.
-        let drawn = Python::try_attach(|py| self.numbers.visit(py, work));
-        match drawn {
-            Some(Ok(drawn)) => Ok(drawn),
-            Some(Err(error)) => {
-                self.raised = Some(error);
-                Err(Interrupted)
-            }
-            None => Err(Interrupted),
-        }
-    }
-}
-
-impl SharedNumbers for Shared<'_> {
-    fn are_below(&mut self, rates: &[f64], below: &mut [bool]) -> Result<(), Interrupted> {
-        self.visit(|numbers| {
-            for (below, &rate) in below.iter_mut().zip(rates) {
-                // As SB3 asks: a rate that is nan explores.
-                let acts = numbers.uniform() >= rate;
-                *below = !acts;
-            }
-        })
-    }
-
-    fn draw_ints(&mut self, arrays: [(Range<usize>, &mut [usize]); 2]) -> Result<(), Interrupted> {
-        let bounds = arrays.each_ref().map(|(range, _)| {
-            Bounds::new(
-                i64::try_from(range.start).ok()?,
-                i64::try_from(range.end).ok()?,
-            )
-        });
-        let [Some(first), Some(second)] = bounds else {
-            self.raised = Some(bad(
-                "the replay buffer is empty or too large to be drawn from",
-            ));
-            return Err(Interrupted);
-        };
-        self.visit(|numbers| {
-            for ((_, to), bounds) in arrays.into_iter().zip([first, second]) {
-                for to in to {
-                    *to = numbers.draw(bounds).cast_unsigned() as usize;
-                }
-            }
-        })
     }
 }
 
@@ -261,25 +168,11 @@ fn learn_q<'py>(
     };
     let mut end = NewStep::new(py, &*envs.envs, None, last_obs)?;
     actor.forget();
-    let mut shared = Shared {
-        numbers: &numbers,
-        raised: None,
-    };
+    let mut shared = Shared::new(&numbers);
     let mut learning = QLearning {
         update: &mut learned.update.0,
-        parameters: network.parameters.as_slice_mut()?,
-        parameters_before: network.parameters_before.as_slice_mut()?,
+        network: network.vector()?,
         target: learned.target.as_slice_mut()?,
-        exp_avg: [
-            network.moments.exp_avg.as_slice_mut()?,
-            network.next_moments.exp_avg.as_slice_mut()?,
-        ],
-        exp_avg_sq: [
-            network.moments.exp_avg_sq.as_slice_mut()?,
-            network.next_moments.exp_avg_sq.as_slice_mut()?,
-        ],
-        optimizer_steps: network.optimizer_steps,
-        rule: network.rule.rule()?,
     };
     let (chunk, interrupted) = {
         let (plan, ring) = (plan.plan()?, buffer.cursor.ring()?);
@@ -299,7 +192,7 @@ fn learn_q<'py>(
             )
         })
     };
-    let optimizer_steps = learning.optimizer_steps;
+    let optimizer_steps = learning.network.optimizer_steps;
     let raised = interrupted.or(shared.raised);
     // A signal that came since is seen to here: raised after this call, it would lose the steps.
     let raised = raised.or_else(|| py.check_signals().err());
@@ -334,7 +227,7 @@ fn report<'py>(
     })
 }
 
-pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+pub(super) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<LearnedChunk>()?;
     m.add_function(wrap_pyfunction!(learn_q, m)?)
 }
