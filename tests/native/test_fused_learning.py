@@ -286,3 +286,40 @@ def test_ctrl_c_ends_a_call_and_all_before_it_counts() -> None:
     assert model._n_updates in {model.num_timesteps // 4, model.num_timesteps // 4 - 1}
     model.learn(100, reset_num_timesteps=False)
     assert all(np.isfinite(np.array(array)).all() for array in model.policy.state_dict().values())
+
+
+class OwnTrain(DQN):
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        super().train(gradient_steps, batch_size)
+
+
+class EachStep(BaseCallback):
+    def _on_step(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("case", "callback", "why"),
+    [
+        ({"algorithm": OwnTrain}, None, "OwnTrain has its own train"),
+        ({"train_freq": (1, "episode")}, None, "train_freq counts episodes"),
+        ({"algorithm": SAC, "env_id": "Pendulum-v1"}, EachStep, "the callback is called at every step"),
+    ],
+)
+def test_a_line_says_why_iterations_are_python_s(
+    case: dict[str, Any], callback: Any, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make(verbose=1, **case)
+    for _ in range(2):
+        model.learn(60, None if callback is None else callback())
+    assert (
+        capsys.readouterr().out.count(f"Python goes through each iteration of learn(), because {why}.") == 1
+    )
+
+
+@pytest.mark.parametrize(("algorithm", "env_id"), [(DQN, "CartPole-v1"), (TD3, "Pendulum-v1")])
+def test_nothing_is_said_of_iterations_in_rust(
+    algorithm: Any, env_id: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(algorithm=algorithm, env_id=env_id, verbose=1).learn(60)
+    assert "because" not in capsys.readouterr().out
