@@ -48,8 +48,7 @@ def test_update_equals_contribs(name, updates, monkeypatch):
     np.testing.assert_allclose(model.rollout_buffer.returns, expected["returns"], atol=1e-5)
     split_as_recorded(monkeypatch, case)
     model.train()
-    # Rust takes Dict observations of vectors only.
-    assert (model._updater.compiled is not None) == (updates == "mlx" or name == "recurrent_dict")
+    assert (model._updater.compiled is not None) == (updates == "mlx")
     assert_parameters_equal(model.policy.state_dict(), case.group("after"))
     assert_log_equal(model.logger.name_to_value, case.group("log"))
 
@@ -126,7 +125,7 @@ def test_rollout_equals_contribs(name, who, monkeypatch):
     vf = [mx.array(rollout[name][0]) for name in STATES[2:]]
     model._last_lstm_states = RNNStates(tuple(pi), tuple(vf))
     assert model.collect_rollouts(env, callback, model.rollout_buffer, model.n_steps)
-    assert (model._native is not None) == (who == "native" and name != "recurrent_dict")
+    assert (model._native is not None) == (who == "native")
     buffer = model.rollout_buffer
     np.testing.assert_array_equal(buffer.episode_starts, rollout["episode_starts"])
     np.testing.assert_allclose(buffer.values, said["values"], **CLOSE)

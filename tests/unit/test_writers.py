@@ -130,6 +130,7 @@ UNPICKLING = {
     "common/vec_env/base_vec_env.py:CloudpickleWrapper.__setstate__ cloudpickle.loads": "own processes",
     "common/vec_env/_subproc_worker.py:_Worker.__init__ cloudpickle.loads": "own processes",
     "common/vec_env/_subproc_worker.py:run_worker cloudpickle.loads": "own processes",
+    "contrib/common/vec_env/async_eval.py:_worker cloudpickle.loads": "own processes",
 }
 
 

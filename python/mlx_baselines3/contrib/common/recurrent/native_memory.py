@@ -16,7 +16,7 @@ from mlx_baselines3.common.distributions import (
     MultiCategoricalDistribution,
 )
 from mlx_baselines3.common.native.actor import DRAWING, Blueprint, Layer, NativeActor, mlp_layers, observed
-from mlx_baselines3.common.native.blueprint import Observations, side_by_side
+from mlx_baselines3.common.native.blueprint import Observations
 from mlx_baselines3.common.native.eligibility import NotNative, check_parts, check_unchanged
 from mlx_baselines3.common.native.snapshot import Remembered, Snapshot
 from mlx_baselines3.common.nn.threads import tracing
@@ -162,8 +162,8 @@ class NativeMemory:
         :param obs: (batch, ...) observations, for a Dict space a dictionary of them
         :return: (batch, inputs) what the LSTMs take
         """
-        array = np.ascontiguousarray(side_by_side(obs, self.plan.behind.keys), np.float32)
-        return array.reshape(len(array), -1)
+        (rows,) = self.plan.behind.columns(obs)
+        return rows
 
     def _step(self, index: int, rows: np.ndarray, states: Any, starts: Any) -> tuple[np.ndarray, Any]:
         """:return: what an LSTM gives, and its states after the step"""
