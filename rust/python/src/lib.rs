@@ -12,6 +12,7 @@ mod ffi;
 mod learn;
 mod replay;
 mod signals;
+mod snapshot;
 mod terminal;
 mod threads;
 mod trained;
@@ -32,6 +33,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     threads::register(m)?;
     update::register(m)?;
     replay::register(m)?;
+    snapshot::register(m)?;
     terminal::register(m)?;
     vec_env::register(m)
 }

@@ -109,7 +109,8 @@ class NativeActor:
         :return: whether these are the arrays of the last :meth:`refresh`
         """
         arrays = arrays or self.plan.arrays()
-        return len(arrays) == len(self._arrays) and all(map(operator.is_, arrays, self._arrays))
+        same = len(arrays) == len(self._arrays) and all(map(operator.is_, arrays, self._arrays))
+        return same and not self._is_outdated
 
     def refresh(self, plan: Blueprint | None = None, arrays: list[mx.array] | None = None) -> None:
         """
@@ -141,17 +142,18 @@ class NativeActor:
 
     def _has_other_numbers(self) -> bool:
         """Whether the arrays have other numbers than at the last time."""
+        if not self.plan.features:
+            return self._core.changed(self._arrays)
+        # Comparing millions of numbers would take longer than acting. While the memory is kept, other
+        # numbers lie elsewhere. A view alone does not keep it: it refers to the array, to which
+        # `weight += 1` gives other memory. A shallow copy does.
         mx.eval(self._arrays)
         views = [np.ascontiguousarray(array) for array in self._arrays]
-        if self.plan.features:
-            # Comparing millions of numbers would take longer than acting. While the memory is kept, other
-            # numbers lie elsewhere. A view alone does not keep it: it refers to the array, to which
-            # `weight += 1` gives other memory. A shallow copy does.
-            places = [view.__array_interface__["data"] for view in views]
-            same, self._places, self._views = places == self._places, places, views
-            if same:
-                return False
-            self._kept = [*map(copy.copy, self._arrays)]
+        places = [view.__array_interface__["data"] for view in views]
+        same, self._places, self._views = places == self._places, places, views
+        if same:
+            return False
+        self._kept = [*map(copy.copy, self._arrays)]
         return self._core.changed(views)
 
     def _load(self, plan: Blueprint) -> None:
