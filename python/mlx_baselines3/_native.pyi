@@ -544,6 +544,12 @@ class Snapshot:
             were, and so are the methods
         """
 
+    def is_same(self) -> bool | None:
+        """
+        :return: whether the arrays are the objects of the last call, which are kept until the next; None if
+            the snapshot is not current
+        """
+
 @final
 class Actor:
     """

@@ -313,7 +313,8 @@ class OnPolicyAlgorithm(BaseAlgorithm):
         assert self._last_episode_starts is not None
         steps = rollout.take_steps((self._last_obs, self._last_episode_starts), count)
         unseen = steps.n_steps - (steps.error is None)
-        self._update_info_buffer([{"episode": entry} for entry in steps.earlier_episodes])
+        if steps.earlier_episodes:
+            self._update_info_buffer([{"episode": entry} for entry in steps.earlier_episodes])
         self.num_timesteps += env.num_envs * unseen
         if unseen:
             callback._pass_steps(unseen)

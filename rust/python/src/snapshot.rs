@@ -14,8 +14,8 @@ use crate::ffi::plain::OnePiece;
 enum Kept {
     Nothing,
     Identity(Py<PyAny>),
-    /// Of an array the shape.
-    Shape(Py<PyAny>),
+    /// Of an array the shape, and which one it was at the last call of `is_same`.
+    Array(Py<PyAny>, Option<Py<PyAny>>),
 }
 
 struct Entry {
@@ -59,7 +59,7 @@ impl Snapshot {
                 let kept = if ignored.contains(&key)? {
                     Kept::Nothing
                 } else if value.get_type().is(&arrays) {
-                    Kept::Shape(value.getattr("shape")?.unbind())
+                    Kept::Array(value.getattr("shape")?.unbind(), None)
                 } else {
                     Kept::Identity(value.unbind())
                 };
@@ -107,14 +107,41 @@ impl Snapshot {
         Ok(true)
     }
 
+    /// Whether the arrays are those of the last call, which are kept until the next one; `None` if the
+    /// rest is not current.
+    fn is_same(&mut self, py: Python<'_>) -> PyResult<Option<bool>> {
+        if !self.is_current(py)? {
+            return Ok(None);
+        }
+        let mut same = true;
+        for holder in &mut self.holders {
+            let entries = holder.entries.bind(py);
+            for Entry { key, kept } in &mut holder.seen {
+                if let Kept::Array(_, last) = kept {
+                    let now = entries.get_item(&*key)?.map(Bound::unbind);
+                    let is_last = matches!((&now, &*last), (Some(now), Some(last)) if now.is(last));
+                    if !is_last {
+                        (same, *last) = (false, now);
+                    }
+                }
+            }
+        }
+        Ok(Some(same))
+    }
+
     // What a policy is made of leads back to the snapshot that is one of its attributes.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         for holder in &self.holders {
             visit.call(&holder.entries)?;
             for Entry { key, kept } in &holder.seen {
                 visit.call(key)?;
-                if let Kept::Identity(value) | Kept::Shape(value) = kept {
-                    visit.call(value)?;
+                match kept {
+                    Kept::Nothing => {}
+                    Kept::Identity(value) => visit.call(value)?,
+                    Kept::Array(shape, last) => {
+                        visit.call(shape)?;
+                        visit.call(last)?;
+                    }
                 }
             }
         }
@@ -145,8 +172,9 @@ impl Holder {
                 && match &seen.kept {
                     Kept::Nothing => true,
                     Kept::Identity(known) => value.is(known),
+                    Kept::Array(_, Some(last)) if value.is(last) => true,
                     // MLX's own: no Python code runs that could change the dictionary.
-                    Kept::Shape(shape) => {
+                    Kept::Array(shape, _) => {
                         value.get_type().is(arrays)
                             && value.getattr(intern!(py, "shape"))?.eq(shape)?
                     }

@@ -61,6 +61,15 @@ class Snapshot:
         """
         return policy is self.policy and self._core.is_current() and (not self._users or self._same_users())
 
+    def is_same(self, policy: Module) -> bool | None:
+        """
+        :param policy: a module
+        :return: whether its arrays are the objects that they were at the last call; None if the snapshot is
+            not current
+        """
+        same = self._core.is_same() if policy is self.policy else None
+        return None if same is None or (self._users and not self._same_users()) else same
+
     def _same_users(self) -> bool:
         """Whether the users' classes are as they were."""
         return all(_same_entries(now, before) for now, before in self._users) and all(

@@ -262,6 +262,31 @@ def test_entries_are_compared_by_identity_and_arrays_by_shape(change, is_current
     assert snapshot.is_current() is is_current
 
 
+def test_arrays_are_the_same_objects_as_at_the_last_comparison():
+    holder = entries()
+    snapshot = _native.Snapshot([holder], frozenset(), mx.array, [])
+    assert [snapshot.is_same() for _ in range(3)] == [False, True, True]
+    holder["weight"] = mx.zeros((2, 3))
+    assert [snapshot.is_same() for _ in range(3)] == [False, True, True]
+    holder["weight"] = mx.zeros((3, 3))
+    assert snapshot.is_same() is None
+    assert not snapshot.is_current()
+
+
+def test_weights_loaded_between_two_comparisons_are_compared_anew():
+    changed = policy()
+    actor = native_actor(changed)
+    actor.critic()
+    assert [is_outdated(changed, actor) for _ in range(2)] == [False, False]
+    for layer in (changed.action_net, changed.value_net):
+        before, layer.bias = layer.bias, layer.bias + 1
+        native_actor(changed).critic()
+        layer.bias = before
+        assert is_outdated(changed, actor)
+        native_actor(changed).critic()
+        assert [is_outdated(changed, actor) for _ in range(2)] == [False, False]
+
+
 def test_methods_are_compared_as_their_class_inherits_them():
     class Base:
         def __call__(self):
