@@ -272,15 +272,16 @@ class NativeRollout:
         ends = (actions, env_actions, obs, buffer.rewards[newest].copy(), starts, done.infos)
         seen = buffer.observations[newest].copy(), buffer.episode_starts[newest].astype(bool)
         n_earlier = done.n_steps - (done.error is None)
+        episodes, timeouts = (done.episodes, done.timeouts) if n_earlier else ((), ())
         return Steps(
             done.n_steps,
             done.error,
             seen,
             ends,
-            [end.monitor_entry for end in done.episodes if end.step < n_earlier],
+            [end.monitor_entry for end in episodes if end.step < n_earlier],
             [
                 _Truncation(start + end.step, end.env, end.last_obs)
-                for end in done.timeouts
+                for end in timeouts
                 if end.step < n_earlier
             ],
         )
