@@ -21,6 +21,7 @@ __all__ = [
     "ActorCriticUpdate",
     "CollectedRollout",
     "CollectedTransitions",
+    "Copies",
     "EnvBatch",
     "FinishedEpisode",
     "Infos",
@@ -34,6 +35,7 @@ __all__ = [
     "RecurrentUpdate",
     "ReplayColumns",
     "SampledBatches",
+    "Snapshot",
     "Storage",
     "TerminalObs",
     "TimedOutEpisode",
@@ -516,6 +518,53 @@ class RngState(TypedDict):
     inc: int
 
 @final
+class Copies:
+    """
+    The bytes of arrays at one moment.
+
+    :param arrays: whatever NumPy can read
+    """
+
+    def __new__(cls, arrays: Sequence[ArrayLike]) -> Copies: ...
+    def count_same(self, arrays: Sequence[ArrayLike]) -> int:
+        """
+        :param arrays: others, in the same order
+        :return: how many of them have the same bytes, counted up to the first that does not; it never does
+            if it has anything but booleans, integers and floats in the machine's byte order
+        """
+
+@final
+class Snapshot:
+    """
+    Entries of dictionaries and methods of classes at one moment.
+
+    :param holders: the dictionaries
+    :param ignored: keys whose values do not matter
+    :param arrays: the class of the values that are compared by shape, all others by identity
+    :param methods: classes, and names of their attributes
+    :raises AttributeError: a class has no such attribute
+    """
+
+    def __new__(
+        cls,
+        holders: Sequence[dict[str, Any]],
+        ignored: frozenset[str],
+        arrays: type,
+        methods: Sequence[tuple[type, str]],
+    ) -> Snapshot: ...
+    def is_current(self) -> bool:
+        """
+        :return: whether the dictionaries have the same keys in the same order and their values are as they
+            were, and so are the methods
+        """
+
+    def is_same(self) -> bool | None:
+        """
+        :return: whether the arrays are the objects of the last call, which are kept until the next; None if
+            the snapshot is not current
+        """
+
+@final
 class Actor:
     """
     A policy made of an MLP and a distribution, with a generator that is seeded with 0. Observations are one
@@ -561,10 +610,10 @@ class Actor:
         :raises ValueError: no such layer, or another shape
         """
 
-    def changed(self, arrays: list[NDArray[np.float32]]) -> bool:
+    def changed(self, arrays: Sequence[ArrayLike]) -> bool:
         """
-        :param arrays: C-contiguous arrays
-        :return: whether they hold other numbers than at the last call
+        :param arrays: whatever NumPy can read, MLX's arrays without a copy
+        :return: whether they hold other numbers than at the last call; always if not all are float32
         """
 
     def set_numbers(self, numbers: Sequence[float]) -> None:

@@ -339,6 +339,32 @@ class Fuzzer(BufferCalls):
     def call_Actor__changed(self) -> None:
         self.some("actor").core.changed(*self.args([self.f32(3, 2), self.f32(4)]))
 
+    def call_Copies__new(self) -> None:
+        self.native.Copies(*self.args([self.f32(3, 2), self.f32(4)]))
+
+    def call_Copies__count_same(self) -> None:
+        arrays = [self.f32(3, 2), self.f32(4)]
+        self.native.Copies(arrays).count_same(*self.args(arrays))
+
+    def call_Snapshot__new(self) -> None:
+        holders, methods = [{"a": self.f32(3), "b": 1}, {}], [(dict, "get"), (list, "pop")]
+        self.native.Snapshot(*self.args(holders, frozenset("b"), np.ndarray, methods))
+
+    def call_Snapshot__is_current(self) -> None:
+        self.changed_snapshot().is_current()
+
+    def call_Snapshot__is_same(self) -> None:
+        snapshot = self.changed_snapshot()
+        snapshot.is_same() or snapshot.is_same()
+
+    def changed_snapshot(self) -> Any:
+        holder = {"a": self.f32(3), "b": 1}
+        snapshot = self.native.Snapshot([holder], frozenset(), np.ndarray, [(dict, "get")])
+        (changed,) = self.args(holder)
+        if isinstance(changed, dict):
+            holder |= changed
+        return snapshot
+
     def call_Actor__set_numbers(self) -> None:
         self.some("actor").core.set_numbers(*self.args([0.5] * self.rng.choice([1, 2, 3])))
 

@@ -320,11 +320,12 @@ class OnPolicyAlgorithm(BaseAlgorithm):
         assert self._last_episode_starts is not None
         steps = rollout.take_steps((self._last_obs, self._last_episode_starts), count)
         unseen = steps.n_steps - (steps.error is None)
-        assert self.ep_info_buffer is not None
-        # Only the latest are kept; a large rollout has tens of thousands.
-        kept = self.ep_info_buffer.maxlen if is_shipped(type(self)._update_info_buffer) else None
-        latest = steps.earlier_episodes if kept is None else steps.earlier_episodes[-kept:]
-        self._update_info_buffer([{"episode": entry} for entry in latest])
+        if steps.earlier_episodes:
+            assert self.ep_info_buffer is not None
+            # Only the latest are kept; a large rollout has tens of thousands.
+            kept = self.ep_info_buffer.maxlen if is_shipped(type(self)._update_info_buffer) else None
+            latest = steps.earlier_episodes if kept is None else steps.earlier_episodes[-kept:]
+            self._update_info_buffer([{"episode": entry} for entry in latest])
         self.num_timesteps += env.num_envs * unseen
         if unseen:
             callback._pass_steps(unseen)

@@ -9,16 +9,14 @@ use mlx_baselines3_core::nn::{
 };
 use mlx_baselines3_core::rng::{Pcg64, Pcg64State, SeedSequence};
 use mlx_baselines3_macros::guarded;
-use numpy::{
-    Ix2, PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArrayDyn,
-    PyUntypedArrayMethods,
-};
+use numpy::{Ix2, PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
 use crate::args::Many;
 use crate::error::{bad, py_err};
 use crate::extractor::{BranchSpec, ColumnArray};
 use crate::ffi::new_array::{NewArray, array_of};
+use crate::ffi::plain::OnePiece;
 use crate::signals::watched_whole;
 
 pub(crate) fn activation(name: &str, parameter: f32) -> PyResult<Activation> {
@@ -153,8 +151,8 @@ pub(crate) struct Actor {
     pub(crate) core: CoreActor,
     // Rows that are computed at once.
     part: usize,
-    // The numbers that `changed` has seen.
-    seen: Vec<Vec<f32>>,
+    // The bytes of the numbers that `changed` has seen.
+    seen: Vec<Vec<u8>>,
 }
 
 impl Actor {
@@ -236,18 +234,18 @@ impl Actor {
     }
 
     /// Whether these are other numbers than at the last call; keeps a copy of them.
-    fn changed(&mut self, arrays: Many<PyReadonlyArrayDyn<'_, f32>>) -> PyResult<bool> {
-        let slices: Result<Vec<&[f32]>, _> = arrays.0.iter().map(|a| a.as_slice()).collect();
-        let slices = slices?;
-        let same = self
-            .seen
-            .iter()
-            .map(Vec::as_slice)
-            .eq(slices.iter().copied());
-        if !same {
-            self.seen = slices.into_iter().map(<[f32]>::to_vec).collect();
+    fn changed(&mut self, arrays: Many<Bound<'_, PyAny>>) -> PyResult<bool> {
+        let arrays: PyResult<Vec<OnePiece<'_>>> = arrays.0.iter().map(OnePiece::of).collect();
+        let arrays = arrays?;
+        // Those of another type are never the same.
+        let singles = arrays.iter().all(OnePiece::is_f32);
+        let mut pairs = self.seen.iter().zip(&arrays);
+        if singles && self.seen.len() == arrays.len() && pairs.all(|(seen, now)| now.is(seen)) {
+            return Ok(false);
         }
-        Ok(!same)
+        let copies: Option<_> = arrays.iter().map(OnePiece::to_vec).collect();
+        self.seen = copies.filter(|_| singles).unwrap_or_default();
+        Ok(true)
     }
 
     /// Replaces the numbers of the head: standard deviations, or the probability to explore.

@@ -14,6 +14,7 @@ mod learn;
 mod recurrent;
 mod replay;
 mod signals;
+mod snapshot;
 mod terminal;
 mod threads;
 mod trained;
@@ -36,6 +37,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     recurrent::register(m)?;
     update::register(m)?;
     replay::register(m)?;
+    snapshot::register(m)?;
     terminal::register(m)?;
     vec_env::register(m)
 }

@@ -7,6 +7,8 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 from mlx_baselines3.common._model import Model
@@ -16,13 +18,29 @@ from mlx_baselines3.common.vec_env import VecEnv
 
 # More than any number of steps.
 NEVER = sys.maxsize
+_PROMISE = "_steps_until_needed"
 _SEES_EVERY_STEP = ("_on_step", "on_step", "update_locals", "update_child_locals")
+_DECIDES = frozenset((_PROMISE, *_SEES_EVERY_STEP))
+_methods = attrgetter(_PROMISE, *_SEES_EVERY_STEP)
 
 
-def _definer(callback: BaseCallback, name: str) -> int:
-    """Position in the MRO of the class that defines the method; -1 for the instance."""
-    places = (vars(callback), *map(vars, type(callback).__mro__))
-    return next(i for i, names in enumerate(places) if name in names) - 1
+@lru_cache(maxsize=128)
+def _keeps_promise(kind: type[BaseCallback], methods: tuple[Any, ...], own: frozenset[str]) -> bool:
+    """
+    :param kind: a class of callbacks
+    :param methods: its present ones, those above
+    :param own: which of their names an instance has of its own
+    :return: whether what sees the steps is what the class with ``_steps_until_needed`` knows
+    """
+    if own:
+        return _PROMISE in own
+    bases = kind.__mro__
+    first = next(i for i, base in enumerate(bases) if _PROMISE in vars(base))
+
+    def method(name: str, classes: tuple[type, ...]) -> Any:
+        return next(vars(base)[name] for base in classes if name in vars(base))
+
+    return all(method(name, bases) is method(name, bases[first:]) for name in _SEES_EVERY_STEP)
 
 
 def steps_until_needed(callback: BaseCallback) -> int:
@@ -31,10 +49,14 @@ def steps_until_needed(callback: BaseCallback) -> int:
     :return: its ``_steps_until_needed()``, at least 1; 1 if a subclass overrides a step method but not this
         one
     """
-    promise = _definer(callback, "_steps_until_needed")
-    if any(_definer(callback, name) < promise for name in _SEES_EVERY_STEP):
-        return 1
-    return max(1, callback._steps_until_needed())
+    # This is asked at every step. A class may get other methods meanwhile.
+    kind = type(callback)
+    asked = kind, _methods(kind), _DECIDES.intersection(vars(callback))
+    try:
+        keeps = _keeps_promise(*asked)
+    except TypeError:  # a callable object that cannot be hashed
+        keeps = _keeps_promise.__wrapped__(*asked)
+    return max(1, callback._steps_until_needed()) if keeps else 1
 
 
 class BaseCallback(ABC):

@@ -26,7 +26,7 @@ from mlx_baselines3.common.native.interrupts import interrupts_allowed
 from mlx_baselines3.common.native.layers import Layer, mlp_layers
 from mlx_baselines3.common.native.snapshot import Remembered, Snapshot
 from mlx_baselines3.common.nn.interop import to_mlx
-from mlx_baselines3.common.nn.threads import random_key, tracing, use_generator, with_fork
+from mlx_baselines3.common.nn.threads import computing, random_key, tracing, use_generator, with_fork
 from mlx_baselines3.common.preprocessing import maybe_transpose
 from mlx_baselines3.common.utils import is_vectorized_observation
 
@@ -77,8 +77,9 @@ class NativeActor:
         self._views: list[np.ndarray] = []
         self._places: list[Any] = []
         self._kept: list[mx.array] = []
-        # Whether the policy is known to have other weights.
-        self._is_outdated = False
+        # Whether the policy is known to have other weights, and whether :meth:`is_outdated` has compared
+        # everything since weights were loaded.
+        self._is_outdated = self._is_compared = False
         self._mlx_state: bytes | None = None
         # Of Dict observations, in the order of the network's inputs.
         self.keys = plan.keys
@@ -112,7 +113,8 @@ class NativeActor:
         :return: whether these are the arrays of the last :meth:`refresh`
         """
         arrays = arrays or self.plan.arrays()
-        return len(arrays) == len(self._arrays) and all(map(operator.is_, arrays, self._arrays))
+        same = len(arrays) == len(self._arrays) and all(map(operator.is_, arrays, self._arrays))
+        return same and not self._is_outdated
 
     def refresh(self, plan: Blueprint | None = None, arrays: list[mx.array] | None = None) -> None:
         """
@@ -124,37 +126,45 @@ class NativeActor:
         with self._lock:
             self.plan = plan = plan or self.plan
             self._refreshed.clear()
+            self._is_compared = False
             self._arrays = arrays or plan.arrays()
             if self._has_other_numbers() or self._is_outdated:
                 self._load(plan)
                 self._is_outdated = False
 
-    def is_outdated(self) -> bool:
+    def is_outdated(self, same: bool = False) -> bool:
         """
+        :param same: the policy has the very same arrays as at the last call
         :return: whether the policy has other weights than these. Of the critic only the array objects are
             compared: this is called after every step that a callback sees
         """
         with self._lock:
-            if not self._is_outdated:
+            if self._is_outdated:
+                return True
+            same = same and self._is_compared
+            if not same:
                 self._arrays = self.plan.arrays()
-                # What is compared here counts as seen by the next comparison.
-                self._is_outdated = self._has_other_numbers()
-            critic = self._critic if self._critic in self._refreshed else None
-            return self._is_outdated or (critic is not None and not critic.is_current())
+            # What is compared here counts as seen by the next comparison.
+            self._is_outdated = self._has_other_numbers()
+            critic = self._critic if not same and self._critic in self._refreshed else None
+            other_critic = critic is not None and not critic.is_current()
+            self._is_compared = not other_critic
+            return self._is_outdated or other_critic
 
     def _has_other_numbers(self) -> bool:
         """Whether the arrays have other numbers than at the last time."""
+        if not self.plan.features:
+            return self._core.changed(self._arrays)
+        # Comparing millions of numbers would take longer than acting. While the memory is kept, other
+        # numbers lie elsewhere. A view alone does not keep it: it refers to the array, to which
+        # `weight += 1` gives other memory. A shallow copy does.
         mx.eval(self._arrays)
         views = [np.ascontiguousarray(array) for array in self._arrays]
-        if self.plan.features:
-            # Comparing millions of numbers would take longer than acting. While the memory is kept, other
-            # numbers lie elsewhere. A view alone does not keep it: it refers to the array, to which
-            # `weight += 1` gives other memory. A shallow copy does.
-            places = [view.__array_interface__["data"] for view in views]
-            same, self._places, self._views = places == self._places, places, views
-            if same:
-                return False
-            self._kept = [*map(copy.copy, self._arrays)]
+        places = [view.__array_interface__["data"] for view in views]
+        same, self._places, self._views = places == self._places, places, views
+        if same:
+            return False
+        self._kept = [*map(copy.copy, self._arrays)]
         return self._core.changed(views)
 
     def _load(self, plan: Blueprint) -> None:
@@ -180,6 +190,7 @@ class NativeActor:
             known = NativeActor(plan)
         else:
             known.refresh(plan)
+        self._is_compared = False
         self._refreshed.append(known)
         return known
 
@@ -231,7 +242,8 @@ class NativeActor:
         if self.plan.codes:
             return self.plan.columns(obs)[0]
         array = side_by_side(obs, self.keys) if isinstance(obs, dict) else obs
-        return np.ascontiguousarray(array, np.float32).reshape(len(array), -1)
+        rows = np.ascontiguousarray(array, np.float32)
+        return rows if rows.ndim == 2 else rows.reshape(len(rows), -1)
 
     def outputs(self, obs: Observations) -> np.ndarray:
         """
@@ -282,7 +294,10 @@ class NativeActor:
             return
         drawn = noise.exploration_mat, noise.exploration_matrices
         if not all(map(operator.is_, drawn, self._taken)):
-            self._core.set_matrices(np.concatenate([np.asarray(array).reshape(-1) for array in drawn]))
+            # They may not be computed yet, for which a forked child has no thread.
+            with computing():
+                matrices = np.concatenate([np.asarray(array).reshape(-1) for array in drawn])
+            self._core.set_matrices(matrices)
             self._taken = drawn
 
     def share_noise(self) -> None:
@@ -391,7 +406,7 @@ class NativeActor:
     def lent(self) -> "Iterator[_native.Actor]":
         """Lend the Rust actor to code that loads other weights; :meth:`refresh` restores the policy's."""
         with self._lock:
-            self._arrays, self._places = [], []
+            self._arrays, self._places, self._is_compared = [], [], False
             yield self._core
 
     def collect(
@@ -543,8 +558,10 @@ def is_outdated(policy: Any, actor: NativeActor) -> bool:
     """
     with tracing:
         known: Remembered | None = vars(policy).get("_remembered")
-        same = known is not None and known.actor is actor and known.is_current(policy)
-        return not same or actor.is_outdated()
+        if known is None or known.actor is not actor or known.snapshot is None:
+            return True
+        same = known.snapshot.is_same(policy)
+        return same is None or actor.is_outdated(same)
 
 
 def native_actor_or_none(policy: Any) -> NativeActor | None:

@@ -4,7 +4,7 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import singledispatch
+from functools import cached_property, singledispatch
 from typing import Any
 
 import mlx.core as mx
@@ -13,7 +13,7 @@ from mlx.nn.layers.base import Module
 
 from mlx_baselines3.common.distributions.state_dependent_noise import StateDependentNoiseDistribution
 from mlx_baselines3.common.native.eligibility import NotNative
-from mlx_baselines3.common.native.extractors import Codes, Features, arrays_of, as_columns
+from mlx_baselines3.common.native.extractors import Codes, Features, as_columns
 from mlx_baselines3.common.native.layers import Layer
 from mlx_baselines3.common.nn.interop import to_numpy
 
@@ -152,10 +152,22 @@ class Blueprint:
 
     def arrays(self) -> list[mx.array]:
         """:return: every array of the policy that the actions depend on"""
-        own = [] if self.log_std is None else [self.log_std]
-        parts = (linear for layer in self.layers for linear in layer.linears)
-        own += [linear[key] for linear in parts for key in ("weight", "bias") if key in linear]
-        return own + arrays_of(self.features)
+        try:
+            return [*map(dict.__getitem__, *self._places)]
+        except KeyError:
+            # A bias that was taken away; the policy is read again before it is used.
+            return [holder[key] for holder, key in zip(*self._places, strict=True) if key in holder]
+
+    @cached_property
+    def _places(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """The modules with the arrays, and their names there."""
+        owner = self.log_std_owner
+        parts = [linear for layer in self.layers for linear in layer.linears]
+        parts += [module for branch in self.features for module in branch.modules()]
+        places = [(part, key) for part in parts for key in ("weight", "bias") if key in part]
+        if owner is not None:
+            places.insert(0, (owner, "log_std"))
+        return [holder for holder, _ in places], [key for _, key in places]
 
     def has_modules_of(self, other: "Blueprint") -> bool:
         """

@@ -130,12 +130,12 @@ class Estimates(NamedTuple):
 
     :param values: (n_envs, 1) values of the observations
     :param log_probs: (n_envs,) log-probabilities of the actions
-    :param shown: the bytes of both, of the observations and actions, and of rewards and episode starts
+    :param shown: copies of both, of the observations and actions, and of rewards and episode starts
     """
 
     values: mx.array
     log_probs: mx.array
-    shown: list[bytes]
+    shown: "_native.Copies"
 
 
 class NativeRollout:
@@ -285,15 +285,16 @@ class NativeRollout:
         ends = (actions, env_actions, obs, buffer.rewards[newest].copy(), starts, done.infos)
         seen = buffer.observations[newest].copy(), buffer.episode_starts[newest].astype(bool)
         n_earlier = done.n_steps - (done.error is None)
+        episodes, timeouts = (done.episodes, done.timeouts) if n_earlier else ((), ())
         return Steps(
             done.n_steps,
             done.error,
             seen,
             ends,
-            [end.monitor_entry for end in done.episodes if end.step < n_earlier],
+            [end.monitor_entry for end in episodes if end.step < n_earlier],
             [
                 _Truncation(start + end.step, end.env, end.last_obs)
-                for end in done.timeouts
+                for end in timeouts
                 if end.step < n_earlier
             ],
         )
@@ -306,15 +307,18 @@ class NativeRollout:
         masks = None
         if self._masks is not None:
             masks = self._buffer.__dict__["action_masks"][self._n_steps + steps.n_steps - 1]
-        values, log_probs = map(to_mlx, self._evaluate(steps.seen[0], steps.last[0], masks))
-        return Estimates(values, log_probs, self._bytes(values, log_probs, steps, steps.seen))
+        values, log_probs = self._evaluate(steps.seen[0], steps.last[0], masks)
+        shown = _native.Copies(self._visible(values, log_probs, steps, steps.seen))
+        return Estimates(to_mlx(values), to_mlx(log_probs), shown)
 
-    def _bytes(
-        self, values: mx.array, log_probs: mx.array, steps: Steps, seen: tuple[Observations, Any]
-    ) -> list[bytes]:
+    def _visible(
+        self, values: Any, log_probs: Any, steps: Steps, seen: tuple[Observations, np.ndarray]
+    ) -> list[Any]:
+        """What of a step a callback may change in place."""
         obs, starts = seen
-        columns = (side_by_side(obs, self._actor.keys), steps.last[0], steps.last[3], starts)
-        return [np.asarray(array).tobytes() for array in (values, log_probs, *columns)]
+        if self._actor.keys:
+            obs = side_by_side(obs, self._actor.keys)
+        return [values, log_probs, obs, steps.last[0], steps.last[3], starts]
 
     def record(self, steps: Steps, seen: tuple[Any, Any], estimates: Estimates | None) -> None:
         """
@@ -328,7 +332,7 @@ class NativeRollout:
         self._was_seen = estimates is not None
         row = self._n_steps + steps.n_steps - 1
         self._truncations += steps.truncations
-        for i in np.flatnonzero(dones).tolist():
+        for i in np.asarray(dones).nonzero()[0].tolist():
             if "autoreset_step" in infos[i]:
                 self.dead.append((row, i))
             last_obs = infos[i].get("terminal_observation")
@@ -350,12 +354,13 @@ class NativeRollout:
         self, row: int, estimates: Estimates, steps: Steps, seen: tuple[Observations, Any]
     ) -> bool:
         """:return: whether a callback has changed the step in place"""
-        now = self._bytes(estimates.values, estimates.log_probs, steps, seen)
-        if now[:4] != estimates.shown[:4]:
+        now = self._visible(estimates.values, estimates.log_probs, steps, seen)
+        same = estimates.shown.count_same(now)
+        if same < 4:
             # They cannot be computed from the rows of the buffer.
             values, log_probs = map(to_numpy, estimates[:2])
             self._given.append((row, values.reshape(-1), log_probs.reshape(-1)))
-        return now != estimates.shown
+        return same < len(now)
 
     def _evaluate(
         self, observations: Observations, actions: np.ndarray, masks: np.ndarray | None

@@ -8,15 +8,19 @@ from typing import Any
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 
+from mlx_baselines3 import _native
+
 __all__ = ["Remembered", "Snapshot"]
 
 # Methods that determine what a module computes, whatever its class.
 _CALLS = ("__call__", "forward")
 # Results of a forward pass and of reading the policy; they do not determine its actions.
-_LEFT_BEHIND = {
-    "_training", "_remembered", "distribution", "gaussian_actions", "weights_dist", "exploration_mat",
-    "exploration_matrices", "_latent_sde",
-}  # fmt: skip
+_LEFT_BEHIND = frozenset(
+    ("_training", "_remembered", "distribution", "gaussian_actions", "weights_dist", "exploration_mat",
+     "exploration_matrices", "_latent_sde")
+)  # fmt: skip
+# Where classes come from that no user changes.
+_KNOWN = frozenset(("mlx_baselines3", "mlx", "builtins", "abc", "typing"))
 _code = operator.attrgetter("__code__")
 
 
@@ -39,15 +43,8 @@ class Snapshot:
         # A distribution is not a module, but its attributes determine the actions, too.
         others = [vars(value) for module in modules if (value := vars(module).get("action_dist")) is not None]
         holders: list[dict[str, Any]] = [*modules, *(vars(module) for module in modules), *others]
-        places = [(holder, key) for holder in holders for key in holder if key not in _LEFT_BEHIND]
-        is_array = [isinstance(holder[key], mx.array) for holder, key in places]
-        rest = [place for place, array in zip(places, is_array, strict=True) if not array]
-        arrays = [place for place, array in zip(places, is_array, strict=True) if array]
-        self._holders, self._sizes = holders, [*map(len, holders)]
-        self._rest_places = [holder for holder, _ in rest], [key for _, key in rest]
-        self._rest = [*map(dict.__getitem__, *self._rest_places)]
-        self._array_places = [holder for holder, _ in arrays], [key for _, key in arrays]
-        self._shapes = [array.shape for array in map(dict.__getitem__, *self._array_places)]
+        methods = [(kind, name) for kind in kinds for name in _CALLS if hasattr(kind, name)]
+        self._core = _native.Snapshot(holders, _LEFT_BEHIND, mx.array, methods)
         # A class may get its own version of an inherited method.
         users = {base for kind in kinds for base in kind.__mro__ if not _is_known(base)}
         self._users = [(vars(kind), dict(vars(kind))) for kind in users]
@@ -56,31 +53,32 @@ class Snapshot:
             value for kind in users for value in vars(kind).values() if isinstance(value, FunctionType)
         ]
         self._codes = [*map(_code, self._users_functions)]
-        methods = [(kind, name) for kind in kinds for name in _CALLS if hasattr(kind, name)]
-        self._methods = [kind for kind, _ in methods], [name for _, name in methods]
-        self._functions = [*map(getattr, *self._methods)]
 
     def is_current(self, policy: Module) -> bool:
         """
         :param policy: a module
         :return: whether it is the policy of the snapshot, and only numbers in its arrays have changed
         """
-        try:
-            return (
-                policy is self.policy
-                and all(map(operator.is_, map(dict.__getitem__, *self._rest_places), self._rest))
-                and [*map(len, self._holders)] == self._sizes
-                and [array.shape for array in map(dict.__getitem__, *self._array_places)] == self._shapes
-                and all(map(operator.is_, map(getattr, *self._methods), self._functions))
-                and all(_same_entries(now, before) for now, before in self._users)
-                and all(map(operator.is_, map(_code, self._users_functions), self._codes))
-            )
-        except (AttributeError, KeyError):
-            return False
+        return policy is self.policy and self._core.is_current() and (not self._users or self._same_users())
+
+    def is_same(self, policy: Module) -> bool | None:
+        """
+        :param policy: a module
+        :return: whether its arrays are the objects that they were at the last call; None if the snapshot is
+            not current
+        """
+        same = self._core.is_same() if policy is self.policy else None
+        return None if same is None or (self._users and not self._same_users()) else same
+
+    def _same_users(self) -> bool:
+        """Whether the users' classes are as they were."""
+        return all(_same_entries(now, before) for now, before in self._users) and all(
+            map(operator.is_, map(_code, self._users_functions), self._codes)
+        )
 
 
 def _is_known(kind: type) -> bool:
-    return kind.__module__.split(".")[0] in ("mlx_baselines3", "mlx", "builtins")
+    return kind.__module__.split(".")[0] in _KNOWN
 
 
 def _same_entries(now: Mapping[str, Any], before: dict[str, Any]) -> bool:

@@ -5,7 +5,7 @@
 
 use std::ptr::null_mut;
 
-use numpy::npyffi::flags::{NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE};
+use numpy::npyffi::flags::{NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_ENSUREARRAY, NPY_ARRAY_WRITEABLE};
 use numpy::npyffi::{
     NPY_TYPES, NpyTypes, PY_ARRAY_API, PyArray_CheckExact, PyArray_Descr, PyArrayObject,
     get_type_object,
@@ -287,6 +287,43 @@ unsafe impl Number for i64 {
     fn is_kind(kind: i32) -> bool {
         let long = [NPY_TYPES::NPY_LONG as i32, NPY_TYPES::NPY_LONGLONG as i32];
         long.contains(&kind) && number_bytes(kind) == Some(8)
+    }
+}
+
+/// What NumPy makes of an object: an array in one piece, whose bytes are only read here.
+pub(crate) struct OnePiece<'py>(Bound<'py, PyAny>);
+
+impl<'py> OnePiece<'py> {
+    /// Looks at the memory of `object`, or at a copy if the numbers do not lie there one after the
+    /// other.
+    pub(crate) fn of(object: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let flags = NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ENSUREARRAY;
+        // SAFETY: the object lives and the GIL is held; without a dtype any is taken. The call gives
+        // a new reference, or null and an exception.
+        let array = unsafe {
+            let (py, any) = (object.py(), null_mut());
+            let array =
+                PY_ARRAY_API.PyArray_FromAny(py, object.as_ptr(), any, 0, 0, flags, null_mut());
+            Bound::from_owned_ptr_or_err(py, array)?
+        };
+        Ok(Self(array))
+    }
+
+    /// Whether there are only float32 numbers.
+    pub(crate) fn is_f32(&self) -> bool {
+        Plain::of(&self.0).is_some_and(|plain| plain.is_f32())
+    }
+
+    /// Whether these are the bytes of the array.
+    pub(crate) fn is(&self, bytes: &[u8]) -> bool {
+        // SAFETY: nobody writes while the GIL is held, and the comparison runs no Python code.
+        Plain::of(&self.0).is_some_and(|plain| unsafe { plain.bytes() } == bytes)
+    }
+
+    /// A copy of the bytes, or `None` if they are not plain numbers.
+    pub(crate) fn to_vec(&self) -> Option<Vec<u8>> {
+        // SAFETY: nobody writes while the GIL is held, and no Python code runs meanwhile.
+        Plain::of(&self.0).map(|plain| unsafe { plain.bytes() }.to_vec())
     }
 }
 

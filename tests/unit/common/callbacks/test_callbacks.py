@@ -1,6 +1,7 @@
 """Callbacks, on a model that only counts steps."""
 
 import sys
+from dataclasses import dataclass
 
 import gymnasium as gym
 import mlx.core as mx
@@ -9,6 +10,7 @@ import pytest
 from gymnasium import spaces
 
 from mlx_baselines3.common import callbacks as cb
+from mlx_baselines3.common.callbacks.base import steps_until_needed
 from mlx_baselines3.common.logger import KVWriter, Logger
 from mlx_baselines3.common.monitor import Monitor
 from mlx_baselines3.common.vec_env import DummyVecEnv, NativeVecEnv, VecNormalize
@@ -402,3 +404,33 @@ class TestProgressBar:
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(ImportError, match=r"tqdm and rich.*mlx-baselines3\[extra\]"):
             cb.ProgressBarCallback()
+
+
+def test_who_sees_every_step_is_asked_anew_each_time():
+    class Promising(cb.BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _steps_until_needed(self):
+            return 7
+
+    class Inheriting(Promising):
+        pass
+
+    @dataclass
+    class Function:
+        """It cannot be hashed."""
+
+        def __call__(self):
+            return True
+
+    callback = Inheriting()
+    assert steps_until_needed(callback) == 7
+    for owner in (callback, Inheriting):
+        owner._on_step = Function()
+        assert steps_until_needed(callback) == 1
+        del owner._on_step
+        assert steps_until_needed(callback) == 7
+    callback._on_step = Function()
+    callback._steps_until_needed = lambda: 3
+    assert steps_until_needed(callback) == 3

@@ -10,9 +10,11 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_baselines3 import DQN, PPO, SAC
+from mlx_baselines3 import DQN, PPO, SAC, _native
 from mlx_baselines3.common.native import actor as native_actors
-from mlx_baselines3.common.native.actor import native_actor, native_actor_or_none
+from mlx_baselines3.common.native.actor import is_outdated, native_actor, native_actor_or_none
+from mlx_baselines3.common.native.eligibility import NotNative
+from mlx_baselines3.common.native.snapshot import Snapshot
 from mlx_baselines3.common.nn.layers import Linear, Sequential
 from mlx_baselines3.common.policies import ActorCriticPolicy
 from mlx_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -179,6 +181,130 @@ def test_weights_changed_in_place_are_noticed(make):
             assert_acts_as_mlx(changed)
             layer.weight *= 0.9
             assert_acts_as_mlx(changed)
+
+
+def test_weights_of_another_type_are_noticed():
+    changed = policy()
+    actor = native_actor(changed)
+    assert not is_outdated(changed, actor)
+    changed.action_net.bias = changed.action_net.bias.astype(mx.float16)
+    assert is_outdated(changed, actor)
+    with pytest.raises(NotNative, match="not float32"):
+        native_actor(changed)
+
+
+def test_a_bias_that_is_taken_away_is_noticed():
+    changed = policy()
+    actor = native_actor(changed)
+    del changed.action_net["bias"]
+    assert not actor.is_current()
+    assert is_outdated(changed, actor)
+
+
+def test_weights_in_other_places_of_one_memory_are_noticed():
+    changed = policy()
+    layer = changed.mlp_extractor.policy_net["2"] = Linear(8, 8)
+    changed.mlp_extractor.policy_net["3"] = nn.Tanh()
+    assert_acts_as_mlx(changed)
+    layer.weight[:] = layer.weight.T
+    assert_acts_as_mlx(changed)
+
+
+def test_numbers_that_are_none_are_the_same_as_before():
+    layers = [{"inputs": 1, "outputs": 1, "activation": "identity", "parameter": 0.0}]
+    core = _native.Actor(layers, "deterministic", [], [])
+    for number, array in ((np.nan, np.array), (0.0, mx.array), (-0.0, mx.array)):
+        assert core.changed([array([number], np.float32 if array is np.array else mx.float32)])
+        assert not core.changed([mx.array([number])])
+    assert core.changed([mx.array([-0.0]), mx.array([])])
+    assert all(core.changed([np.zeros(1, np.float64)]) for _ in range(2))
+
+
+def test_classes_of_the_standard_library_are_not_a_users():
+    class Own(ActorCriticPolicy):
+        pass
+
+    shipped, own = policy(), PPO(Own, "Pendulum-v1", policy_kwargs={"net_arch": [8]}).policy
+    # An abstract base class of Python's is among theirs.
+    assert (len(Snapshot(shipped)._users), len(Snapshot(own)._users)) == (0, 1)
+
+
+def entries():
+    return {"module": object(), "weight": mx.zeros((2, 3)), "result": 1}
+
+
+def renamed(holder):
+    holder["other"] = holder.pop("module")
+
+
+def moved(holder):
+    holder["module"] = holder.pop("module")
+
+
+@pytest.mark.parametrize(
+    ("change", "is_current"),
+    [
+        (lambda holder: None, True),
+        (lambda holder: holder.update(weight=mx.ones((2, 3)), result=2), True),
+        (lambda holder: holder.update(weight=mx.ones((3, 2))), False),
+        (lambda holder: holder.update(weight=np.ones((2, 3))), False),
+        (lambda holder: holder.update(module=object()), False),
+        (lambda holder: holder.update(other=1), False),
+        (lambda holder: holder.pop("result"), False),
+        (renamed, False),
+        (moved, False),
+    ],
+)
+def test_entries_are_compared_by_identity_and_arrays_by_shape(change, is_current):
+    holder = entries()
+    snapshot = _native.Snapshot([{}, holder], frozenset(("result",)), mx.array, [])
+    change(holder)
+    assert snapshot.is_current() is is_current
+
+
+def test_arrays_are_the_same_objects_as_at_the_last_comparison():
+    holder = entries()
+    snapshot = _native.Snapshot([holder], frozenset(), mx.array, [])
+    assert [snapshot.is_same() for _ in range(3)] == [False, True, True]
+    holder["weight"] = mx.zeros((2, 3))
+    assert [snapshot.is_same() for _ in range(3)] == [False, True, True]
+    holder["weight"] = mx.zeros((3, 3))
+    assert snapshot.is_same() is None
+    assert not snapshot.is_current()
+
+
+def test_weights_loaded_between_two_comparisons_are_compared_anew():
+    changed = policy()
+    actor = native_actor(changed)
+    actor.critic()
+    assert [is_outdated(changed, actor) for _ in range(2)] == [False, False]
+    for layer in (changed.action_net, changed.value_net):
+        before, layer.bias = layer.bias, layer.bias + 1
+        native_actor(changed).critic()
+        layer.bias = before
+        assert is_outdated(changed, actor)
+        native_actor(changed).critic()
+        assert [is_outdated(changed, actor) for _ in range(2)] == [False, False]
+
+
+def test_methods_are_compared_as_their_class_inherits_them():
+    class Base:
+        def __call__(self):
+            pass
+
+    class Own(Base):
+        pass
+
+    snapshot = _native.Snapshot([], frozenset(), mx.array, [(Own, "__call__")])
+    call = Base.__call__
+    Base.__call__ = lambda self: None
+    assert not snapshot.is_current()
+    Base.__call__ = call
+    assert snapshot.is_current()
+    del Base.__call__
+    assert not snapshot.is_current()
+    with pytest.raises(AttributeError, match="missing"):
+        _native.Snapshot([], frozenset(), mx.array, [(Own, "missing")])
 
 
 @pytest.mark.parametrize(
