@@ -27,6 +27,7 @@ __all__ = [
     "Infos",
     "LastStep",
     "LearnedChunk",
+    "LearnedRollouts",
     "Lstm",
     "OnPolicyResult",
     "OnPolicyUpdate",

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from native_buffer_calls import BufferCalls
+from native_learning_calls import LearningCalls
 from native_values import ACTIVATIONS, HEADS
 
 # Numbers of an observation, numbers of an action or None for choices.
@@ -57,7 +58,7 @@ class Update(NamedTuple):
     extracts: bool = False
 
 
-class Fuzzer(BufferCalls):
+class Fuzzer(LearningCalls, BufferCalls):
     """
     Makes calls on a pool of objects. Each method ``call_...`` is a target, ``__`` standing for a point.
 
@@ -601,47 +602,6 @@ class Fuzzer(BufferCalls):
             self.batches(2, 3, update.extracts), 2, 10.0, self.f32(size), self.trained(size)
         )
         self.read(update.core.run(*arguments))
-
-    def call_learn_q(self) -> None:
-        envs = self.some("envs")
-        net = self.actor_for(envs.dim, "epsilon_greedy", 2)
-        layers, size = self.plans(envs.dim, net.hidden, 2)
-        update = self.native.QUpdate(layers, size)
-
-        def actions(*shape: int) -> np.ndarray:
-            return self.ints(2, *shape)
-
-        obs = self.f32(5, envs.n, envs.dim)
-        columns = {"observations": obs, "next_observations": obs.copy(), "actions": actions(5, envs.n)}
-        columns |= {name: self.f32(5, envs.n) for name in ("rewards", "dones", "timeouts")}
-        returns = {"discounts": self.f32(2), "bootstraps": self.f32(3)}
-        plan = {
-            "steps": 2,
-            "exploration_rates": self.numbers.random(6),
-            "random_actions": actions(6, envs.n).reshape(-1),
-            "gradient_steps": 1,
-            "learning_rates": self.f32(3),
-            "batch_size": 3,
-            "gamma": 0.9,
-            "multi_step": returns if self.rng.random() < 0.3 else None,
-            "max_grad_norm": 10.0,
-            "shares": (0.1, 0.9),
-            "target_interval": 3,
-            "steps_before": 1,
-            "is_collected": False,
-            "awaited_episode": self.rng.choice([None, 1]),
-        }
-        rule = self.trained(size)["rule"]
-        first = size if rule["name"] == "adam" else 0
-        moments = [{"exp_avg": self.f32(first), "exp_avg_sq": self.flags(size)} for _ in range(2)]
-        vectors = {"parameters": self.f32(size), "parameters_before": self.f32(size)}
-        vectors |= {"moments": moments[0], "next_moments": moments[1], "optimizer_steps": 3, "rule": rule}
-        learned = {"network": vectors, "target": self.f32(size), "update": update}
-        columns = self.native.ReplayColumns(**columns)
-        buffer = {"columns": columns, "cursor": {"capacity": 5, "pos": 3, "full": True}}
-        arguments = self.args(envs.core, net.core, self.f32(envs.n, envs.dim), plan, buffer, learned)
-        done = self.native.learn_q(*arguments)
-        self.read(done, *done.episodes)
 
     def call_ActorCriticUpdate__new(self) -> None:
         actor, size = self.plans(3, 4, 2)

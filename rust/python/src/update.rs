@@ -532,6 +532,7 @@ pub(crate) struct ActorCriticUpdate(CoreActorCritic);
 impl ActorCriticUpdate {
     #[new]
     #[pyo3(signature = (actor, critics, squashed, *, actor_size, critic_size, quantiles=None, noise=None, branches=None))]
+    #[allow(clippy::too_many_arguments)] // keywords
     fn new(
         actor: Many<LayerSpec>,
         critics: Many<Many<LayerSpec>>,

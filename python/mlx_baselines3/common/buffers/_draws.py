@@ -7,12 +7,16 @@ from mlx_baselines3 import _native
 __all__ = ["permutation", "randint"]
 
 
+# Rust takes 56 us to take over the generator's state and to give it back.
+_FEWEST = 8192
+
+
 def permutation(count: int) -> np.ndarray:
     """
     :param count: how many numbers
-    :return: the numbers of ``np.random.permutation(count)``, in a fraction of its time
+    :return: the numbers of ``np.random.permutation(count)``; of many, in a fraction of its time
     """
-    drawn = _native.permutation(count)
+    drawn = _native.permutation(count) if count >= _FEWEST else None
     return np.random.permutation(count) if drawn is None else drawn  # noqa: NPY002
 
 

@@ -43,20 +43,23 @@ def _keeps_promise(kind: type[BaseCallback], methods: tuple[Any, ...], own: froz
     return all(method(name, bases) is method(name, bases[first:]) for name in _SEES_EVERY_STEP)
 
 
+def _is_promise_kept(callback: BaseCallback) -> bool:
+    # This is asked at every step. A class may get other methods meanwhile.
+    kind = type(callback)
+    asked = kind, _methods(kind), _DECIDES.intersection(vars(callback))
+    try:
+        return _keeps_promise(*asked)
+    except TypeError:  # a callable object that cannot be hashed
+        return _keeps_promise.__wrapped__(*asked)
+
+
 def steps_until_needed(callback: BaseCallback) -> int:
     """
     :param callback: any callback
     :return: its ``_steps_until_needed()``, at least 1; 1 if a subclass overrides a step method but not this
         one
     """
-    # This is asked at every step. A class may get other methods meanwhile.
-    kind = type(callback)
-    asked = kind, _methods(kind), _DECIDES.intersection(vars(callback))
-    try:
-        keeps = _keeps_promise(*asked)
-    except TypeError:  # a callable object that cannot be hashed
-        keeps = _keeps_promise.__wrapped__(*asked)
-    return max(1, callback._steps_until_needed()) if keeps else 1
+    return max(1, callback._steps_until_needed()) if _is_promise_kept(callback) else 1
 
 
 class BaseCallback(ABC):
@@ -367,9 +370,8 @@ def _sees_every_step(callback: BaseCallback) -> bool:
         return any(map(_sees_every_step, callback.callbacks))
     if type(callback) is ConvertCallback:
         return callback.callback is not None
-    promise = _definer(callback, "_steps_until_needed")
     no_promise = type(callback)._steps_until_needed is BaseCallback._steps_until_needed
-    return no_promise or any(_definer(callback, name) < promise for name in _SEES_EVERY_STEP)
+    return no_promise or not _is_promise_kept(callback)
 
 
 MaybeCallback = Callable[[dict[str, Any], dict[str, Any]], Any] | list[BaseCallback] | BaseCallback | None

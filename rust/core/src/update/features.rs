@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::{UpdateError, check};
 use crate::memory::expect_room;
+use crate::memory::filled;
 use crate::nn::{Extractor, ExtractorTape, ObservationColumn, Rows, TrainableMlp, total};
 
 /// Parameters side by side that lie anywhere in a vector.
@@ -80,7 +81,7 @@ impl Trunk {
             extractors: seen.collect(),
             packed: Packed::default(),
             parameters: Vec::new(),
-            gradient: vec![0.0; size],
+            gradient: filled(0.0, size)?,
             rows: 0,
         })
     }

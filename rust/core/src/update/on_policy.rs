@@ -31,6 +31,30 @@ pub struct Rollout<'a> {
     pub masks: Option<&'a [f32]>,
 }
 
+impl Rollout<'_> {
+    /// That there are as many numbers in each column as advantages ask for; observations aside.
+    pub(super) fn check_columns(&self, distribution: &Distribution) -> Result<(), UpdateError> {
+        let count = self.advantages.len();
+        check(
+            "actions",
+            self.actions.len(),
+            count * distribution.action_dim(),
+        )?;
+        check("values", self.values.len(), count)?;
+        check("log-likelihoods", self.log_probs.len(), count)?;
+        check("returns", self.returns.len(), count)?;
+        if let Some(masks) = self.masks {
+            let choices = match distribution {
+                Distribution::Categorical(_) => distribution.outputs(),
+                // Nothing that could be forbidden.
+                _ => 0,
+            };
+            check("masks", masks.len(), count * choices)?;
+        }
+        Ok(())
+    }
+}
+
 /// The numbers of the objective.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OnPolicySettings {
@@ -244,18 +268,7 @@ impl OnPolicyUpdate {
                 )?;
             }
         }
-        check("actions", rollout.actions.len(), count * dim)?;
-        check("values", rollout.values.len(), count)?;
-        check("log-likelihoods", rollout.log_probs.len(), count)?;
-        check("returns", rollout.returns.len(), count)?;
-        if let Some(masks) = rollout.masks {
-            let choices = match self.distribution {
-                Distribution::Categorical(_) => self.distribution.outputs(),
-                // Nothing that could be forbidden.
-                _ => 0,
-            };
-            check("masks", masks.len(), count * choices)?;
-        }
+        rollout.check_columns(&self.distribution)?;
         for &row in rows {
             let row = row as usize;
             if row >= count {

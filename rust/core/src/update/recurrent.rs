@@ -254,10 +254,7 @@ impl RecurrentUpdate {
             observations.len(),
             count * self.actor.inputs(),
         )?;
-        check("actions", rollout.actions.len(), count * dim)?;
-        check("values", rollout.values.len(), count)?;
-        check("log-likelihoods", rollout.log_probs.len(), count)?;
-        check("returns", rollout.returns.len(), count)?;
+        rollout.check_columns(&self.distribution)?;
         check("episode starts", memories.episode_starts.len(), count)?;
         if memories.env_rows == 0 || !count.is_multiple_of(memories.env_rows) {
             check("the rows of an environment", memories.env_rows, count)?;
