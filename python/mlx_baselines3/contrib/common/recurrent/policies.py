@@ -114,7 +114,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         lstm_kwargs: dict[str, Any] | None = None,
     ):
         assert not (shared_lstm and enable_critic_lstm), (
-            "You must choose between shared LSTM, seperate or no LSTM for the critic: shared_lstm=True needs "
+            "You must choose between shared LSTM, separate or no LSTM for the critic: shared_lstm=True needs "
             "enable_critic_lstm=False."
         )
         assert not (shared_lstm and not share_features_extractor), (
