@@ -1,4 +1,5 @@
-//! Every environment against 2,500 steps of two Gymnasium 1.4 environments, seeds 123 and 124.
+//! Every environment against 2,500 steps of two of its original, seeds 123 and 124: Gymnasium 1.4's, and for
+//! `mlx_baselines3/InvalidAction-v0` the Python environment of this package.
 
 use mlx_baselines3_core::env::numerics::Numerics;
 use mlx_baselines3_core::env::{ActionSpace, Actions, registry};
@@ -18,7 +19,14 @@ struct Pinned {
     total: f64,
 }
 
-const PINNED: [Pinned; 5] = [
+/// Zeros with a 1 at `hot`.
+const fn one_hot(hot: usize) -> [f32; 80] {
+    let mut row = [0.0; 80];
+    row[hot] = 1.0;
+    row
+}
+
+const PINNED: [Pinned; 6] = [
     Pinned {
         id: "CartPole-v1",
         first: &[0.018235186, -0.0446179, -0.027964013, -0.03156282],
@@ -73,6 +81,14 @@ const PINNED: [Pinned; 5] = [
         episodes: 4,
         total: -399.975,
     },
+    Pinned {
+        id: "mlx_baselines3/InvalidAction-v0",
+        first: &one_hot(54),
+        fifth: &one_hot(0),
+        hash: 0x6fcf_69ff_5268_a3e7,
+        episodes: 50,
+        total: 62.0,
+    },
 ];
 
 struct Fnv(u64);
@@ -93,7 +109,7 @@ fn assert_near(got: &[f32], expected: &[f32], what: &str) {
     let near = got.iter().zip(expected).all(|(a, b)| (a - b).abs() <= 1e-6);
     assert!(
         near && got.len() == expected.len(),
-        "{what}: {got:?}, Gymnasium has {expected:?}"
+        "{what}: {got:?}, the original has {expected:?}"
     );
 }
 
@@ -143,7 +159,7 @@ fn replay(pinned: &Pinned) -> (u64, usize, f64) {
 }
 
 #[test]
-fn trajectories_are_gymnasiums() {
+fn trajectories_are_those_of_the_originals() {
     for pinned in &PINNED {
         let (hash, episodes, total) = replay(pinned);
         // The hash is of glibc's sine and cosine; other C libraries round a few last places otherwise.
