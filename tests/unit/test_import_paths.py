@@ -189,3 +189,43 @@ print(cv2, psutil, tqdm, logger.tqdm)
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.splitlines() == ["[]", "None None None None"]
+
+
+def _in_a_new_process(script: str, *arguments: str) -> str:
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_an_algorithm_is_imported_when_it_is_asked_for():
+    loaded = _in_a_new_process(
+        "import sys\nfrom mlx_baselines3 import PPO\nprint(*sys.modules, sep='\\n')"
+    ).split()
+    assert "mlx_baselines3.ppo.ppo" in loaded
+    others = {"sac", "td3", "ddpg", "dqn", "a2c", "contrib"}
+    assert not [name for name in loaded if name.split(".")[1:2] and name.split(".")[1] in others]
+    # Kernels for a GPU, and what a program may never need.
+    assert not {"mlx_baselines3.common.cuda.program", "concurrent.futures.thread"} & set(loaded)
+
+
+def test_all_names_and_packages_are_there_without_a_further_import():
+    script = (
+        "import mlx_baselines3 as m\n"
+        "print(m.sac.SAC is m.SAC, m.common.utils.get_system_info is m.get_system_info)\n"
+        "print(set(m.__all__) <= set(dir(m)))\n"
+        "exec('from mlx_baselines3 import *')\n"
+        "print(HerReplayBuffer is m.her.HerReplayBuffer, DDPG.__name__)"
+    )
+    assert _in_a_new_process(script).split() == ["True", "True", "True", "True", "DDPG"]
+
+
+@pytest.mark.parametrize("algorithm", ["a2c", "ddpg", "dqn", "ppo", "sac", "td3"])
+def test_a_file_of_an_algorithm_is_read_before_the_algorithm_is_imported(algorithm):
+    folder = pathlib.Path(__file__).parents[1] / "data" / "archives" / "0.1.0"
+    script = (
+        "import sys\n"
+        "from mlx_baselines3.common.save_util import load_from_zip_file\n"
+        "assert 'mlx_baselines3.sac' not in sys.modules\n"
+        "data, _, _ = load_from_zip_file(sys.argv[1])\n"
+        "print(data['policy_class'].__name__)"
+    )
+    assert _in_a_new_process(script, str(folder / f"{algorithm}.zip")).strip().endswith("Policy")

@@ -31,7 +31,6 @@ from mlx_baselines3.common.training.compiled_update import GradientStep, Minibat
 from mlx_baselines3.common.training.dead_steps import dead_mask, warn_of_own_minibatches
 from mlx_baselines3.common.training.native_on_policy import NativeOnPolicyUpdate
 from mlx_baselines3.common.training.native_rollout_learning import NativeRolloutLearning
-from mlx_baselines3.common.training.program_on_policy import ProgramOnPolicyUpdate
 from mlx_baselines3.common.training.updater import Trained, Updater
 from mlx_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from mlx_baselines3.common.utils import explained_variance
@@ -447,7 +446,7 @@ class OnPolicyAlgorithm(BaseAlgorithm):
             {"policy": self.policy}, {"policy": self.policy.optimizer}, {}, (type(self.rollout_buffer),)
         )
 
-    def _native_update(self, base: type["OnPolicyAlgorithm"]) -> NativeOnPolicyUpdate | ProgramOnPolicyUpdate:
+    def _native_update(self, base: type["OnPolicyAlgorithm"]) -> Any:
         """
         :param base: the algorithm whose gradient step Rust knows
         :return: the gradient steps in Rust, or on a GPU in a kernel of their own
@@ -459,6 +458,9 @@ class OnPolicyAlgorithm(BaseAlgorithm):
             return NativeOnPolicyUpdate(self.policy, self.policy.optimizer, blueprint(self.policy))
         if hasattr(self.rollout_buffer, "action_masks"):
             raise NotNative("there is no CUDA kernel for whole gradient steps with masks")
+        # What describes the kernel is a tenth of the time that importing the package takes.
+        from mlx_baselines3.common.training.program_on_policy import ProgramOnPolicyUpdate
+
         return ProgramOnPolicyUpdate(self.policy, self.policy.optimizer, blueprint(self.policy))
 
     def _gradient_step(self, step: GradientStep, batch: Arrays, settings: Arrays, variant: None) -> Arrays:

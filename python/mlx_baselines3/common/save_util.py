@@ -11,7 +11,8 @@ scalars and dtypes, Gymnasium's spaces with their random generators, this packag
 and enumerations, classes (by import path) in the slots that accept them, and schedules of custom classes
 whose attributes are numbers, strings and booleans. See :mod:`~mlx_baselines3.common.formats.slots`.
 
-Import paths in a file are looked up only in modules that are already imported; a file never causes an import.
+Import paths in a file are looked up only in modules that are already imported and in this package's
+algorithms. What a file says never decides what is imported.
 """
 
 import contextlib

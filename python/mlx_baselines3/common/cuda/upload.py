@@ -10,13 +10,15 @@ import functools
 import os
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_baselines3.common.cuda.nvrtc import Kernel
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 __all__ = ["PageLocked", "Staging", "Together", "halves", "staging"]
 
@@ -53,7 +55,9 @@ _LARGE, _THREADS = 1 << 22, min(os.cpu_count() or 4, 16)
 
 
 @functools.cache
-def _pool() -> ThreadPoolExecutor:
+def _pool() -> "ThreadPoolExecutor":
+    from concurrent.futures import ThreadPoolExecutor
+
     # Not after a fork, which leaves nothing of the GPU.
     return ThreadPoolExecutor(_THREADS, "upload")
 

@@ -1,7 +1,8 @@
 """
 Names of classes in files, and which classes they may refer to.
 
-Names are looked up only in modules that are already imported, and only classes are found.
+Names are looked up only in modules that are already imported and in those of this package's algorithms, and
+only classes are found.
 :mod:`~mlx_baselines3.common.formats.slots` decides which classes are allowed where, for this package's and
 SB3's files alike.
 """
@@ -93,7 +94,8 @@ def path_of(thing: Any) -> str:
 
 def find(path: str) -> Any:
     """
-    Look up a class in the modules that are already imported, without importing or calling anything.
+    Look up a class in the modules that are already imported, without calling anything or importing a module of
+    the file's choosing.
 
     It finds the classes of this package, MLX's layers and optimizers, NumPy's scalar types, a few builtin
     types, and classes of other imported modules. The standard library is excluded: nothing in it belongs in a
@@ -114,6 +116,8 @@ def find(path: str) -> Any:
         return collections.OrderedDict
     if root in sys.stdlib_module_names or root in sys.builtin_module_names or root in _NOTHING:
         raise UnknownName(f"`{path:.200}` is outside what a model file may refer to")
+    if root == _OWN and module_name not in sys.modules:
+        _import_algorithms()
     found: Any = sys.modules.get(module_name)
     if found is None:
         raise UnknownName(f"the module `{module_name:.200}` is not imported; import it before loading")
@@ -123,6 +127,13 @@ def find(path: str) -> Any:
         found = found.__func__ if type(found) is staticmethod else found
     _check_found(found, path, root)
     return found
+
+
+def _import_algorithms() -> None:
+    # What `from mlx_baselines3 import *` imports: a fixed list, and nothing of the file's choosing.
+    package = sys.modules[_OWN]
+    for name in package.__all__:
+        getattr(package, name)
 
 
 def is_class(thing: Any) -> bool:

@@ -3,7 +3,6 @@
 import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -12,7 +11,6 @@ from mlx.nn.layers.base import Module
 
 from mlx_baselines3.common.buffers.batches import replay_arrays, rows_of
 from mlx_baselines3.common.cuda import nvrtc
-from mlx_baselines3.common.cuda.program_launch import is_compiled
 from mlx_baselines3.common.distributions.base import is_users_own
 from mlx_baselines3.common.native.eligibility import NotNative
 from mlx_baselines3.common.native.snapshot import Snapshot
@@ -188,6 +186,8 @@ class Updater:
                 if model.device.type == mx.gpu:
                     if not getattr(native, "is_program", False):
                         raise NotNative("this algorithm has no CUDA kernel for whole gradient steps")
+                    from mlx_baselines3.common.cuda.program_launch import is_compiled
+
                     if not is_compiled():
                         model._compile_notice.announce_program()
                 self.native = native
@@ -226,6 +226,8 @@ def _orders(buffer: Any, n_epochs: int, ahead: bool) -> Iterator[np.ndarray]:
 
     if not ahead or buffer.buffer_size * buffer.n_envs < _LONG_ORDER:
         return (draw() for _ in range(n_epochs))
+    from concurrent.futures import ThreadPoolExecutor
+
     # One thread, which takes one after the other.
     pool = ThreadPoolExecutor(1, "orders")
     drawn = [pool.submit(draw) for _ in range(n_epochs)]
