@@ -94,8 +94,8 @@ def path_of(thing: Any) -> str:
 
 def find(path: str) -> Any:
     """
-    Look up a class in the modules that are already imported, without calling anything or importing a module of
-    the file's choosing.
+    Look up a class in the modules that are already imported, without calling anything or importing a module
+    of the file's choosing.
 
     It finds the classes of this package, MLX's layers and optimizers, NumPy's scalar types, a few builtin
     types, and classes of other imported modules. The standard library is excluded: nothing in it belongs in a
