@@ -437,8 +437,9 @@ def test_it_says_once_why_python_takes_the_steps(
 def test_it_says_nothing_where_there_is_nothing_to_change(capsys: pytest.CaptureFixture[str]) -> None:
     python = make_env(CART, 1, native=False, limit=None)
     quiet = DQN("MlpPolicy", VecNormalize(NativeVecEnv(CART)), **small(gradient_steps=0))
+    native = make_model(DQN, CART, gradient_steps=0, verbose=1)
     models = [
-        make_model(DQN, CART, gradient_steps=0, verbose=1),
+        native,
         make_model(DQN, CART, native=False, gradient_steps=0, verbose=1),
         # Python steps them anyway.
         OwnDQN("MlpPolicy", VecNormalize(python), **small(gradient_steps=0, verbose=1)),
@@ -446,8 +447,11 @@ def test_it_says_nothing_where_there_is_nothing_to_change(capsys: pytest.Capture
     ]
     for model in models:
         model.learn(20)
+    for model in models[1:]:
         model.learn(20, Watch())
     assert "because" not in capsys.readouterr().out
+    native.learn(20, Watch())
+    assert capsys.readouterr().out.count("because the callback is called at every step.\n") == 1
 
 
 def test_a_reason_is_told_again_when_it_is_another(capsys: pytest.CaptureFixture[str]) -> None:

@@ -408,11 +408,12 @@ class BaseAlgorithm(ABC):
         """
         Say why Rust does not do all that it could.
 
-        :param why: a sentence, not repeated when it was the last one; nothing if there is nothing to say
+        :param why: a sentence, not repeated when it was the last one; nothing if Rust does all
         """
-        if self.verbose >= 1 and why and why != self._why_not_native:
+        if why != self._why_not_native:
             self._why_not_native = why
-            print(why)
+            if self.verbose >= 1 and why:
+                print(why)
 
     def _unseen_steps(self, callback: BaseCallback) -> int | None:
         """
@@ -430,7 +431,7 @@ class BaseAlgorithm(ABC):
 
         :param why: completes "because"; nothing if there is nothing to say
         """
-        if self.env is None or stepped_in_rust(self.env) is None:
+        if self.env is None or stepped_in_rust(self.env) is None or self._why_not_native:
             # Python takes the steps, and what is in between is the least.
             return
         if self.verbose >= 1 and why and why != self._why_iterating:

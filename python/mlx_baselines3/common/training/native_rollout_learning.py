@@ -189,6 +189,8 @@ class NativeRolloutLearning:
             return ""
         if update.has_extractor:
             return "the policy has a features extractor with layers"
+        if model.policy.use_sde:
+            return "the policy explores with gSDE"
         update.load()
         return _Parts(actor, update, envs, bounds_of(buffer.action_space))
 

@@ -76,7 +76,11 @@ def _both_on_policy(make, stream, batch_size=10, normalize=True, times=1, **sett
     outcomes = []
     for kind in (NativeOnPolicyUpdate, ProgramOnPolicyUpdate):
         model = make()
-        given = {**model._settings(), **settings} if isinstance(model, PPO) else settings
+        given = (
+            {**model._settings(model._current_progress_remaining), **settings}
+            if isinstance(model, PPO)
+            else settings
+        )
         rows = len(model.rollout_buffer.flattened()["values"])
         with stream() if kind is ProgramOnPolicyUpdate else nullcontext():
             if kind is ProgramOnPolicyUpdate:
@@ -166,7 +170,13 @@ def test_numbers_that_are_not_finite_change_nothing(stream):
         before = _numbers(model, [model.policy.optimizer])
         update = ProgramOnPolicyUpdate(model.policy, model.policy.optimizer, blueprint(model.policy))
         with pytest.raises(FloatingPointError, match="policy"):
-            update.run(update.columns(model.rollout_buffer), _orders(24), 10, model._settings(), True)
+            update.run(
+                update.columns(model.rollout_buffer),
+                _orders(24),
+                10,
+                model._settings(model._current_progress_remaining),
+                True,
+            )
     _assert_same(_numbers(model, [model.policy.optimizer]), before, 0.0)
 
 
@@ -181,7 +191,13 @@ def test_parameters_that_someone_has_set_are_taken_over(stream):
                 if i == 1 and time == 1:
                     given = {k: mx.array(np.array(v)) for k, v in model.policy.state_dict().items()}
                     model.policy.load_state_dict(given)
-                update.run(update.columns(model.rollout_buffer), _orders(24), 10, model._settings(), True)
+                update.run(
+                    update.columns(model.rollout_buffer),
+                    _orders(24),
+                    10,
+                    model._settings(model._current_progress_remaining),
+                    True,
+                )
     one, other = (_numbers(model, [model.policy.optimizer]) for model in models)
     _assert_same(one, other, 0.0)
 
