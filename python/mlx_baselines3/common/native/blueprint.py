@@ -16,6 +16,7 @@ from mlx_baselines3.common.native.eligibility import NotNative
 from mlx_baselines3.common.native.extractors import Codes, Features, as_columns
 from mlx_baselines3.common.native.layers import Layer
 from mlx_baselines3.common.nn.interop import to_numpy
+from mlx_baselines3.common.nn.threads import computing
 
 Observations = np.ndarray | dict[str, np.ndarray]
 
@@ -148,7 +149,9 @@ class Blueprint:
             return np.empty(0, np.float32)
         if self.noise is None:
             return to_numpy(self.log_std).ravel()
-        return to_numpy(self.noise.get_std(self.log_std)).ravel()
+        # A computation, for which a forked child may have no thread.
+        with computing():
+            return to_numpy(self.noise.get_std(self.log_std)).ravel()
 
     def arrays(self) -> list[mx.array]:
         """:return: every array of the policy that the actions depend on"""
