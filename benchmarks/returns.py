@@ -20,27 +20,36 @@ from typing import Any
 
 import numpy as np
 from child_runs import last_line
-from tuned_settings import CELLS, Cell, Library
+from tuned_contrib import CONTRIB_CELLS
+from tuned_settings import CELLS as SB3_CELLS
+from tuned_settings import Cell, Library
 
 OURS = "mlx_baselines3"
+CELLS = [*SB3_CELLS, *CONTRIB_CELLS]
 EPISODES = 100
 
 
 def load_library(name: str) -> Library:
-    """Import a package with SB3's layout."""
+    """Import a package with SB3's layout, and the one with sb3-contrib's algorithms."""
+    package = importlib.import_module(name)
+    contrib = importlib.import_module("mlx_baselines3.contrib" if name == OURS else "sb3_contrib")
+    nn = importlib.import_module("mlx.nn" if name == OURS else "torch.nn")
     return Library(
-        importlib.import_module(name),
+        package,
         importlib.import_module(f"{name}.common.utils"),
         importlib.import_module(f"{name}.common.noise"),
+        {name: getattr(module, name) for module in (package, contrib) for name in module.__all__},
+        nn.ReLU,
     )
 
 
 def make_env(library: str, cell: Cell, n_envs: int, seed: int) -> Any:
-    """Native environments here, Gymnasium's in SB3."""
+    """Native environments here, Gymnasium's in SB3 and below a wrapper."""
     env_util = importlib.import_module(f"{library}.common.env_util")
     vec_env = importlib.import_module(f"{library}.common.vec_env")
-    native = getattr(vec_env, "NativeVecEnv", None)
-    return env_util.make_vec_env(cell.env_id, n_envs, seed=seed, vec_env_cls=native)
+    native = None if cell.wrapper else getattr(vec_env, "NativeVecEnv", None)
+    wrapped = {"wrapper_class": cell.wrapper, "vec_env_cls": native}
+    return env_util.make_vec_env(cell.env_id, n_envs, seed=seed, **wrapped)
 
 
 def train_one(library: str, cell: Cell, seed: int, device: str) -> dict[str, Any]:
@@ -52,11 +61,11 @@ def train_one(library: str, cell: Cell, seed: int, device: str) -> dict[str, Any
     test_env = make_env(library, cell, 10, seed + 10_000)
     kwargs = cell.kwargs(lib)
     if cell.normalize:
-        env = vec_env.VecNormalize(env, gamma=kwargs.get("gamma", 0.99))
+        env = vec_env.VecNormalize(env, norm_reward=cell.norm_reward, gamma=kwargs.get("gamma", 0.99))
         test_env = vec_env.VecNormalize(test_env, training=False, norm_reward=False)
-    algorithm = getattr(lib.package, cell.algorithm)
+    algorithm = lib.algorithms[cell.algorithm]
     start = time.perf_counter()
-    model = algorithm("MlpPolicy", env, seed=seed, device=device, **kwargs).learn(cell.steps)
+    model = algorithm(cell.policy, env, seed=seed, device=device, **kwargs).learn(cell.steps)
     seconds = time.perf_counter() - start
     if cell.normalize:
         vec_env.sync_envs_normalization(env, test_env)

@@ -4,8 +4,8 @@ https://github.com/DLR-RM/rl-baselines3-zoo: hyperparams/*.yml and benchmark.md.
 default. The settings use the names that this package and SB3 share, so that one script trains both.
 """
 
-from collections.abc import Callable
-from types import ModuleType
+from collections.abc import Callable, Mapping
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,11 +21,16 @@ class Cell(NamedTuple):
     kwargs: Callable[["Library"], dict[str, Any]]
     n_envs: int = 1
     normalize: bool = False
+    norm_reward: bool = True
+    policy: str = "MlpPolicy"
+    # Of a Python environment, which then takes the place of the native one.
+    wrapper: Any = None
 
     @property
     def name(self) -> str:
         """For instance ``ppo-CartPole-v1``."""
-        return f"{self.algorithm.lower()}-{self.env_id}"
+        env = self.env_id if self.wrapper is None else self.env_id.replace("-", "NoVel-")
+        return f"{self.algorithm.lower()}-{env}"
 
 
 class Library(NamedTuple):
@@ -34,6 +39,8 @@ class Library(NamedTuple):
     package: ModuleType
     utils: ModuleType
     noise: ModuleType
+    algorithms: Mapping[str, Any] = MappingProxyType({})
+    relu: Any = None
 
     def linear(self, start: float) -> Any:
         """A schedule from ``start`` to zero."""
@@ -109,11 +116,11 @@ def _a2c_mountain_car_continuous(lib: Library) -> dict[str, Any]:
     }
 
 
-def _dqn(**changes: Any) -> Callable[[Library], dict[str, Any]]:
+def dqn(**changes: Any) -> Callable[[Library], dict[str, Any]]:
     return lambda lib: {"policy_kwargs": {"net_arch": [256, 256]}, "gamma": 0.99, **changes}
 
 
-def _sac_mountain_car_continuous(lib: Library) -> dict[str, Any]:
+def sac_continuous_car(lib: Library) -> dict[str, Any]:
     return {
         "learning_rate": 3e-4,
         "buffer_size": 50_000,
@@ -185,7 +192,7 @@ CELLS = [
         CARTPOLE,
         (500.0, 0.0),
         50_000,
-        _dqn(
+        dqn(
             learning_rate=2.3e-3,
             batch_size=64,
             buffer_size=100_000,
@@ -202,7 +209,7 @@ CELLS = [
         ACROBOT,
         (-76.6, 11.8),
         100_000,
-        _dqn(
+        dqn(
             learning_rate=6.3e-4,
             batch_size=128,
             buffer_size=50_000,
@@ -219,7 +226,7 @@ CELLS = [
         CAR,
         (-100.8, 9.9),
         120_000,
-        _dqn(
+        dqn(
             learning_rate=4e-3,
             batch_size=128,
             buffer_size=10_000,
@@ -233,7 +240,7 @@ CELLS = [
         ),
     ),
     Cell("SAC", PENDULUM, (-157.0, 88.7), 20_000, lambda lib: {"learning_rate": 1e-3}),
-    Cell("SAC", CONTINUOUS_CAR, (94.7, 1.1), 50_000, _sac_mountain_car_continuous),
+    Cell("SAC", CONTINUOUS_CAR, (94.7, 1.1), 50_000, sac_continuous_car),
     Cell("TD3", PENDULUM, (-151.9, 90.2), 20_000, _td3_pendulum),
     Cell("TD3", CONTINUOUS_CAR, (93.5, 0.1), 300_000, _td3_mountain_car_continuous),
 ]
