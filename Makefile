@@ -17,7 +17,7 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml \
 # Work stealing: the learning runs come in a row, and one worker alone would get them all.
 PYTEST_ARGS ?= -n 2 --dist worksteal
 BENCH_ARGS ?=
-# Pythons that have a peer already, for bench-peers; none leaves one out.
+# Pythons that have a peer already, for bench-peers; none leaves one out. BASELINE: see benchmarks/peers.py.
 export PEER_SB3 PEER_SBX PEER_RLOX PEER_ENVPOOL PEER_PYTHON
 
 .PHONY: help install dev train test test-rust test-python test-fast test-bounds test-peers coverage fuzz lint format \

@@ -5,10 +5,13 @@ The peers of the comparison, and their virtual environments.
 
 ``PEER_SB3=/path/to/python`` (``PEER_SBX``, ``PEER_RLOX``, ``PEER_ENVPOOL``) uses an interpreter that already
 has the peer; ``PEER_SB3=none`` skips it. ``PEER_PYTHON`` creates new environments.
+
+``BASELINE=/path/to/mlx_baselines3.whl`` measures another build of this package in turn with ours.
 """
 
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -38,6 +41,7 @@ PEERS = {
     "sbx": Peer("sbx", ("sbx-rl", "jax", "flax", "stable-baselines3")),
     "rlox": Peer("rlox", ("rlox",)),
     "envpool": Peer("envpool", ("envpool",)),
+    "baseline": Peer("mlx_baselines3", ("mlx-baselines3", "mlx", "numpy")),
 }
 
 
@@ -67,6 +71,8 @@ def is_wanted(name: str) -> bool:
     :param name: key of :data:`PEERS`
     :return: whether its figures belong in the tables, measured or with the reason why not
     """
+    if name == "baseline":
+        return "BASELINE" in os.environ
     return _enabled or PEERS[name].module is None
 
 
@@ -79,6 +85,8 @@ def python_of(name: str) -> Interpreter:
     module = PEERS[name].module
     if module is None:
         return Interpreter(sys.executable)
+    if name == "baseline":
+        return _baseline()
     if not _enabled:
         return Interpreter(None, "`make bench-peers` measures peers")
     wanted = os.environ.get(f"PEER_{name.upper()}")
@@ -93,6 +101,24 @@ def python_of(name: str) -> Interpreter:
     question = f"import importlib.util as u; print(u.find_spec('{module}') is not None)"
     if "True" not in subprocess.run([python, "-c", question], capture_output=True, text=True).stdout:
         return Interpreter(None, f"{python} has no {module}")
+    return Interpreter(str(python))
+
+
+def _baseline() -> Interpreter:
+    """The environment of the wheel that ``BASELINE`` names, created if need be."""
+    wheel = pathlib.Path(os.environ.get("BASELINE", ""))
+    if wheel.suffix != ".whl" or not wheel.is_file():
+        return Interpreter(None, f"BASELINE is {str(wheel)!r}, expected the path of a wheel")
+    home = FOLDER / "baseline" / hashlib.sha256(wheel.read_bytes()).hexdigest()[:16]
+    python, done = home / "bin" / "python", home / "installed.txt"
+    if not done.exists():
+        subprocess.run([os.environ.get("PEER_PYTHON") or sys.executable, "-m", "venv", home], check=True)
+        extra = "[cpu]" if sys.platform == "linux" else ""
+        command = [python, "-m", "pip", "install", "--quiet", f"{wheel.resolve()}{extra}"]
+        pip = subprocess.run(command, capture_output=True, text=True)
+        if pip.returncode:
+            return Interpreter(None, (pip.stderr.splitlines() or ["pip failed"])[-1])
+        done.write_text(wheel.name)
     return Interpreter(str(python))
 
 
@@ -150,5 +176,5 @@ def install(name: str) -> str:
 
 
 if __name__ == "__main__":
-    for peer in sys.argv[1:] or [name for name, peer in PEERS.items() if peer.module]:
+    for peer in sys.argv[1:] or [name for name, peer in PEERS.items() if peer.module and name != "baseline"]:
         print(install(peer), flush=True)

@@ -217,6 +217,16 @@ class Runner:
         self._worker.ask(drop=self._job)
 
 
+def baseline(ours: Side) -> Side:
+    """
+    :param ours: this package
+    :return: the same work in the build that ``BASELINE`` names
+    """
+    # PYTHONPATH may lead to the package that is to be compared.
+    env = (*ours.env, ("PYTHONPATH", ""))
+    return dataclasses.replace(ours, label="the baseline's wheel", peer="baseline", env=env, reach=None)
+
+
 def in_turn(runners: Sequence[Runner], effort: Effort) -> list[list[float]]:
     """
     :param runners: sides
@@ -242,7 +252,7 @@ def measure(pool: Pool, figure: Figure, effort: Effort) -> list[dict[str, Any]]:
     effort = figure.effort or effort
     ours = Runner(pool, figure.ours, effort)
     runners, failures = [ours], {}
-    others = [side for side in figure.others if peers.is_wanted(side.peer)]
+    others = [side for side in (baseline(figure.ours), *figure.others) if peers.is_wanted(side.peer)]
     for side in others:
         try:
             runners.append(Runner(pool, side, effort))

@@ -130,3 +130,22 @@ def test_a_column_has_medians_and_ranges_in_microseconds(scripts):
     assert gpu.cell([2e-6, 1e-6, 1.5e-3]) == "2 (1 to 1,500)"
     assert gpu.cell("no torch") == "no torch"
     assert gpu.cell(None) == ""
+
+
+def test_a_baseline_is_measured_in_turn_with_the_same_work(scripts, monkeypatch, tmp_path):
+    timing, peers = scripts["timing"], scripts["timing"].peers
+    ours = timing.Side("here", "ours", "environments:vec_env", {"env_id": "CartPole-v1", "n_envs": 2})
+    figure = timing.Figure("steps", "step", ours, ())
+    monkeypatch.delenv("BASELINE", raising=False)
+    with timing.Pool() as pool:
+        assert "peer" not in timing.measure(pool, figure, timing.Effort(1, 0.001))[0]
+        monkeypatch.setenv("BASELINE", str(tmp_path / "none.whl"))
+        assert (
+            "expected the path of a wheel"
+            in timing.measure(pool, figure, timing.Effort(1, 0.001))[0]["missing"]
+        )
+        monkeypatch.setattr(timing, "baseline", lambda side: timing.dataclasses.replace(side, label="old"))
+        row = timing.measure(pool, figure, timing.Effort(3, 0.001))[0]
+    assert row["peer"] == "old"
+    assert row["ratio"] > 0
+    assert not peers.is_wanted("sb3")
