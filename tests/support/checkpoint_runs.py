@@ -18,7 +18,7 @@ from mlx_baselines3.common.logger import Logger
 from mlx_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from mlx_baselines3.common.utils import LinearSchedule
 from mlx_baselines3.common.vec_env import NativeVecEnv, VecNormalize
-from mlx_baselines3.contrib import QRDQN, TQC, CrossQ, MaskablePPO, RecurrentPPO
+from mlx_baselines3.contrib import ARS, QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
 
 SMALL = {"policy_kwargs": {"net_arch": [8]}}
 ROLLOUT = {"n_steps": 16, "batch_size": 8, "n_epochs": 2, **SMALL}
@@ -26,12 +26,15 @@ REPLAY = {"buffer_size": 150, "learning_starts": 20, "batch_size": 8, **SMALL}
 WALK = OrnsteinUhlenbeckActionNoise(np.zeros(1), 0.5 * np.ones(1))
 MEMORY = {"net_arch": [8], "lstm_hidden_size": 8, "n_lstm_layers": 2}
 SLOPES = {"learning_rate": LinearSchedule(5e-3, 1e-4, 0.9), "clip_range": LinearSchedule(0.3, 0.1, 1.0)}
+DECLINE = LinearSchedule(0.1, 0.01, 1.0)
 # name: algorithm, environment, number of them, whether they are normalised, arguments, total steps
 CASES = {
     "ppo": (PPO, "CartPole-v1", 3, False, {**ROLLOUT, **SLOPES}, 336),
     "ppo_normalized": (PPO, "Pendulum-v1", 2, True, {**ROLLOUT, "use_sde": True, "sde_sample_freq": 4}, 320),
     "maskable_ppo": (MaskablePPO, "mlx_baselines3/InvalidAction-v0", 3, False, ROLLOUT, 336),
     "recurrent_ppo": (RecurrentPPO, "CartPole-v1", 3, False, {**ROLLOUT, "policy_kwargs": MEMORY}, 336),
+    "trpo": (TRPO, "CartPole-v1", 3, False, {"n_steps": 16, "batch_size": 8, "target_kl": 0.02, **SMALL}, 336),
+    "ars": (ARS, "Pendulum-v1", 2, True, {"n_delta": 3, "n_top": 2, **SMALL, "delta_std": DECLINE}, 3600),
     "a2c": (A2C, "CartPole-v1", 2, False, SMALL, 240),
     "dqn": (
         *(DQN, "CartPole-v1", 2, False),

@@ -177,7 +177,6 @@ class ARS(BaseAlgorithm):
         """
         # The logs show the candidates of one update.
         self.ep_info_buffer = []  # type: ignore[assignment]
-        callback.on_rollout_start()
         if async_eval is not None:
             results = self._evaluate_in_processes(candidate_weights, callback, async_eval)
         else:
@@ -269,6 +268,8 @@ class ARS(BaseAlgorithm):
 
     def _do_one_update(self, callback: BaseCallback, async_eval: Evaluator | None) -> None:
         """Try perturbed weights, and move towards those with the larger returns."""
+        # Before anything is drawn, so that a run goes on from a checkpoint that is written there.
+        callback.on_rollout_start()
         delta_std = self.delta_std_schedule(self._current_progress_remaining)
         learning_rate = self.lr_schedule(self._current_progress_remaining)
         weights, deltas = self.weights, self._deltas()
@@ -317,8 +318,10 @@ class ARS(BaseAlgorithm):
         )
         callback.on_training_start(locals(), globals())
         while self.num_timesteps < total_steps:
-            # As in sb3-contrib: by the steps of this call, also where an earlier one is continued.
-            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+            # As in sb3-contrib: by the steps of this call, also where an earlier one is continued. What goes on
+            # from a checkpoint is still the call that wrote it.
+            call_steps = self._total_timesteps - self._num_timesteps_at_start
+            self._update_current_progress_remaining(self.num_timesteps, call_steps)
             self._do_one_update(callback, async_eval)
             if log_interval is not None and self._n_updates % log_interval == 0:
                 self.dump_logs()
