@@ -62,9 +62,10 @@ def test_sb3_loads_it_acts_alike_and_trains_on(models, name):
 
 def assert_same_state(optimizer, arrays, theirs):
     prefix = f"{optimizer.partition('.')[0]}." if optimizer.startswith(("actor", "critic")) else ""
-    # DQN optimises one of its two networks.
-    if f"{optimizer}|step|q_net.q_net.0.weight" in theirs:
-        prefix = "q_net."
+    # DQN and QR-DQN optimise one of their two networks.
+    for online in ("q_net", "quantile_net"):
+        if f"{optimizer}|step|{online}.{online}.0.weight" in theirs:
+            prefix = f"{online}."
     assert theirs[f"{optimizer}|lr"] == np.array(arrays["learning_rate"])
     seen = 0
     for key in theirs:

@@ -33,7 +33,7 @@ CASES = {
     "ppo_normalized": (PPO, "Pendulum-v1", 2, True, {**ROLLOUT, "use_sde": True, "sde_sample_freq": 4}, 320),
     "maskable_ppo": (MaskablePPO, "mlx_baselines3/InvalidAction-v0", 3, False, ROLLOUT, 336),
     "recurrent_ppo": (RecurrentPPO, "CartPole-v1", 3, False, {**ROLLOUT, "policy_kwargs": MEMORY}, 336),
-    "trpo": (TRPO, "CartPole-v1", 3, False, {"n_steps": 16, "batch_size": 8, "target_kl": 0.02, **SMALL}, 336),
+    "trpo": (TRPO, "CartPole-v1", 3, False, {"n_steps": 16, "batch_size": 8, **SMALL}, 336),
     "ars": (ARS, "Pendulum-v1", 2, True, {"n_delta": 3, "n_top": 2, **SMALL, "delta_std": DECLINE}, 3600),
     "a2c": (A2C, "CartPole-v1", 2, False, SMALL, 240),
     "dqn": (

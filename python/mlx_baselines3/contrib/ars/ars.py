@@ -318,8 +318,8 @@ class ARS(BaseAlgorithm):
         )
         callback.on_training_start(locals(), globals())
         while self.num_timesteps < total_steps:
-            # As in sb3-contrib: by the steps of this call, also where an earlier one is continued. What goes on
-            # from a checkpoint is still the call that wrote it.
+            # As in sb3-contrib: by the steps of this call, also where an earlier one is continued. A run that
+            # goes on from a checkpoint is the call that wrote it.
             call_steps = self._total_timesteps - self._num_timesteps_at_start
             self._update_current_progress_remaining(self.num_timesteps, call_steps)
             self._do_one_update(callback, async_eval)
