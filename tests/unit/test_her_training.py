@@ -162,8 +162,9 @@ def test_it_needs_an_environment(tmp_path):
 
 @pytest.mark.learning
 def test_dqn_solves_bit_flipping_with_hindsight_alone():
+    # With 8 bits exploration alone finds goals often enough on one seed in five; with 10 on none.
     def train(n_sampled_goal):
-        env = make_vec_env(Flip(False, n_bits=8), 2)
+        env = make_vec_env(Flip(False, n_bits=10), 2)
         model = make_model(
             DQN,
             env,
@@ -176,11 +177,11 @@ def test_dqn_solves_bit_flipping_with_hindsight_alone():
             target_update_interval=100,
             policy_kwargs={},
         )
-        model.learn(3000)
+        model.learn(4000)
         episodes = []
         evaluate_policy(
             model,
-            make_vec_env(Flip(False, n_bits=8), 1, seed=1),
+            make_vec_env(Flip(False, n_bits=10), 1, seed=1),
             n_eval_episodes=50,
             callback=lambda local, _: episodes.extend([local["info"]["is_success"]] * bool(local["done"])),
             warn=False,
